@@ -1,0 +1,22 @@
+"""The command line, ``v6``: starts, stops and shows what the other packages do.
+
+``app`` holds the program; ``commands`` has one module per command or group of commands. Heavy packages are imported
+inside commands, so that ``v6 --help`` is instant. Dagster is never imported here: it runs in child processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``v6``; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
+    try:
+        # Imported here, so that Ctrl-C is quiet from the first moment.
+        from v6_pipeline.cli.app import run
+
+        return run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED

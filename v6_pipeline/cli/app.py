@@ -1,0 +1,98 @@
+"""The program ``v6``: its commands, its global options, and what becomes of errors.
+
+Belongs here: the one place where an error turns into a line on stderr and an exit code. What a command does is in
+``commands``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from v6_pipeline import __version__
+from v6_pipeline.cli import output
+from v6_pipeline.cli.commands import demo, gateway, init, positions, queue, refresh, slots, strategies, stream, up
+from v6_pipeline.errors import UsageError, V6Error
+
+FAILED = 1
+WRONG_USE = 2
+
+app = typer.Typer(
+    name="v6",
+    help="Keeps Interactive Brokers positions in Delta Lake. Start with 'v6 demo', or 'v6 init' and 'v6 up'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# The order is that of the help.
+app.command("init")(init.init)
+app.command("demo")(demo.demo)
+app.command("up")(up.up)
+app.command("gateway")(gateway.gateway)
+app.command("stream")(stream.stream)
+app.command("refresh")(refresh.refresh)
+app.add_typer(strategies.app, name="strategies")
+app.add_typer(queue.app, name="queue")
+app.command("slots")(slots.slots)
+app.command("positions")(positions.positions)
+
+# Typer carries its own copy of click from some version on: this is click's UsageError in both.
+_ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it so)
+    if wanted:
+        output.line(f"v6 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    *,
+    home: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Home to use; stands in for V6_HOME.", show_default=False)
+    ] = None,
+    version: Annotated[  # noqa: ARG001  (its callback does the work)
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if home is not None:
+        # In the environment, so that child processes and handlers find the same home.
+        os.environ["V6_HOME"] = str(home.expanduser().absolute())
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Run the program with ``arguments``, or those of the process; returns the exit code."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="v6", standalone_mode=False)
+    except UsageError as error:
+        output.error(str(error))
+        return WRONG_USE
+    except V6Error as error:
+        output.error(str(error))
+        return FAILED
+    except _ClickUsageError as error:
+        return _wrong_use(error)
+    except typer.Abort:  # what some versions of typer make of KeyboardInterrupt; it is 130 by the others
+        raise KeyboardInterrupt from None
+    except BrokenPipeError:
+        # Whoever read our output (``head``) has enough. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code if isinstance(code, int) else 0
+
+
+def _wrong_use(error: Exception) -> int:
+    message: str = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    if "\n" in message:  # no command was named, and the message is the help
+        output.notice(message)
+    elif message:  # else the help was shown already
+        output.error(f"{message.rstrip('.')}; see '{context.command_path if context else 'v6'} --help'")
+    return WRONG_USE

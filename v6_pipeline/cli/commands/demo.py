@@ -1,0 +1,150 @@
+"""``v6 demo``: the whole system on the paper gateway, in a home of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from v6_pipeline.cli import home, output
+from v6_pipeline.cli.output import JsonOption
+from v6_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from v6_pipeline.cli.system import Pages
+    from v6_pipeline.paper import GatewayThread
+    from v6_pipeline.settings import Settings
+
+SETTINGS = {"market_hours": '"always"', "refresh_seconds": "60"}
+"""As TOML: refreshes on weekends too, and often enough to watch."""
+STRATEGIES = {
+    "iron-condors": (10, ("symbol=SPX,sec_type=OPT", "symbol=NDX,sec_type=OPT", "symbol=RUT,sec_type=OPT")),
+    "spx-puts": (20, ("symbol=SPX,sec_type=OPT,right=P",)),
+}
+"""Priority and selectors. Of the 60 positions 12 are in the first, whatever the expiries are; the second overlaps."""
+
+
+def demo(
+    *,
+    port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="End that many seconds after it is ready. Default: at Ctrl-C.", show_default=False),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the UI once it is ready.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole system on a simulated account, without IB or network, until Ctrl-C ends all.
+
+    Its home is the folder demo in the home in use; what a real home's settings or environment say does not count.
+    """
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"--seconds {seconds:g} is not more than 0")
+    folder = home.path_in_use() / "demo"
+    _leave_environment(folder)
+    home.write_settings_file(folder, SETTINGS | {"start_date": _six_weeks_ago()})
+    from v6_pipeline.cli import system
+    from v6_pipeline.paper import GatewayConfig, GatewayThread
+
+    home.load()  # a setting that someone broke is told before anything starts
+    system.check_unused(folder)  # before its file is changed
+    with GatewayThread(GatewayConfig(positions=60, seed=1)) as gateway:
+        # In the file, so that 'v6 --home .v6/demo refresh' finds the gateway from another terminal.
+        _set_port(folder / "v6.toml", gateway.port)
+        settings = home.load()
+
+        def prepare() -> None:
+            system.check_parts(settings)
+            _seed(settings)
+
+        def ready(pages: Pages) -> None:
+            _show(settings, gateway, pages, as_json=as_json)
+            if browser:
+                import webbrowser
+
+                webbrowser.open(pages.assets)
+
+        system.run(settings, port=port, prepare=prepare, on_ready=ready, seconds=seconds)
+
+
+def _six_weeks_ago() -> str:
+    """As TOML: so few partitions that the current day can be seen among them."""
+    return (datetime.now(UTC).date() - timedelta(weeks=6)).isoformat()
+
+
+def _leave_environment(folder: Path) -> None:
+    """Forget the V6_ variables: simulated rows must not reach the lake or the state that they name."""
+    dropped = [name for name in os.environ if name.startswith("V6_") and name != "V6_HOME"]
+    for name in dropped:
+        del os.environ[name]
+    if dropped:
+        output.notice(f"the demo ignores {', '.join(sorted(dropped))}")
+    os.environ["V6_HOME"] = str(folder)
+
+
+def _set_port(path: Path, port: int) -> None:
+    with home.disk_faults():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r"(?m)^(# )?ib_port = .*$", f"ib_port = {port}", text), encoding="utf-8")
+
+
+def _seed(settings: Settings) -> None:
+    """The strategies of a new demo; those that someone made or changed stay as they are."""
+    from v6_pipeline.sync.registry import StrategyRegistry
+
+    with home.open_state(settings) as database:
+        registry = StrategyRegistry(database, timezone=settings.timezone)
+        if registry.entries():
+            return
+        for strategy, (priority, selectors) in STRATEGIES.items():
+            for selector in selectors:
+                registry.add_selector(strategy, selector, priority)
+
+
+def _show(settings: Settings, gateway: GatewayThread, pages: Pages, *, as_json: bool) -> None:
+    if as_json:
+        output.document(
+            {
+                "home": settings.home,
+                "gateway": {"port": gateway.port, "control_port": gateway.control_port},
+                "pages": pages,
+            }
+        )
+        return
+    command = f"{_program()} --home {shlex.quote(_short(settings.home))}"
+    output.line(f"ready: {pages.ui}  (Ctrl-C stops everything)")
+    output.line(
+        "Two simulated accounts hold 60 positions: active strategies are streamed, the rest is refreshed every minute."
+    )
+    output.line(f"  assets    {pages.assets}")
+    output.line(f"  sensor    {pages.sensor}")
+    output.line(f"  schedule  {pages.schedule}")
+    output.line(f"  slots     {command} slots")
+    output.line(f"  values    {command} positions")
+    output.line(f"  what is streamed for whom: {command} strategies list")
+    output.line(f"  gateway   127.0.0.1:{gateway.port}, control port {gateway.control_port}")
+    output.line(f"  logs      {settings.log_dir}")
+
+
+def _program() -> str:
+    """How this program is called here: by its name if that finds it, else by its path, as after ``make demo``."""
+    own = Path(sys.argv[0]).absolute()
+    if own.name == "__main__.py":
+        return "python -m v6_pipeline.cli"
+    found = shutil.which(own.name)
+    if found is None or not own.exists() or not Path(found).samefile(own):
+        return shlex.quote(_short(own))
+    return own.name
+
+
+def _short(path: Path) -> str:
+    """As one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

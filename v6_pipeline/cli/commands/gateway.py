@@ -1,0 +1,87 @@
+"""``v6 gateway``: the paper gateway alone, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from v6_pipeline.cli import home, output
+from v6_pipeline.cli.options import parse_date
+from v6_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from v6_pipeline.paper import GatewayConfig
+
+
+def gateway(
+    *,
+    port: Annotated[
+        int | None, typer.Option(help="API port; 0 picks a free one. Default: V6_IB_PORT.", show_default=False)
+    ] = None,
+    control_port: Annotated[int, typer.Option(help="Control port; 0 picks a free one.")] = 0,
+    accounts: Annotated[str, typer.Option(help="How many accounts, or their names: SIM1,SIM2.")] = "2",
+    positions: Annotated[int, typer.Option(help="Positions that the accounts hold together.")] = 60,
+    seed: Annotated[int, typer.Option(help="What quantities, costs and prices derive from.")] = 1,
+    lines: Annotated[int, typer.Option(help="Market-data lines over all clients.")] = 100,
+    message_rate: Annotated[int, typer.Option(help="Messages that one client may send in a second.")] = 100,
+    tick_seconds: Annotated[float, typer.Option(help="Time between price changes.")] = 1.0,
+    portfolio_seconds: Annotated[float, typer.Option(help="Time between updates of account values.")] = 180.0,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Day from which expiries are laid out. Default: today.")
+    ] = None,
+) -> None:
+    """Run the paper gateway until Ctrl-C; prints its ports, accounts and number of positions as one line of JSON.
+
+    It serves on 127.0.0.1 only, and its accounts are named SIM...
+    """
+    from v6_pipeline.paper import GatewayConfig
+
+    config = GatewayConfig(
+        port=home.load().ib_port if port is None else port,
+        control_port=control_port,
+        accounts=_account_names(accounts),
+        positions=positions,
+        seed=seed,
+        lines=lines,
+        message_rate=message_rate,
+        tick_seconds=tick_seconds,
+        portfolio_seconds=portfolio_seconds,
+        as_of=None if as_of is None else parse_date("--as-of", as_of),
+    )
+    asyncio.run(_serve(config))
+
+
+def _account_names(text: str) -> tuple[str, ...]:
+    from v6_pipeline.paper import simulated_accounts
+
+    if text.isascii() and text.isdigit():
+        if not 1 <= int(text) <= 1_000:
+            raise UsageError(f"--accounts {text} is not between 1 and 1000")
+        return simulated_accounts(int(text))
+    return tuple(part.strip() for part in text.split(","))
+
+
+async def _serve(config: GatewayConfig) -> None:
+    from v6_pipeline.paper import PaperGateway
+
+    paper = PaperGateway(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A process started in the background by a shell inherits SIGINT as ignored: it must be set anew.
+        try:
+            loop.add_signal_handler(number, paper.request_stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(paper.request_stop))
+    async with paper:
+        output.document(
+            {
+                "port": paper.port,
+                "control_port": paper.control_port,
+                "accounts": config.accounts,
+                "positions": len(paper.book.held()),
+            }
+        )
+        await paper.wait_stopped()

@@ -1,0 +1,31 @@
+"""``v6 init``: make a home."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from v6_pipeline.cli import home, output
+from v6_pipeline.cli.output import JsonOption
+
+
+def init(
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write v6.toml anew; the old one is kept as v6.toml.old.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a home: settings file, state database, logs and Dagster home. What is there is kept."""
+    if not force:
+        home.load()  # nothing is written while the environment or the file is wrong
+    steps = [home.write_settings_file(home.path_in_use(), force=force)]
+    settings = home.load()
+    steps += [home.prepare_state(settings), home.prepare_log_folder(settings), home.prepare_dagster_home(settings)]
+    if as_json:
+        output.document({"home": settings.home, "steps": steps})
+        return
+    for step in steps:
+        output.line(f"{step.action:8} {step.what:8} {step.path}")
+    output.line(f"home {settings.home} is ready: set the gateway's port in {settings.file.name}, then run 'v6 up'")

@@ -1,0 +1,109 @@
+"""``v6 positions``: the newest known position of each contract, from the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from v6_pipeline.cli import home, output
+from v6_pipeline.cli.options import parse_date
+from v6_pipeline.cli.output import JsonOption
+from v6_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from v6_pipeline.settings import Settings
+
+Row = Mapping[str, Any]
+"""Any: a row of the lake, by column."""
+
+
+def positions(
+    *,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Trading day: what was known at its end. Default: now.")
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Only this account.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Show that many at most.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the newest known position per account and contract, where it comes from and how old it is."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit} is not 1 or more")
+    day = None if as_of is None else parse_date("--as-of", as_of)
+    settings = home.load()
+    from v6_pipeline.lake.reader import latest_positions
+    from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+
+    lake = home.open_lake(settings)
+    tables = [lake.table(STREAMED_POSITIONS), lake.table(QUEUED_POSITIONS)]
+    known: list[Row] = list(latest_positions(tables, as_of_day=day, include_closed=True).iter_rows(named=True))
+    rows = [row for row in known if row["position"] and account in {None, row["account"]}]
+    note = None if rows else _why_empty(settings, as_of, account, known)
+    now = datetime.now(UTC)
+    shown = rows[:limit]
+    if as_json:
+        documents = [{**row, "age_seconds": _age(row["timestamp"], now)} for row in shown]
+        output.document({"as_of": day, "total": len(rows), "positions": documents, "note": note})
+        return
+    if note is not None:
+        output.notice(note)
+        return
+    _show(shown, now)
+    of_all = f"{len(shown)} of " if len(shown) < len(rows) else ""
+    output.line(f"{of_all}{output.counted(len(rows), 'position')}{'' if day is None else f' as of {day}'}")
+
+
+def _why_empty(settings: Settings, as_of: str | None, account: str | None, known: list[Row]) -> str:
+    at_that_time = "" if as_of is None else f" as of {as_of}"
+    if not known and as_of is not None:
+        return f"no positions are known{at_that_time}: the lake begins later, or is empty"
+    if not known:
+        return f"the lake {settings.lake_root} has no positions yet: run 'v6 refresh --all', 'v6 stream' or 'v6 up'"
+    if account is not None and all(row["account"] != account for row in known):
+        accounts = ", ".join(sorted({row["account"] for row in known}))
+        return f"no positions of account {account} are known{at_that_time}: the lake has {accounts}"
+    return f"no open positions{at_that_time}: the newest row of every contract is a close"
+
+
+def _age(timestamp: datetime, now: datetime) -> float:
+    return round((now - timestamp).total_seconds(), 1)
+
+
+def _show(rows: list[Row], now: datetime) -> None:
+    output.table(
+        (
+            "account",
+            "conid",
+            "contract",
+            "type",
+            "position",
+            "price",
+            "value",
+            "",
+            "P&L",
+            "strategies",
+            "source",
+            "age",
+        ),
+        (
+            (
+                row["account"],
+                row["conid"],
+                row["local_symbol"] or row["symbol"],
+                row["sec_type"],
+                output.quantity(row["position"]),
+                output.quantity(row["market_price"]),
+                output.amount(row["market_value"]),
+                row["currency"],
+                output.amount(row["unrealized_pnl"]),
+                ", ".join(row["strategy_ids"] or ()),
+                f"{row['source']}, {row['price_source'] or 'no price'}",
+                output.duration(_age(row["timestamp"], now)),
+            )
+            for row in rows
+        ),
+        numbers=("conid", "position", "price", "value", "P&L", "age"),
+    )

@@ -1,0 +1,118 @@
+"""``v6 stream``: the streamer in the foreground; stopping one, and taking that back."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from v6_pipeline.cli import home, output
+from v6_pipeline.cli.output import JsonOption
+from v6_pipeline.errors import FencedError, UsageError
+
+if TYPE_CHECKING:
+    from v6_pipeline.settings import Settings
+
+STOP_SECONDS = 30
+
+
+def stream(
+    *,
+    seconds: Annotated[
+        float | None, typer.Option(help="End after that many seconds. Default: at Ctrl-C.", show_default=False)
+    ] = None,
+    owned: Annotated[
+        bool, typer.Option("--owned", help="For a supervisor: stream whenever ib_streamer_sensor grants the lease.")
+    ] = False,
+    stop: Annotated[
+        bool,
+        typer.Option("--stop", help="Stop the streamer that runs; none is started by the sensor until --start."),
+    ] = False,
+    start: Annotated[bool, typer.Option("--start", help="Take --stop back: the sensor may start one again.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Stream the contracts of active strategies into the lake, without Dagster, until Ctrl-C."""
+    if stop + start + (owned or seconds is not None) > 1:
+        raise UsageError("--stop and --start go with no other option")
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"--seconds {seconds:g} is not more than 0")
+    settings = home.load()
+    if stop:
+        _stop(settings, as_json=as_json)
+    elif start:
+        _start(settings, as_json=as_json)
+    else:
+        _stream(settings, owned=owned, seconds=seconds, as_json=as_json)
+
+
+def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: bool) -> None:
+    from v6_pipeline.cli import streamer_control
+    from v6_pipeline.streamer import Authority, log_to_file, run_process
+    from v6_pipeline.sync.leases import StreamerLease
+
+    with home.disk_faults():
+        log_to_file(settings.log_dir)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+    with home.open_state(settings) as database:
+        streamer_control.clear_dead(settings, database)
+        run_process(settings, authority=Authority.OWNED if owned else Authority.ALONE, seconds=seconds)
+        state = StreamerLease(database).read()
+    writer = state.status.get("writer", {})
+    if as_json:
+        output.document({"epoch": state.epoch, "status": state.status})
+    else:
+        output.line(
+            f"epoch {state.epoch} ended: {state.status.get('streamed_contracts', 0)} contracts streamed, "
+            f"{writer.get('rows', 0)} rows in {writer.get('commits', 0)} commits, "
+            f"last Delta version {writer.get('last_version')}"
+        )
+
+
+def _stop(settings: Settings, *, as_json: bool) -> None:
+    from v6_pipeline.cli import streamer_control
+    from v6_pipeline.sync.leases import StreamerLease
+
+    with home.open_state(settings, must_exist=True) as database:
+        dead = streamer_control.clear_dead(settings, database)
+        running = streamer_control.live_lease(database)
+        if running is None:
+            StreamerLease(database).request_stop()
+        elif not streamer_control.stop_and_wait(database, running.epoch, seconds=STOP_SECONDS, sleep=time.sleep):
+            raise FencedError(
+                f"the streamer, pid {running.pid} on {running.host}, did not stop within {STOP_SECONDS} s: "
+                f"see {settings.log_dir}/streamer.log, then end that process"
+            )
+    if as_json:
+        output.document(
+            {
+                "stopped": running is not None,
+                "pid": running.pid if running else None,
+                "host": running.host if running else None,
+                "epoch": running.epoch if running else None,
+                "desired_state": "stop",
+            }
+        )
+        return
+    if running is not None:
+        output.line(f"stopped the streamer, pid {running.pid} on {running.host}")
+    elif dead is not None:
+        output.line(f"no streamer runs: pid {dead.pid} had died; its lease is cleared")
+    else:
+        output.line("no streamer runs")
+    output.notice("ib_streamer_sensor starts none until 'v6 stream --start'")
+
+
+def _start(settings: Settings, *, as_json: bool) -> None:
+    from v6_pipeline.sync.leases import StreamerLease
+
+    with home.open_state(settings, must_exist=True) as database:
+        StreamerLease(database).request_run()
+    if as_json:
+        output.document({"desired_state": "run"})
+    else:
+        output.line("the stop request is taken back: ib_streamer_sensor starts the streamer at its next tick")

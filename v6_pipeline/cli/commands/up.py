@@ -1,0 +1,45 @@
+"""``v6 up``: the whole system on the configured gateway."""
+
+from __future__ import annotations
+
+import webbrowser
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from v6_pipeline.cli import home, output
+from v6_pipeline.cli.output import JsonOption
+
+if TYPE_CHECKING:
+    from v6_pipeline.cli.system import Pages
+    from v6_pipeline.settings import Settings
+
+
+def up(
+    *,
+    port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the UI once it is ready.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run Dagster and, through its sensor, the streamer, on the configured gateway, until Ctrl-C ends all."""
+    settings = home.load()
+    from v6_pipeline.cli import system
+
+    def ready(pages: Pages) -> None:
+        if as_json:
+            output.document({"home": settings.home, "gateway": settings.ib_address, "pages": pages})
+        else:
+            _show(settings, pages)
+        if browser:
+            webbrowser.open(pages.assets)
+
+    system.run(settings, port=port, prepare=lambda: system.check_parts(settings), on_ready=ready)
+
+
+def _show(settings: Settings, pages: Pages) -> None:
+    output.line(f"ready: {pages.ui}  (Ctrl-C stops everything)")
+    output.line(f"  assets    {pages.assets}")
+    output.line(f"  sensor    {pages.sensor}")
+    output.line(f"  schedule  {pages.schedule}")
+    output.line(f"  gateway   {settings.ib_address}")
+    output.line(f"  logs      {settings.log_dir}")

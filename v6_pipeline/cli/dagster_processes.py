@@ -1,0 +1,177 @@
+"""Dagster as ``v6 up`` runs it: code server, webserver and daemon, each a child process on 127.0.0.1.
+
+``dagster dev`` would start the same three, but says nothing of one that died, and prints that it is superseded. With
+the code server on its own the daemon does not replace it every minute.
+
+Belongs here: their command lines, environment and workspace, and asking the webserver whether the location is loaded.
+Dagster is never imported.
+"""
+
+from __future__ import annotations
+
+import enum
+import http.client
+import json
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from v6_pipeline.cli.supervise import Command
+
+if TYPE_CHECKING:
+    from v6_pipeline.settings import Settings
+
+HOST = "127.0.0.1"
+LOCATION = "v6_pipeline"
+MODULE = "v6_pipeline.definitions"
+ANSWER_SECONDS = 10.0
+_WORKSPACE = f"""\
+# Written by 'v6 up' at each start.
+load_from:
+  - grpc_server:
+      host: {HOST}
+      port: %d
+      location_name: {LOCATION}
+"""
+_QUERY = """
+{ workspaceOrError {
+    __typename
+    ... on PythonError { message }
+    ... on Workspace { locationEntries { name loadStatus locationOrLoadError {
+      __typename ... on PythonError { message } } } } } }
+"""
+
+
+class LoadState(enum.StrEnum):
+    """How far the code location is."""
+
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LocationStatus:
+    """What the webserver says of the code location; ``error`` is Dagster's text if it failed."""
+
+    state: LoadState
+    error: str = ""
+
+
+def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of Dagster's processes, and so of the runs and of the streamer that they start."""
+    # Dagster takes the first entry of the path for the script's folder and removes it: it shall not be the user's.
+    path = [str(settings.log_dir), *filter(None, [base.get("PYTHONPATH")])]
+    return {
+        **base,
+        "V6_HOME": str(settings.home),
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        # A file called calendar.py or gql.py in the folder where v6 was started must not stand in for a library.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def code_server(settings: Settings, port: int) -> Command:
+    """Loads ``definitions`` and serves them to the others."""
+    return Command(
+        "code server",
+        (
+            *(sys.executable, "-m", "dagster", "code-server", "start", "--host", HOST, "--port", str(port)),
+            *("--module-name", MODULE, "--working-directory", str(settings.log_dir), "--location-name", LOCATION),
+            "--use-python-environment-entry-point",
+        ),
+    )
+
+
+def webserver(workspace: Path, port: int) -> Command:
+    """The UI and GraphQL."""
+    return Command(
+        "webserver",
+        (
+            *(sys.executable, "-m", "dagster_webserver", "--host", HOST, "--port", str(port)),
+            *("--workspace", str(workspace)),
+        ),
+    )
+
+
+def daemon(workspace: Path) -> Command:
+    """Ticks sensors and schedules, launches queued runs."""
+    return Command("daemon", (sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace)))
+
+
+def write_workspace(settings: Settings, port: int) -> Path:
+    """The workspace file that leads webserver and daemon to the code server at ``port``."""
+    path = settings.dagster_home / "up-workspace.yaml"
+    path.write_text(_WORKSPACE % port, encoding="utf-8")
+    return path
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_port_free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        if os.name == "posix":  # a port whose last connections are winding down is free; elsewhere this means otherwise
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def accepts_connections(port: int) -> bool:
+    """Whether someone listens on this port of 127.0.0.1."""
+    try:
+        with socket.create_connection((HOST, port), 1):
+            return True
+    except OSError:
+        return False
+
+
+def location_status(url: str) -> LocationStatus | None:
+    """Ask the webserver at ``url`` for the code location; ``None`` while it does not answer."""
+    request = urllib.request.Request(  # noqa: S310  (our own http address)
+        f"{url}/graphql", json.dumps({"query": _QUERY}).encode(), {"Content-Type": "application/json"}
+    )
+    # Without proxies: the address is this machine's.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=ANSWER_SECONDS) as response:
+            answer = json.load(response)
+    except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError):
+        return None
+    return _read_status(answer)
+
+
+def _read_status(answer: Any) -> LocationStatus | None:  # noqa: ANN401  (JSON)
+    try:
+        workspace = answer["data"]["workspaceOrError"]
+        if workspace["__typename"] != "Workspace":
+            return LocationStatus(LoadState.FAILED, workspace.get("message", "no workspace"))
+        entry = next((entry for entry in workspace["locationEntries"] if entry["name"] == LOCATION), None)
+        if entry is None:
+            return LocationStatus(LoadState.FAILED, f"there is no code location {LOCATION}")
+        loaded = entry["locationOrLoadError"]
+        if entry["loadStatus"] != "LOADED" or loaded is None:
+            return LocationStatus(LoadState.LOADING)
+        if loaded["__typename"] != "RepositoryLocation":
+            return LocationStatus(LoadState.FAILED, loaded.get("message", loaded["__typename"]))
+    except (KeyError, TypeError):
+        return None
+    return LocationStatus(LoadState.LOADED)

@@ -1,0 +1,30 @@
+"""Reading what stands on the command line: dates, and holdings as ACCOUNT:CONID. Wrong ones are ``UsageError``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+
+from v6_pipeline.errors import UsageError
+
+Key = tuple[str, int]
+
+
+def parse_date(option: str, text: str) -> date:
+    """A date such as 2026-11-20."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: no date such as 2026-11-20") from None
+
+
+def parse_keys(texts: Iterable[str]) -> list[Key]:
+    """Holdings, each as ACCOUNT:CONID."""
+    return [_parse_key(text) for text in texts]
+
+
+def _parse_key(text: str) -> Key:
+    account, _, conid = text.rpartition(":")
+    if not account or not conid.isascii() or not conid.isdigit() or not 0 < int(conid) < 2**63:
+        raise UsageError(f"{text!r} is not ACCOUNT:CONID, such as U1234567:265598")
+    return account, int(conid)

@@ -1,0 +1,43 @@
+"""The code location ``v6_pipeline``: everything Dagster is to know, put together in one function."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_positions
+from v6_pipeline.defs.jobs import refresh_queued_positions
+from v6_pipeline.defs.partitions import trading_days
+from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.defs.schedules import queued_positions_schedule
+from v6_pipeline.defs.sensors import ib_streamer_sensor
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.settings import Settings, load_settings
+
+
+def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource | None = None) -> dg.Definitions:
+    """A fresh set of definitions.
+
+    Args:
+        settings: partitions and addresses are made from these; the process's own by default.
+        pipeline: what runs and ticks work on; tests pass their own.
+
+    Raises:
+        SettingsError: the process's settings are wrong; Dagster shows the line as the code location's error.
+    """
+    settings = settings or load_settings()
+    calendar = TradingCalendar(settings.timezone)
+    lake = Lake.from_settings(settings)
+    days = trading_days(settings, calendar)
+    return dg.Definitions(
+        assets=[*broker_assets(), streamed_positions(lake, days), queued_positions(lake, days, calendar)],
+        jobs=[refresh_queued_positions()],
+        schedules=[queued_positions_schedule(settings, calendar)],
+        sensors=[ib_streamer_sensor()],
+        resources={"pipeline": pipeline or PipelineResource()},
+        # A run is one short step: a process per step would spend five seconds importing for each.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,186 @@
+"""Assets: what exists, and the runs that make it.
+
+``streamed_positions`` is made outside Dagster, by the streamer, and reported by ``ib_streamer_sensor``; the queue's
+tables are made by runs. https://docs.dagster.io/guides/build/assets
+"""
+
+# No postponed annotations here: Dagster reads those of decorated functions as they stand.
+
+import asyncio
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from v6_pipeline import __version__
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs.metadata import KINDS, table_definition, table_materialization
+from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, broker_columns
+from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
+from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.errors import V6Error
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.reader import row_count
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TableSpec
+from v6_pipeline.lake.table import Commit
+from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS
+from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope
+
+ACCOUNT_FEED_POOL = "ib_account_feed"
+"""One step at a time: IB serves one account feed."""
+BROKER, LIVE, BATCH = "broker", "live", "batch"
+
+
+class RefreshConfig(dg.Config):
+    """What a run of ``queued_positions`` refreshes."""
+
+    everything: bool = True
+    """All positions that are not streamed; off: those whose value is about to get older than V6_REFRESH_SECONDS."""
+
+
+def broker_assets() -> list[dg.AssetSpec]:
+    """What lies upstream of everything: the account at IB, and which contracts are active."""
+    return [
+        dg.AssetSpec(
+            IB_ACCOUNT,
+            description="The accounts at Interactive Brokers: positions, portfolio values and quotes, by the gateway.",
+            metadata={"dagster/column_schema": broker_columns()},
+            group_name=BROKER,
+            kinds={"interactivebrokers"},
+        ),
+        dg.AssetSpec(
+            STRATEGY_REGISTRY,
+            description=(
+                "Which contracts serve active strategies, with history; kept in the state database and changed by "
+                "'v6 strategies'. Active contracts are streamed, all others queued."
+            ),
+            group_name=BROKER,
+            kinds={"sqlite"},
+        ),
+    ]
+
+
+def streamed_positions(lake: Lake, days: dg.PartitionsDefinition[str]) -> dg.AssetSpec:
+    """The log that the streamer writes; materialized through ``ib_streamer_sensor``."""
+    return dg.AssetSpec(
+        STREAMED_POSITIONS.name,
+        deps=[IB_ACCOUNT, STRATEGY_REGISTRY],
+        description=STREAMED_POSITIONS.description,
+        metadata=table_definition(STREAMED_POSITIONS, lake),
+        group_name=LIVE,
+        kinds=KINDS,
+        code_version=__version__,
+        partitions_def=days,
+    )
+
+
+def queued_positions(lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar) -> dg.AssetsDefinition:
+    """The logs that a drain of the queue writes."""
+
+    def spec(table: TableSpec) -> dg.AssetSpec:
+        return dg.AssetSpec(
+            table.name,
+            deps=[IB_ACCOUNT, STRATEGY_REGISTRY],
+            description=table.description,
+            metadata=table_definition(table, lake),
+            group_name=BATCH,
+            kinds=KINDS,
+            code_version=__version__,
+        )
+
+    @dg.multi_asset(
+        name=QUEUED_POSITIONS.name,
+        specs=[spec(QUEUED_POSITIONS), spec(ACCOUNT_VALUES)],
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=ACCOUNT_FEED_POOL,
+        can_subset=True,
+    )
+    def refresh(
+        context: dg.AssetExecutionContext, config: RefreshConfig, pipeline: PipelineResource
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        """Drain the position queue once, for the current trading day; past days report what was recorded on them.
+
+        IB tells only today's positions, so a past day never asks it: backfills of a range pass through here unharmed.
+        """
+        now = pipeline.now()
+        today = calendar.trading_day(now).strftime(KEY_FORMAT)
+        for key in context.partition_keys:
+            require_begun(key, calendar=calendar, now=now)
+        report = RefreshReport()
+        try:
+            if today in context.partition_keys:
+                worker = _worker(context, pipeline, calendar)
+                report = worker.report
+                asyncio.run(worker.run(RefreshScope(everything=config.everything, interval_seconds=LOOKAHEAD_SECONDS)))
+                context.log.info("%s", describe(report))
+            yield from _results(context, pipeline.lake(), report)
+        except V6Error as error:
+            context.log.info("%s", describe(report))
+            if report.commits or report.account_commits:
+                # What landed before the failure is in the lake: Dagster shall know of it, though the run fails.
+                for event in _landed(context, pipeline.lake(), report, today):
+                    context.log_event(event)
+            raise dg.Failure(str(error)) from None
+
+    return refresh
+
+
+def _worker(context: dg.AssetExecutionContext, pipeline: PipelineResource, calendar: TradingCalendar) -> QueueWorker:
+    return QueueWorker(
+        pipeline.settings(),
+        pipeline.database(),
+        pipeline.lake(),
+        run_id=context.run.run_id,
+        trading_day=calendar.trading_day,
+        clock=pipeline.now,
+    )
+
+
+def describe(report: RefreshReport) -> str:
+    """A refresh in one line, for the run's log."""
+    return (
+        f"{report.held} positions held, {report.enqueued} newly due; {report.refreshed} refreshed in {report.batches} "
+        f"batches ({report.quoted} with a quote), {report.closed} closed, {report.retried} left for a retry"
+    )
+
+
+def _results(
+    context: dg.AssetExecutionContext, lake: Lake, report: RefreshReport
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """One result per selected asset; counts and versions are set per partition, or all days would show the same."""
+    for spec, commits in _tables(report):
+        key = dg.AssetKey(spec.name)
+        if key not in context.selected_asset_keys:
+            continue
+        for partition in context.partition_keys:
+            metadata = _partition_metadata(spec, lake, partition, commits)
+            context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
+        yield dg.MaterializeResult(asset_key=key)
+
+
+def _landed(
+    context: dg.AssetExecutionContext, lake: Lake, report: RefreshReport, partition: str
+) -> Iterator[dg.AssetMaterialization]:
+    for spec, commits in _tables(report):
+        if commits and dg.AssetKey(spec.name) in context.selected_asset_keys:
+            metadata = _partition_metadata(spec, lake, partition, commits)
+            yield dg.AssetMaterialization(spec.name, partition=partition, metadata=metadata)
+
+
+def _tables(report: RefreshReport) -> tuple[tuple[TableSpec, list[Commit]], ...]:
+    return (QUEUED_POSITIONS, report.commits), (ACCOUNT_VALUES, report.account_commits)
+
+
+def _partition_metadata(spec: TableSpec, lake: Lake, partition: str, commits: list[Commit]) -> dict[str, Any]:
+    """What the partition holds now, and what this run's commits added to it."""
+    day = date.fromisoformat(partition)
+    added = [commit for commit in commits if commit.rows_by_date.get(day)]
+    return table_materialization(
+        spec,
+        lake,
+        partition_rows=row_count(lake.table(spec), day),
+        delta_versions=[commit.version for commit in added if commit.version is not None],
+        rows=sum(commit.rows_by_date[day] for commit in added),
+    )

@@ -1,0 +1,55 @@
+"""Partitions: one per trading day, from 04:00 of its session to 04:00 of the next.
+
+Only the definition; which day an instant belongs to is ``v6_pipeline.calendar``'s.
+https://docs.dagster.io/guides/build/partitions-and-backfills
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from v6_pipeline.calendar import DAY_BEGINS, TradingCalendar
+from v6_pipeline.settings import Settings
+
+KEY_FORMAT = "%Y-%m-%d"
+
+
+def trading_days(settings: Settings, calendar: TradingCalendar) -> dg.TimeWindowPartitionsDefinition:
+    """Trading days from ``V6_START_DATE`` to the current one.
+
+    The window of a Friday ends on Monday: with weekdays as the cron and the holidays excluded, the current day is the
+    last key at every hour of a weekend too. On a holiday the next session's key is there already; ``require_begun``
+    refuses it.
+    """
+    zone = ZoneInfo(settings.timezone)
+    first = (
+        settings.start_date if calendar.is_session(settings.start_date) else calendar.next_session(settings.start_date)
+    )
+    return dg.TimeWindowPartitionsDefinition(
+        cron_schedule=f"{DAY_BEGINS.minute} {DAY_BEGINS.hour} * * 1-5",
+        start=first.strftime(KEY_FORMAT),
+        fmt=KEY_FORMAT,
+        timezone=settings.timezone,
+        end_offset=1,
+        exclusions=[
+            datetime.combine(day, DAY_BEGINS, tzinfo=zone) for day in calendar.closed_weekdays(first, calendar.last)
+        ],
+    )
+
+
+def require_begun(key: str, *, calendar: TradingCalendar, now: datetime) -> None:
+    """Refuse a partition whose trading day has not begun.
+
+    Raises:
+        dagster.Failure: it says when the day begins.
+    """
+    day = datetime.strptime(key, KEY_FORMAT).date()  # noqa: DTZ007  (a date)
+    begins_at = calendar.begins_at(day)
+    if now < begins_at:
+        raise dg.Failure(
+            f"trading day {key} begins at {begins_at:%Y-%m-%d %H:%M} UTC: nothing can be known of it yet",
+            allow_retries=False,
+        )

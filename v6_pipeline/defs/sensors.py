@@ -1,0 +1,145 @@
+"""Sensors: ``ib_streamer_sensor``, the streamer's control plane.
+
+A tick renews or starts the streamer, reports what it wrote, and says what it did. It never waits for the broker, and
+what it reports may be reported twice. https://docs.dagster.io/guides/automate/sensors
+"""
+
+# No postponed annotations here: Dagster reads those of decorated functions as they stand.
+
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from v6_pipeline.defs.metadata import data_version_tag, table_materialization
+from v6_pipeline.defs.partitions import KEY_FORMAT
+from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.errors import V6Error
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.lineage import read_commits
+from v6_pipeline.lake.reader import row_count
+from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.leases import StreamerLeaseState
+from v6_pipeline.sync.slots import SlotLedger, SlotUsage
+from v6_pipeline.sync.stream_report import DayReport, ReportCursor, summarize
+from v6_pipeline.sync.streamer_control import Action, StreamerControl
+
+TICK_SECONDS = 10
+COMMITS_PER_REPORT = 500
+"""A streamer commits 20 times a minute; after a long pause of the sensor it catches up over several reports."""
+
+
+def ib_streamer_sensor() -> dg.SensorDefinition:
+    """Owns the streamer: starts it, renews its lease, reports its Delta versions."""
+
+    @dg.sensor(
+        name="ib_streamer_sensor",
+        minimum_interval_seconds=TICK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        asset_selection=dg.AssetSelection.assets(STREAMED_POSITIONS.name),
+        description=(
+            "Owns the IB streamer: renews its lease every ten seconds, starts it when it is not there, and reports its "
+            "commits as materializations of streamed_positions. Off, the streamer ends within V6_LEASE_SECONDS."
+        ),
+    )
+    def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+        try:
+            result = _tick(context.cursor, pipeline)
+        except V6Error as error:
+            # The tick fails in red with the one line, which a traceback would hide.
+            raise dg.Failure(str(error)) from None
+        context.log.info("%s", result.skip_reason.skip_message if result.skip_reason else "")
+        return result
+
+    return sensor
+
+
+def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResult:
+    settings, database, now = pipeline.settings(), pipeline.database(), pipeline.now()
+    outcome = StreamerControl(settings, database, pipeline.now).tick()
+    ledger = SlotLedger.from_settings(settings, database, pipeline.now)
+    usage = ledger.usage()
+    cursor = ReportCursor.parse(cursor_text)
+    events, cursor, reported = _report(pipeline.lake(), cursor, settings, usage, now)
+    said = [outcome.decision.reason]
+    if outcome.decision.action in {Action.RENEW, Action.GRANT, Action.LEAVE}:
+        said.append(describe_streamer(outcome.lease, usage, now))
+    said.append(reported)
+    # A tick without a run request counts as skipped, and its reason is the only place for words.
+    return dg.SensorResult(
+        asset_events=events, cursor=cursor.dump(), skip_reason="; ".join(part for part in said if part)
+    )
+
+
+def _report(
+    lake: Lake, cursor: ReportCursor, settings: Settings, usage: SlotUsage, now: datetime
+) -> tuple[list[dg.AssetMaterialization], ReportCursor, str]:
+    """Materializations of the commits after the cursor, the cursor after them, and a word on it."""
+    if not cursor.is_due(now):
+        return [], cursor, ""
+    store = lake.table(STREAMED_POSITIONS)
+    commits = read_commits(store, cursor.version, COMMITS_PER_REPORT)
+    if not commits:
+        handle = store.load()
+        if handle is not None and handle.version() < cursor.version:
+            return [], ReportCursor(), "the table was made anew: reported from its beginning with the next tick"
+        return [], cursor, ""
+    days = summarize(commits)
+    events = [_materialization(lake, day, settings, usage, now) for day in days]
+    cursor = ReportCursor(commits[-1].version, now.isoformat())
+    if not days:
+        return [], cursor, ""
+    rows = sum(day.rows for day in days)
+    return events, cursor, f"reported versions {days[0].first_version} to {days[-1].last_version}, {rows} rows"
+
+
+def _materialization(
+    lake: Lake, day: DayReport, settings: Settings, usage: SlotUsage, now: datetime
+) -> dg.AssetMaterialization:
+    metadata: dict[str, Any] = table_materialization(
+        STREAMED_POSITIONS,
+        lake,
+        partition_rows=row_count(lake.table(STREAMED_POSITIONS), day.day),
+        delta_versions=[day.first_version, day.last_version],
+        rows=day.rows,
+    )
+    metadata |= {
+        "delta_commits": day.commits,
+        "contracts": day.contracts,
+        "streamer_epochs": ", ".join(str(epoch) for epoch in day.epochs),
+        "slots_streaming": usage.streams,
+        "slots_batch": usage.batches,
+        "slots_ceiling": usage.ceiling,
+        "market_data_lines": settings.market_data_lines,
+    }
+    if day.newest is not None:
+        metadata["lag_seconds"] = round((now - day.newest).total_seconds(), 1)
+        metadata["newest_row"] = dg.MetadataValue.timestamp(day.newest)
+    return dg.AssetMaterialization(
+        STREAMED_POSITIONS.name,
+        partition=day.day.strftime(KEY_FORMAT),
+        metadata=metadata,
+        tags=data_version_tag(day.last_version),
+    )
+
+
+def describe_streamer(lease: StreamerLeaseState, usage: SlotUsage, now: datetime) -> str:
+    """The streamer's own report in one line."""
+    status = lease.status
+    if not status:
+        return f"pid {lease.pid} is coming up" if lease.pid else "waiting for the process"
+    if status.get("state") == "failed":
+        return f"failed: {status.get('error')}"
+    parts = [
+        f"pid {lease.pid} {status.get('state')}",
+        f"{status.get('streamed_contracts')} contracts streamed, {status.get('queued_holdings')} holdings queued",
+        f"{usage.streams + usage.batches} of {usage.ceiling} slots",
+    ]
+    if status.get("blind_since"):
+        blind = (now - datetime.fromisoformat(status["blind_since"])).total_seconds()
+        parts.append(f"without the broker's data for {blind:.0f} s ({status.get('connection')})")
+    writer = status.get("writer", {})
+    if writer.get("failing_since"):
+        parts.append(f"cannot write since {writer['failing_since']}: {writer.get('last_error')}")
+    return ", ".join(parts)

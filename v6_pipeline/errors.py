@@ -1,0 +1,68 @@
+"""Every error a user can meet, one hierarchy.
+
+A message is one line: what happened, to what, and what to do next. Secrets never enter a message.
+"""
+
+
+class V6Error(Exception):
+    """Base of all errors that carry a line meant for a person."""
+
+
+class SettingsError(V6Error):
+    """A setting is unknown, malformed or impossible."""
+
+
+class CalendarError(V6Error):
+    """A date lies outside the shipped calendar or is no trading day."""
+
+
+class GatewayError(V6Error):
+    """The gateway cannot be used: unreachable, not IB's, refused, or silent past a deadline."""
+
+
+class GatewayUnreachableError(GatewayError):
+    """Nothing listens, or what listens does not speak IB's protocol."""
+
+
+class ClientIdInUseError(GatewayError):
+    """The gateway already serves a client with this id (error 326)."""
+
+
+class RequestTimeoutError(GatewayError):
+    """A request got no answer within its deadline."""
+
+
+class UnknownContractError(GatewayError):
+    """The broker has no definition for a conid (error 200), or it is not held."""
+
+
+class AccountFeedError(GatewayError):
+    """The account download was refused, evicted or incomplete (2100, 2101, time-out)."""
+
+
+class StateError(V6Error):
+    """The state database is unreadable, not writable, or of another schema version."""
+
+
+class LakeError(V6Error):
+    """A Delta table is corrupt, unreachable, not writable, or refused the rows."""
+
+
+class LakeConflictError(LakeError):
+    """A commit lost against another writer."""
+
+
+class FencedError(V6Error):
+    """Another owner has taken over: this one must stop writing at once.
+
+    Attributes:
+        epoch: the other's, where a table tells it.
+    """
+
+    def __init__(self, message: str, *, epoch: int | None = None) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+
+
+class UsageError(V6Error):
+    """The command was used wrongly (exit code 2)."""

@@ -1,0 +1,246 @@
+"""The account feed: portfolio values and account figures of one account, for no market-data line.
+
+IB serves one managed account at a time over all clients (2100: another took the feed; 2101: refused), so a download is
+taken, read to its end and given back. Who may take it is decided by a lease in ``v6_pipeline.sync``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from ib_async import AccountValue, PortfolioItem
+
+from v6_pipeline.errors import AccountFeedError, GatewayError, RequestTimeoutError
+from v6_pipeline.ib.client import ReadOnlyIB
+from v6_pipeline.ib.codes import Reaction, reaction_to
+from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.contracts import spec_from_ib
+from v6_pipeline.ib.valuation import known
+from v6_pipeline.model import AccountValues, ContractSpec
+
+log = logging.getLogger(__name__)
+
+_FIELDS = {
+    "net_liquidation": "NetLiquidation",
+    "total_cash": "TotalCashValue",
+    "gross_position_value": "GrossPositionValue",
+    "buying_power": "BuyingPower",
+    "initial_margin": "InitMarginReq",
+    "maintenance_margin": "MaintMarginReq",
+    "excess_liquidity": "ExcessLiquidity",
+}
+"""Our name for an account figure -> IB's tag, in the account's base currency."""
+_BASE_FIELDS = {"unrealized_pnl": "UnrealizedPnL", "realized_pnl": "RealizedPnL"}
+"""The same for tags that IB totals under the currency ``BASE``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortfolioValue:
+    """IB's own valuation of a position; money in the contract's currency, ``average_cost`` with the multiplier."""
+
+    contract: ContractSpec
+    position: float
+    market_price: float | None
+    market_value: float | None
+    average_cost: float | None
+    unrealized_pnl: float | None
+    realized_pnl: float | None
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountDownload:
+    """A complete download of one account. ``portfolio`` has every position by conid, those closed today with 0."""
+
+    account: str
+    started_at: datetime
+    completed_at: datetime
+    portfolio: dict[int, PortfolioValue]
+    values: AccountValues
+
+
+class AccountFeed:
+    """Downloads accounts over one connection.
+
+    Args:
+        connection: connected.
+        clock: UTC now.
+        timeout: seconds for one account's download.
+        pnl_timeout: seconds to wait for the daily P&L, which IB may not send at all.
+    """
+
+    def __init__(
+        self,
+        connection: IBConnectionManager,
+        clock: Callable[[], datetime],
+        *,
+        timeout: float = 60,
+        pnl_timeout: float = 3,
+    ) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._timeout = timeout
+        self._pnl_timeout = pnl_timeout
+
+    async def download(self, account: str) -> AccountDownload:
+        """Take the feed of ``account``, read it to its end, give it back.
+
+        Raises:
+            AccountFeedError: another client has or took the feed, or the end did not come in time. What came until then
+                is thrown away: a position that is missing from it is not closed.
+        """
+        ib = self._connection.ib
+        started_at = self._clock()
+        reading = _Reading(account, self._clock)
+        reading.listen_to(ib)
+        try:
+            # IB.reqAccountUpdatesAsync would only ever subscribe, so both ways go through the client.
+            ib.client.reqAccountUpdates(True, account)  # noqa: FBT003
+            await self._connection.request(
+                reading.finished, f"the account download of {account}", timeout=self._timeout
+            )
+        except RequestTimeoutError as error:
+            raise AccountFeedError(f"{error}; nothing of it is used") from error
+        finally:
+            reading.stop_listening_to(ib)
+            if ib.isConnected():
+                ib.client.reqAccountUpdates(False, account)  # noqa: FBT003
+        completed_at = self._clock()
+        daily_pnl = await self._daily_pnl(account)
+        return AccountDownload(
+            account=account,
+            started_at=started_at,
+            completed_at=completed_at,
+            portfolio=reading.portfolio,
+            values=account_values(account, reading.values, daily_pnl=daily_pnl, timestamp=completed_at),
+        )
+
+    async def _daily_pnl(self, account: str) -> float | None:
+        """The account's P&L of the day; ``None`` if that feed does not answer, for the valuation stands without it."""
+        ib = self._connection.ib
+        pnl = ib.reqPnL(account)
+        try:
+            async with asyncio.timeout(self._pnl_timeout):
+                while known(pnl.dailyPnL) is None:
+                    await ib.pnlEvent
+        except TimeoutError:
+            log.info("no daily P&L for %s within %g s", account, self._pnl_timeout)
+        except (GatewayError, ConnectionError) as error:
+            log.info("no daily P&L for %s: %s", account, error)
+        finally:
+            if ib.isConnected():
+                ib.cancelPnL(account)
+        return known(pnl.dailyPnL)
+
+
+class _Reading:
+    """What has come of one account's download so far, and the future that ends with it."""
+
+    def __init__(self, account: str, clock: Callable[[], datetime]) -> None:
+        self._account = account
+        self._clock = clock
+        self.portfolio: dict[int, PortfolioValue] = {}
+        self.values: dict[tuple[str, str], str] = {}
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def listen_to(self, ib: ReadOnlyIB) -> None:
+        ib.updatePortfolioEvent += self._on_item
+        ib.accountValueEvent += self._on_value
+        ib.accountDownloadEndEvent += self._on_end
+        ib.errorEvent += self._on_error
+        ib.disconnectedEvent += self._on_disconnected
+
+    def stop_listening_to(self, ib: ReadOnlyIB) -> None:
+        ib.updatePortfolioEvent -= self._on_item
+        ib.accountValueEvent -= self._on_value
+        ib.accountDownloadEndEvent -= self._on_end
+        ib.errorEvent -= self._on_error
+        ib.disconnectedEvent -= self._on_disconnected
+
+    def _on_item(self, item: PortfolioItem) -> None:
+        if item.account == self._account and not self.finished.done():
+            self.portfolio[item.contract.conId] = _portfolio_value(item, self._clock())
+
+    def _on_value(self, value: AccountValue) -> None:
+        if value.account == self._account and not self.finished.done():
+            self.values[value.tag, value.currency] = value.value
+
+    def _on_end(self, account: str) -> None:
+        if account == self._account and not self.finished.done():
+            self.finished.set_result(None)
+
+    def _on_error(self, req_id: int, code: int, text: str, _contract: object) -> None:
+        reaction = reaction_to(code)
+        if req_id == -1 and reaction is Reaction.FAIL_REQUEST:
+            # An account that the login does not manage draws 321, which names no request, and then never an end.
+            self._fail(AccountFeedError(f"account feed of {self._account} refused: {code} {text}"))
+        if reaction is Reaction.FEED_LOST:
+            self._fail(
+                AccountFeedError(
+                    f"account feed of {self._account}: {code} {text}; another client uses it, and IB serves one "
+                    "account at a time: close that client's account window or end its subscription"
+                )
+            )
+
+    def _on_disconnected(self) -> None:
+        self._fail(AccountFeedError(f"connection closed during the account download of {self._account}"))
+
+    def _fail(self, error: AccountFeedError) -> None:
+        if not self.finished.done():
+            self.finished.set_exception(error)
+
+
+def account_values(
+    account: str, values: dict[tuple[str, str], str], *, daily_pnl: float | None, timestamp: datetime
+) -> AccountValues:
+    """Account figures out of the download's (tag, currency) -> text.
+
+    The base currency is the one in which IB states the net liquidation value.
+
+    Raises:
+        AccountFeedError: the download names no net liquidation value, so its base currency is unknown.
+    """
+    base = next(
+        (currency for tag, currency in values if tag == "NetLiquidation" and currency not in {"", "BASE"}), None
+    )
+    if base is None:
+        raise AccountFeedError(f"account download of {account}: no NetLiquidation in it; tried again with the next run")
+    figures = {name: _number(values.get((tag, base))) for name, tag in _FIELDS.items()}
+    figures |= {name: _number(values.get((tag, "BASE"), values.get((tag, base)))) for name, tag in _BASE_FIELDS.items()}
+    rates = {
+        currency: rate
+        for (tag, currency), text in values.items()
+        if tag == "ExchangeRate" and currency != "BASE" and (rate := _number(text)) is not None
+    }
+    return AccountValues(
+        account=account,
+        base_currency=base,
+        timestamp=timestamp,
+        daily_pnl=daily_pnl,
+        exchange_rates=rates | {base: 1.0},
+        **figures,
+    )
+
+
+def _portfolio_value(item: PortfolioItem, received_at: datetime) -> PortfolioValue:
+    return PortfolioValue(
+        contract=spec_from_ib(item.contract),
+        position=float(item.position),
+        market_price=known(item.marketPrice),
+        market_value=known(item.marketValue),
+        average_cost=known(item.averageCost),
+        unrealized_pnl=known(item.unrealizedPNL),
+        realized_pnl=known(item.realizedPNL),
+        received_at=received_at,
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else known(float(text))
+    except ValueError:
+        return None

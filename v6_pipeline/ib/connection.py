@@ -1,0 +1,378 @@
+"""One connection to the gateway: how it is made, watched and made again.
+
+``IBConnectionManager`` owns the ib_async client and its error stream. It knows nothing of positions or slots; those
+ask it for requests that always end. A new ``ReadOnlyIB`` is built for each attempt, because ib_async keeps half of its
+state over a reconnect and wipes the other half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ib_async.wrapper import RequestError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from v6_pipeline.errors import ClientIdInUseError, GatewayError, GatewayUnreachableError, RequestTimeoutError
+from v6_pipeline.ib.client import ReadOnlyIB
+from v6_pipeline.ib.codes import Reaction, is_healthy_notice, reaction_to
+from v6_pipeline.ib.probe import PROBE_SECONDS, explain, probe
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ErrorListener = Callable[[int, int, str], None]
+"""Called with IB's request id (-1: none), code and text."""
+
+
+class ConnectionState(enum.StrEnum):
+    """Where the connection stands."""
+
+    DISCONNECTED = "disconnected"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    LINK_LOST = "link_lost"
+    """The socket is up, but the gateway has lost IB's servers."""
+    BREAKER_OPEN = "breaker_open"
+    """Too many attempts failed in a row: no further one before the pause is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPolicy:
+    """How patient a connection is; seconds, unless named otherwise."""
+
+    connect_timeout: float = 15
+    request_timeout: float = 30
+    heartbeat_interval: float = 15
+    heartbeat_timeout: float = 10
+    backoff_initial: float = 1
+    backoff_max: float = 60
+    breaker_failures: int = 8
+    breaker_pause: float = 300
+    messages_per_second: int = 45
+
+
+class CircuitBreaker:
+    """Stops attempts for a while after ``failures`` in a row, so that a dead gateway is not hammered all night.
+
+    Args:
+        failures: how many in a row open it.
+        pause_seconds: how long it stays open; then one attempt decides.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, failures: int, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = failures
+        self._pause = pause_seconds
+        self._clock = clock
+        self._failed = 0
+        self._opened_at: float | None = None
+
+    def seconds_open(self) -> float:
+        """Seconds until the next attempt is allowed; 0 if it is now."""
+        if self._opened_at is None:
+            return 0.0
+        return max(0.0, self._opened_at + self._pause - self._clock())
+
+    def record_success(self) -> None:
+        """Close it."""
+        self._failed = 0
+        self._opened_at = None
+
+    def record_failure(self) -> None:
+        """Count a failure; the one that reaches the limit, and each after it, opens the breaker (again)."""
+        self._failed += 1
+        if self._failed >= self._limit:
+            self._opened_at = self._clock()
+
+
+class IBConnectionManager:
+    """A read-only connection with a deadline on everything.
+
+    Args:
+        host: the gateway's host.
+        port: the gateway's port.
+        client_id: unique among the gateway's clients.
+        policy: time-outs and backoff.
+        clock: monotonic seconds.
+        sleep: how to wait between attempts.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        client_id: int,
+        policy: ConnectionPolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.client_id = client_id
+        self.policy = policy or ConnectionPolicy()
+        self._sleep = sleep
+        self._breaker = CircuitBreaker(self.policy.breaker_failures, self.policy.breaker_pause, clock)
+        self._ib: ReadOnlyIB | None = None
+        self._state = ConnectionState.DISCONNECTED
+        self._listeners: list[ErrorListener] = []
+        self._lost = asyncio.Event()
+        self._lost_reason = ""
+        self._round_trip = asyncio.Lock()
+        self.connects = 0
+        self.error_counts: dict[int, int] = {}
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection stands."""
+        if self._state is ConnectionState.DISCONNECTED and self._breaker.seconds_open() > 0:
+            return ConnectionState.BREAKER_OPEN
+        return self._state
+
+    @property
+    def ib(self) -> ReadOnlyIB:
+        """The connected client.
+
+        Raises:
+            GatewayError: there is none now.
+        """
+        if self._ib is None or not self._ib.isConnected():
+            raise GatewayError(f"not connected to the gateway at {self.address}")
+        return self._ib
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a session; a silent peer is found out by the heartbeat alone."""
+        return self._ib is not None and self._ib.isConnected()
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """Accounts that the login manages, as the gateway listed them at connect."""
+        return tuple(self.ib.managedAccounts())
+
+    def add_error_listener(self, listener: ErrorListener) -> None:
+        """Have ``listener`` called for each message code; it survives reconnects."""
+        self._listeners.append(listener)
+
+    async def connect(self) -> None:
+        """Connect once, with a new client; one that is connected already is disconnected first.
+
+        Raises:
+            ClientIdInUseError: another client holds the id.
+            GatewayUnreachableError: nothing listens, or it is no IB gateway.
+            GatewayError: the breaker is open, or the gateway refused in another way.
+        """
+        pause = self._breaker.seconds_open()
+        if pause > 0:
+            raise GatewayError(f"gateway at {self.address} failed too often: next attempt in {pause:.0f} s")
+        self._drop_client()
+        self._state = ConnectionState.CONNECTING
+        try:
+            ib = await self._connect_once()
+        except BaseException as error:
+            self._state = ConnectionState.DISCONNECTED
+            if isinstance(error, GatewayError):
+                self._breaker.record_failure()
+            raise
+        ib.errorEvent += self._on_error
+        ib.disconnectedEvent += self._on_socket_closed
+        self._ib = ib
+        self._breaker.record_success()
+        self._state = ConnectionState.CONNECTED
+        self._lost.clear()
+        self.connects += 1
+        log.info("connected to %s as client %d, accounts %s", self.address, self.client_id, ",".join(self.accounts))
+
+    async def connect_persistently(self) -> None:
+        """Connect, however long it takes: exponential backoff with jitter, and the breaker's pauses."""
+        policy = self.policy
+        backoff = wait_random_exponential(multiplier=policy.backoff_initial, max=policy.backoff_max)
+
+        def wait(attempt: RetryCallState) -> float:
+            return max(float(backoff(attempt)), self._breaker.seconds_open())
+
+        def say(attempt: RetryCallState) -> None:
+            error = attempt.outcome.exception() if attempt.outcome else None
+            pause = attempt.next_action.sleep if attempt.next_action else 0
+            log.warning("%s (attempt %d; next in %.1f s)", error, attempt.attempt_number, pause)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(GatewayError), wait=wait, before_sleep=say, sleep=self._sleep, reraise=True
+        )
+        await retrying(self.connect)
+
+    async def close(self, reason: str = "closed") -> None:
+        """Disconnect; harmless when already so. Requests under way end at once.
+
+        Args:
+            reason: what ``wait_lost`` answers.
+        """
+        self._drop_client()
+        self._mark_lost(reason)
+        # asyncio closes the socket with the loop's next turn.
+        await asyncio.sleep(0)
+
+    async def request(self, answer: Awaitable[T], what: str, *, timeout: float | None = None) -> T:  # noqa: ASYNC109
+        """Await an answer of the gateway, with a deadline.
+
+        Args:
+            answer: what ib_async returns for the request.
+            what: names it in errors, such as "positions".
+            timeout: seconds; the policy's by default.
+
+        Raises:
+            RequestTimeoutError: no answer in time.
+            GatewayError: the gateway refused it, or the connection closed.
+        """
+        seconds = self.policy.request_timeout if timeout is None else timeout
+        try:
+            return await asyncio.wait_for(answer, seconds)
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"the gateway at {self.address} did not answer the request for {what} within {seconds:g} s"
+            ) from None
+        except RequestError as error:
+            raise GatewayError(f"the gateway refused the request for {what}: {error.code} {error.message}") from error
+        except ConnectionError as error:
+            raise GatewayError(f"connection to {self.address} closed during the request for {what}") from error
+
+    async def round_trip(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Wait until the gateway has taken in all that was sent before: it reads, and answers this, in order.
+
+        ib_async holds messages back to keep the rate, so a line is free at the gateway only some time after its cancel.
+
+        Raises:
+            GatewayError: as ``request``.
+        """
+        # ib_async knows one request for the time: a second one under way would leave the first without an answer.
+        async with self._round_trip:
+            await self.request(self.ib.reqCurrentTimeAsync(), "its time", timeout=timeout)
+
+    async def run_heartbeat(self) -> None:
+        """Ask the gateway for its time again and again; return, with the connection closed, once it does not answer.
+
+        ``isConnected`` stays true while the peer is silent, so only an answer in time proves a connection.
+        """
+        policy = self.policy
+        while not self._lost.is_set():
+            await self._sleep(policy.heartbeat_interval)
+            if self._lost.is_set():
+                return
+            try:
+                await self.round_trip(timeout=policy.heartbeat_timeout)
+            except GatewayError as error:
+                log.warning("heartbeat: %s", error)
+                await self.close(f"heartbeat: {error}")
+                return
+
+    async def wait_lost(self) -> str:
+        """Wait until the connection is gone, and return why."""
+        await self._lost.wait()
+        return self._lost_reason
+
+    async def _connect_once(self) -> ReadOnlyIB:
+        ib = ReadOnlyIB()
+        ib.client.MaxRequests = self.policy.messages_per_second
+        ib.wrapper.clientId = self.client_id
+        refusal: asyncio.Future[GatewayError] = asyncio.get_running_loop().create_future()
+
+        def refuse(error: GatewayError) -> None:
+            if not refusal.done():
+                refusal.set_result(error)
+
+        def on_error(_req_id: int, code: int, text: str, _contract: object) -> None:
+            if reaction_to(code) is Reaction.ID_IN_USE:
+                refuse(
+                    ClientIdInUseError(
+                        f"the gateway at {self.address} already serves a client with id {self.client_id}: "
+                        "end that client, or set V6_IB_CLIENT_ID to another id"
+                    )
+                )
+            elif not is_healthy_notice(code):
+                log.info("while connecting: %d %s", code, text)
+
+        def on_closed(_text: str) -> None:
+            # ib_async waits on after a close that comes before the handshake. 326 arrives before its close.
+            refuse(GatewayUnreachableError(""))
+
+        ib.errorEvent += on_error
+        ib.client.conn.disconnected += on_closed
+        connecting = asyncio.ensure_future(
+            ib.client.connectAsync(self.host, self.port, self.client_id, self.policy.connect_timeout)
+        )
+        try:
+            await asyncio.wait({connecting, refusal}, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done() and connecting.exception() is None and ib.isConnected():
+                ib.errorEvent -= on_error
+                ib.client.conn.disconnected -= on_closed
+                return ib
+            if refusal.done() and isinstance(refusal.result(), ClientIdInUseError):
+                raise refusal.result()
+            raise await self._diagnose()
+        finally:
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.gather(connecting, return_exceptions=True)
+
+    def _drop_client(self) -> None:
+        """Disconnect from this side and end what waits for an answer."""
+        ib, self._ib = self._ib, None
+        if ib is None:
+            return
+        ib.errorEvent -= self._on_error
+        ib.disconnectedEvent -= self._on_socket_closed
+        if ib.isConnected():
+            transport: Any = ib.client.conn.transport
+            try:
+                ib.client.disconnect()
+            except OSError:  # the peer has reset the connection, and the loop has not come to see it
+                transport.abort()
+            # ib_async does these two only when the peer closes; else requests would wait out their deadlines.
+            ib.wrapper.connectionClosed()
+            ib.disconnectedEvent.emit()
+
+    async def _diagnose(self) -> GatewayError:
+        """Why no session came about, found out by one bare handshake."""
+        answer = await probe(self.host, self.port, PROBE_SECONDS)
+        return GatewayUnreachableError(
+            explain(answer, self.address)
+            or f"the gateway at {self.address} started no session for client {self.client_id}: allow this host under "
+            "API > Settings > Trusted IPs and confirm the gateway's dialog, or choose another V6_IB_CLIENT_ID"
+        )
+
+    def _on_error(self, req_id: int, code: int, text: str, _contract: object) -> None:
+        self.error_counts[code] = self.error_counts.get(code, 0) + 1
+        reaction = reaction_to(code)
+        level = logging.DEBUG if is_healthy_notice(code) else logging.WARNING
+        log.log(level, "gateway: %d %s (request %d) -> %s", code, text, req_id, reaction)
+        if reaction is Reaction.LINK_LOST:
+            self._state = ConnectionState.LINK_LOST
+        elif reaction in {Reaction.RESUBSCRIBE, Reaction.VERIFY}:
+            self._state = ConnectionState.CONNECTED
+        for listener in self._listeners:
+            listener(req_id, code, text)
+        if reaction is Reaction.RECONNECT:
+            self._drop_client()
+            self._mark_lost(f"{code} {text}")
+
+    def _on_socket_closed(self) -> None:
+        log.warning("connection to %s closed by the gateway", self.address)
+        self._mark_lost("socket closed")
+
+    def _mark_lost(self, reason: str) -> None:
+        if not self._lost.is_set():
+            self._lost_reason = reason
+            self._lost.set()
+        self._state = ConnectionState.DISCONNECTED

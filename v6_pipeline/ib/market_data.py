@@ -1,0 +1,215 @@
+"""Streaming market data: one subscription per contract, quotes out, refusals out.
+
+Keeps its own map of conid to request, because ib_async's is no measure of lines in use: a refused ticker stays in it,
+and a second request for a contract takes a second line that nothing can cancel. Which contract deserves a line is
+decided in ``v6_pipeline.sync``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ib_async import Contract, Ticker
+
+from v6_pipeline.errors import GatewayError
+from v6_pipeline.ib.codes import Reaction, reaction_to
+from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.contracts import request_contract
+from v6_pipeline.ib.valuation import known, known_price
+from v6_pipeline.model import ContractSpec, Quote, SecType
+
+log = logging.getLogger(__name__)
+
+MARK_PRICE = "221"
+"""Generic tick: IB's mark price."""
+
+
+_ENDS_A_SUBSCRIPTION = frozenset({Reaction.FAIL_REQUEST, Reaction.LINES_EXHAUSTED, Reaction.BACK_OFF})
+"""Said of a request, as opposed to the connection, these mean that it gets no data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A subscription that the gateway refused: IB's code and text, and what the code asks for."""
+
+    conid: int
+    code: int
+    text: str
+    reaction: Reaction
+
+
+@dataclass(slots=True)
+class _Subscription:
+    req_id: int
+    contract: Contract
+    ticker: Ticker
+    is_option: bool
+
+
+class MarketData:
+    """The market-data subscriptions of one connection.
+
+    Args:
+        connection: may be made again; call ``attach`` after each connect.
+        on_quote: called on the loop with (conid, quote) after each packet that brought ticks.
+        on_refused: called when a subscription is refused; its line is free again, and it is forgotten here.
+    """
+
+    def __init__(
+        self,
+        connection: IBConnectionManager,
+        *,
+        on_quote: Callable[[int, Quote], None],
+        on_refused: Callable[[Refusal], None],
+    ) -> None:
+        self._connection = connection
+        self._on_quote = on_quote
+        self._on_refused = on_refused
+        self._by_conid: dict[int, _Subscription] = {}
+        self._conid_of_request: dict[int, int] = {}
+        connection.add_error_listener(self._on_error)
+
+    @property
+    def conids(self) -> frozenset[int]:
+        """Contracts subscribed now."""
+        return frozenset(self._by_conid)
+
+    def attach(self) -> None:
+        """Listen on the connection as it is now made; what was subscribed on an earlier one is gone."""
+        self.forget_all()
+        ticks = self._connection.ib.pendingTickersEvent
+        if self._on_tickers not in ticks:
+            ticks += self._on_tickers
+
+    def subscribe(self, spec: ContractSpec) -> None:
+        """Ask for a contract's market data; one that is subscribed already stays as it is.
+
+        Raises:
+            GatewayError: not connected, or the contract is not qualified.
+        """
+        if spec.conid in self._by_conid:
+            return
+        if not spec.exchange:
+            raise GatewayError(f"contract {spec.conid} has no exchange: qualify it first, or the gateway answers 321")
+        ib = self._connection.ib
+        contract = request_contract(spec)
+        # Currency pairs have no mark price: IB refuses the generic tick for them.
+        ticks = "" if spec.sec_type is SecType.CURRENCY else MARK_PRICE
+        ticker = ib.reqMktData(contract, ticks)
+        req_id = ib.wrapper.ticker2ReqId["mktData"][ticker]
+        self._by_conid[spec.conid] = _Subscription(req_id, contract, ticker, spec.sec_type.is_option)
+        self._conid_of_request[req_id] = spec.conid
+
+    def cancel(self, conid: int) -> None:
+        """End a contract's subscription; one that is not subscribed, or went with its connection, is no error."""
+        subscription = self._forget(conid)
+        if subscription is None or not self._connection.is_connected:
+            return
+        ib = self._connection.ib
+        ib.cancelMktData(subscription.contract)
+        # A later subscription must begin with an empty quote, not with this one's.
+        ib.wrapper.tickers.pop(hash(subscription.contract), None)
+
+    def quote(self, conid: int) -> Quote | None:
+        """The newest quote of a subscribed contract."""
+        subscription = self._by_conid.get(conid)
+        return None if subscription is None else quote_from_ib(subscription.ticker)
+
+    def is_filled(self, conid: int) -> bool:
+        """Whether a subscribed contract's quote has all that a row wants."""
+        subscription = self._by_conid.get(conid)
+        return subscription is not None and is_filled(subscription.ticker, option=subscription.is_option)
+
+    def resubscribe(self, specs: Mapping[int, ContractSpec], *, cancel: bool) -> None:
+        """Ask for everything again, each contract once.
+
+        Args:
+            specs: the subscribed contracts, qualified.
+            cancel: end the old requests first; not after 1101, when the gateway has dropped them.
+        """
+        for conid in sorted(self._by_conid):
+            if cancel:
+                self.cancel(conid)
+            else:
+                self._drop(conid)
+            self.subscribe(specs[conid])
+
+    def forget_all(self) -> None:
+        """The connection is gone, and with it every subscription."""
+        self._by_conid.clear()
+        self._conid_of_request.clear()
+
+    def _drop(self, conid: int) -> None:
+        """Forget a subscription that the gateway has ended, so that the contract can be asked for anew."""
+        subscription = self._forget(conid)
+        if subscription is not None:
+            wrapper = self._connection.ib.wrapper
+            wrapper.endTicker(subscription.ticker, "mktData")
+            wrapper.tickers.pop(hash(subscription.contract), None)
+
+    def _forget(self, conid: int) -> _Subscription | None:
+        subscription = self._by_conid.pop(conid, None)
+        if subscription is not None:
+            self._conid_of_request.pop(subscription.req_id, None)
+        return subscription
+
+    def _on_tickers(self, tickers: set[Ticker]) -> None:
+        for ticker in tickers:
+            conid = ticker.contract.conId if ticker.contract else 0
+            subscription = self._by_conid.get(conid)
+            if subscription is not None and subscription.ticker is ticker:
+                self._on_quote(conid, quote_from_ib(ticker))
+
+    def _on_error(self, req_id: int, code: int, text: str) -> None:
+        conid = self._conid_of_request.get(req_id)
+        if conid is None:
+            return
+        reaction = reaction_to(code)
+        if reaction not in _ENDS_A_SUBSCRIPTION:
+            return
+        self._drop(conid)
+        self._on_refused(Refusal(conid, code, text, reaction))
+
+
+def quote_from_ib(ticker: Ticker) -> Quote:
+    """Our quote from ib_async's ticker: NaN, -1 and sentinels become None; greeks are IB's model's (tick 13)."""
+    greeks = ticker.modelGreeks
+    return Quote(
+        bid=known_price(ticker.bid),
+        ask=known_price(ticker.ask),
+        last=known_price(ticker.last),
+        close=known_price(ticker.close),
+        mark=known_price(ticker.markPrice),
+        implied_vol=known(greeks.impliedVol) if greeks else None,
+        delta=known(greeks.delta) if greeks else None,
+        gamma=known(greeks.gamma) if greeks else None,
+        vega=_computed(greeks.vega) if greeks else None,
+        theta=_computed(greeks.theta) if greeks else None,
+        underlying_price=known_price(greeks.undPrice) if greeks else None,
+        # ib_async says 1, live, of a ticker that has heard nothing.
+        market_data_type=ticker.marketDataType if ticker.time else None,
+        price_time=_utc(ticker.time),
+    )
+
+
+def is_filled(ticker: Ticker, *, option: bool) -> bool:
+    """Whether both sides, the close and an option's greeks have been told.
+
+    IB tells -1 where a side has no quote, as for the bid of many far options: that is told as well, and waiting for
+    more would be in vain. ib_async keeps it apart from NaN, which it has until the first tick.
+    """
+    told = not any(math.isnan(price) for price in (ticker.bid, ticker.ask, ticker.close))
+    return told and (not option or (ticker.modelGreeks is not None and known(ticker.modelGreeks.delta) is not None))
+
+
+def _computed(greek: float | None) -> float | None:
+    """A vega or theta; IB's -2 for 'not computed', which ib_async maps for delta and gamma only, is unknown."""
+    return None if greek == -2 else known(greek)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)

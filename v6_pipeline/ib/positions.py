@@ -1,0 +1,52 @@
+"""The position feed: a complete download, and the changes after it.
+
+What a change means for streams and queue is decided in ``v6_pipeline.sync``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from ib_async import Position
+
+from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.contracts import spec_from_ib
+from v6_pipeline.ib.valuation import known
+from v6_pipeline.model import Holding
+
+
+async def download_positions(connection: IBConnectionManager, clock: Callable[[], datetime]) -> list[Holding]:
+    """All positions of all accounts, as of the gateway's ``positionEnd``; zero positions (closed) are left out.
+
+    The subscription stays: changes keep coming, to those who called ``subscribe_positions``.
+
+    Raises:
+        GatewayError: refused, timed out or disconnected before the end; what came until then must not be used.
+    """
+    positions = await connection.request(connection.ib.reqPositionsAsync(), "positions")
+    observed_at = clock()
+    newest = {(item.account, item.contract.conId): item for item in positions}
+    return [holding_from_ib(item, observed_at) for item in newest.values() if item.position]
+
+
+def subscribe_positions(
+    connection: IBConnectionManager, on_change: Callable[[Holding], None], clock: Callable[[], datetime]
+) -> None:
+    """Have ``on_change`` called for each position message of this connection, zero positions included."""
+
+    def handle(item: Position) -> None:
+        on_change(holding_from_ib(item, clock()))
+
+    connection.ib.positionEvent += handle
+
+
+def holding_from_ib(item: Position, observed_at: datetime) -> Holding:
+    """Our holding from ib_async's position."""
+    return Holding(
+        account=item.account,
+        contract=spec_from_ib(item.contract),
+        position=float(item.position),
+        average_cost=known(item.avgCost),
+        observed_at=observed_at,
+    )

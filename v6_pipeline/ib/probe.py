@@ -1,0 +1,67 @@
+"""What listens at an address: nobody, an IB gateway, or something else.
+
+Used to say why a connection failed; it starts no session and takes no client id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+
+PROBE_SECONDS = 5
+"""A gateway answers the handshake within milliseconds."""
+
+
+class ProbeAnswer(enum.StrEnum):
+    """What a bare handshake finds at an address."""
+
+    NOBODY = "nobody"
+    SILENT = "silent"
+    NOT_IB = "not_ib"
+    IB = "ib"
+
+
+async def probe(host: str, port: int, timeout: float) -> ProbeAnswer:  # noqa: ASYNC109
+    """Send IB's opening bytes and look at the answer, without starting a session or taking a client id.
+
+    Args:
+        host: where.
+        port: where.
+        timeout: seconds for the connection and for the answer.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return ProbeAnswer.NOBODY
+    try:
+        version = b"v157..178"
+        writer.write(b"API\0" + len(version).to_bytes(4, "big") + version)
+        async with asyncio.timeout(timeout):
+            await writer.drain()
+            length = int.from_bytes(await reader.readexactly(4), "big")
+            # The answer is "176\0 20260105 09:30:00 EST\0": any other length is another protocol's text.
+            if not 4 <= length <= 256:
+                return ProbeAnswer.NOT_IB
+            answer = await reader.readexactly(length)
+    except TimeoutError:
+        return ProbeAnswer.SILENT
+    except (OSError, asyncio.IncompleteReadError):
+        return ProbeAnswer.NOT_IB
+    finally:
+        writer.close()
+    return ProbeAnswer.IB if answer.split(b"\0")[0].isdigit() else ProbeAnswer.NOT_IB
+
+
+def explain(answer: ProbeAnswer, address: str) -> str | None:
+    """What an answer means for whoever wants to connect to ``address``, and what to do; None for an IB gateway."""
+    if answer is ProbeAnswer.NOBODY:
+        return f'no gateway at {address}: start IB Gateway (API enabled, this port), or run "v6 gateway"'
+    if answer is ProbeAnswer.NOT_IB:
+        return f"what listens at {address} does not speak IB's protocol: set V6_IB_PORT to the gateway's API port"
+    if answer is ProbeAnswer.SILENT:
+        return (
+            f"what listens at {address} accepts the connection and stays silent: a gateway that is logging in or waits "
+            "for a click, or not IB's; look at its window, or check V6_IB_PORT"
+        )
+    return None

@@ -1,0 +1,142 @@
+"""The lake as a whole: where its tables are, and whose accounts it holds.
+
+Simulated accounts (``SIM...``) and real ones never share a lake. The first write decides, for ever: it creates the
+table ``v6_lake``, which has no rows and one property. Creating a Delta table is atomic on every store that Delta works
+on, so that of two first writers one wins and the other is told.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from deltalake import DeltaTable, Field, Schema
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.schema import PrimitiveType
+
+from v6_pipeline.errors import LakeError
+from v6_pipeline.lake.definition import ONCE
+from v6_pipeline.lake.durability import Fsync, fsync_path, local_path, make_durable
+from v6_pipeline.lake.faults import lake_faults, safe_uri
+from v6_pipeline.lake.schemas import TableSpec
+from v6_pipeline.lake.table import DeltaTableStore
+
+if TYPE_CHECKING:
+    from v6_pipeline.settings import Settings
+
+MARKER_TABLE = "v6_lake"
+ACCOUNTS_PROPERTY = "v6.accounts"
+SIMULATED_PREFIX = "SIM"
+
+
+class AccountKind(enum.StrEnum):
+    """Whose rows a lake holds."""
+
+    SIMULATED = "simulated"
+    REAL = "real"
+
+    @classmethod
+    def of(cls, account: str) -> AccountKind:
+        """The kind of an account, by its name."""
+        return cls.SIMULATED if account.startswith(SIMULATED_PREFIX) else cls.REAL
+
+
+class Lake:
+    """The Delta tables under ``root``; nothing is read or created before the first use."""
+
+    def __init__(
+        self, root: str, storage_options: Mapping[str, str] | None = None, *, fsync: Fsync = fsync_path
+    ) -> None:
+        self.root = root.rstrip("/")
+        self._options = dict(storage_options or {})
+        self._fsync = fsync
+        self._kind: AccountKind | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Lake:
+        """The lake that the settings name."""
+        return cls(settings.lake_root, settings.lake_storage_options)
+
+    def __repr__(self) -> str:
+        return f"Lake({safe_uri(self.root)!r})"
+
+    def uri(self, spec: TableSpec) -> str:
+        """The address of a table."""
+        return f"{self.root}/{spec.name}"
+
+    def table(self, spec: TableSpec) -> DeltaTableStore:
+        """A table of this lake; appends to it pass ``admit``."""
+        return DeltaTableStore(spec, self.uri(spec), storage_options=self._options, admit=self.admit, fsync=self._fsync)
+
+    def kind(self) -> AccountKind | None:
+        """Whose rows the lake holds; None before the first write.
+
+        Raises:
+            LakeError: the marker is damaged or unreachable.
+        """
+        if self._kind is None:
+            self._kind = self._stored_kind()
+        return self._kind
+
+    def admit(self, accounts: Sequence[str]) -> None:
+        """Let these accounts' rows in; the first of all decides the lake's kind. The store is asked once per process.
+
+        Raises:
+            LakeError: simulated accounts in a lake of real ones, or the reverse, or both at once.
+        """
+        kinds = {AccountKind.of(account): account for account in accounts}
+        if not kinds:
+            return
+        if len(kinds) > 1:
+            mixed = " and ".join(sorted(kinds.values()))
+            raise LakeError(f"rows of {mixed} in one commit: simulated and real accounts never share a lake")
+        wanted, account = kinds.popitem()
+        held = self.kind() or self._claim(wanted)
+        if held is not wanted:
+            raise LakeError(
+                f"lake {safe_uri(self.root)} holds {held.value} accounts, {account} is {wanted.value}: "
+                "use another V6_LAKE_URI or V6_HOME"
+            )
+
+    @property
+    def _marker(self) -> str:
+        return f"{self.root}/{MARKER_TABLE}"
+
+    def _stored_kind(self) -> AccountKind | None:
+        with lake_faults(table=MARKER_TABLE, uri=self._marker, options=self._options):
+            try:
+                handle = DeltaTable(self._marker, storage_options=self._options or None)
+            except TableNotFoundError as error:
+                if "scheme" in str(error).lower():
+                    raise
+                return None
+        text = handle.metadata().configuration.get(ACCOUNTS_PROPERTY, "")
+        if text not in set(AccountKind):
+            raise LakeError(f"table {MARKER_TABLE} in {safe_uri(self.root)} does not say whose accounts: restore it")
+        return AccountKind(text)
+
+    def _claim(self, kind: AccountKind) -> AccountKind:
+        with lake_faults(table=MARKER_TABLE, uri=self._marker, options=self._options):
+            try:
+                DeltaTable.create(
+                    self._marker,
+                    Schema([Field("kind", PrimitiveType("string"))]),
+                    mode="error",
+                    description="Says whose accounts this lake holds; has no rows. Never delete it.",
+                    configuration={ACCOUNTS_PROPERTY: kind.value},
+                    storage_options=self._options or None,
+                    raise_if_key_not_exists=False,
+                    commit_properties=ONCE,
+                )
+            except DeltaError:
+                stored = self._stored_kind()  # another process was first
+                if stored is None:
+                    raise
+                self._kind = stored
+                return stored
+            folder = local_path(self._marker)
+            if folder is not None:
+                make_durable(folder, 0, self._fsync)
+        self._kind = kind
+        return kind

@@ -1,0 +1,89 @@
+"""Keeping tables small: merging the many little files that frequent commits leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
+from deltalake.exceptions import DeltaError
+
+from v6_pipeline.errors import LakeConflictError
+from v6_pipeline.lake.faults import is_conflict, lake_error
+from v6_pipeline.lake.lineage import KIND, CommitKind
+from v6_pipeline.lake.schemas import PARTITION_COLUMN
+from v6_pipeline.lake.table import DeltaTableStore
+
+TARGET_BYTES = 4 * 2**20
+"""Files of this size are left alone, which bounds what a compaction rewrites, however long the day."""
+
+SMALL_FILES = 50
+"""So many little files of one day are worth merging: with that, an append's cost does not grow over the day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compaction:
+    """What a compaction did; ``version`` is None if there was nothing to merge."""
+
+    version: int | None
+    files_removed: int = 0
+    files_added: int = 0
+
+
+def compact(
+    store: DeltaTableStore, handle: DeltaTable | None = None, *, target_bytes: int = TARGET_BYTES
+) -> Compaction:
+    """Merge small files, then drop expired log files; appends of others go on meanwhile.
+
+    Args:
+        store: the table.
+        handle: a handle to work on, afterwards at the new version; by default a new one.
+        target_bytes: size of the files to make, at least of those to leave alone.
+
+    Raises:
+        LakeConflictError: another compaction or a replaced partition came first; nothing is lost, try again later.
+        LakeError: damaged, not writable or unreachable.
+    """
+    table = handle if handle is not None else store.open()
+    before = table.version()
+    try:
+        metrics = table.optimize.compact(
+            target_size=target_bytes,
+            commit_properties=CommitProperties(custom_metadata={KIND: CommitKind.MAINTENANCE.value}),
+            post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=True),
+        )
+    except (DeltaError, OSError) as error:
+        if is_conflict(error):
+            raise LakeConflictError(f"table {store.spec.name}: compaction came second: {error}") from error
+        raise lake_error(error, table=store.spec.name, uri=store.uri, options=store.storage_options) from error
+    if table.version() == before:
+        return Compaction(version=None)
+    with store.faults():
+        # The merged file replaces files that are safe already: it must be as safe before they are gone.
+        store.make_durable(table.version())
+    return Compaction(
+        version=table.version(), files_removed=metrics["numFilesRemoved"], files_added=metrics["numFilesAdded"]
+    )
+
+
+def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FILES) -> Compaction:
+    """``compact`` once a trading day has ``small_files`` files below the target size; for writers that commit rarely.
+
+    Another compaction that came first is as good. Cost without one: opening the table.
+
+    Raises:
+        LakeError: damaged, not writable or unreachable.
+    """
+    handle = store.load()
+    if handle is None:
+        return Compaction(version=None)
+    with store.faults():
+        files = pl.DataFrame(handle.get_add_actions(flatten=True))
+    # Per day, for a year of days with one small file each has nothing to merge.
+    per_day = files.filter(pl.col("size_bytes") < TARGET_BYTES).group_by(f"partition.{PARTITION_COLUMN}").len()
+    if per_day.filter(pl.col("len") >= small_files).is_empty():
+        return Compaction(version=None)
+    try:
+        return compact(store, handle)
+    except LakeConflictError:
+        return Compaction(version=None)

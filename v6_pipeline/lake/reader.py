@@ -1,0 +1,167 @@
+"""Reading the lake: the newest position of each contract, counts, samples. Only the partitions that matter are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import polars as pl
+from deltalake import DeltaTable
+
+from v6_pipeline.lake.schemas import POSITION_COLUMNS, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.table import DeltaTableStore
+
+LOOKBACK_DAYS = 10
+"""Trading days looked through by default: what is held is refreshed every few minutes, so two weeks outlast a long
+outage."""
+
+_KEY = ("account", "conid")
+LATEST_SCHEMA = pl.Schema(
+    {
+        **{column.name: column.dtype for column in POSITION_COLUMNS},
+        **{name: STREAMED_POSITIONS.schema[name] for name in ("source", "epoch")},
+        **{name: QUEUED_POSITIONS.schema[name] for name in ("run_id", "ingested_at")},
+    }
+)
+"""Columns of ``latest_positions``: those of a position, then the lineage of both tables."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnInfo:
+    """A column as the table itself has it."""
+
+    name: str
+    delta_type: str
+    description: str
+    nullable: bool
+
+
+def latest_positions(
+    tables: Sequence[DeltaTableStore],
+    *,
+    as_of_day: date | None = None,
+    lookback_days: int = LOOKBACK_DAYS,
+    expected: Collection[tuple[str, int]] | None = None,
+    include_closed: bool = False,
+) -> pl.DataFrame:
+    """The newest row per (account, conid) over position tables, by ``timestamp``, with ``LATEST_SCHEMA``.
+
+    Trading days are read newest first, each at most once, and a contract found on one is not looked for on older ones:
+    a day's timestamps are all older than the next day's. At equal timestamps the table given first wins.
+
+    Args:
+        tables: of positions; those that do not exist yet count as empty.
+        as_of_day: newest trading day to look at; default all.
+        lookback_days: days that have rows to look through at most.
+        expected: (account, conid) known to be held: once all are found, older days are not read.
+        include_closed: keep contracts whose newest row has position 0.
+
+    Raises:
+        LakeError: a table is damaged, unreachable, or newer than this code.
+    """
+    opened = [(store, handle) for store in tables if (handle := store.load()) is not None]
+    days = sorted({day for store, handle in opened for day in _days(store, handle)}, reverse=True)
+    days = [day for day in days if as_of_day is None or day <= as_of_day][:lookback_days]
+    missing = None if expected is None else set(expected)
+    found = pl.DataFrame(schema=LATEST_SCHEMA)
+    for day in days:
+        newest = [_newest_of_day(store, handle, day) for store, handle in opened]
+        of_day = pl.concat(newest).sort("timestamp", descending=True, maintain_order=True)
+        of_day = of_day.unique(subset=_KEY, keep="first", maintain_order=True).join(found, on=_KEY, how="anti")
+        found = pl.concat([found, of_day])
+        if missing is not None:
+            missing.difference_update(of_day.select(_KEY).iter_rows())
+            if not missing:
+                break
+    if not include_closed:
+        found = found.filter(pl.col("position") != 0)
+    return found.sort(_KEY)
+
+
+def last_rows(store: DeltaTableStore, *, rows: int = 20, day: date | None = None) -> pl.DataFrame:
+    """The newest rows by ``timestamp``, newest first, of one trading day (default: the newest that has rows).
+
+    Raises:
+        LakeError: the table is damaged, unreachable, or newer than this code.
+    """
+    handle = store.load()
+    if handle is None:
+        return pl.DataFrame(schema=store.spec.schema)
+    chosen = day if day is not None else max(_days(store, handle), default=None)
+    if chosen is None:
+        return pl.DataFrame(schema=store.spec.schema)
+    with store.faults():
+        return _scan(store, handle, chosen).sort("timestamp", descending=True).head(rows).collect()
+
+
+def row_count(store: DeltaTableStore, day: date | None = None) -> int:
+    """Rows of a trading day, or of the whole table; answered from the files' footers.
+
+    Raises:
+        LakeError: the table is damaged, unreachable, or newer than this code.
+    """
+    handle = store.load()
+    if handle is None:
+        return 0
+    with store.faults():
+        return int(_scan(store, handle, day).select(pl.len()).collect().item())
+
+
+def schema_of(store: DeltaTableStore) -> list[ColumnInfo]:
+    """The columns as the table has them now; empty if there is no table.
+
+    Raises:
+        LakeError: the table is damaged, unreachable, or newer than this code.
+    """
+    handle = store.load()
+    if handle is None:
+        return []
+    with store.faults():
+        return [
+            ColumnInfo(
+                name=field.name,
+                delta_type=getattr(field.type, "type", str(field.type)),
+                description=str(field.metadata.get("comment", "")),
+                nullable=field.nullable,
+            )
+            for field in handle.schema().fields
+        ]
+
+
+def _days(store: DeltaTableStore, handle: DeltaTable) -> list[date]:
+    with store.faults():
+        return [date.fromisoformat(partition["date"]) for partition in handle.partitions()]
+
+
+def _scan(store: DeltaTableStore, handle: DeltaTable, day: date | None) -> pl.LazyFrame:
+    """The table with the spec's columns, those that an older table lacks as null."""
+    frame = pl.scan_delta(handle, storage_options=store.storage_options or None)
+    if day is not None:
+        frame = frame.filter(pl.col("date") == day)
+    present = {field.name for field in handle.schema().fields}
+    return frame.select(
+        pl.col(column.name) if column.name in present else pl.lit(None, dtype=column.dtype).alias(column.name)
+        for column in store.spec.columns
+    )
+
+
+def _newest_of_day(store: DeltaTableStore, handle: DeltaTable, day: date) -> pl.DataFrame:
+    """One row per contract of that day, with ``LATEST_SCHEMA``."""
+    # Two passes, the first over three columns: on a million rows of 2,000 contracts at this width it took 48 ms;
+    # group_by with sort_by("timestamp").last() took 611, with arg_max 836.
+    rows = _scan(store, handle, day)
+    with store.faults():
+        newest = rows.group_by(_KEY).agg(pl.col("timestamp").max()).collect()
+        if newest.is_empty():
+            return pl.DataFrame(schema=LATEST_SCHEMA)
+        oldest_wanted = newest.get_column("timestamp").min()
+        frame = (
+            rows.filter(pl.col("timestamp") >= oldest_wanted)
+            .join(newest.lazy(), on=[*_KEY, "timestamp"], how="semi")
+            .unique(subset=_KEY, keep="last")
+            .collect()
+        )
+    return frame.with_columns(
+        pl.lit(None, dtype=dtype).alias(name) for name, dtype in LATEST_SCHEMA.items() if name not in frame.columns
+    ).select(LATEST_SCHEMA.names())

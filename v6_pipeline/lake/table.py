@@ -1,0 +1,285 @@
+"""One Delta table: opening, creating and appending, whole or not at all.
+
+Many processes may append at once: appends never conflict with each other nor with compaction. A table that one owner
+at a time may write is written through ``lake.fencing`` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import date
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from v6_pipeline.errors import LakeConflictError, LakeError
+from v6_pipeline.lake import definition
+from v6_pipeline.lake.commit_log import commit_entries
+from v6_pipeline.lake.durability import Fsync, fsync_path, local_path, log_file, make_durable, read_log
+from v6_pipeline.lake.faults import is_conflict, lake_error, lake_faults, safe_uri
+from v6_pipeline.lake.lineage import COMMIT_ID, CommitLineage, FrameSummary
+from v6_pipeline.lake.schemas import TableSpec
+from v6_pipeline.lake.validation import conform
+
+Admit = Callable[[Sequence[str]], None]
+"""Raises ``LakeError`` if rows of these accounts may not enter the lake."""
+
+CONFLICT_ATTEMPTS = 10
+"""An append conflicts only with a change of the table itself, so that each attempt has a landed change behind it."""
+_HOOKS = PostCommitHookProperties(
+    # Removing expired logs lists the whole log folder, which made an append at 1,600 log files cost 28 ms against 16:
+    # compaction does it instead, once per ~50 commits.
+    create_checkpoint=True,
+    cleanup_expired_logs=False,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What an append made; ``version`` is None if there was nothing to append.
+
+    ``contracts`` counts (account, conid).
+    """
+
+    version: int | None
+    rows: int = 0
+    contracts: int = 0
+    rows_by_date: dict[date, int] = field(default_factory=dict)
+    commit_id: str | None = None
+
+
+class DeltaTableStore:
+    """A table of the lake at ``uri``; nothing is read or created before the first use.
+
+    Not safe for threads: one per thread, any number of processes.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        uri: str,
+        *,
+        storage_options: Mapping[str, str] | None = None,
+        admit: Admit | None = None,
+        fsync: Fsync = fsync_path,
+    ) -> None:
+        self.spec = spec
+        self.uri = uri
+        self.storage_options = dict(storage_options or {})
+        self._admit = admit
+        self._fsync = fsync
+        self._handle: DeltaTable | None = None
+        self._doubtful: dict[str, int] = {}
+        """Commits that failed in a way that may have landed: commit id to the version before."""
+
+    def __repr__(self) -> str:
+        return f"DeltaTableStore({self.spec.name!r}, {safe_uri(self.uri)!r})"
+
+    def faults(self) -> AbstractContextManager[None]:
+        """Within it, faults of delta-rs, polars and the disk become ``LakeError``."""
+        return lake_faults(table=self.spec.name, uri=self.uri, options=self.storage_options)
+
+    def load(self) -> DeltaTable | None:
+        """A new handle on the table as it is now, neither created nor migrated; None if there is no table.
+
+        Raises:
+            LakeError: damaged, unreachable, or newer than this code.
+        """
+        with self.faults():
+            try:
+                handle = DeltaTable(self.uri, storage_options=self.storage_options or None)
+            except TableNotFoundError as error:
+                if "scheme" in str(error).lower():
+                    raise
+                return None
+            self._check_newest_log(handle.version())
+        definition.stored_version(handle, self.spec)
+        return handle
+
+    def open(self) -> DeltaTable:
+        """A new handle on the table, which is created first if missing and migrated if older.
+
+        Raises:
+            LakeError: damaged, not writable, unreachable, newer than this code, or of other columns.
+        """
+        handle = self.load()
+        with self.faults():
+            if handle is None:
+                handle = definition.create(self.spec, self.uri, self.storage_options)
+                self.make_durable(0)
+            before = handle.version()
+            definition.migrate(handle, self.spec)
+            for version in range(before + 1, handle.version() + 1):
+                self.make_durable(version)
+        return handle
+
+    def append(self, frame: pl.DataFrame, commit: CommitLineage) -> Commit:
+        """Append rows in one commit, durable on return; an empty frame makes none.
+
+        Checked whole before anything is written. After a failure, call again with the same ``commit``: if the first
+        did land, that one is returned and nothing is written twice.
+
+        Raises:
+            LakeError: rows refused, or the table is damaged, not writable or unreachable.
+            LakeConflictError: others changed the table each time, ten times over.
+        """
+        rows = self.prepare(frame, commit)
+        if not rows.height:
+            return Commit(version=None)
+        if self._handle is None:
+            self._handle = self.open()
+        for _ in range(CONFLICT_ATTEMPTS):
+            self.refresh(self._handle)
+            landed = self.look_up(self._handle, commit.commit_id)
+            if landed is not None:
+                return self.describe(landed, rows, commit)
+            try:
+                return self.commit(self._handle, rows, commit)
+            except LakeConflictError:
+                continue
+        raise LakeConflictError(
+            f"table {self.spec.name} is being changed by others: {CONFLICT_ATTEMPTS} commits lost; try again"
+        )
+
+    def prepare(self, frame: pl.DataFrame, commit: CommitLineage) -> pl.DataFrame:
+        """The frame as the table wants it, its accounts admitted to the lake; nothing is written.
+
+        Raises:
+            LakeError: the rows are refused.
+        """
+        rows = conform(frame, self.spec, partition=commit.partition)
+        if self._admit is not None and rows.height:
+            self._admit(rows.get_column("account").unique().to_list())
+        return rows
+
+    def commit(
+        self, handle: DeltaTable, rows: pl.DataFrame, commit: CommitLineage, transaction: Transaction | None = None
+    ) -> Commit:
+        """One attempt on this very handle, without refreshing it first; durable on return.
+
+        Args:
+            handle: as given by ``open``; afterwards at the new version.
+            rows: as given by ``prepare``; may be empty, which makes a commit without rows.
+            commit: who commits.
+            transaction: application transaction that goes with it.
+
+        Raises:
+            LakeConflictError: lost against another commit; nothing was written.
+            LakeError: failed, or its outcome is unknown, which ``look_up`` can settle.
+        """
+        before = handle.version()
+        try:
+            self.write(handle, rows, commit, transaction)
+        except (DeltaError, OSError) as error:
+            if is_conflict(error):
+                raise LakeConflictError(f"table {self.spec.name}: another commit came first: {error}") from error
+            self._doubtful[commit.commit_id] = before
+            failure = lake_error(error, table=self.spec.name, uri=self.uri, options=self.storage_options)
+            landed = self._landed_despite(handle, commit, failure)
+            return self.describe(landed, rows, commit)
+        version = handle.version()
+        with self.faults():
+            self._doubtful[commit.commit_id] = before
+            self.make_durable(self._own_version(version, before, commit))
+            del self._doubtful[commit.commit_id]
+        return self.describe(version, rows, commit)
+
+    def write(
+        self, handle: DeltaTable, rows: pl.DataFrame, commit: CommitLineage, transaction: Transaction | None
+    ) -> None:
+        """The bare delta-rs call, apart so that tests can make it fail at a chosen moment."""
+        write_deltalake(
+            handle,
+            rows,
+            mode="append",
+            commit_properties=CommitProperties(
+                custom_metadata=commit.metadata(FrameSummary.of(rows)),
+                app_transactions=None if transaction is None else [transaction],
+            ),
+            post_commithook_properties=_HOOKS,
+        )
+
+    def look_up(self, handle: DeltaTable, commit_id: str) -> int | None:
+        """The version that holds a commit whose outcome was unknown, made durable.
+
+        None if it did not land or never failed.
+
+        Raises:
+            LakeError: the table cannot be read, so that it stays unknown.
+        """
+        before = self._doubtful.get(commit_id)
+        if before is None:
+            return None
+        with self.faults():
+            handle.update_incremental()
+            entries = commit_entries(handle, self.uri, first=before + 1, limit=handle.version() - before)
+            version = next((int(entry["version"]) for entry in entries if entry.get(COMMIT_ID) == commit_id), None)
+            if version is not None:
+                self.make_durable(version)
+        del self._doubtful[commit_id]
+        return version
+
+    def refresh(self, handle: DeltaTable) -> None:
+        """Bring a handle to the newest version.
+
+        Raises:
+            LakeError: damaged, unreachable, or migrated past this code meanwhile.
+        """
+        with self.faults():
+            handle.update_incremental()
+        definition.stored_version(handle, self.spec)
+
+    def describe(self, version: int, rows: pl.DataFrame, commit: CommitLineage) -> Commit:
+        """The result of a landed commit."""
+        summary = FrameSummary.of(rows)
+        return Commit(
+            version=version,
+            rows=summary.rows,
+            contracts=summary.contracts,
+            rows_by_date=summary.rows_by_date,
+            commit_id=commit.commit_id,
+        )
+
+    def make_durable(self, version: int) -> None:
+        """Flush a version to the disk, where the table is on one.
+
+        Raises:
+            OSError: the disk failed; the version may not survive a power cut.
+        """
+        folder = local_path(self.uri)
+        if folder is not None:
+            make_durable(folder, version, self._fsync)
+
+    def _landed_despite(self, handle: DeltaTable, commit: CommitLineage, failure: LakeError) -> int:
+        try:
+            landed = self.look_up(handle, commit.commit_id)
+        except LakeError:
+            raise failure from None  # still unknown: the next attempt with this lineage looks again
+        if landed is None:
+            raise failure
+        return landed
+
+    def _own_version(self, version: int, before: int, commit: CommitLineage) -> int:
+        """The version that this commit made: the handle's, which the log itself must confirm where it is at hand."""
+        folder = local_path(self.uri)
+        if folder is None:
+            return version
+        for candidate in range(version, before, -1):
+            if any(
+                action.get("commitInfo", {}).get(COMMIT_ID) == commit.commit_id
+                for action in read_log(folder, candidate)
+            ):
+                return candidate
+        raise OSError(f"the log of version {version} does not hold the commit just made")
+
+    def _check_newest_log(self, version: int) -> None:
+        """Refuse an empty newest log file: delta-rs opens what a power cut left as if its rows had never been."""
+        folder = local_path(self.uri)
+        if folder is None:
+            return
+        newest = log_file(folder, version)
+        if newest.exists() and newest.stat().st_size == 0:
+            raise OSError(f"JSON log file {newest.name} is empty")

@@ -1,0 +1,223 @@
+"""What the parts say to each other: contracts, holdings, quotes, position updates.
+
+Plain frozen dataclasses, no I/O and no third-party imports, so that every layer may use them. Unknown is ``None``,
+never 0, NaN, -1 or the broker's 1.797e308; instants are aware and in UTC; money is in the contract's currency unless a
+name says otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+
+class SecType(enum.StrEnum):
+    """IB's security types that an account can hold."""
+
+    STOCK = "STK"
+    OPTION = "OPT"
+    FUTURE = "FUT"
+    FUTURE_OPTION = "FOP"
+    INDEX = "IND"
+    CURRENCY = "CASH"
+    BOND = "BOND"
+    WARRANT = "WAR"
+    FUND = "FUND"
+    CFD = "CFD"
+    COMMODITY = "CMDTY"
+    CRYPTO = "CRYPTO"
+    BILL = "BILL"
+    COMBO = "BAG"
+    OTHER = "OTHER"
+
+    @property
+    def is_option(self) -> bool:
+        """Whether IB computes greeks for it."""
+        return self in {SecType.OPTION, SecType.FUTURE_OPTION, SecType.WARRANT}
+
+    @classmethod
+    def parse(cls, text: str) -> SecType:
+        """The member for IB's text; a type unknown here is ``OTHER``, for a position must not be lost."""
+        try:
+            return cls(text)
+        except ValueError:
+            return cls.OTHER
+
+
+class UpdateSource(enum.StrEnum):
+    """Which feed a row of positions comes from."""
+
+    STREAM = "stream"
+    QUEUE = "queue"
+    FLEX = "flex"
+
+
+class PriceSource(enum.StrEnum):
+    """What the market price of a row is, best first."""
+
+    MARK = "mark"
+    MID = "mid"
+    LAST = "last"
+    CLOSE = "close"
+    PORTFOLIO = "portfolio"
+
+
+class QueuePriority(enum.IntEnum):
+    """Priorities of the position queue; the lower number is served first."""
+
+    VERIFY = 0
+    """A position that may be closed, or that IB reported as changed."""
+    OVERFLOW = 1
+    """An active contract that found no free slot."""
+    NORMAL = 2
+    """A holding of no active strategy."""
+
+
+class SlotPurpose(enum.StrEnum):
+    """What a market-data line is used for."""
+
+    STREAM = "stream"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractSpec:
+    """A contract as the broker defines it.
+
+    ``multiplier`` is 1 where the broker sends none. ``price_magnifier`` divides a price into the contract's currency
+    (100 for contracts quoted in cents). ``exchange`` is where market data is asked for; empty until qualified, since
+    positions carry none for options and futures.
+    """
+
+    conid: int
+    symbol: str
+    sec_type: SecType
+    currency: str
+    local_symbol: str = ""
+    trading_class: str = ""
+    right: str | None = None
+    strike: float | None = None
+    expiry: date | None = None
+    multiplier: float = 1.0
+    exchange: str = ""
+    price_magnifier: int = 1
+    underlying_conid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What an account holds of a contract, from the broker's position feed.
+
+    ``average_cost`` is IB's own per unit of ``position``: it includes the multiplier.
+    """
+
+    account: str
+    contract: ContractSpec
+    position: float
+    average_cost: float | None
+    observed_at: datetime
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(account, conid), by which everything about a holding is found."""
+        return self.account, self.contract.conid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """The newest market data of a contract, with unknown as ``None``.
+
+    ``price_time`` is when the newest tick was received; ``market_data_type`` is IB's 1 live, 2 frozen, 3 delayed,
+    4 delayed and frozen.
+    """
+
+    bid: float | None = None
+    ask: float | None = None
+    last: float | None = None
+    close: float | None = None
+    mark: float | None = None
+    implied_vol: float | None = None
+    delta: float | None = None
+    gamma: float | None = None
+    vega: float | None = None
+    theta: float | None = None
+    underlying_price: float | None = None
+    market_data_type: int | None = None
+    price_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionUpdate:
+    """One observation of one (account, conid): the row of every position table.
+
+    ``market_value`` is in ``currency``; ``fx_rate_to_base`` converts it into ``base_currency``. ``timestamp`` is when
+    the observation was made (the newest of its parts), ``price_time`` when its price was. ``implied_vol`` is a fraction
+    a year; greeks are per unit of the underlying, as IB gives them. ``strategy_ids`` are the active strategies that the
+    contract served at that moment, sorted.
+    """
+
+    account: str
+    conid: int
+    symbol: str
+    sec_type: str
+    currency: str
+    position: float
+    timestamp: datetime
+    local_symbol: str | None = None
+    trading_class: str | None = None
+    right: str | None = None
+    strike: float | None = None
+    expiry: date | None = None
+    multiplier: float = 1.0
+    underlying_conid: int | None = None
+    average_cost: float | None = None
+    market_price: float | None = None
+    market_value: float | None = None
+    unrealized_pnl: float | None = None
+    realized_pnl: float | None = None
+    bid: float | None = None
+    ask: float | None = None
+    last: float | None = None
+    close: float | None = None
+    implied_vol: float | None = None
+    delta: float | None = None
+    gamma: float | None = None
+    vega: float | None = None
+    theta: float | None = None
+    underlying_price: float | None = None
+    market_data_type: int | None = None
+    price_source: PriceSource | None = None
+    price_time: datetime | None = None
+    base_currency: str | None = None
+    fx_rate_to_base: float | None = None
+    strategy_ids: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(account, conid)."""
+        return self.account, self.conid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountValues:
+    """One account's own figures from an account download, money in ``base_currency``.
+
+    ``exchange_rates`` maps a currency to the base-currency value of one unit. ``daily_pnl`` comes from IB's P&L feed
+    and is ``None`` where that did not answer.
+    """
+
+    account: str
+    base_currency: str
+    timestamp: datetime
+    net_liquidation: float | None = None
+    total_cash: float | None = None
+    gross_position_value: float | None = None
+    buying_power: float | None = None
+    initial_margin: float | None = None
+    maintenance_margin: float | None = None
+    excess_liquidity: float | None = None
+    unrealized_pnl: float | None = None
+    realized_pnl: float | None = None
+    daily_pnl: float | None = None
+    exchange_rates: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,22 @@
+"""The paper gateway: IB's socket protocol over a seeded, simulated market and accounts. Serves on loopback only.
+
+Belongs here: the simulation, and nothing that the product needs to run. It imports neither ib_async nor any part of the
+product but its errors, so that the two can disagree.
+"""
+
+from v6_pipeline.paper.config import AccountConflict, GatewayConfig, simulated_accounts
+from v6_pipeline.paper.control import ControlClient
+from v6_pipeline.paper.gateway import PaperGateway
+from v6_pipeline.paper.prices import Quote, quote_at
+from v6_pipeline.paper.runner import GatewayThread
+
+__all__ = [
+    "AccountConflict",
+    "ControlClient",
+    "GatewayConfig",
+    "GatewayThread",
+    "PaperGateway",
+    "Quote",
+    "quote_at",
+    "simulated_accounts",
+]

@@ -1,0 +1,244 @@
+"""Account requests: positions, account updates, summaries, profit and loss.
+
+Belongs here: IB's rules for the account feeds and what is pushed when. The numbers themselves are in `book`.
+"""
+
+from collections.abc import Callable, Iterable
+
+from v6_pipeline.paper import messages
+from v6_pipeline.paper.book import LEDGER_TAGS, Book
+from v6_pipeline.paper.config import AccountConflict, GatewayConfig
+from v6_pipeline.paper.contracts import Holding
+from v6_pipeline.paper.market_data import validation_error
+from v6_pipeline.paper.messages import AccountValue
+from v6_pipeline.paper.requests import (
+    parse_account_summary,
+    parse_account_updates,
+    parse_account_updates_multi,
+    parse_pnl,
+    parse_versioned_id,
+)
+from v6_pipeline.paper.session import ClientSession, PnLFeed, ValueFeed
+from v6_pipeline.paper.statistics import Statistics
+from v6_pipeline.paper.wire import Fields, Message
+
+MAX_SUMMARIES = 2
+"""Account summary subscriptions a client may hold at once (IBKR's TWS API, "Account Summary")."""
+
+
+class AccountDesk:
+    """Serves account data to all clients; `sessions` lists those connected."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        book: Book,
+        statistics: Statistics,
+        sessions: Callable[[], Iterable[ClientSession]],
+    ) -> None:
+        self.conflict = config.account_conflict
+        self._config = config
+        self._book = book
+        self._statistics = statistics
+        self._sessions = sessions
+
+    # Positions
+
+    def positions(self, session: ClientSession, _fields: Fields) -> None:
+        """reqPositions: all positions of all accounts and an end; changes follow until cancelled."""
+        session.subscriptions.positions = True
+        for holding in self._book.held():
+            session.send(self._position(holding))
+        session.send(messages.position_end())
+
+    def cancel_positions(self, session: ClientSession, _fields: Fields) -> None:
+        """Ends position changes: cancelPositions."""
+        session.subscriptions.positions = False
+
+    def position_changed(self, holding: Holding) -> None:
+        """Tell every client concerned: position subscribers, and those who follow the account's portfolio."""
+        for session in self._sessions():
+            if session.subscriptions.positions:
+                session.send(self._position(holding))
+            if session.subscriptions.account == holding.account:
+                self._send_portfolio(session, [holding])
+
+    def _position(self, holding: Holding) -> Message:
+        contract = self._book.valuation(holding).contract
+        return messages.position(holding.account, contract, holding.quantity, holding.average_cost)
+
+    # Account updates
+
+    def account_updates(self, session: ClientSession, fields: Fields) -> None:
+        """reqAccountUpdates: one managed account at a time over all clients.
+
+        IBKR's TWS API, "Account Updates" and message codes 2100 and 2101: a subscription to another account overrides
+        the one before, whose client is told so by 2100 (also when it is the same client), or is rejected with 2101
+        while a different client holds another account. For the same account several clients are served.
+        """
+        subscribe, account = parse_account_updates(fields)
+        account = account or self._book.accounts[0]
+        if account not in self._book.accounts:
+            session.error(-1, 321, validation_error(f"Invalid account code '{account}'."))
+            return
+        if not subscribe:
+            session.subscriptions.account = None
+            return
+        others = [peer for peer in self._sessions() if peer.subscriptions.account not in {None, account}]
+        if self.conflict == AccountConflict.REFUSE and any(peer is not session for peer in others):
+            text = "Unable to subscribe to account as the following clients are subscribed to a different account."
+            session.error(-1, 2101, text)
+            return
+        for peer in others:
+            peer.subscriptions.account = None
+            text = "New account data requested from TWS. API client has been unsubscribed from account data."
+            peer.error(-1, 2100, text)
+        session.subscriptions.account = account
+        self._send_portfolio(session, self._book.held(account, closed=True))
+        session.send(messages.account_download_end(account))
+
+    def _send_portfolio(self, session: ClientSession, holdings: Iterable[Holding]) -> None:
+        """Portfolio rows, then the account's values and time."""
+        account = session.subscriptions.account
+        if account is None:
+            return
+        for holding in holdings:
+            row = self._book.valuation(holding)
+            values = {
+                "position": holding.quantity,
+                "market_price": row.market_price,
+                "market_value": row.market_value,
+                "average_cost": holding.average_cost,
+                "unrealized_pnl": row.unrealized_pnl,
+                "realized_pnl": holding.realized_pnl,
+            }
+            session.send(messages.portfolio_value(account, row.contract, *values.values()))
+            self._statistics.last_portfolio[account, holding.conid] = values
+        for value in self._book.account_values(account):
+            session.send(messages.account_value(account, value))
+        session.send(messages.account_time(self._config.utcnow()))
+
+    def account_updates_multi(self, session: ClientSession, fields: Fields) -> None:
+        """reqAccountUpdatesMulti: account values without portfolio; not bound by the one-account rule."""
+        request_id, account = parse_account_updates_multi(fields)
+        account = account or self._book.accounts[0]
+        if account not in self._book.accounts:
+            session.error(request_id, 321, validation_error(f"Invalid account code '{account}'."))
+            return
+        session.subscriptions.multis[request_id] = feed = ValueFeed((account,))
+        self._tell_multi(session, request_id, feed)
+        session.send(messages.account_update_multi_end(request_id))
+
+    def cancel_account_updates_multi(self, session: ClientSession, fields: Fields) -> None:
+        """Ends such a feed: cancelAccountUpdatesMulti."""
+        session.subscriptions.multis.pop(parse_versioned_id(fields), None)
+
+    # Summaries
+
+    def account_summary(self, session: ClientSession, fields: Fields) -> None:
+        """reqAccountSummary: the values asked for and an end; what changed follows with every portfolio update."""
+        request = parse_account_summary(fields)
+        if request.group != "All" and request.group not in self._book.accounts:
+            session.error(request.request_id, 321, validation_error(f"Invalid group '{request.group}'."))
+            return
+        if len(session.subscriptions.summaries.keys() - {request.request_id}) >= MAX_SUMMARIES:
+            text = "Error processing request.-'bQ' : cause - Maximum number of account summary requests exceeded"
+            session.error(request.request_id, 322, text)
+            return
+        accounts = self._book.accounts if request.group == "All" else (request.group,)
+        session.subscriptions.summaries[request.request_id] = feed = ValueFeed(accounts, request.tags)
+        self._tell_summary(session, request.request_id, feed)
+        session.send(messages.account_summary_end(request.request_id))
+
+    def cancel_account_summary(self, session: ClientSession, fields: Fields) -> None:
+        """Ends a summary: cancelAccountSummary."""
+        session.subscriptions.summaries.pop(parse_versioned_id(fields), None)
+
+    def _tell_summary(self, session: ClientSession, request_id: int, feed: ValueFeed) -> None:
+        for account, row in self._news(feed):
+            session.send(messages.account_summary(request_id, account, row))
+
+    def _tell_multi(self, session: ClientSession, request_id: int, feed: ValueFeed) -> None:
+        for account, row in self._news(feed):
+            session.send(messages.account_update_multi(request_id, account, row))
+
+    def _news(self, feed: ValueFeed) -> list[tuple[str, AccountValue]]:
+        """The rows that a feed has not been told yet, or not with this value."""
+        news: list[tuple[str, AccountValue]] = []
+        for account in feed.accounts:
+            rows = self._book.account_values(account)
+            for row in rows if feed.tags is None else select_rows(rows, feed.tags):
+                key = (account, row.tag, row.currency)
+                if feed.told.get(key) != row.value:
+                    feed.told[key] = row.value
+                    news.append((account, row))
+        return news
+
+    # Profit and loss
+
+    def pnl(self, session: ClientSession, fields: Fields) -> None:
+        """reqPnL: the account's profit and loss now and whenever a tick changes it."""
+        self._start_pnl(session, fields, single=False)
+
+    def pnl_single(self, session: ClientSession, fields: Fields) -> None:
+        """reqPnLSingle: the same for one contract; for a contract that is not held IB does not answer at all."""
+        self._start_pnl(session, fields, single=True)
+
+    def cancel_pnl(self, session: ClientSession, fields: Fields) -> None:
+        """Ends either feed: cancelPnL and cancelPnLSingle."""
+        session.subscriptions.pnl.pop(fields.integer(), None)
+
+    def _start_pnl(self, session: ClientSession, fields: Fields, *, single: bool) -> None:
+        request = parse_pnl(fields, single=single)
+        if request.account not in self._book.accounts:
+            session.error(request.request_id, 321, validation_error(f"Invalid account code '{request.account}'."))
+            return
+        session.subscriptions.pnl[request.request_id] = PnLFeed(request.account, request.conid)
+        self._tell_pnl(session)
+
+    def _tell_pnl(self, session: ClientSession) -> None:
+        for request_id, feed in session.subscriptions.pnl.items():
+            message = self._pnl_message(request_id, feed)
+            if message is not None and message != feed.told:
+                feed.told = message
+                session.send(message)
+
+    def _pnl_message(self, request_id: int, feed: PnLFeed) -> Message | None:
+        if feed.conid is None:
+            return messages.pnl(request_id, *self._book.pnl(self._book.held(feed.account, closed=True)))
+        holding = self._book.holdings.get((feed.account, feed.conid))
+        if holding is None:
+            return None
+        value = self._book.valuation(holding).market_value
+        return messages.pnl_single(request_id, holding.quantity, *self._book.pnl([holding]), value)
+
+    # Pushes
+
+    def tick(self) -> None:
+        """Send profit and loss that changed."""
+        for session in self._sessions():
+            self._tell_pnl(session)
+
+    def portfolio_tick(self) -> None:
+        """Send the three-minute update: portfolios, account values, summaries."""
+        for session in self._sessions():
+            if session.subscriptions.account is not None:
+                self._send_portfolio(session, self._book.held(session.subscriptions.account, closed=True))
+            for request_id, feed in session.subscriptions.summaries.items():
+                self._tell_summary(session, request_id, feed)
+            for request_id, feed in session.subscriptions.multis.items():
+                self._tell_multi(session, request_id, feed)
+
+
+def select_rows(rows: list[AccountValue], tags: tuple[str, ...]) -> list[AccountValue]:
+    """The rows that summary tags ask for: values by tag, then the ledgers.
+
+    ``$LEDGER`` is the BASE ledger, ``$LEDGER:EUR`` one currency's, ``$LEDGER:ALL`` every one.
+    """
+    chosen = sorted((row for row in rows if row.tag in tags and row.tag not in LEDGER_TAGS), key=lambda row: row.tag)
+    for tag in tags:
+        name, _, currency = tag.partition(":")
+        if name == "$LEDGER":
+            wanted = currency or "BASE"
+            chosen += [row for row in rows if row.tag in LEDGER_TAGS and wanted in {"ALL", row.currency}]
+    return chosen

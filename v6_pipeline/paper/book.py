@@ -1,0 +1,242 @@
+"""What the accounts hold and are worth.
+
+Belongs here: opening, resizing and closing positions, profit and loss, account values. Nothing is sent from here;
+prices come from `market`.
+
+A forex position (CASH) is IB's virtual one: it has a profit but is no part of the account's value, which its currency
+balances already carry.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from v6_pipeline.errors import GatewayError
+from v6_pipeline.paper.contracts import FUTURE, OPTION, STOCK, Contract, Holding
+from v6_pipeline.paper.market import BASE_CURRENCY, Market
+from v6_pipeline.paper.messages import AccountValue
+
+_STARTING_CASH = {"USD": 750_000.0, "EUR": 80_000.0}
+_OWNED = frozenset({STOCK, OPTION})  # what is paid for in full; a future only settles its gains
+
+
+@dataclass(frozen=True, slots=True)
+class Valuation:
+    """One holding at current prices, in the contract's currency; `market_price` is in quoted units."""
+
+    holding: Holding
+    contract: Contract
+    market_price: float
+    market_value: float
+    unrealized_pnl: float
+    daily_pnl: float
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """Sums over one currency, or over all in the base currency."""
+
+    cash: float = 0.0
+    stock_value: float = 0.0
+    option_value: float = 0.0
+    futures_pnl: float = 0.0
+    gross_value: float = 0.0
+    futures_notional: float = 0.0
+    unrealized: float = 0.0
+    realized: float = 0.0
+
+    @property
+    def net_liquidation(self) -> float:
+        return self.cash + self.stock_value + self.option_value + self.futures_pnl
+
+
+class Book:
+    """Holdings and cash of all accounts."""
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+        self.accounts = market.universe.accounts
+        self.holdings: dict[tuple[str, int], Holding] = {
+            (row.account, row.conid): Holding(row.account, row.conid, row.quantity, row.average_cost)
+            for row in market.universe.holdings
+        }
+        self._cash = {
+            (account, currency): amount for account in self.accounts for currency, amount in _STARTING_CASH.items()
+        }
+        for holding in self.holdings.values():
+            # What the opening positions cost was paid, and they leave enough to carry them: an account of thousands
+            # of short options is as solvent as one of a few.
+            contract = market.contract(holding.conid)
+            cost = holding.quantity * holding.average_cost
+            self._pay(contract, holding.account, abs(cost) / 2 - cost)
+
+    def held(self, account: str | None = None, *, closed: bool = False) -> list[Holding]:
+        """Holdings of an account, or of all; with `closed` also those whose quantity is 0 by now."""
+        return [
+            holding
+            for holding in self.holdings.values()
+            if (account is None or holding.account == account) and (closed or holding.quantity)
+        ]
+
+    def open(self, account: str, conid: int, quantity: float, average_cost: float | None = None) -> Holding:
+        """Open a position; without `average_cost` at the current mark.
+
+        Raises:
+            GatewayError: unknown account or contract, a contract that cannot be held, quantity 0, or it is held
+                already.
+        """
+        contract = self._market.contract(conid)
+        if account not in self.accounts:
+            raise GatewayError(f"the paper gateway has no account {account}")
+        if not contract.is_tradable:
+            raise GatewayError(f"{contract.local_symbol} ({conid}) is an index: no account can hold it")
+        if quantity == 0:
+            raise GatewayError(f"cannot open 0 of {conid}")
+        holding = self.holdings.get((account, conid))
+        if holding is not None and holding.quantity:
+            raise GatewayError(f"{account} already holds {holding.quantity:g} of {conid}: resize it")
+        cost = self._cost_per_unit(contract) if average_cost is None else average_cost
+        holding = Holding(account, conid, quantity, cost, holding.realized_pnl if holding else 0.0)
+        self.holdings[account, conid] = holding
+        self._pay(contract, account, -quantity * cost)
+        return holding
+
+    def resize(self, account: str, conid: int, quantity: float) -> Holding:
+        """Trade to a new quantity at the current mark; 0 closes the position.
+
+        More of the same side averages into the cost; less, or the other side, realizes profit.
+
+        Raises:
+            GatewayError: nothing is held.
+        """
+        contract = self._market.contract(conid)
+        holding = self.holdings.get((account, conid))
+        if holding is None or not holding.quantity:
+            raise GatewayError(f"{account} holds nothing of {conid}")
+        cost = self._cost_per_unit(contract)
+        held = holding.quantity
+        self._pay(contract, account, -(quantity - held) * cost)
+        if held * quantity > 0 and abs(quantity) > abs(held):
+            holding.average_cost = (held * holding.average_cost + (quantity - held) * cost) / quantity
+        else:
+            closed = held - (quantity if held * quantity > 0 else 0.0)
+            profit = closed * (cost - holding.average_cost)
+            holding.realized_pnl += profit
+            if contract.sec_type == FUTURE:
+                self._cash[account, contract.currency] += profit
+            if held * quantity < 0:
+                holding.average_cost = cost
+        holding.quantity = quantity
+        if not quantity:
+            holding.average_cost = 0.0
+        return holding
+
+    def valuation(self, holding: Holding) -> Valuation:
+        """A holding at the current mark."""
+        contract = self._market.contract(holding.conid)
+        quote = self._market.quote(holding.conid)
+        value = round(holding.quantity * quote.mark * contract.value_per_point, 6)
+        return Valuation(
+            holding=holding,
+            contract=contract,
+            market_price=quote.mark,
+            market_value=value,
+            unrealized_pnl=round(value - holding.quantity * holding.average_cost, 6),
+            daily_pnl=round(holding.quantity * (quote.mark - quote.close) * contract.value_per_point, 6),
+        )
+
+    def pnl(self, holdings: Iterable[Holding]) -> tuple[float, float, float]:
+        """Daily, unrealized and realized profit of holdings, in the base currency."""
+        daily = unrealized = realized = 0.0
+        for holding in holdings:
+            row = self.valuation(holding)
+            rate = self._market.exchange_rate(row.contract.currency)
+            daily += row.daily_pnl * rate
+            unrealized += row.unrealized_pnl * rate
+            realized += holding.realized_pnl * rate
+        return round(daily, 6), round(unrealized, 6), round(realized, 6)
+
+    def account_values(self, account: str) -> list[AccountValue]:
+        """The account's values: those in the base currency by tag, then the ledger of each currency and of BASE."""
+        ledgers = self._ledgers(account)
+        base = _Ledger()
+        for currency, ledger in ledgers.items():
+            rate = self._market.exchange_rate(currency)
+            for name in _Ledger.__slots__:
+                setattr(base, name, getattr(base, name) + getattr(ledger, name) * rate)
+        rows = _summary_rows(account, base)
+        for currency, ledger in ledgers.items():
+            rows += _ledger_rows(account, currency, ledger, self._market.exchange_rate(currency))
+        return rows + _ledger_rows(account, "BASE", base, 1.0)
+
+    def _ledgers(self, account: str) -> dict[str, _Ledger]:
+        ledgers = {currency: _Ledger(cash=self._cash[account, currency]) for currency in _STARTING_CASH}
+        for holding in self.held(account, closed=True):
+            row = self.valuation(holding)
+            ledger = ledgers[row.contract.currency]
+            ledger.realized += holding.realized_pnl
+            ledger.unrealized += row.unrealized_pnl
+            if row.contract.sec_type == STOCK:
+                ledger.stock_value += row.market_value
+            elif row.contract.sec_type == OPTION:
+                ledger.option_value += row.market_value
+            elif row.contract.sec_type == FUTURE:
+                ledger.futures_pnl += row.unrealized_pnl
+                ledger.futures_notional += abs(row.market_value)
+            if row.contract.sec_type in _OWNED:
+                ledger.gross_value += abs(row.market_value)
+        return ledgers
+
+    def _cost_per_unit(self, contract: Contract) -> float:
+        return round(self._market.quote(contract.conid).mark * contract.value_per_point, 6)
+
+    def _pay(self, contract: Contract, account: str, amount: float) -> None:
+        if contract.sec_type in _OWNED:
+            self._cash[account, contract.currency] += amount
+
+
+def _summary_rows(account: str, base: _Ledger) -> list[AccountValue]:
+    maintenance = 0.25 * base.gross_value + 0.05 * base.futures_notional
+    initial = 1.25 * maintenance
+    net = base.net_liquidation
+    amounts = {
+        "AccruedCash": 0.0,
+        "AvailableFunds": net - initial,
+        "BuyingPower": max(0.0, 4 * (net - initial)),
+        "EquityWithLoanValue": net,
+        "ExcessLiquidity": net - maintenance,
+        "GrossPositionValue": base.gross_value,
+        "InitMarginReq": initial,
+        "MaintMarginReq": maintenance,
+        "NetLiquidation": net,
+        "SettledCash": base.cash,
+        "TotalCashValue": base.cash,
+    }
+    return [
+        AccountValue("AccountCode", account, ""),
+        AccountValue("AccountReady", "true", ""),
+        AccountValue("AccountType", "INDIVIDUAL", ""),
+        AccountValue("Cushion", f"{(net - maintenance) / net if net > 0 else 0.0:.6f}", ""),
+        *(AccountValue(tag, f"{amount:.2f}", BASE_CURRENCY) for tag, amount in amounts.items()),
+    ]
+
+
+def _ledger_rows(account: str, currency: str, ledger: _Ledger, rate: float) -> list[AccountValue]:
+    values = {
+        "AccountOrGroup": account,
+        "CashBalance": f"{ledger.cash:.2f}",
+        "Currency": currency,
+        "ExchangeRate": f"{rate:.7f}".rstrip("0").ljust(4, "0") if rate != 1 else "1.00",
+        "FuturesPNL": f"{ledger.futures_pnl:.2f}",
+        "NetLiquidationByCurrency": f"{ledger.net_liquidation:.2f}",
+        "OptionMarketValue": f"{ledger.option_value:.2f}",
+        "RealCurrency": BASE_CURRENCY if currency == "BASE" else currency,
+        "RealizedPnL": f"{ledger.realized:.2f}",
+        "StockMarketValue": f"{ledger.stock_value:.2f}",
+        "TotalCashBalance": f"{ledger.cash:.2f}",
+        "UnrealizedPnL": f"{ledger.unrealized:.2f}",
+    }
+    return [AccountValue(tag, value, currency) for tag, value in values.items()]
+
+
+LEDGER_TAGS = frozenset(row.tag for row in _ledger_rows("", "", _Ledger(), 1.0))
+"""Tags that an account summary returns for ``$LEDGER``."""

@@ -1,0 +1,110 @@
+"""What a paper gateway can be told before it starts.
+
+Belongs here: the configuration and its validation. What may change while it runs is a method of `gateway.PaperGateway`.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import StrEnum
+
+from v6_pipeline.errors import GatewayError
+
+LOOPBACK = "127.0.0.1"
+"""The only address the gateway ever listens on: it is no part of the configuration."""
+
+_ACCOUNT = re.compile(r"SIM[0-9A-Z]{1,12}", re.ASCII)
+
+
+class AccountConflict(StrEnum):
+    """What happens to a client that asks for account updates while another client holds a different account.
+
+    IBKR documents both: 2100, the new request overrides the old one, and 2101, the new request is rejected.
+    """
+
+    EVICT = "evict"
+    REFUSE = "refuse"
+
+
+def utcnow() -> datetime:
+    """Now, in UTC and aware."""
+    return datetime.now(UTC)
+
+
+def today() -> date:
+    """Today in UTC."""
+    return utcnow().date()
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Settings of one paper gateway.
+
+    Attributes:
+        port: the API port; 0 picks a free one.
+        control_port: the control port; 0 picks a free one, `None` opens none.
+        accounts: managed accounts, each ``SIM`` and up to twelve capitals or digits.
+        positions: how many positions the accounts hold together at the start.
+        seed: what quantities, costs and prices derive from.
+        lines: market data lines over all clients; IB grants 100 by default.
+        message_rate: messages that one client may send in a rolling second.
+        tick_seconds: time between price changes, at least 0.05; `None` leaves ticking to `PaperGateway.tick_once`.
+        portfolio_seconds: time between updates of marks and account values; IB's is three minutes and fixed.
+        snapshot_seconds: time until a snapshot ends; IB's is about eleven seconds.
+        as_of: the day from which expiries are laid out.
+        account_conflict: see `AccountConflict`.
+        clock: monotonic seconds, for rate windows and the portfolio's cadence.
+        utcnow: the aware time that messages carry.
+
+    Raises:
+        GatewayError: a value is impossible.
+    """
+
+    port: int = 0
+    control_port: int | None = 0
+    accounts: tuple[str, ...] = ("SIM0000001", "SIM0000002")
+    positions: int = 60
+    seed: int = 1
+    lines: int = 100
+    message_rate: int = 100
+    tick_seconds: float | None = 1.0
+    portfolio_seconds: float = 180.0
+    snapshot_seconds: float = 0.0
+    as_of: date | None = None
+    account_conflict: AccountConflict = AccountConflict.EVICT
+    clock: Callable[[], float] = time.monotonic
+    utcnow: Callable[[], datetime] = utcnow
+
+    def __post_init__(self) -> None:
+        checks = (
+            (bool(self.accounts), "there must be at least one account"),
+            (len(set(self.accounts)) == len(self.accounts), "accounts must differ"),
+            (
+                all(_ACCOUNT.fullmatch(account) for account in self.accounts),
+                f"accounts must be SIM and 1 to 12 capitals or digits, not {', '.join(self.accounts)}",
+            ),
+            (0 <= self.port <= 65535, f"port {self.port} is not between 0 and 65535"),
+            (
+                self.control_port is None or 0 <= self.control_port <= 65535,
+                f"control port {self.control_port} is not between 0 and 65535",
+            ),
+            (not self.port or self.port != self.control_port, f"port and control port are both {self.port}"),
+            (self.lines >= 0, f"lines cannot be {self.lines}"),
+            (self.message_rate >= 1, f"message rate cannot be {self.message_rate}"),
+            (
+                self.tick_seconds is None or self.tick_seconds >= 0.05,
+                f"tick seconds must be at least 0.05, not {self.tick_seconds}",
+            ),
+            (self.portfolio_seconds > 0, f"portfolio seconds cannot be {self.portfolio_seconds}"),
+            (self.snapshot_seconds >= 0, f"snapshot seconds cannot be {self.snapshot_seconds}"),
+        )
+        for holds, text in checks:
+            if not holds:
+                raise GatewayError(f"paper gateway: {text}")
+
+
+def simulated_accounts(count: int) -> tuple[str, ...]:
+    """`count` account names: SIM0000001 and following."""
+    return tuple(f"SIM{number:07d}" for number in range(1, count + 1))

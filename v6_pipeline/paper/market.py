@@ -1,0 +1,91 @@
+"""The state of the simulated market: sequence numbers, silent and denied contracts, lines in use.
+
+Belongs here: what every client sees alike. Prices themselves are `prices`, one client's subscriptions are in `session`.
+"""
+
+from collections.abc import Iterable
+
+from v6_pipeline.errors import GatewayError
+from v6_pipeline.paper.contracts import Contract, Universe
+from v6_pipeline.paper.instruments import CURRENCY_PAIR_CONID
+from v6_pipeline.paper.prices import Quote, quote_at
+from v6_pipeline.paper.statistics import Statistics
+
+BASE_CURRENCY = "USD"
+
+
+class Market:
+    """Quotes at their current sequence numbers, and the line limit."""
+
+    def __init__(self, universe: Universe, statistics: Statistics, lines: int) -> None:
+        self.universe = universe
+        self.lines = lines
+        self.denied: set[int] = set()
+        self._quiet: set[int] = set()
+        self._all_quiet = False
+        self._statistics = statistics
+        self._sequences: dict[int, int] = {}
+        self._quotes: dict[int, Quote] = {}
+
+    def contract(self, conid: int) -> Contract:
+        """A contract of the universe.
+
+        Raises:
+            GatewayError: there is none with this conid.
+        """
+        contract = self.universe.contracts.get(conid)
+        if contract is None:
+            raise GatewayError(f"the paper gateway knows no contract {conid}")
+        return contract
+
+    def sequence(self, conid: int) -> int:
+        """The current sequence number of a contract; 0 until it moves."""
+        return self._sequences.get(conid, 0)
+
+    def quote(self, conid: int) -> Quote:
+        """The quote of a contract at its current sequence number."""
+        quote = self._quotes.get(conid)
+        if quote is None:
+            quote = self._quotes[conid] = quote_at(self.universe, conid, self.sequence(conid))
+        return quote
+
+    def advance(self, conids: Iterable[int]) -> None:
+        """Move contracts on by one sequence number, except silent ones."""
+        for conid in conids:
+            if not self.is_quiet(conid):
+                self._sequences[conid] = self.sequence(conid) + 1
+                self._quotes.pop(conid, None)
+
+    def exchange_rate(self, currency: str) -> float:
+        """What one unit of a currency is worth in the base currency."""
+        return 1.0 if currency == BASE_CURRENCY else self.quote(CURRENCY_PAIR_CONID).mark
+
+    def is_quiet(self, conid: int) -> bool:
+        """Whether a contract gets no ticks at present."""
+        return self._all_quiet or conid in self._quiet
+
+    def quiet(self, conids: Iterable[int] | None) -> None:
+        """Silence contracts, all of them for `None`: their prices stand still and no tick is sent."""
+        if conids is None:
+            self._all_quiet = True
+        else:
+            self._quiet.update(conids)
+
+    def resume(self, conids: Iterable[int] | None) -> None:
+        """Let contracts tick again; `None` ends all silence."""
+        if conids is None:
+            self._all_quiet = False
+            self._quiet.clear()
+        else:
+            self._quiet.difference_update(conids)
+
+    def take_line(self, conid: int) -> bool:
+        """Take a line if one is free."""
+        if self._statistics.lines >= self.lines:
+            return False
+        self._statistics.line_taken(conid)
+        return True
+
+    def release_line(self, conid: int) -> None:
+        """Give a line back."""
+        self._statistics.line_released(conid)

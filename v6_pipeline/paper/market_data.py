@@ -1,0 +1,174 @@
+"""Market data requests: lines, streams, snapshots, and the ticks that go out.
+
+Belongs here: IB's rules for reqMktData and its relatives. Which messages a quote becomes is in `ticks`.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from v6_pipeline.paper import messages
+from v6_pipeline.paper.config import GatewayConfig
+from v6_pipeline.paper.contracts import Contract
+from v6_pipeline.paper.market import Market
+from v6_pipeline.paper.requests import MarketDataRequest, parse_contract_details, parse_market_data, parse_versioned_id
+from v6_pipeline.paper.session import ClientSession, Subscription
+from v6_pipeline.paper.statistics import Statistics
+from v6_pipeline.paper.ticks import DELAYED_TICKS, LIVE_TICKS, MARK_PRICE_GENERIC, MarketDataType, burst
+from v6_pipeline.paper.wire import Fields
+
+NO_DEFINITION = "No security definition has been found for the request"
+NOT_SUBSCRIBED = (
+    "Requested market data is not subscribed. Check API status by selecting the Account menu then under Management "
+    "choose Market Data Subscription Manager and/or availability of delayed data."
+)
+
+
+def validation_error(cause: str) -> str:
+    """The text of error 321; the two letters are an obfuscated name in IB's program, never the same for long."""
+    return f"Error validating request.-'bN' : cause - {cause}"
+
+
+class MarketDataDesk:
+    """Serves market data and contract definitions to all clients."""
+
+    def __init__(self, config: GatewayConfig, market: Market, statistics: Statistics) -> None:
+        self._config = config
+        self._market = market
+        self._statistics = statistics
+
+    def contract_details(self, session: ClientSession, fields: Fields) -> None:
+        """reqContractDetails: every match and an end, or error 200; without a conid the security type is required."""
+        request_id, query = parse_contract_details(fields)
+        if not query.conid and not query.sec_type:
+            session.error(request_id, 321, validation_error("Please enter a valid security type"))
+            return
+        found = self._market.universe.find(query)
+        if not found:
+            session.error(request_id, 200, NO_DEFINITION)
+            return
+        today = self._config.utcnow().date()
+        for contract in found:
+            exchange = query.exchange or contract.exchanges[0]
+            session.send(messages.contract_details(request_id, contract, exchange, today))
+        session.send(messages.contract_details_end(request_id))
+
+    def market_data_type(self, session: ClientSession, fields: Fields) -> None:
+        """reqMarketDataType: applies to the client's later requests."""
+        kind = parse_versioned_id(fields)
+        if kind in set(MarketDataType):
+            session.market_data_type = MarketDataType(kind)
+        else:
+            session.error(-1, 321, validation_error(f"Invalid market data type {kind}"))
+
+    def subscribe(self, session: ClientSession, fields: Fields) -> None:
+        """reqMktData: takes a line and sends a first full burst; refused with the code IB gives."""
+        request = parse_market_data(fields)
+        refusal = self._refusal(session, request)
+        if refusal is not None:
+            session.error(request.ticker_id, *refusal)
+            return
+        contract = self._market.universe.find(request.query)[0]
+        is_delayed = contract.conid in self._market.denied
+        if is_delayed and session.market_data_type not in {MarketDataType.DELAYED, MarketDataType.DELAYED_FROZEN}:
+            session.error(request.ticker_id, 354, f"{NOT_SUBSCRIBED}{contract.symbol} {contract.long_name}/TOP/ALL")
+            return
+        if not self._market.take_line(contract.conid):
+            session.error(request.ticker_id, 101, "Max number of tickers has been reached")
+            return
+        subscription = Subscription(
+            ticker_id=request.ticker_id,
+            contract=contract,
+            types=DELAYED_TICKS if is_delayed else LIVE_TICKS,
+            wants_mark=MARK_PRICE_GENERIC in request.generic_ticks,
+            snapshot=request.snapshot,
+        )
+        session.subscriptions.market_data[request.ticker_id] = subscription
+        if is_delayed:
+            text = "Requested market data is not subscribed. Displaying delayed market data."
+            session.error(request.ticker_id, 10167, text)
+        # The better data win: a live entitlement is served live, whatever type was asked for.
+        kind = session.market_data_type if is_delayed else MarketDataType.LIVE
+        session.send(messages.market_data_type(request.ticker_id, kind))
+        session.send(messages.tick_parameters(request.ticker_id, contract.min_tick))
+        self._tick(session, subscription)
+        if request.snapshot:
+            self._end_snapshot_later(session, subscription)
+
+    def cancel(self, session: ClientSession, fields: Fields) -> None:
+        """cancelMktData: gives the line back, or error 300."""
+        ticker_id = parse_versioned_id(fields)
+        if ticker_id not in session.subscriptions.market_data:
+            session.error(ticker_id, 300, f"Can't find EId with tickerId:{ticker_id}")
+            return
+        self._release(session, ticker_id)
+
+    def disconnected(self, session: ClientSession) -> None:
+        """Give back all lines of a client."""
+        for ticker_id in list(session.subscriptions.market_data):
+            self._release(session, ticker_id)
+
+    def tick(self, sessions: Iterable[ClientSession]) -> None:
+        """Move every streamed contract on by one and send what changed to those who stream it."""
+        streams = [
+            (session, subscription)
+            for session in sessions
+            for subscription in session.subscriptions.market_data.values()
+            if not subscription.snapshot
+        ]
+        self._market.advance({subscription.contract.conid for _, subscription in streams})
+        for session, subscription in streams:
+            self._tick(session, subscription)
+
+    def _refusal(self, session: ClientSession, request: MarketDataRequest) -> tuple[int, str] | None:
+        """Code and text if a request is wrong in itself, whatever the state of the market."""
+        if request.ticker_id in session.subscriptions.market_data:
+            return 322, "Error processing request.-'bQ' : cause - Duplicate ticker id"
+        if not request.query.exchange:
+            return 321, validation_error("Please enter exchange")
+        if request.regulatory_snapshot:
+            # Each costs money at IB, on paper accounts too, so nothing here may ever depend on one.
+            return 321, validation_error("Regulatory snapshots are not simulated")
+        if request.snapshot and request.generic_ticks:
+            return 321, validation_error("Snapshot market data subscription is not applicable to generic ticks")
+        found: list[Contract] = self._market.universe.find(request.query)
+        if not found:
+            return 200, NO_DEFINITION
+        if len(found) > 1:
+            return 200, f"The contract description specified for {request.query.symbol} is ambiguous."
+        return None
+
+    def _tick(self, session: ClientSession, subscription: Subscription) -> None:
+        conid = subscription.contract.conid
+        if self._market.is_quiet(conid):
+            return
+        quote = self._market.quote(conid)
+        ticks = burst(
+            subscription.ticker_id,
+            subscription.contract,
+            quote,
+            previous=subscription.seen,
+            wants_mark=subscription.wants_mark,
+            types=subscription.types,
+            timestamp=int(self._config.utcnow().timestamp()),
+        )
+        for message in ticks.messages:
+            session.send(message)
+        subscription.seen = quote
+        self._statistics.delivered(conid, quote.sequence, ticks.values, len(ticks.messages))
+
+    def _end_snapshot_later(self, session: ClientSession, subscription: Subscription) -> None:
+        if self._config.snapshot_seconds == 0:
+            self._end_snapshot(session, subscription)
+            return
+        loop = asyncio.get_running_loop()
+        subscription.timer = loop.call_later(self._config.snapshot_seconds, self._end_snapshot, session, subscription)
+
+    def _end_snapshot(self, session: ClientSession, subscription: Subscription) -> None:
+        self._release(session, subscription.ticker_id)
+        session.send(messages.tick_snapshot_end(subscription.ticker_id))
+
+    def _release(self, session: ClientSession, ticker_id: int) -> None:
+        subscription = session.subscriptions.market_data.pop(ticker_id)
+        if subscription.timer is not None:
+            subscription.timer.cancel()
+        self._market.release_line(subscription.contract.conid)

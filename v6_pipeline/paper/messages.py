@@ -1,0 +1,288 @@
+"""What the gateway says: one encoder for each outgoing message.
+
+Belongs here: pure functions from values to `wire.Message`, fields in the order of IBKR's TWS API at server versions 176
+to 178. When a message is sent, and to whom, is decided elsewhere.
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from v6_pipeline.paper.contracts import FUTURE, OPTION, Contract
+from v6_pipeline.paper.trading_hours import hours, last_trade_time, time_zone
+from v6_pipeline.paper.wire import Field, Message
+
+NO_PRICE = -1.0
+"""IB's "no quote": a bid or ask of -1 with size 0."""
+
+UNSET_GREEK = -2.0
+"""IB's "not computed" for delta, gamma, vega and theta."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountValue:
+    """One row of account data; `currency` is empty for values that are no amount of money."""
+
+    tag: str
+    value: str
+    currency: str
+
+
+def quantity(value: float) -> Field:
+    """A position as IB writes it: no decimals where there are none."""
+    return int(value) if float(value).is_integer() else value
+
+
+def handshake(server_version: int, now: datetime) -> Message:
+    """The reply to the client's version range; `now` is aware."""
+    return server_version, f"{now:%Y%m%d %H:%M:%S} UTC"
+
+
+def error(request_id: int, code: int, text: str) -> Message:
+    """An error, a warning or a notice; `request_id` is -1 for what concerns no request."""
+    return 4, 2, request_id, code, text, ""
+
+
+def next_valid_id(order_id: int) -> Message:
+    """The next order id; clients also take it as the start of their request ids."""
+    return 9, 1, order_id
+
+
+def managed_accounts(accounts: tuple[str, ...]) -> Message:
+    """The accounts that the login manages."""
+    return 15, 1, ",".join(accounts)
+
+
+def current_time(now: datetime) -> Message:
+    """The server's time in whole seconds since 1970."""
+    return 49, 1, int(now.timestamp())
+
+
+def open_order_end() -> Message:
+    """No (more) open orders."""
+    return 53, 1
+
+
+def completed_orders_end() -> Message:
+    """No (more) completed orders."""
+    return (102,)
+
+
+def executions_end(request_id: int) -> Message:
+    """No (more) executions."""
+    return 55, 1, request_id
+
+
+def position(account: str, contract: Contract, held: float, average_cost: float) -> Message:
+    """One position; a stock carries its primary exchange, anything else an empty one."""
+    return (
+        61,
+        3,
+        account,
+        *_contract_fields(contract, contract.position_exchange),
+        quantity(held),
+        float(average_cost),
+    )
+
+
+def position_end() -> Message:
+    """The initial positions are complete."""
+    return 62, 1
+
+
+def account_value(account: str, row: AccountValue) -> Message:
+    """One account value of the account-updates feed."""
+    return 6, 2, row.tag, row.value, row.currency, account
+
+
+def portfolio_value(
+    account: str,
+    contract: Contract,
+    held: float,
+    market_price: float,
+    market_value: float,
+    average_cost: float,
+    unrealized_pnl: float,
+    realized_pnl: float,
+) -> Message:
+    """One portfolio row; prices in quoted units, values in the contract's currency."""
+    return (
+        7,
+        8,
+        *_contract_fields(contract, contract.primary_exchange),
+        quantity(held),
+        market_price,
+        market_value,
+        average_cost,
+        unrealized_pnl,
+        realized_pnl,
+        account,
+    )
+
+
+def account_time(now: datetime) -> Message:
+    """When the account feed last changed, hours and minutes."""
+    return 8, 1, f"{now:%H:%M}"
+
+
+def account_download_end(account: str) -> Message:
+    """The initial account download is complete."""
+    return 54, 1, account
+
+
+def account_summary(request_id: int, account: str, row: AccountValue) -> Message:
+    """One row of an account summary."""
+    return 63, 1, request_id, account, row.tag, row.value, row.currency
+
+
+def account_summary_end(request_id: int) -> Message:
+    """The initial account summary is complete."""
+    return 64, 1, request_id
+
+
+def account_update_multi(request_id: int, account: str, row: AccountValue) -> Message:
+    """One account value of reqAccountUpdatesMulti, with an empty model code."""
+    return 73, 1, request_id, account, "", row.tag, row.value, row.currency
+
+
+def account_update_multi_end(request_id: int) -> Message:
+    """The initial values of reqAccountUpdatesMulti are complete."""
+    return 74, 1, request_id
+
+
+def pnl(request_id: int, daily: float, unrealized: float, realized: float) -> Message:
+    """Profit and loss of an account, in its base currency."""
+    return 94, request_id, daily, unrealized, realized
+
+
+def pnl_single(request_id: int, held: float, daily: float, unrealized: float, realized: float, value: float) -> Message:
+    """Profit and loss of one position, in the account's base currency."""
+    return 95, request_id, quantity(held), daily, unrealized, realized, value
+
+
+def contract_details(request_id: int, contract: Contract, exchange: str, today: date) -> Message:
+    """A contract's definition, as reached through `exchange`."""
+    trading, liquid = hours(contract, today)
+    zone = time_zone(contract)
+    has_expiry = contract.sec_type in {OPTION, FUTURE}
+    return (
+        10,
+        request_id,
+        contract.symbol,
+        contract.sec_type,
+        f"{contract.expiry}-{last_trade_time(contract)}-{zone}" if has_expiry else "",
+        contract.strike,
+        contract.right,
+        exchange,
+        contract.currency,
+        contract.local_symbol,
+        contract.market_name,
+        contract.trading_class,
+        contract.conid,
+        contract.min_tick,
+        contract.multiplier,
+        "ACTIVETIM,DAY,GTC,LMT,MKT,STP",
+        ",".join(contract.exchanges),
+        contract.price_magnifier,
+        contract.underlying_conid,
+        contract.long_name,
+        contract.primary_exchange,
+        contract.expiry[:6],
+        contract.industry,
+        "",  # category
+        "",  # subcategory
+        zone,
+        trading,
+        liquid,
+        "",  # economic value rule
+        "",  # economic value multiplier
+        0,  # security ids
+        1,  # aggregated group
+        contract.underlying_symbol,
+        contract.underlying_sec_type,
+        ",".join("26" for _ in contract.exchanges),  # market rules
+        contract.expiry,
+        contract.stock_type,
+        1.0,  # smallest size
+        1.0,  # size increment
+        100.0 if contract.sec_type == "STK" else 1.0,
+    )
+
+
+def contract_details_end(request_id: int) -> Message:
+    """No more contracts match."""
+    return 52, 1, request_id
+
+
+def market_data_type(ticker_id: int, kind: int) -> Message:
+    """Which data really flow: 1 live, 2 frozen, 3 delayed, 4 delayed and frozen."""
+    return 58, 1, ticker_id, kind
+
+
+def tick_parameters(ticker_id: int, min_tick: float) -> Message:
+    """Tick size, best-quote exchange code and snapshot permission of a subscription."""
+    return 81, ticker_id, min_tick, "9c0001", 3
+
+
+def tick_price(ticker_id: int, tick_type: int, price: float, size: float, attributes: int = 0) -> Message:
+    """A price with its size; bit 0 of `attributes` says that it can be executed against automatically."""
+    return 1, 6, ticker_id, tick_type, price, quantity(size), attributes
+
+
+def tick_size(ticker_id: int, tick_type: int, size: float) -> Message:
+    """A size alone."""
+    return 2, 6, ticker_id, tick_type, quantity(size)
+
+
+def tick_string(ticker_id: int, tick_type: int, value: str) -> Message:
+    """A text value."""
+    return 46, 6, ticker_id, tick_type, value
+
+
+def tick_option_computation(
+    ticker_id: int,
+    tick_type: int,
+    *,
+    implied_vol: float | None,
+    delta: float | None,
+    option_price: float | None,
+    gamma: float | None,
+    vega: float | None,
+    theta: float | None,
+    underlying_price: float | None,
+) -> Message:
+    """Greeks; `None` becomes IB's -1 or -2. Dividends are not simulated: their present value is 0."""
+    return (
+        21,
+        ticker_id,
+        tick_type,
+        1,  # computed from prices, not returns
+        NO_PRICE if implied_vol is None else implied_vol,
+        UNSET_GREEK if delta is None else delta,
+        NO_PRICE if option_price is None else option_price,
+        0.0,
+        UNSET_GREEK if gamma is None else gamma,
+        UNSET_GREEK if vega is None else vega,
+        UNSET_GREEK if theta is None else theta,
+        NO_PRICE if underlying_price is None else underlying_price,
+    )
+
+
+def tick_snapshot_end(ticker_id: int) -> Message:
+    """A snapshot is complete."""
+    return 57, 1, ticker_id
+
+
+def _contract_fields(contract: Contract, exchange: str) -> tuple[Field, ...]:
+    return (
+        contract.conid,
+        contract.symbol,
+        contract.sec_type,
+        contract.expiry,
+        contract.strike,
+        contract.right,
+        contract.multiplier,
+        exchange,
+        contract.currency,
+        contract.local_symbol,
+        contract.trading_class,
+    )

@@ -1,0 +1,235 @@
+"""What a contract is worth: pure functions of seed, contract and sequence number.
+
+Belongs here: closed-form arithmetic only, so that a test can recompute whatever the gateway put on the wire. No state,
+no clock, no randomness other than hashes of the arguments. Sequence numbers and who sees them are `market`'s business.
+
+Underlyings move on smooth waves with a little hashed noise; options follow by Black-Scholes (no dividends) from the
+underlying's price at the same sequence number and a seeded smile that calls and puts share, so put-call parity holds.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from datetime import date
+
+from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, Contract, Universe
+
+RATE = 0.04
+"""Annual risk-free rate, continuously compounded."""
+
+_CLOSE_SEQUENCE = -500  # yesterday's close: a point of the same path that no live sequence number reaches
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Everything the gateway can say about one contract at one sequence number.
+
+    Prices are in the contract's quoted units (before multiplier and magnifier); `None` means that there is none: no bid
+    below the minimum tick, no bid and ask for an index, no greeks but for options. `vega` is per volatility point,
+    `theta` per day, as IB quotes them.
+    """
+
+    conid: int
+    sequence: int
+    bid: float | None
+    ask: float | None
+    bid_size: float
+    ask_size: float
+    last: float
+    last_size: float
+    volume: float
+    close: float
+    mark: float
+    implied_vol: float | None = None
+    delta: float | None = None
+    gamma: float | None = None
+    vega: float | None = None
+    theta: float | None = None
+    option_price: float | None = None
+    underlying_price: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Greeks:
+    """A Black-Scholes value and its sensitivities; units as in `Quote`."""
+
+    price: float
+    delta: float
+    gamma: float
+    vega: float
+    theta: float
+
+
+def quote_at(universe: Universe, conid: int, sequence: int) -> Quote:
+    """The quote of a contract of `universe` at a sequence number; equal arguments always give the equal quote.
+
+    Raises:
+        KeyError: the universe has no such contract.
+    """
+    contract = universe.contracts[conid]
+    if contract.sec_type == OPTION:
+        underlying = universe.contracts[contract.underlying_conid]
+        return _option_quote(universe.seed, contract, underlying, universe.as_of, sequence)
+    anchor = universe.contracts[contract.underlying_conid] if contract.base_price == 0 else contract
+    return _linear_quote(universe.seed, contract, anchor, universe.as_of, sequence)
+
+
+def unit(seed: int, conid: int, salt: int, sequence: int = 0) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments (splitmix64)."""
+    x = (seed * 0x9E3779B97F4A7C15 + conid * 0xD1B54A32D192ED03 + salt * 0x8CB92BA72F3D8DD7 + sequence) & _MASK
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = ((x ^ (x >> shift)) * factor + 0x9E3779B97F4A7C15) & _MASK
+    return ((x ^ (x >> 31)) & _MASK) / 2**64
+
+
+def spot(seed: int, contract: Contract, sequence: int) -> float:
+    """The unrounded price of an underlying at a sequence number, within a few percent of its base price."""
+    return contract.base_price * _path(seed, contract.conid, contract.volatility, sequence)
+
+
+# A ladder of options asks for the same few points of its underlying's path thousands of times.
+@functools.lru_cache(maxsize=8192)
+def _path(seed: int, conid: int, volatility: float, sequence: int) -> float:
+    waves = sum(
+        weight * math.sin(sequence / period + 2 * math.pi * unit(seed, conid, salt))
+        for salt, (weight, period) in enumerate(((0.5, 97.0), (0.3, 31.0), (0.2, 11.0)), start=1)
+    )
+    level = 1 + 0.02 * (unit(seed, conid, 4) - 0.5)
+    noise = unit(seed, conid, 5, sequence) - 0.5
+    return level * math.exp(volatility * (0.1 * waves + 0.004 * noise))
+
+
+def black_scholes(*, right: str, spot_price: float, strike: float, years: float, volatility: float) -> Greeks:
+    """Value and greeks of a European option without dividends; `years` and `volatility` are above 0."""
+    deviation = volatility * math.sqrt(years)
+    d1 = (math.log(spot_price / strike) + (RATE + volatility**2 / 2) * years) / deviation
+    d2 = d1 - deviation
+    discounted = strike * math.exp(-RATE * years)
+    density = math.exp(-(d1**2) / 2) / math.sqrt(2 * math.pi)
+    sign = 1 if right == "C" else -1
+    price = sign * (spot_price * _normal(sign * d1) - discounted * _normal(sign * d2))
+    decay = -spot_price * density * volatility / (2 * math.sqrt(years))
+    return Greeks(
+        price=max(price, 0.0),
+        delta=sign * _normal(sign * d1),
+        gamma=density / (spot_price * deviation),
+        vega=spot_price * density * math.sqrt(years) / 100,
+        theta=(decay - sign * RATE * discounted * _normal(sign * d2)) / 365,
+    )
+
+
+def smile(seed: int, underlying: Contract, *, spot_price: float, strike: float, years: float) -> float:
+    """Implied volatility at a strike: the underlying's, skewed towards low strikes and curved, the same for C and P."""
+    moneyness = max(-1.5, min(1.5, math.log(strike / spot_price) / math.sqrt(years)))
+    skew = -0.10 - 0.10 * unit(seed, underlying.conid, 6)
+    return underlying.volatility * (1 + skew * moneyness + 0.15 * moneyness**2)
+
+
+def years_to_expiry(contract: Contract, as_of: date) -> float:
+    """Time left in years of 365 days, never less than one day."""
+    expiry = date(int(contract.expiry[:4]), int(contract.expiry[4:6]), int(contract.expiry[6:8]))
+    return max((expiry - as_of).days, 1) / 365
+
+
+def _normal(x: float) -> float:
+    return (1 + math.erf(x / math.sqrt(2))) / 2
+
+
+def _to_tick(price: float, tick: float, rounding: float) -> float:
+    # 9 decimals: enough for half a pip, and it removes the binary dust of the product.
+    return round(math.floor(price / tick + rounding) * tick, 9)
+
+
+def _sizes(seed: int, conid: int, sequence: int, scale: int) -> tuple[float, float, float, float]:
+    """Bid, ask and last size and the day's volume; the volume rises with every sequence number."""
+    bid, ask, last = (1 + math.floor(unit(seed, conid, salt, sequence) * scale) for salt in (7, 8, 9))
+    return float(bid), float(ask), float(last), float(1000 + 7 * (sequence - _CLOSE_SEQUENCE))
+
+
+def _traded_at(sequence: int) -> int:
+    """The sequence number of the last trade: one in three moments trades."""
+    return sequence - sequence % 3
+
+
+def _linear_price(seed: int, contract: Contract, anchor: Contract, as_of: date, sequence: int) -> float:
+    price = spot(seed, anchor, sequence)
+    if contract.sec_type == FUTURE and anchor is not contract:
+        price *= math.exp(RATE * years_to_expiry(contract, as_of))
+    return price
+
+
+def _linear_quote(seed: int, contract: Contract, anchor: Contract, as_of: date, sequence: int) -> Quote:
+    def price_at(number: int) -> float:
+        return _linear_price(seed, contract, anchor, as_of, number)
+
+    tick = contract.min_tick
+    bid_size, ask_size, last_size, volume = _sizes(seed, contract.conid, sequence, 900)
+    bid: float | None = None
+    ask: float | None = None
+    mark = last = _to_tick(price_at(_traded_at(sequence)), tick, 0.5)
+    if contract.sec_type == INDEX:
+        mark = last = _to_tick(price_at(sequence), tick, 0.5)
+        bid_size = ask_size = last_size = 0.0
+    else:
+        bid = _to_tick(price_at(sequence) * (1 - 0.00005), tick, 0.0)
+        ask = max(_to_tick(price_at(sequence) * (1 + 0.00005), tick, 0.999999), round(bid + tick, 9))
+        mark = round((bid + ask) / 2, 9)
+    if contract.sec_type == CASH:
+        bid_size, ask_size, last_size = bid_size * 1000, ask_size * 1000, last_size * 1000
+    return Quote(
+        conid=contract.conid,
+        sequence=sequence,
+        bid=bid,
+        ask=ask,
+        bid_size=bid_size,
+        ask_size=ask_size,
+        last=last,
+        last_size=last_size,
+        volume=volume,
+        close=_to_tick(price_at(_CLOSE_SEQUENCE), tick, 0.5),
+        mark=mark,
+    )
+
+
+def _option_value(seed: int, contract: Contract, underlying: Contract, as_of: date, sequence: int) -> Greeks:
+    spot_price = round(spot(seed, underlying, sequence), 9)
+    years = years_to_expiry(contract, as_of)
+    volatility = smile(seed, underlying, spot_price=spot_price, strike=contract.strike, years=years)
+    return black_scholes(
+        right=contract.right, spot_price=spot_price, strike=contract.strike, years=years, volatility=volatility
+    )
+
+
+def _option_quote(seed: int, contract: Contract, underlying: Contract, as_of: date, sequence: int) -> Quote:
+    tick = contract.min_tick
+    model = _option_value(seed, contract, underlying, as_of, sequence)
+    spot_price = round(spot(seed, underlying, sequence), 9)
+    years = years_to_expiry(contract, as_of)
+    half_spread = max(tick, 0.01 * model.price)
+    bid = _to_tick(model.price - half_spread, tick, 0.000001)
+    ask = max(_to_tick(model.price + half_spread, tick, 0.999999), round(bid + tick, 9), tick)
+    has_bid = bid >= tick
+    bid_size, ask_size, last_size, volume = _sizes(seed, contract.conid, sequence, 60)
+    traded = _option_value(seed, contract, underlying, as_of, _traded_at(sequence))
+    closed = _option_value(seed, contract, underlying, as_of, _CLOSE_SEQUENCE)
+    return Quote(
+        conid=contract.conid,
+        sequence=sequence,
+        bid=bid if has_bid else None,
+        ask=ask,
+        bid_size=bid_size if has_bid else 0.0,
+        ask_size=ask_size,
+        last=max(_to_tick(traded.price, tick, 0.5), tick),
+        last_size=last_size,
+        volume=volume,
+        close=max(_to_tick(closed.price, tick, 0.5), tick),
+        mark=round((bid + ask) / 2, 9) if has_bid else round(max(model.price, tick / 10), 9),
+        implied_vol=smile(seed, underlying, spot_price=spot_price, strike=contract.strike, years=years),
+        delta=model.delta,
+        gamma=model.gamma,
+        vega=model.vega,
+        theta=model.theta,
+        option_price=model.price,
+        underlying_price=spot_price,
+    )

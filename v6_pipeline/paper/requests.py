@@ -1,0 +1,188 @@
+"""What a client asks: message ids and the parsers of their fields.
+
+Belongs here: pure parsing of incoming messages (`wire.Fields` in, small dataclasses out). What is done about a request
+is in `handlers`. Field lists are those of IBKR's TWS API at server versions 176 to 178.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from v6_pipeline.paper.wire import Fields, WireError
+
+
+class RequestId(enum.IntEnum):
+    """Ids of incoming messages that the gateway knows."""
+
+    MARKET_DATA = 1
+    CANCEL_MARKET_DATA = 2
+    PLACE_ORDER = 3
+    CANCEL_ORDER = 4
+    OPEN_ORDERS = 5
+    ACCOUNT_UPDATES = 6
+    EXECUTIONS = 7
+    NEXT_VALID_ID = 8
+    CONTRACT_DETAILS = 9
+    SERVER_LOG_LEVEL = 14
+    AUTO_OPEN_ORDERS = 15
+    ALL_OPEN_ORDERS = 16
+    MANAGED_ACCOUNTS = 17
+    EXERCISE_OPTIONS = 21
+    CURRENT_TIME = 49
+    GLOBAL_CANCEL = 58
+    MARKET_DATA_TYPE = 59
+    POSITIONS = 61
+    ACCOUNT_SUMMARY = 62
+    CANCEL_ACCOUNT_SUMMARY = 63
+    CANCEL_POSITIONS = 64
+    START_API = 71
+    ACCOUNT_UPDATES_MULTI = 76
+    CANCEL_ACCOUNT_UPDATES_MULTI = 77
+    PNL = 92
+    CANCEL_PNL = 93
+    PNL_SINGLE = 94
+    CANCEL_PNL_SINGLE = 95
+    COMPLETED_ORDERS = 99
+
+
+ORDER_REQUESTS = frozenset(
+    {RequestId.PLACE_ORDER, RequestId.CANCEL_ORDER, RequestId.EXERCISE_OPTIONS, RequestId.GLOBAL_CANCEL}
+)
+"""Messages that would touch orders: counted and refused, always."""
+
+REQUEST_ID_INDEX = {
+    **dict.fromkeys((3, 20, 22, 78, 79, 81, 83, 84, 86, 87, 88, 89, 90, 96, 97, 98, 100, 101, 102, 103, 104), 1),
+    **dict.fromkeys((1, 2, 4, 10, 11, 21, 23, 25, 50, 51, 52, 53, 54, 55, 56, 57, 67, 68, 69, 70, 74, 75), 2),
+    **dict.fromkeys((7, 9, 62, 63, 76, 77), 2),
+    **dict.fromkeys((92, 93, 94, 95), 1),
+}
+"""Which field of a message is its request id, so that an error can name it; other messages have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContractQuery:
+    """The contract fields of a request; empty text and 0 mean "any"."""
+
+    conid: int
+    symbol: str
+    sec_type: str
+    expiry: str
+    strike: float
+    right: str
+    multiplier: str
+    exchange: str
+    primary_exchange: str
+    currency: str
+    local_symbol: str
+    trading_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarketDataRequest:
+    """reqMktData: a stream, or a snapshot."""
+
+    ticker_id: int
+    query: ContractQuery
+    generic_ticks: frozenset[str]
+    snapshot: bool
+    regulatory_snapshot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSummaryRequest:
+    """reqAccountSummary."""
+
+    request_id: int
+    group: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PnLRequest:
+    """reqPnL, or reqPnLSingle when `conid` is set."""
+
+    request_id: int
+    account: str
+    conid: int | None
+
+
+def parse_contract(fields: Fields) -> ContractQuery:
+    """The twelve contract fields that most requests carry."""
+    return ContractQuery(
+        conid=fields.integer(),
+        symbol=fields.text(),
+        sec_type=fields.text(),
+        expiry=fields.text(),
+        strike=fields.number(),
+        right=fields.text(),
+        multiplier=fields.text(),
+        exchange=fields.text(),
+        primary_exchange=fields.text(),
+        currency=fields.text(),
+        local_symbol=fields.text(),
+        trading_class=fields.text(),
+    )
+
+
+def parse_start_api(fields: Fields) -> int:
+    """START_API: the client id."""
+    fields.skip(1)
+    client_id = fields.integer()
+    if client_id < 0:
+        raise WireError(f"client id {client_id} is negative")
+    return client_id
+
+
+def parse_market_data(fields: Fields) -> MarketDataRequest:
+    """reqMktData; the legs of a combination are passed over."""
+    fields.skip(1)
+    ticker_id = fields.integer()
+    query = parse_contract(fields)
+    if query.sec_type == "BAG":
+        fields.skip(4 * fields.integer())
+    if fields.flag():
+        fields.skip(3)  # the delta-neutral contract: conid, delta, price
+    generic = fields.text()
+    return MarketDataRequest(
+        ticker_id=ticker_id,
+        query=query,
+        generic_ticks=frozenset(part.strip() for part in generic.split(",") if part.strip()),
+        snapshot=fields.flag(),
+        regulatory_snapshot=fields.flag(),
+    )
+
+
+def parse_contract_details(fields: Fields) -> tuple[int, ContractQuery]:
+    """reqContractDetails: request id and what to look for."""
+    fields.skip(1)
+    return fields.integer(), parse_contract(fields)
+
+
+def parse_account_updates(fields: Fields) -> tuple[bool, str]:
+    """reqAccountUpdates: subscribe or not, and the account (empty means the first one)."""
+    fields.skip(1)
+    return fields.flag(), fields.text()
+
+
+def parse_account_updates_multi(fields: Fields) -> tuple[int, str]:
+    """reqAccountUpdatesMulti: request id and account; the model code is not served."""
+    fields.skip(1)
+    return fields.integer(), fields.text()
+
+
+def parse_account_summary(fields: Fields) -> AccountSummaryRequest:
+    """reqAccountSummary: tags are comma separated; ``$LEDGER``, ``$LEDGER:CUR`` and ``$LEDGER:ALL`` among them."""
+    fields.skip(1)
+    request_id, group, tags = fields.integer(), fields.text(), fields.text()
+    return AccountSummaryRequest(request_id, group, tuple(tag.strip() for tag in tags.split(",") if tag.strip()))
+
+
+def parse_pnl(fields: Fields, *, single: bool) -> PnLRequest:
+    """Both reqPnL and reqPnLSingle; the model code is not served."""
+    request_id, account, _model = fields.integer(), fields.text(), fields.text()
+    return PnLRequest(request_id, account, fields.integer() if single else None)
+
+
+def parse_versioned_id(fields: Fields) -> int:
+    """A message of version and one integer: cancels, reqMarketDataType, reqExecutions."""
+    fields.skip(1)
+    return fields.integer()

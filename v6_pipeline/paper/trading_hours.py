@@ -1,0 +1,108 @@
+"""Expiries and trading hours: the little calendar that simulated contracts need.
+
+Belongs here: closed-form dates only. The product's own calendar is another and is never consulted, so that the two can
+disagree in a test.
+"""
+
+from datetime import date, timedelta
+
+from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, STOCK, Contract
+
+_MONDAY, _THURSDAY, _FRIDAY = 0, 3, 4
+_FIXED_HOLIDAYS = frozenset({(1, 1), (6, 19), (7, 4), (12, 25)})
+# Month, weekday and which one: Martin Luther King, Presidents', Labor and Thanksgiving Day.
+_NTH_WEEKDAYS = frozenset({(1, _MONDAY, 3), (2, _MONDAY, 3), (9, _MONDAY, 1), (11, _THURSDAY, 4)})
+
+
+def _easter(year: int) -> date:
+    """Easter Sunday by the anonymous Gregorian computus."""
+    a, b, c = year % 19, year // 100, year % 100
+    d, e = b // 4, b % 4
+    g = (8 * b + 13) // 25
+    h = (19 * a + b - d - g + 15) % 30
+    i, k = c // 4, c % 4
+    correction = (32 + 2 * e + 2 * i - h - k) % 7
+    m = (a + 11 * h + 22 * correction) // 451
+    month, day = divmod(h + correction - 7 * m + 114, 31)
+    return date(year, month, day + 1)
+
+
+def is_trading_day(day: date) -> bool:
+    """Whether US exchanges open, by the rules in force since 2022; early and special closings are not modelled."""
+    weekday = day.weekday()
+    if weekday > _FRIDAY or day == _easter(day.year) - timedelta(days=2):
+        return False
+    if (day.month, weekday, (day.day + 6) // 7) in _NTH_WEEKDAYS:
+        return False
+    if weekday == _MONDAY and day.month == 5 and day.day > 24:
+        return False  # Memorial Day, the last Monday of May
+    before, after = day - timedelta(days=1), day + timedelta(days=1)
+    # On a Sunday a holiday moves to Monday; on a Saturday to Friday, except New Year's Day.
+    moved = (weekday == _MONDAY and (before.month, before.day) in _FIXED_HOLIDAYS) or (
+        weekday == _FRIDAY and (after.month, after.day) in _FIXED_HOLIDAYS - {(1, 1)}
+    )
+    return (day.month, day.day) not in _FIXED_HOLIDAYS and not moved
+
+
+def weekly_expiries(as_of: date, count: int) -> list[date]:
+    """`count` weekly option expiries, the first at least ten days after `as_of`; Thursday where Friday is a holiday."""
+    first = as_of + timedelta(days=10)
+    first += timedelta(days=(_FRIDAY - first.weekday()) % 7)
+    fridays = (first + timedelta(weeks=week) for week in range(count))
+    return [friday if is_trading_day(friday) else friday - timedelta(days=1) for friday in fridays]
+
+
+def quarterly_expiries(as_of: date, count: int) -> list[date]:
+    """`count` third Fridays of March, June, September and December, the first at least ten days after `as_of`."""
+    expiries: list[date] = []
+    year, month = as_of.year, 3
+    while len(expiries) < count:
+        first = date(year, month, 1)
+        third_friday = first + timedelta(days=(_FRIDAY - first.weekday()) % 7 + 14)
+        if third_friday >= as_of + timedelta(days=10):
+            expiries.append(third_friday if is_trading_day(third_friday) else third_friday - timedelta(days=1))
+        year, month = (year, month + 3) if month < 12 else (year + 1, 3)
+    return expiries
+
+
+def time_zone(contract: Contract) -> str:
+    """The time zone of a contract's hours, named as IB does."""
+    if contract.sec_type == FUTURE:
+        return "US/Eastern" if contract.exchanges[0] in {"NYMEX", "COMEX"} else "US/Central"
+    return "MET" if contract.currency == "EUR" and contract.sec_type == STOCK else "US/Eastern"
+
+
+def last_trade_time(contract: Contract) -> str:
+    """Time of day at which an expiring contract stops trading, in its zone; empty without an expiry."""
+    if contract.sec_type == OPTION:
+        return "16:00:00"
+    return {"CME": "08:30:00", "NYMEX": "14:30:00", "COMEX": "13:30:00"}.get(contract.exchanges[0], "12:00:00") * (
+        contract.sec_type == FUTURE
+    )
+
+
+def hours(contract: Contract, today: date, days: int = 6) -> tuple[str, str]:
+    """Trading and liquid hours of the next `days` days in IB's format.
+
+    A day is ``20240722:0400-20240722:2000`` or ``20240721:CLOSED``, days are separated by ``;``.
+    """
+    wide, liquid = {
+        STOCK: (("0400", "2000"), ("0930", "1600")),
+        OPTION: (("0930", "1600"), ("0930", "1600")),
+        INDEX: (("0930", "1600"), ("0930", "1600")),
+        FUTURE: (("1700", "1600"), ("0830", "1600")),
+        CASH: (("1715", "1700"), ("1715", "1700")),
+    }[contract.sec_type]
+    if contract.currency == "EUR" and contract.sec_type == STOCK:
+        wide = liquid = ("0900", "1730")
+    dates = [today + timedelta(days=offset) for offset in range(days)]
+    return ";".join(_session(day, wide) for day in dates), ";".join(_session(day, liquid) for day in dates)
+
+
+def _session(day: date, span: tuple[str, str]) -> str:
+    if not is_trading_day(day):
+        return f"{day:%Y%m%d}:CLOSED"
+    opens, closes = span
+    # A session that opens later than it closes began the evening before.
+    opened_on = day - timedelta(days=1) if opens > closes else day
+    return f"{opened_on:%Y%m%d}:{opens}-{day:%Y%m%d}:{closes}"

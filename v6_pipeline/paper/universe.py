@@ -1,0 +1,249 @@
+"""Builds the contracts and starting positions of a simulated market, deterministically.
+
+Belongs here: deriving option ladders, futures and the opening book from `instruments`. Contracts depend on `as_of` and
+on how many positions are asked for, never on the seed; quantities and costs depend on the seed.
+"""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from datetime import date
+
+from v6_pipeline.errors import GatewayError
+from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, STOCK, Contract, Holding, Universe
+from v6_pipeline.paper.instruments import CURRENCY_PAIR_CONID, FUTURES, UNDERLYINGS, FutureSpec, UnderlyingSpec
+from v6_pipeline.paper.prices import quote_at, unit
+from v6_pipeline.paper.trading_hours import quarterly_expiries, weekly_expiries
+
+MAX_POSITIONS = 15_000
+"""As many as 52 weekly expiries hold."""
+
+_STRIKES_EACH_SIDE = 10
+_MONTH_CODES = "FGHJKMNQUVXZ"
+_OPTIONED = tuple(spec for spec in UNDERLYINGS if spec.strike_step)
+# Short and long wing of each condor, in strikes away from the money: five condors use twenty different contracts.
+_CONDOR_WINGS = ((1, 3), (2, 4), (5, 7), (6, 8), (9, 10))
+_OPTIONS_PER_LADDER = 4 * len(_CONDOR_WINGS)
+
+# (symbol, index of the account, quantity): the positions that are not options. AAPL, SPY and ES are in both accounts.
+_FIXED_POSITIONS = (
+    ("AAPL", 0, 300.0),
+    ("ES", 0, 2.0),
+    ("EUR.USD", 0, 20_000.0),
+    ("AAPL", 1, 100.0),
+    ("SPY", 0, 150.0),
+    ("CL", 1, 1.0),
+    ("MSFT", 0, 120.0),
+    ("SPY", 1, -50.0),
+    ("ES", 1, -1.0),
+    ("NVDA", 1, 200.0),
+    ("SAP", 1, 100.0),
+    ("ZC", 0, 3.0),
+    ("XOM", 1, -250.0),
+    ("KO", 0, 500.0),
+)
+
+
+def build_universe(*, seed: int, as_of: date, accounts: tuple[str, ...], positions: int) -> Universe:
+    """The universe with `positions` holdings spread over `accounts`.
+
+    Raises:
+        GatewayError: more positions than `MAX_POSITIONS`, or fewer than none.
+    """
+    if not 0 <= positions <= MAX_POSITIONS:
+        raise GatewayError(f"positions must be 0..{MAX_POSITIONS}, not {positions}")
+    ladders = math.ceil(positions / _OPTIONS_PER_LADDER)
+    expiries = weekly_expiries(as_of, max(4, math.ceil(ladders / len(_OPTIONED))))
+    contracts = list(_contracts(as_of, expiries))
+    market = Universe(seed=seed, as_of=as_of, accounts=accounts, contracts=contracts, holdings=())
+    holdings = [
+        _holding(market, accounts, *row) for row in itertools.islice(_positions(market, expiries, accounts), positions)
+    ]
+    return Universe(seed=seed, as_of=as_of, accounts=accounts, contracts=contracts, holdings=holdings)
+
+
+def _contracts(as_of: date, expiries: list[date]) -> Iterator[Contract]:
+    taken: set[int] = set()
+    for spec in UNDERLYINGS:
+        yield _underlying(spec)
+        taken.add(spec.conid)
+    yield _currency_pair()
+    taken.add(CURRENCY_PAIR_CONID)
+    for future in FUTURES:
+        for expiry in quarterly_expiries(as_of, 3):
+            yield _future(future, expiry, taken)
+    for option in _OPTIONED:
+        for expiry in expiries:
+            yield from _ladder(option, expiry, taken)
+
+
+def derived_conid(key: str, taken: set[int]) -> int:
+    """A stable id for a contract without a well-known one; adds it to `taken`."""
+    digest = hashlib.sha256(key.encode()).digest()
+    conid = 700_000_000 + int.from_bytes(digest[:8]) % 1_300_000_000
+    while conid in taken:
+        conid += 1
+    taken.add(conid)
+    return conid
+
+
+def _underlying(spec: UnderlyingSpec) -> Contract:
+    exchanges: tuple[str, ...] = (spec.primary_exchange,)
+    if spec.sec_type == STOCK:
+        exchanges = ("SMART", spec.primary_exchange) + (() if spec.currency == "EUR" else ("BATS", "IEX"))
+    return Contract(
+        conid=spec.conid,
+        symbol=spec.symbol,
+        sec_type=spec.sec_type,
+        currency=spec.currency,
+        local_symbol=spec.symbol,
+        trading_class=spec.trading_class,
+        exchanges=exchanges,
+        primary_exchange=spec.primary_exchange if spec.sec_type == STOCK else "",
+        min_tick=0.01,
+        long_name=spec.long_name,
+        market_name=spec.trading_class,
+        stock_type=spec.stock_type if spec.sec_type == STOCK else "",
+        industry=spec.industry or ("Indices" if spec.sec_type == INDEX else ""),
+        base_price=spec.base_price,
+        volatility=spec.volatility,
+    )
+
+
+def _currency_pair() -> Contract:
+    return Contract(
+        conid=CURRENCY_PAIR_CONID,
+        symbol="EUR",
+        sec_type=CASH,
+        currency="USD",
+        local_symbol="EUR.USD",
+        trading_class="EUR.USD",
+        exchanges=("IDEALPRO",),
+        min_tick=0.00005,
+        long_name="European Monetary Union Euro",
+        market_name="EUR.USD",
+        base_price=1.085,
+        volatility=0.07,
+    )
+
+
+def _future(spec: FutureSpec, expiry: date, taken: set[int]) -> Contract:
+    index = next((row for row in UNDERLYINGS if row.symbol == spec.index_symbol), None)
+    return Contract(
+        conid=derived_conid(f"{spec.symbol} FUT {expiry:%Y%m%d}", taken),
+        symbol=spec.symbol,
+        sec_type=FUTURE,
+        currency="USD",
+        local_symbol=f"{spec.symbol}{_MONTH_CODES[expiry.month - 1]}{expiry.year % 10}",
+        trading_class=spec.symbol,
+        exchanges=(spec.exchange,),
+        min_tick=spec.min_tick,
+        long_name=spec.long_name,
+        market_name=spec.symbol,
+        expiry=f"{expiry:%Y%m%d}",
+        multiplier=spec.multiplier,
+        price_magnifier=spec.price_magnifier,
+        underlying_conid=index.conid if index else 0,
+        underlying_symbol=spec.symbol,
+        underlying_sec_type=INDEX if index else "",
+        industry=spec.industry,
+        base_price=spec.base_price,
+        volatility=index.volatility if index else spec.volatility,
+    )
+
+
+def _ladder(spec: UnderlyingSpec, expiry: date, taken: set[int]) -> Iterator[Contract]:
+    center = round(spec.base_price / spec.strike_step)
+    is_index = spec.sec_type == INDEX
+    for step in range(-_STRIKES_EACH_SIDE, _STRIKES_EACH_SIDE + 1):
+        strike = (center + step) * spec.strike_step
+        for right in "PC":
+            occ = f"{spec.option_class:<6}{expiry:%y%m%d}{right}{round(strike * 1000):08d}"
+            yield Contract(
+                conid=derived_conid(occ, taken),
+                symbol=spec.symbol,
+                sec_type=OPTION,
+                currency=spec.currency,
+                local_symbol=occ,
+                trading_class=spec.option_class,
+                exchanges=("SMART", "CBOE") if is_index else ("SMART", "CBOE", "AMEX", "ISE"),
+                min_tick=0.05 if is_index else 0.01,
+                long_name=spec.long_name,
+                market_name=spec.option_class,
+                expiry=f"{expiry:%Y%m%d}",
+                strike=strike,
+                right=right,
+                multiplier="100",
+                underlying_conid=spec.conid,
+                underlying_symbol=spec.symbol,
+                underlying_sec_type=spec.sec_type,
+                industry=spec.industry,
+                volatility=spec.volatility,
+            )
+
+
+def _positions(
+    market: Universe, expiries: list[date], accounts: tuple[str, ...]
+) -> Iterator[tuple[Contract, int, float]]:
+    """Contract, account index and quantity: fixed positions first, a condor after every three, then condors only."""
+    fixed = _fixed_positions(market, accounts)
+    condors = _condors(market, expiries)
+    while batch := list(itertools.islice(fixed, 3)):
+        yield from batch
+        yield from next(condors)
+    for legs in condors:
+        yield from legs
+
+
+def _fixed_positions(market: Universe, accounts: tuple[str, ...]) -> Iterator[tuple[Contract, int, float]]:
+    front: dict[str, Contract] = {}
+    for contract in market.contracts.values():
+        if contract.sec_type in {STOCK, CASH, FUTURE}:
+            front.setdefault(contract.local_symbol if contract.sec_type == CASH else contract.symbol, contract)
+    held: set[tuple[str, int]] = set()
+    for symbol, account, quantity in _FIXED_POSITIONS:
+        key = (symbol, account % len(accounts))
+        if key not in held:
+            held.add(key)
+            yield front[symbol], account, quantity
+
+
+def _condors(market: Universe, expiries: list[date]) -> Iterator[list[tuple[Contract, int, float]]]:
+    """Iron condors, the nearest expiry and the first underlying first; accounts take turns."""
+    ladders: dict[tuple[int, str], dict[tuple[int, str], Contract]] = {}
+    for contract in market.contracts.values():
+        if contract.sec_type == OPTION:
+            ladder = ladders.setdefault((contract.underlying_conid, contract.expiry), {})
+            ladder[len(ladder) // 2 - _STRIKES_EACH_SIDE, contract.right] = contract
+    numbers = itertools.count()
+    for expiry in expiries:
+        for short, long in _CONDOR_WINGS:
+            for spec in _OPTIONED:
+                ladder = ladders[spec.conid, f"{expiry:%Y%m%d}"]
+                number = next(numbers)
+                lots = float(1 + number % 5)
+                yield [
+                    (ladder[-long, "P"], number, lots),
+                    (ladder[-short, "P"], number, -lots),
+                    (ladder[short, "C"], number, -lots),
+                    (ladder[long, "C"], number, lots),
+                ]
+
+
+def _holding(market: Universe, accounts: tuple[str, ...], contract: Contract, account: int, quantity: float) -> Holding:
+    mark = quote_at(market, contract.conid, 0).mark
+    paid = (
+        mark * contract.value_per_point * (0.9 + 0.2 * unit(market.seed, contract.conid, 20 + account % len(accounts)))
+    )
+    return Holding(
+        account=accounts[account % len(accounts)],
+        conid=contract.conid,
+        quantity=quantity,
+        average_cost=round(paid, 6 if contract.sec_type == CASH else 4),
+    )
+
+
+def held_conids(holdings: Iterable[Holding]) -> set[int]:
+    """The contracts with a quantity other than 0."""
+    return {holding.conid for holding in holdings if holding.quantity}

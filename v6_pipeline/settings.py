@@ -1,0 +1,346 @@
+"""Settings: ``V6_`` environment variables over ``$V6_HOME/v6.toml`` over defaults.
+
+One class, no others: a module that needs a setting is handed the ``Settings`` object. Unknown or impossible values end
+in ``SettingsError`` with one line. Values that may hold secrets are never shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import SettingsError as PydanticSettingsError
+
+from v6_pipeline.errors import SettingsError
+
+PREFIX = "V6_"
+FILE_NAME = "v6.toml"
+RUN_CLIENT_IDS = 15
+"""Runs lease the client ids after the streamer's: ``ib_client_id + 1`` to ``ib_client_id + 15``."""
+
+
+class StreamerMode(enum.StrEnum):
+    """Who starts the streamer process."""
+
+    SPAWN = "spawn"
+    SUPERVISED = "supervised"
+
+
+class MarketHours(enum.StrEnum):
+    """When schedules refresh."""
+
+    SESSION = "session"
+    ALWAYS = "always"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Build it with ``load_settings``, which turns faults into one line."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    home: Annotated[Path, Field(description="folder of the state database, the lake, the logs and Dagster's home")] = (
+        Path(".v6")
+    )
+    ib_host: Annotated[str, Field(min_length=1, description="host of the gateway's socket")] = "127.0.0.1"
+    ib_port: Annotated[
+        int, Field(ge=1, le=65535, description="port of the gateway's socket (4001 live, 4002 paper; TWS 7496, 7497)")
+    ] = 4002
+    ib_client_id: Annotated[
+        int,
+        Field(
+            ge=1, le=2**31 - 1 - RUN_CLIENT_IDS, description="client id of the streamer; runs lease the 15 ids after it"
+        ),
+    ] = 60
+    ib_accounts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="accounts to keep, comma separated; empty: all that the login manages"),
+    ] = ()
+    market_data_lines: Annotated[
+        int, Field(ge=1, le=10_000, description="market-data lines that IB grants the username")
+    ] = 100
+    reserved_lines: Annotated[int, Field(ge=0, description="lines kept free for TWS windows and the phone")] = 10
+    batch_lines: Annotated[int, Field(ge=0, description="lines that streams leave to batch quotes")] = 10
+    messages_per_second: Annotated[
+        int, Field(ge=1, le=1_000, description="messages a second to the gateway, of each process")
+    ] = 45
+    state_url: Annotated[
+        str,
+        Field(
+            repr=False,
+            description="state database: sqlite:///PATH or postgresql+psycopg://...; empty: state.db in the home",
+        ),
+    ] = ""
+    lake_uri: Annotated[
+        str, Field(description="folder or object-store address of the Delta tables; empty: lake in the home")
+    ] = ""
+    lake_options: Annotated[dict[str, SecretStr], Field(description="object-store options of the lake")] = Field(
+        default_factory=dict
+    )
+    flush_seconds: Annotated[float, Field(ge=0.05, le=3_600, description="how often the streamer writes to Delta")] = 3
+    queue_batch: Annotated[int, Field(ge=1, le=10_000, description="queue items per batch, one Delta commit each")] = 50
+    refresh_seconds: Annotated[
+        int, Field(ge=60, le=86_400, description="no queued position's value gets older than this")
+    ] = 300
+    lease_seconds: Annotated[
+        int, Field(ge=15, le=3_600, description="how long the streamer lives without a tick of its sensor")
+    ] = 120
+    streamer: Annotated[
+        StreamerMode,
+        Field(description="spawn: the sensor starts the streamer; supervised: others keep 'v6 stream --owned' running"),
+    ] = StreamerMode.SPAWN
+    market_hours: Annotated[
+        MarketHours, Field(description="when schedules refresh: session (the exchange's hours) or always")
+    ] = MarketHours.SESSION
+    timezone: Annotated[str, Field(description="time zone of trading days")] = "America/New_York"
+    start_date: Annotated[date, Field(description="first trading day of the partitions")] = date(2025, 1, 2)
+    flex_dir: Annotated[Path | None, Field(description="folder in which Flex statements are dropped")] = None
+    flex_token: Annotated[SecretStr | None, Field(description="token of the Flex Web Service")] = None
+    flex_query_id: Annotated[str | None, Field(description="activity query of the Flex Web Service")] = None
+    handlers: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="extra handlers of streamed positions, module:factory, comma separated"),
+    ] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic-settings passes these by name)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the program itself sets, then the environment, then the file of the home that those two name."""
+        home = init_settings().get("home") or env_settings().get("home") or cls.model_fields["home"].default
+        file = Path(home).expanduser() / FILE_NAME
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    @field_validator("ib_accounts", "handlers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("flex_dir", "flex_token", "flex_query_id", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("handlers")
+    @classmethod
+    def _handler_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for spec in value:
+            if not re.fullmatch(r"[\w.]+:\w+", spec):
+                msg = f"{spec!r} is not module:factory"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            msg = f"{value!r} is no time zone of the IANA database, such as America/New_York"
+            raise ValueError(msg) from None
+        return value
+
+    @field_validator("state_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:///", "postgresql+psycopg://")):
+            # The value may hold a password: name the scheme at most.
+            msg = "must begin with sqlite:/// or postgresql+psycopg://"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("home", "flex_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _lines_add_up(self) -> Settings:
+        free = self.market_data_lines - self.reserved_lines
+        if free < 1:
+            msg = (
+                f"reserved_lines {self.reserved_lines} leaves none of the {self.market_data_lines} market_data_lines: "
+                "lower reserved_lines"
+            )
+            raise ValueError(msg)
+        if self.batch_lines > free:
+            msg = (
+                f"batch_lines {self.batch_lines} is more than the {free} lines that are left after reserved_lines "
+                f"{self.reserved_lines} of market_data_lines {self.market_data_lines}: lower batch_lines"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def state_database_url(self) -> str:
+        """``state_url``, or the SQLite file in the home."""
+        return self.state_url or f"sqlite:///{self.home / 'state.db'}"
+
+    @property
+    def lake_root(self) -> str:
+        """``lake_uri`` without a trailing slash, or the folder in the home; local paths are absolute."""
+        if not self.lake_uri:
+            return str(self.home / "lake")
+        if "://" in self.lake_uri:
+            return self.lake_uri.rstrip("/")
+        return str(Path(self.lake_uri).expanduser().absolute())
+
+    @property
+    def lake_storage_options(self) -> dict[str, str]:
+        """``lake_options`` in clear, for delta-rs alone."""
+        return {name: value.get_secret_value() for name, value in self.lake_options.items()}
+
+    @property
+    def log_dir(self) -> Path:
+        """Where processes write their logs."""
+        return self.home / "logs"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's home of this installation."""
+        return self.home / "dagster"
+
+    @property
+    def file(self) -> Path:
+        """The settings file."""
+        return self.home / FILE_NAME
+
+    @property
+    def run_client_ids(self) -> range:
+        """Client ids that runs lease."""
+        return range(self.ib_client_id + 1, self.ib_client_id + RUN_CLIENT_IDS + 1)
+
+    @property
+    def ib_address(self) -> str:
+        """``host:port`` of the gateway, for messages."""
+        return f"{self.ib_host}:{self.ib_port}"
+
+    @property
+    def safe_state_url(self) -> str:
+        """The state database for messages: user and password left out."""
+        url = self.state_database_url
+        if url.startswith("sqlite:///"):
+            return url.removeprefix("sqlite:///")
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def load_settings(home: Path | None = None) -> Settings:
+    """Read the settings of this process.
+
+    Args:
+        home: stands in for ``V6_HOME``.
+
+    Raises:
+        SettingsError: an unknown name, a value of the wrong form or out of range, or an unreadable file: one line that
+            names each and never shows a value that may be secret.
+    """
+    _refuse_unknown_variables(os.environ)
+    try:
+        return Settings() if home is None else Settings(home=home)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{FILE_NAME} in the home is not valid TOML: {error}") from None
+    except PydanticSettingsError as error:
+        raise SettingsError(
+            f'{_variable_in(str(error))}: not valid JSON; write an object such as {{"region": "eu"}}'
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def render_settings_file(values: Mapping[str, str] | None = None) -> str:
+    """The text of a new ``v6.toml``: every setting with its default and a comment; those in ``values`` are set.
+
+    Args:
+        values: name to TOML literal, such as ``{"ib_port": "4002"}``.
+    """
+    chosen = dict(values or {})
+    lines = [
+        "# Settings of v6_pipeline. A variable of the environment, such as V6_IB_PORT, goes before this file.",
+        "# A line that begins with # shows the default.",
+    ]
+    for name, field in Settings.model_fields.items():
+        if name == "home":  # the file lies in it
+            continue
+        lines += ["", f"# {field.description}"]
+        lines.append(f"{name} = {chosen.pop(name)}" if name in chosen else f"# {name} = {_toml_default(name)}")
+    if chosen:
+        raise SettingsError(f"no such setting: {', '.join(sorted(chosen))}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_default(name: str) -> str:
+    default = Settings.model_fields[name].get_default(call_default_factory=True)
+    if default is None:
+        return '""'
+    if isinstance(default, date):
+        return default.isoformat()
+    if isinstance(default, dict):
+        return "{}"
+    if isinstance(default, tuple):
+        return json.dumps(list(default))
+    return json.dumps(default)
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) and variable not in known:
+            raise SettingsError(f"{variable}: no such setting{_suggestion(variable, known)}")
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "; 'v6 init' writes a file that lists them all"
+
+
+def _variable_in(message: str) -> str:
+    found = re.search(r'field "(\w+)"', message)
+    return PREFIX + found.group(1).upper() if found else "a setting"
+
+
+def _one_line(error: ValidationError) -> str:
+    """Pydantic's findings as one line, without the values where they may be secret."""
+    parts = []
+    for finding in error.errors(include_url=False, include_context=False):
+        name = str(finding["loc"][0]) if finding["loc"] else ""
+        text = finding["msg"].removeprefix("Value error, ")
+        if not name:
+            parts.append(text)
+        elif finding["type"] == "extra_forbidden":
+            parts.append(f"{name} in {FILE_NAME}: no such setting{_suggestion(name, Settings.model_fields)}")
+        else:
+            shown = "" if name in _SECRET else f" (got {finding['input']!r})"
+            parts.append(f"{PREFIX}{name.upper()}: {text}{shown}")
+    return "; ".join(parts)
+
+
+_SECRET = {"state_url", "lake_options", "flex_token"}

@@ -1,0 +1,102 @@
+"""The contract cache: what the broker said about a conid, and which conids it does not know.
+
+Positions bring a part of the facts (no exchange, often no magnifier); contract details bring all, and win for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, select
+
+from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.state import revisions
+from v6_pipeline.state.keys import chunks
+from v6_pipeline.state.schema import contract_failures, contracts
+from v6_pipeline.state.upsert import Row, upsert
+
+_FACTS = [field.name for field in fields(ContractSpec)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedContract:
+    """A contract and when its details were fetched; ``None`` while only positions have told of it."""
+
+    spec: ContractSpec
+    qualified_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractFailure:
+    """The broker's error code when it was asked for a contract's details."""
+
+    conid: int
+    code: int
+    failed_at: datetime
+
+
+def spec_of(row: Any) -> ContractSpec:  # noqa: ANN401  (a row of any select that holds the contract's columns)
+    """The contract in a row that has the columns of ``contracts``."""
+    return ContractSpec(**{name: getattr(row, name) for name in _FACTS} | {"sec_type": SecType.parse(row.sec_type)})
+
+
+def remember(connection: Connection, specs: Iterable[ContractSpec]) -> None:
+    """Keep what positions told; a contract whose details were fetched stays as it is."""
+    _put(connection, [_row(spec, None) for spec in specs], replace_qualified=False)
+
+
+def save(connection: Connection, specs: Iterable[ContractSpec], *, qualified_at: datetime) -> None:
+    """Keep contract details, and forget that the contract was unknown."""
+    rows = [_row(spec, qualified_at) for spec in specs]
+    _put(connection, rows, replace_qualified=True)
+    for chunk in chunks(row["conid"] for row in rows):
+        connection.execute(delete(contract_failures).where(contract_failures.c.conid.in_(chunk)))
+
+
+def get(connection: Connection, conids: Iterable[int]) -> dict[int, CachedContract]:
+    """The contracts that are in the cache, by conid."""
+    found: dict[int, CachedContract] = {}
+    for chunk in chunks(set(conids)):
+        for row in connection.execute(select(contracts).where(contracts.c.conid.in_(chunk))):
+            found[row.conid] = CachedContract(spec=spec_of(row), qualified_at=row.qualified_at)
+    return found
+
+
+def mark_unknown(connection: Connection, conid: int, *, code: int, failed_at: datetime) -> None:
+    """Note that the broker has no details of a conid, so that it is not asked again at once."""
+    upsert(connection, contract_failures, [{"conid": conid, "code": code, "failed_at": failed_at}])
+
+
+def failures(connection: Connection) -> dict[int, ContractFailure]:
+    """All conids that the broker did not know, by conid."""
+    return {
+        row.conid: ContractFailure(conid=row.conid, code=row.code, failed_at=row.failed_at)
+        for row in connection.execute(select(contract_failures))
+    }
+
+
+def _row(spec: ContractSpec, qualified_at: datetime | None) -> Row:
+    return asdict(spec) | {"sec_type": spec.sec_type.value, "qualified_at": qualified_at}
+
+
+def _put(connection: Connection, rows: list[Row], *, replace_qualified: bool) -> None:
+    """Write what is new or differs; only then does the revision change."""
+    rows = list({row["conid"]: row for row in rows}.values())
+    known = get(connection, [row["conid"] for row in rows])
+    changed = []
+    for row in rows:
+        old = known.get(row["conid"])
+        if old is not None and old.qualified_at is not None and not replace_qualified:
+            continue
+        if old is None or _row(old.spec, old.qualified_at) != row:
+            changed.append(row)
+    upsert(connection, contracts, changed)
+    if any(row["conid"] not in known or _facts(row) != _row(known[row["conid"]].spec, None) for row in changed):
+        revisions.bump(connection, revisions.Revision.HOLDINGS)
+
+
+def _facts(row: Row) -> Row:
+    return dict(row) | {"qualified_at": None}

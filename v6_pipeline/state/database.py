@@ -1,0 +1,261 @@
+"""Opening the state database and running transactions on it; every failure becomes one line that names the place."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from v6_pipeline.errors import StateError
+from v6_pipeline.state.failures import explain, is_busy
+from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
+
+__all__ = ["Connection", "StateDatabase"]
+
+_WRITE = "v6_write"
+_WRITERS_LOCK = 0x7636_7374  # any constant: PostgreSQL's advisory locks are numbers, of one database each
+_BUSY_ATTEMPTS = 3
+
+
+class StateDatabase:
+    """The state database of one process; usable from several threads, not across a fork.
+
+    Writers take turns on both databases: SQLite by its nature, PostgreSQL by one advisory lock per write transaction.
+    So what a transaction has read stays true until it commits, and writers cannot deadlock; they are short and few.
+    """
+
+    def __init__(self, engine: Engine, *, name_for_messages: str) -> None:
+        self._engine = engine
+        self._name = name_for_messages
+        self._in_write = threading.local()
+
+    @classmethod
+    def open(cls, url: str, *, name_for_messages: str, busy_seconds: float = 5.0) -> StateDatabase:
+        """Open the database, creating or migrating it where needed.
+
+        Args:
+            url: ``sqlite:///PATH`` or ``postgresql+psycopg://…``.
+            name_for_messages: how messages call the place, without a password.
+            busy_seconds: how long one attempt waits for another writer; there are three.
+
+        Raises:
+            StateError: it cannot be reached, read, written or migrated, or is of a newer version. A file that is no
+                state database is left as it is.
+        """
+        parsed = _parse(url, name_for_messages)
+        if parsed.get_backend_name() == "sqlite":
+            _make_parent(Path(parsed.database or ""), name_for_messages)
+        try:
+            engine = _engine(parsed, busy_seconds)
+        except (ModuleNotFoundError, NoSuchModuleError):
+            raise StateError(
+                f"no driver for the state database {name_for_messages}: pip install 'v6_pipeline[postgres]'"
+            ) from None
+        database = cls(engine, name_for_messages=name_for_messages)
+        try:
+            database._prepare()
+        except BaseException:
+            engine.dispose()
+            raise
+        return database
+
+    @property
+    def name(self) -> str:
+        """The place, for messages."""
+        return self._name
+
+    def close(self) -> None:
+        """Close all connections; the object opens new ones if it is used again."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads; on SQLite it sees one state throughout and waits for no writer.
+
+        Raises:
+            StateError: the database failed.
+        """
+        with self._translated(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is the only writer; commits at the end, rolls back on any exception.
+
+        Raises:
+            StateError: the database failed, or others kept it locked for longer than all attempts.
+            RuntimeError: this thread is in one already, and would wait for itself.
+        """
+        if getattr(self._in_write, "here", False):
+            raise RuntimeError("a write transaction within another one of the same thread")
+        with self._translated():
+            connection = self._begin_write()
+            self._in_write.here = True
+            try:
+                with connection.get_transaction() or connection.begin():
+                    yield connection
+            finally:
+                self._in_write.here = False
+                connection.close()
+
+    def _begin_write(self) -> Connection:
+        for attempt in range(1, _BUSY_ATTEMPTS + 1):
+            connection = self._engine.connect().execution_options(**{_WRITE: True})
+            try:
+                connection.begin()
+            except DBAPIError as error:
+                connection.close()
+                if attempt == _BUSY_ATTEMPTS or not is_busy(error):
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection
+        raise AssertionError("unreachable")
+
+    def _prepare(self) -> None:
+        with self._translated():
+            if self._engine.dialect.name == "sqlite":
+                self._enter_wal_mode()
+            with self._engine.connect() as connection, connection.begin():
+                revision = self._revision(connection)
+        if revision == REVISIONS[-1]:
+            return
+        with self.write() as connection:  # another process may have migrated meanwhile: look again, as the only writer
+            if self._revision(connection) != REVISIONS[-1]:
+                from v6_pipeline.state.migrations import upgrade
+
+                upgrade(connection)
+
+    def _enter_wal_mode(self) -> None:
+        """Readers then never wait for the writer. The switch needs the file alone, and SQLite waits for no one."""
+        deadline = time.monotonic() + 10
+        while True:
+            raw = self._engine.raw_connection()
+            try:
+                cursor = raw.cursor()
+                if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                    # Looked at first: a file that is something else's must not be changed, not even its header.
+                    self._refuse_foreign({row[0] for row in cursor.execute("SELECT name FROM sqlite_master")})
+                    cursor.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+                threading.Event().wait(0.05)
+            else:
+                return
+            finally:
+                raw.close()
+
+    def _refuse_foreign(self, tables: set[str]) -> None:
+        if self._engine.dialect.name != "sqlite":
+            tables &= set(metadata.tables)  # a server's database may be shared, a file is the state database's own
+        if tables and VERSION_TABLE not in tables:
+            raise StateError(
+                f"{self._name} holds other tables than the state database's: set V6_STATE_URL to a place of its own"
+            )
+
+    def _revision(self, connection: Connection) -> str | None:
+        """The schema's revision; ``None`` for an empty database.
+
+        Raises:
+            StateError: the revision is newer than this version, or the database is something else's.
+        """
+        if not inspect(connection).has_table(VERSION_TABLE):
+            self._refuse_foreign(set(inspect(connection).get_table_names()))
+            return None
+        revision: str | None = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
+        if revision is not None and revision not in REVISIONS:
+            raise StateError(
+                f"the state database {self._name} has schema {revision}, newer than {REVISIONS[-1]} of this version: "
+                "upgrade v6_pipeline"
+            )
+        return revision
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Failures of the database as ``StateError``; violated constraints and bad SQL are bugs and pass."""
+        try:
+            yield
+        except (IntegrityError, ProgrammingError):
+            raise
+        except (DBAPIError, sqlite3.DatabaseError, PoolTimeoutError) as error:
+            raise StateError(explain(error, self._name, self._engine.url.password)) from error
+
+
+def _parse(url: str, name: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StateError(
+            f"{name} is no address of a state database: use sqlite:///PATH or postgresql+psycopg://…"
+        ) from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise StateError("the state database must be a file, for several processes share it: use sqlite:///PATH")
+    return parsed
+
+
+def _make_parent(path: Path, name: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise StateError(
+            f"cannot use the folder of the state database {name}: {error.strerror}; set V6_HOME or V6_STATE_URL to "
+            "a place that can be written"
+        ) from None
+    if is_folder:
+        raise StateError(f"the state database {name} is a folder: set V6_STATE_URL to a file, or move the folder away")
+
+
+def _engine(url: URL, busy_seconds: float) -> Engine:
+    milliseconds = int(busy_seconds * 1000)
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": busy_seconds}, pool_size=10, pool_timeout=30)
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    # A writer whose machine vanished must not keep the lock: the server ends its idle transaction.
+    options = f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
+    engine = create_engine(
+        url, connect_args={"connect_timeout": 5, "options": options}, pool_size=10, pool_timeout=30, pool_pre_ping=True
+    )
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _configure_sqlite(raw: Any, _record: object) -> None:  # noqa: ANN401  (the driver's connection)
+    raw.isolation_level = None  # or the driver begins transactions by itself, and never IMMEDIATE ones
+    cursor = raw.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    # In WAL mode the default of many builds, NORMAL, may lose the last commits in a power cut. An epoch that was handed
+    # out would be handed out again, and an acknowledgement or a released lease come back.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at once: a transaction that began by reading could not upgrade once another wrote.
+    writes = connection.get_execution_options().get(_WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get(_WRITE, False):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})")

@@ -1,0 +1,77 @@
+"""Which holdings a queued refresh is due for: open, not streamed, and not in the queue already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, case, exists, func, or_, select
+
+from v6_pipeline.model import SlotPurpose
+from v6_pipeline.state.keys import Key
+from v6_pipeline.state.schema import contracts, holdings, queue_items, slots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueCount:
+    """Open holdings by what becomes of them.
+
+    ``streamed`` ones need no refresh, ``queued`` ones wait for it (dead letters included), ``due`` ones should be
+    queued now, ``fresh`` ones nothing yet. ``oldest_refreshed_at`` is that of the fresh ones: the next to become due.
+    """
+
+    held: int
+    streamed: int
+    queued: int
+    due: int
+    fresh: int
+    oldest_refreshed_at: datetime | None
+
+
+def due_keys(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[tuple[Key, str], ...]:
+    """Key and symbol of each due holding whose last row is not newer than ``refreshed_before``; the stalest first."""
+    query = (
+        select(holdings.c.account, holdings.c.conid, contracts.c.symbol)
+        .join(contracts, contracts.c.conid == holdings.c.conid)
+        .where(holdings.c.closed_at.is_(None), _is_stale(refreshed_before), ~_is_streamed(now), ~_is_queued())
+        .order_by(holdings.c.refreshed_at.asc().nulls_first(), holdings.c.account, holdings.c.conid)
+    )
+    return tuple(((row.account, row.conid), row.symbol) for row in connection.execute(query))
+
+
+def unstreamed_keys(connection: Connection, *, now: datetime) -> tuple[tuple[Key, str], ...]:
+    """Key and symbol of every open holding that is not streamed, the stalest first."""
+    query = (
+        select(holdings.c.account, holdings.c.conid, contracts.c.symbol)
+        .join(contracts, contracts.c.conid == holdings.c.conid)
+        .where(holdings.c.closed_at.is_(None), ~_is_streamed(now))
+        .order_by(holdings.c.refreshed_at.asc().nulls_first(), holdings.c.account, holdings.c.conid)
+    )
+    return tuple(((row.account, row.conid), row.symbol) for row in connection.execute(query))
+
+
+def count_due(connection: Connection, *, refreshed_before: datetime, now: datetime) -> DueCount:
+    """The numbers behind ``due_keys``."""
+    kind = case(
+        (_is_streamed(now), "streamed"), (_is_queued(), "queued"), (_is_stale(refreshed_before), "due"), else_="fresh"
+    ).label("kind")
+    kinds = select(kind, holdings.c.refreshed_at).where(holdings.c.closed_at.is_(None)).subquery()
+    query = select(kinds.c.kind, func.count().label("rows"), func.min(kinds.c.refreshed_at).label("oldest"))
+    found = {row.kind: row for row in connection.execute(query.group_by(kinds.c.kind))}
+    numbers = {name: found[name].rows if name in found else 0 for name in ("streamed", "queued", "due", "fresh")}
+    oldest = found["fresh"].oldest if "fresh" in found else None
+    return DueCount(held=sum(numbers.values()), **numbers, oldest_refreshed_at=oldest)
+
+
+def _is_stale(refreshed_before: datetime) -> ColumnElement[bool]:
+    return or_(holdings.c.refreshed_at.is_(None), holdings.c.refreshed_at <= refreshed_before)
+
+
+def _is_streamed(now: datetime) -> ColumnElement[bool]:
+    """Some process streams the contract: a streamer that died stops renewing its slots, and they expire."""
+    streams = slots.c.purpose == SlotPurpose.STREAM.value
+    return exists().where(slots.c.conid == holdings.c.conid, streams, slots.c.expires_at > now)
+
+
+def _is_queued() -> ColumnElement[bool]:
+    return exists().where(queue_items.c.account == holdings.c.account, queue_items.c.conid == holdings.c.conid)

@@ -1,0 +1,35 @@
+"""Counters that tell a poller whether something changed: one small read instead of the thing itself."""
+
+from __future__ import annotations
+
+import enum
+
+from sqlalchemy import Connection, select
+
+from v6_pipeline.state.schema import revisions
+from v6_pipeline.state.upsert import upsert
+
+
+class Revision(enum.StrEnum):
+    """What is counted."""
+
+    REGISTRY = "registry"
+    """Strategies, memberships, selectors."""
+    HOLDINGS = "holdings"
+    """Which contracts are held, and what is known of them; positions do not count."""
+
+
+def bump(connection: Connection, name: Revision) -> None:
+    """Count one change, in the transaction that makes it."""
+    upsert(
+        connection,
+        revisions,
+        [{"name": name.value, "revision": 1}],
+        changes=lambda _: {"revision": revisions.c.revision + 1},
+    )
+
+
+def read(connection: Connection) -> dict[Revision, int]:
+    """All counters; what never changed is 0."""
+    found = {row.name: row.revision for row in connection.execute(select(revisions))}
+    return {name: found.get(name.value, 0) for name in Revision}

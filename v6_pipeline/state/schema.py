@@ -1,0 +1,249 @@
+"""The tables of the state database, and the types of their columns.
+
+A change here needs a migration in ``migrations/versions`` and its number in ``REVISIONS``; a test compares a migrated
+database with this metadata. Nothing is used that one of SQLite and PostgreSQL lacks.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Date,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+REVISIONS = ("0001",)
+"""Every schema revision that this version knows, oldest first. Kept here so that a start need not import alembic."""
+
+VERSION_TABLE = "v6_schema_version"
+"""Where the revision is kept; not alembic's usual name, which Dagster uses should it share the server's database."""
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware instant, stored and returned in UTC; a naive one is refused, for its zone would be a guess.
+
+    SQLite keeps it as text of fixed width, so that comparing texts compares instants.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC; without its zone where the database has no zones."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            msg = f"naive datetime {value!r}: instants in the state database are aware"
+            raise ValueError(msg)
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy's signature)
+        """To an aware instant in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData(naming_convention=NAMING)
+
+_SERIAL = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY KEY numbers itself in SQLite
+
+
+def _history() -> list[Column[Any]]:
+    """Valid from inclusive, to exclusive; no end while it is in force."""
+    return [Column("valid_from", UtcDateTime, nullable=False), Column("valid_to", UtcDateTime)]
+
+
+def _one_in_force(table: str, *columns: str) -> Index:
+    in_force = text("valid_to IS NULL")
+    return Index(f"uq_{table}_in_force", *columns, unique=True, sqlite_where=in_force, postgresql_where=in_force)
+
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+)
+"""Counters that change whenever what they name changes, so that a reader can poll cheaply."""
+
+strategies = Table(
+    "strategies",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("strategy", Text, nullable=False),
+    *_history(),
+    _one_in_force("strategies", "strategy"),
+)
+
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("strategy", Text, nullable=False),
+    Column("account", Text, nullable=False),  # '' is any: a NULL would escape the unique index
+    Column("conid", BigInteger, nullable=False),
+    Column("quantity", Double),
+    Column("priority", Integer, nullable=False),
+    *_history(),
+    _one_in_force("memberships", "strategy", "account", "conid"),
+)
+
+selectors = Table(
+    "selectors",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("strategy", Text, nullable=False),
+    Column("selector", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    *_history(),
+    _one_in_force("selectors", "strategy", "selector"),
+)
+
+contracts = Table(
+    "contracts",
+    metadata,
+    Column("conid", BigInteger, primary_key=True, autoincrement=False),
+    Column("symbol", Text, nullable=False),
+    Column("sec_type", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("local_symbol", Text, nullable=False),
+    Column("trading_class", Text, nullable=False),
+    Column("right", Text),
+    Column("strike", Double),
+    Column("expiry", Date),
+    Column("multiplier", Double, nullable=False),
+    Column("exchange", Text, nullable=False),
+    Column("price_magnifier", Integer, nullable=False),
+    Column("underlying_conid", BigInteger),
+    Column("qualified_at", UtcDateTime),
+)
+
+contract_failures = Table(
+    "contract_failures",
+    metadata,
+    Column("conid", BigInteger, primary_key=True, autoincrement=False),
+    Column("code", Integer, nullable=False),
+    Column("failed_at", UtcDateTime, nullable=False),
+)
+
+holdings = Table(
+    "holdings",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("conid", BigInteger, ForeignKey("contracts.conid"), primary_key=True, autoincrement=False),
+    Column("position", Double, nullable=False),
+    Column("average_cost", Double),
+    Column("observed_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Column("refreshed_at", UtcDateTime),
+    Index("ix_holdings_refreshed_at", "refreshed_at"),
+)
+
+queue_items = Table(
+    "queue_items",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("conid", BigInteger, primary_key=True, autoincrement=False),
+    Column("symbol", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("queued_at", UtcDateTime, nullable=False),
+    Column("enqueued_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("not_before", UtcDateTime),
+    Column("token", Text),
+    Column("leased_until", UtcDateTime),
+    Column("requeued_at", UtcDateTime),
+    Column("requeued_priority", Integer),
+    Column("last_error", Text),
+    Column("dead_at", UtcDateTime),
+    Index("ix_queue_items_priority_queued_at", "priority", "queued_at"),
+    Index("ix_queue_items_token", "token"),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("conid", BigInteger, primary_key=True, autoincrement=False),
+    Column("holder", Text, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("acquired_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Index(
+        "uq_slots_stream",
+        "conid",
+        unique=True,
+        sqlite_where=text("purpose = 'stream'"),
+        postgresql_where=text("purpose = 'stream'"),
+    ),
+)
+
+named_leases = Table(
+    "named_leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("owner", Text),
+    Column("acquired_at", UtcDateTime),
+    Column("expires_at", UtcDateTime),
+)
+
+streamer_lease = Table(
+    "streamer_lease",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("owner", Text),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("pid_started_at", UtcDateTime),
+    Column("claimed_at", UtcDateTime),
+    Column("expires_at", UtcDateTime),
+    Column("granted_by", Text),
+    Column("desired_state", Text, nullable=False),
+    Column("heartbeat_at", UtcDateTime),
+    Column("status", JSON, nullable=False),
+)
+
+client_ids = Table(
+    "client_ids",
+    metadata,
+    Column("client_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("owner", Text),
+    Column("expires_at", UtcDateTime),
+    Column("busy_until", UtcDateTime),
+)
+
+fx_rates = Table(
+    "fx_rates",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),
+    Column("base_currency", Text, primary_key=True),
+    Column("rate", Double, nullable=False),
+    Column("observed_at", UtcDateTime, nullable=False),
+)

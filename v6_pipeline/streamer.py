@@ -1,0 +1,323 @@
+"""The streamer's process: who may stream, for how long, and a clean end.
+
+Entry point ``python -m v6_pipeline.streamer``, started by ``ib_streamer_sensor`` or a supervisor, and the body of
+``v6 stream``. What streaming is, is in ``v6_pipeline.sync.streamer``. Dagster is never imported here: the process is up
+in about two seconds and outlives every reload of a code location.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import enum
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.errors import FencedError, StateError, V6Error
+from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.settings import Settings, load_settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.sync.handlers import HandlerDispatcher, load_handlers
+from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.sync.slots import SlotLedger, stream_holder
+from v6_pipeline.sync.streamer import IBPositionStreamer
+from v6_pipeline.sync.writer import DeltaLakePositionWriter
+
+log = logging.getLogger("v6_pipeline.streamer")  # not __name__, which is __main__ in the process of its own
+
+HEARTBEAT_SECONDS = 1.0
+LOG_FILE = "streamer.log"
+_LOG_BYTES = 5_000_000
+_LOG_FILES = 5
+
+
+class Authority(enum.StrEnum):
+    """On whose word this process streams."""
+
+    SPAWNED = "spawned"
+    """The sensor claimed the lease, started this process and renews the lease."""
+    OWNED = "owned"
+    """A supervisor started it; it idles until the sensor grants the lease, and again once that is lost."""
+    ALONE = "alone"
+    """Without Dagster: it claims the lease and renews it itself."""
+
+
+async def stream(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    authority: Authority,
+    epoch: int | None = None,
+    clock: Clock = utc_now,
+) -> None:
+    """Stream on the given authority until ``stop`` is set or the lease is lost.
+
+    Args:
+        settings: of this home.
+        stop: set it to end.
+        authority: who renews the lease.
+        epoch: the one that the sensor claimed for this process; with ``SPAWNED`` only.
+        clock: UTC now.
+
+    Raises:
+        FencedError: another process streams already.
+        V6Error: the state database, the lake or (with ``ALONE``) the gateway cannot be used.
+    """
+    database = StateDatabase.open(settings.state_database_url, name_for_messages=settings.safe_state_url)
+    lease = StreamerLease(database, clock)
+    process = ProcessIdentity.current()
+    try:
+        if authority is Authority.OWNED:
+            await _stream_when_granted(settings, database, lease, process, stop, clock)
+            return
+        if authority is Authority.ALONE:
+            epoch = lease.claim(
+                process.owner, granted_by=GrantedBy.SELF, ttl_seconds=settings.lease_seconds, process=process
+            )
+        if epoch is None:
+            state = lease.read()
+            raise FencedError(
+                f"a streamer runs already (pid {state.pid} on {state.host}, started by {state.granted_by}): stop it "
+                "with 'v6 stream --stop' first"
+            )
+        lease.attach(epoch, process)
+        await _stream_as(epoch, settings, database, lease, stop, clock, alone=authority is Authority.ALONE)
+    finally:
+        database.close()
+
+
+async def _stream_when_granted(
+    settings: Settings,
+    database: StateDatabase,
+    lease: StreamerLease,
+    process: ProcessIdentity,
+    stop: asyncio.Event,
+    clock: Clock,
+) -> None:
+    log.info("waiting for ib_streamer_sensor to grant the lease")
+    while not stop.is_set():
+        epoch = await asyncio.to_thread(lease.claim_grant, process.owner, process)
+        if epoch is None:
+            await _pause(stop, HEARTBEAT_SECONDS)
+            continue
+        lost = asyncio.Event()
+        either = asyncio.create_task(_set_with(stop, lost))
+        try:
+            await _stream_as(epoch, settings, database, lease, lost, clock, alone=False)
+        except FencedError as error:
+            log.warning("%s", error)
+        finally:
+            either.cancel()
+
+
+async def _set_with(stop: asyncio.Event, inner: asyncio.Event) -> None:
+    await stop.wait()
+    inner.set()
+
+
+async def _stream_as(
+    epoch: int,
+    settings: Settings,
+    database: StateDatabase,
+    lease: StreamerLease,
+    stop: asyncio.Event,
+    clock: Clock,
+    *,
+    alone: bool,
+) -> None:
+    """Stream as the owner of ``epoch``; sets ``stop`` itself when the lease is lost or a stop is asked for."""
+    heartbeat: asyncio.Task[None] | None = None
+    try:
+        writer = DeltaLakePositionWriter(
+            Lake.from_settings(settings).table(STREAMED_POSITIONS),
+            epoch=epoch,
+            trading_day=TradingCalendar(settings.timezone).trading_day,
+            clock=clock,
+            flush_seconds=settings.flush_seconds,
+        )
+        streamer = build_streamer(settings, database, writer, epoch=epoch, clock=clock)
+        heartbeat = asyncio.create_task(
+            _keep_lease(lease, epoch, streamer, stop, settings, clock, alone=alone), name="lease"
+        )
+        await _open(writer, lease)
+        log.info("streaming as epoch %d", epoch)
+        await streamer.run(stop, connect_once=alone)
+    except Exception as error:
+        await _end(heartbeat)
+        said = str(error) if isinstance(error, V6Error) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(FencedError, StateError):  # the sensor shows it, if it can still be left there
+            await asyncio.to_thread(lease.heartbeat, epoch, {"state": "failed", "error": said})
+        raise
+    finally:
+        await _end(heartbeat)
+        with contextlib.suppress(StateError):  # the lease then ends by itself
+            await asyncio.to_thread(lease.release, epoch)
+        log.info("stopped")
+
+
+async def _open(writer: DeltaLakePositionWriter, lease: StreamerLease) -> None:
+    """Take the table over.
+
+    Raises:
+        FencedError: another streamer has it, or had it with a higher epoch: the next start's will be above that.
+        LakeError: the table cannot be used.
+    """
+    try:
+        await writer.open()
+    except FencedError as error:
+        if error.epoch is not None:
+            await asyncio.to_thread(lease.raise_epoch, error.epoch)
+            raise FencedError(
+                f"{error}; if no other streamer writes to this lake, the state database is newer than it: start again",
+                epoch=error.epoch,
+            ) from error
+        raise
+
+
+def build_streamer(
+    settings: Settings, database: StateDatabase, writer: DeltaLakePositionWriter, *, epoch: int, clock: Clock
+) -> IBPositionStreamer:
+    """The streamer with all its parts, as the settings want them."""
+    registry = StrategyRegistry(database, clock, timezone=settings.timezone)
+    registry.initialize()
+    return IBPositionStreamer(
+        settings,
+        database,
+        IBConnectionManager(
+            host=settings.ib_host,
+            port=settings.ib_port,
+            client_id=settings.ib_client_id,
+            policy=ConnectionPolicy(messages_per_second=settings.messages_per_second),
+        ),
+        writer=writer,
+        dispatcher=HandlerDispatcher({"delta": writer, **load_handlers(settings)}),
+        registry=registry,
+        queue=PositionQueue(database, clock),
+        ledger=SlotLedger.from_settings(settings, database, clock),
+        holder=stream_holder(epoch),
+        clock=clock,
+    )
+
+
+async def _keep_lease(
+    lease: StreamerLease,
+    epoch: int,
+    streamer: IBPositionStreamer,
+    stop: asyncio.Event,
+    settings: Settings,
+    clock: Clock,
+    *,
+    alone: bool,
+) -> None:
+    """Report once a second; end the stream when the lease is over, a stop is asked for, or neither can be known."""
+    expires_at = clock() + timedelta(seconds=settings.lease_seconds)
+    while not stop.is_set():
+        try:
+            if alone:
+                await asyncio.to_thread(lease.renew, epoch, ttl_seconds=settings.lease_seconds)
+            state = await asyncio.to_thread(lease.heartbeat, epoch, streamer.status())
+        except FencedError as error:
+            log.warning("%s", error)
+            stop.set()
+        except StateError as error:
+            # A busy database is no loss of the lease; one that stays away until it would have ended is.
+            log.warning("%s", error)
+            if clock() >= expires_at:
+                stop.set()
+        else:
+            expires_at = state.expires_at or expires_at
+            if state.desired_state is DesiredState.STOP:
+                log.info("asked to stop")
+                stop.set()
+        await _pause(stop, HEARTBEAT_SECONDS)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+
+
+def run_process(
+    settings: Settings,
+    *,
+    authority: Authority,
+    epoch: int | None = None,
+    seconds: float | None = None,
+    on_start: Callable[[], None] | None = None,
+) -> None:
+    """Stream until SIGINT, SIGTERM, ``seconds`` or the lease's end; blocking.
+
+    Raises:
+        V6Error: as ``stream``.
+    """
+
+    async def body() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Started from a non-interactive shell the process inherits SIGINT as ignored: it must be set anew.
+            try:
+                loop.add_signal_handler(number, stop.set)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        if seconds is not None:
+            loop.call_later(seconds, stop.set)
+        if on_start is not None:
+            on_start()
+        await stream(settings, stop, authority=authority, epoch=epoch)
+
+    asyncio.run(body())
+
+
+def log_to_file(folder: Path) -> Path:
+    """Send the process's log to a rotating file in ``folder``; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOG_FILE
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m v6_pipeline.streamer``: exit code 0 after a clean end, 1 with one line on stderr and in the log."""
+    parser = argparse.ArgumentParser(prog="python -m v6_pipeline.streamer", description=__doc__)
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--epoch", type=int, help="the epoch that the sensor claimed for this process")
+    who.add_argument("--owned", action="store_true", help="wait until the sensor grants the lease")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings()
+        log_to_file(settings.log_dir)
+        authority = Authority.OWNED if options.owned else Authority.SPAWNED
+        run_process(settings, authority=authority, epoch=options.epoch)
+    except V6Error as error:
+        log.error("%s", error)  # noqa: TRY400  (the line says what to do; a traceback adds nothing)
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

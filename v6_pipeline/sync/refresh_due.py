@@ -1,0 +1,77 @@
+"""Whether a refresh of the queue is due this minute: a pure function behind the schedule.
+
+The reason is for people and has numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from v6_pipeline.state.due import DueCount
+from v6_pipeline.sync.queue import QueueStats
+
+TICK_SECONDS = 60
+"""The schedule looks once a minute."""
+RUN_ALLOWANCE_SECONDS = 30
+"""From the tick to the first fresh row a run takes about 15 s; under load twice that."""
+LOOKAHEAD_SECONDS = TICK_SECONDS + RUN_ALLOWANCE_SECONDS
+"""A value that would get too old before the next tick's run could renew it is due now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshDecision:
+    """Whether to refresh now, and why or why not."""
+
+    refresh: bool
+    reason: str
+
+
+def decide_refresh(
+    *,
+    market_open: bool,
+    active_run_id: str | None,
+    due: DueCount,
+    queue: QueueStats,
+    last_run_at: datetime | None,
+    refresh_seconds: int,
+    now: datetime,
+) -> RefreshDecision:
+    """Decide for this minute.
+
+    Args:
+        market_open: whether schedules refresh at this time of day.
+        active_run_id: a refresh that is queued or runs.
+        due: holdings by what becomes of them.
+        queue: how full the queue is.
+        last_run_at: when the last refresh was launched; None if never.
+        refresh_seconds: no value gets older than that.
+        now: UTC.
+    """
+    if active_run_id is not None:
+        return RefreshDecision(refresh=False, reason=f"run {active_run_id[:8]} refreshes already")
+    if not market_open:
+        return RefreshDecision(refresh=False, reason="outside the exchange's hours (V6_MARKET_HOURS=session)")
+    if due.held == 0:
+        # Nothing is known to be held; only asking the broker tells whether that is still so.
+        rest = timedelta(seconds=refresh_seconds) - (now - last_run_at) if last_run_at else timedelta()
+        if rest > timedelta():
+            return RefreshDecision(
+                refresh=False, reason=f"no positions known; looked for again in {rest.total_seconds():.0f} s"
+            )
+        return RefreshDecision(refresh=True, reason="no positions known yet: the run looks for them")
+    counts = f"{due.held} held, {due.streamed} streamed, {due.fresh} fresh"
+    if due.due or queue.open:
+        return RefreshDecision(refresh=True, reason=f"{due.due} due, {queue.open} in the queue; {counts}")
+    waiting = f", {queue.waiting} waiting for a retry" if queue.waiting else ""
+    dead = f", {queue.dead} dead letters" if queue.dead else ""
+    return RefreshDecision(
+        refresh=False, reason=f"nothing due: {counts}{waiting}{dead}{_next(due, refresh_seconds, now)}"
+    )
+
+
+def _next(due: DueCount, refresh_seconds: int, now: datetime) -> str:
+    if due.oldest_refreshed_at is None:
+        return ""
+    due_at = due.oldest_refreshed_at + timedelta(seconds=refresh_seconds - LOOKAHEAD_SECONDS)
+    return f"; next due in {max(0, (due_at - now).total_seconds()):.0f} s"

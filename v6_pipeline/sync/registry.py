@@ -1,0 +1,402 @@
+"""``StrategyRegistry``: which contracts belong to active strategies, and so are streamed.
+
+A strategy has memberships (a contract, in one account or any, a quantity of it or all) and selectors, which apply to
+every holding they match, so that a roll needs no hand. Priority: the smaller number is more important. Any process may
+change the registry in the state database; questions are answered from memory, which ``reload_if_changed`` brings up to
+date. History is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from v6_pipeline.errors import UsageError
+from v6_pipeline.model import ContractSpec, Holding
+from v6_pipeline.state import contracts as contract_cache
+from v6_pipeline.state import holdings as holdings_store
+from v6_pipeline.state import revisions
+from v6_pipeline.state import strategies as rows
+from v6_pipeline.state.database import Connection, StateDatabase
+from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.revisions import Revision
+from v6_pipeline.state.selector import Selector
+from v6_pipeline.state.strategies import MembershipRow, SelectorRow
+
+__all__ = ["DEFAULT_PRIORITY", "Assignment", "RegistryEntry", "Selector", "StrategyRegistry"]
+
+DEFAULT_PRIORITY = 100
+"""Leaves room on both sides: 1 is more important, 200 less."""
+
+_STRATEGY_NAME = re.compile(r"\w[\w .:/+-]{0,63}")
+_ONE_INSTANT = timedelta(microseconds=1)  # what the database distinguishes
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A holding serves a strategy with ``quantity`` of it, or all (``None``), at the strategy's best priority."""
+
+    strategy: str
+    priority: int
+    quantity: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryEntry:
+    """A membership (has ``conid``) or a selector (has ``selector``) and when it was in force."""
+
+    strategy: str
+    priority: int
+    valid_from: datetime
+    valid_to: datetime | None
+    account: str | None = None
+    conid: int | None = None
+    quantity: float | None = None
+    selector: Selector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What the registry answers from; replaced as a whole, so that threads see one state or the next."""
+
+    revisions: dict[Revision, int] = field(default_factory=dict)
+    members: dict[int, tuple[MembershipRow, ...]] = field(default_factory=dict)
+    selectors: tuple[tuple[Selector, SelectorRow], ...] = ()
+    contracts: dict[int, ContractSpec] = field(default_factory=dict)
+    held: dict[int, tuple[Holding, ...]] = field(default_factory=dict)
+
+
+class StrategyRegistry:
+    """The strategies and their contracts.
+
+    Args:
+        database: the state database.
+        clock: tells the time.
+        today: the day by which contracts expire; without it, the date in ``timezone``.
+        timezone: where a day begins, for ``today`` and ``active_on``.
+    """
+
+    def __init__(
+        self,
+        database: StateDatabase,
+        clock: Clock = utc_now,
+        *,
+        today: Callable[[], date] | None = None,
+        timezone: str = "America/New_York",
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._zone = ZoneInfo(timezone)
+        self._today = today or (lambda: clock().astimezone(self._zone).date())
+        self._view = _View()
+        self._reported = 0
+
+    def initialize(self) -> None:
+        """Read everything; before this nothing is active."""
+        self._load()
+        self._reported = self._view.revisions[Revision.REGISTRY]
+
+    def reload_if_changed(self) -> bool:
+        """Bring the memory up to date; whether strategies changed since this was last asked. Mostly one small read.
+
+        Held contracts that came or went are taken in too, but are no change of strategies.
+        """
+        with self._database.read() as connection:
+            found = revisions.read(connection)
+        if found != self._view.revisions:
+            self._load()
+        # What this object changed itself is in memory already, and news to the caller all the same.
+        before, self._reported = self._reported, self._view.revisions[Revision.REGISTRY]
+        return self._reported != before
+
+    def is_active(self, conid: int, account: str | None = None) -> bool:
+        """Whether a contract serves an active strategy, in this account or in any. From memory, no I/O.
+
+        A contract that expired before today is not active. Selectors are matched with the holdings that are known.
+        """
+        view = self._view
+        if self._has_expired(view.contracts.get(conid)):
+            return False
+        if any(_is_account(row.account, account) for row in view.members.get(conid, ())):
+            return True
+        return any(
+            _is_account(holding.account, account) and selector.matches(holding)
+            for holding in view.held.get(conid, ())
+            for selector, _ in view.selectors
+        )
+
+    def assignments(self, holding: Holding) -> tuple[Assignment, ...]:
+        """The strategies that a holding serves, the most important first. From memory, no I/O.
+
+        A membership of the account is preferred to one of any account, and both to a selector, for the quantity.
+        """
+        view = self._view
+        if self._has_expired(holding.contract):
+            return ()
+        found: dict[str, Assignment] = {}
+        for selector, row in view.selectors:
+            if selector.matches(holding):
+                _add(found, Assignment(row.strategy, row.priority))
+        members = view.members.get(holding.contract.conid, ())
+        for member in sorted(members, key=lambda row: row.account is not None):
+            if _is_account(member.account, holding.account):
+                _add(found, Assignment(member.strategy, member.priority, member.quantity))
+        return tuple(sorted(found.values(), key=lambda item: (item.priority, item.strategy)))
+
+    def get_all_active(self) -> frozenset[int]:
+        """All active contracts: the members, and of the holdings those that selectors match. From memory."""
+        view = self._view
+        return frozenset(conid for conid in view.members.keys() | view.held.keys() if self.is_active(conid))
+
+    def entries(self) -> tuple[RegistryEntry, ...]:
+        """All memberships and selectors in force, by strategy."""
+        with self._database.read() as connection:
+            return _entries(rows.memberships_in_force(connection), rows.selectors_in_force(connection))
+
+    def active_on(self, when: date | datetime) -> tuple[RegistryEntry, ...]:
+        """What was in force at an instant, or at some time of a day."""
+        if isinstance(when, datetime):
+            start, end = when, when + _ONE_INSTANT
+        else:
+            start = datetime.combine(when, time(), self._zone)
+            end = datetime.combine(when + timedelta(days=1), time(), self._zone)
+        with self._database.read() as connection:
+            return _entries(
+                rows.memberships_between(connection, start, end), rows.selectors_between(connection, start, end)
+            )
+
+    def add_active(
+        self,
+        strategy: str,
+        conids: Iterable[int],
+        *,
+        account: str | None = None,
+        quantity: float | None = None,
+        priority: int = DEFAULT_PRIORITY,
+    ) -> None:
+        """Let a strategy use contracts; one that it uses already gets the new quantity and priority.
+
+        Args:
+            strategy: its name; a new one is created.
+            conids: the contracts.
+            account: only there; in any if left out.
+            quantity: of each contract, negative for short; all that is held if left out.
+            priority: the smaller number is more important.
+
+        Raises:
+            UsageError: a name, conid, quantity or priority that cannot be.
+        """
+        wanted = tuple(dict.fromkeys(conids))
+        check_membership(strategy, wanted, account=account, quantity=quantity, priority=priority)
+        with self._database.write() as connection:
+            now = self._clock()
+            present = {(row.conid, row.account): row for row in rows.memberships_in_force(connection, strategy)}
+            changed = self._open_strategy(connection, strategy, now)
+            for conid in wanted:
+                old = present.get((conid, account))
+                if old is not None and (old.quantity, old.priority) == (quantity, priority):
+                    continue
+                if old is not None:
+                    rows.close_membership(connection, old, at=now)
+                rows.open_membership(
+                    connection,
+                    strategy=strategy,
+                    account=account,
+                    conid=conid,
+                    quantity=quantity,
+                    priority=priority,
+                    at=now,
+                )
+                changed = True
+            if changed:
+                revisions.bump(connection, Revision.REGISTRY)
+        self._load()
+
+    def add_selector(self, strategy: str, selector: Selector | str, priority: int = DEFAULT_PRIORITY) -> None:
+        """Let a strategy use every holding that a selector matches, those to come included.
+
+        Raises:
+            UsageError: a name, selector or priority that cannot be.
+        """
+        parsed = Selector.parse(selector) if isinstance(selector, str) else selector
+        check_strategy(strategy)
+        _check_priority(priority)
+        with self._database.write() as connection:
+            now = self._clock()
+            present = {row.selector: row for row in rows.selectors_in_force(connection, strategy)}
+            changed = self._open_strategy(connection, strategy, now)
+            old = present.get(parsed.text)
+            if old is None or old.priority != priority:
+                if old is not None:
+                    rows.close_selector(connection, old, at=now)
+                rows.open_selector(connection, strategy=strategy, selector=parsed.text, priority=priority, at=now)
+                changed = True
+            if changed:
+                revisions.bump(connection, Revision.REGISTRY)
+        self._load()
+
+    def remove_active(self, strategy: str, conids: Iterable[int] | None = None) -> int:
+        """End a strategy's use of contracts, in all accounts; of everything, selectors too, if ``conids`` is left out.
+
+        A strategy without contracts and selectors ends.
+
+        Returns:
+            How many entries ended.
+
+        Raises:
+            UsageError: there is no such strategy, or it does not use one of the contracts; nothing was changed.
+        """
+        wanted = None if conids is None else set(conids)
+        with self._database.write() as connection:
+            self._check_exists(connection, strategy)
+            members = rows.memberships_in_force(connection, strategy)
+            if wanted is not None:
+                missing = wanted - {row.conid for row in members}
+                if missing:
+                    listed = ", ".join(str(conid) for conid in sorted(missing))
+                    raise UsageError(
+                        f"strategy {strategy} does not use {listed}: 'v6 strategies list' shows what it does"
+                    )
+                members = tuple(row for row in members if row.conid in wanted)
+            selectors = rows.selectors_in_force(connection, strategy) if wanted is None else ()
+            self._end(connection, strategy, members, selectors)
+        self._load()
+        return len(members) + len(selectors)
+
+    def remove_selector(self, strategy: str, selector: Selector | str) -> None:
+        """End a strategy's use of what a selector matches.
+
+        Raises:
+            UsageError: there is no such strategy, or it has no such selector.
+        """
+        parsed = Selector.parse(selector) if isinstance(selector, str) else selector
+        with self._database.write() as connection:
+            self._check_exists(connection, strategy)
+            found = [row for row in rows.selectors_in_force(connection, strategy) if row.selector == parsed.text]
+            if not found:
+                raise UsageError(f"strategy {strategy} has no selector {parsed.text}: 'v6 strategies list' shows them")
+            self._end(connection, strategy, (), found)
+        self._load()
+
+    def _load(self) -> None:
+        with self._database.read() as connection:
+            self._view = _read_view(connection)
+
+    def _end(
+        self,
+        connection: Connection,
+        strategy: str,
+        members: Iterable[MembershipRow],
+        selectors: Iterable[SelectorRow],
+    ) -> None:
+        now = self._clock()
+        for member in members:
+            rows.close_membership(connection, member, at=now)
+        for selector in selectors:
+            rows.close_selector(connection, selector, at=now)
+        if not rows.memberships_in_force(connection, strategy) and not rows.selectors_in_force(connection, strategy):
+            rows.close_strategy(connection, strategy, at=now)
+        revisions.bump(connection, Revision.REGISTRY)
+
+    def _open_strategy(self, connection: Connection, strategy: str, now: datetime) -> bool:
+        if rows.strategy_exists(connection, strategy):
+            return False
+        rows.open_strategy(connection, strategy, at=now)
+        return True
+
+    def _check_exists(self, connection: Connection, strategy: str) -> None:
+        if not rows.strategy_exists(connection, strategy):
+            known = ", ".join(rows.names_in_force(connection)) or "none yet"
+            raise UsageError(f"no strategy {strategy}: there are {known}")
+
+    def _has_expired(self, contract: ContractSpec | None) -> bool:
+        return contract is not None and contract.expiry is not None and contract.expiry < self._today()
+
+
+def _read_view(connection: Connection) -> _View:
+    """What questions are answered from. The counters are read first: a change while reading is seen next time."""
+    counted = revisions.read(connection)
+    members: dict[int, list[MembershipRow]] = {}
+    for row in rows.memberships_in_force(connection):
+        members.setdefault(row.conid, []).append(row)
+    held: dict[int, list[Holding]] = {}
+    for holding in holdings_store.list_open(connection):
+        held.setdefault(holding.contract.conid, []).append(holding)
+    known = contract_cache.get(connection, members.keys() | held.keys())
+    return _View(
+        revisions=counted,
+        members={conid: tuple(found) for conid, found in members.items()},
+        selectors=tuple((Selector.parse(row.selector), row) for row in rows.selectors_in_force(connection)),
+        contracts={conid: item.spec for conid, item in known.items()},
+        held={conid: tuple(found) for conid, found in held.items()},
+    )
+
+
+def _add(found: dict[str, Assignment], new: Assignment) -> None:
+    """Keep one assignment per strategy: the newer one's quantity, the better one's priority."""
+    old = found.get(new.strategy)
+    priority = new.priority if old is None else min(old.priority, new.priority)
+    found[new.strategy] = Assignment(new.strategy, priority, new.quantity)
+
+
+def _is_account(account: str | None, asked: str | None) -> bool:
+    """Whether what is in force in ``account`` matters in ``asked``; ``None`` is any account, on both sides."""
+    return account is None or asked is None or account == asked
+
+
+def _entries(members: Iterable[MembershipRow], selectors: Iterable[SelectorRow]) -> tuple[RegistryEntry, ...]:
+    found = [replace(_entry(row), account=row.account, conid=row.conid, quantity=row.quantity) for row in members] + [
+        replace(_entry(row), selector=Selector.parse(row.selector)) for row in selectors
+    ]
+    return tuple(sorted(found, key=lambda entry: entry.strategy))
+
+
+def _entry(row: MembershipRow | SelectorRow) -> RegistryEntry:
+    return RegistryEntry(strategy=row.strategy, priority=row.priority, valid_from=row.valid_from, valid_to=row.valid_to)
+
+
+def check_membership(
+    strategy: str, conids: Iterable[int], *, account: str | None, quantity: float | None, priority: int
+) -> None:
+    """What ``add_active`` refuses, without writing anything.
+
+    Raises:
+        UsageError: a name, conid, quantity or priority that cannot be.
+    """
+    check_strategy(strategy)
+    _check_priority(priority)
+    _check_contracts(tuple(conids), account=account, quantity=quantity)
+
+
+def check_strategy(strategy: str) -> None:
+    """Refuse what cannot be a strategy's name.
+
+    Raises:
+        UsageError: it says what a name may be.
+    """
+    if not _STRATEGY_NAME.fullmatch(strategy) or strategy != strategy.strip():
+        raise UsageError(
+            f"{strategy!r} is no name for a strategy: up to 64 letters, digits, spaces or any of _ . : / + - , "
+            "beginning with a letter or digit"
+        )
+
+
+def _check_priority(priority: int) -> None:
+    if not 0 <= priority <= 1_000_000:
+        raise UsageError(f"priority {priority} is not between 0 (most important) and 1000000")
+
+
+def _check_contracts(conids: tuple[int, ...], *, account: str | None, quantity: float | None) -> None:
+    if not conids:
+        raise UsageError("no contracts are named: give at least one conid, or a selector")
+    wrong = [conid for conid in conids if not 0 < conid < 2**63]
+    if wrong:
+        raise UsageError(f"{wrong[0]} is no conid: they are positive numbers")
+    if account is not None and not account.strip():
+        raise UsageError("the account is empty: leave it out for any account")
+    if quantity is not None and (not math.isfinite(quantity) or quantity == 0):
+        raise UsageError(f"quantity {quantity} cannot be: leave it out for all that is held")

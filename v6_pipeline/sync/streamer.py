@@ -1,0 +1,394 @@
+"""``IBPositionStreamer``: asks for positions, routes each holding to a line or to the queue, and keeps routing.
+
+The live half of the product, on one asyncio loop. What to do is decided by pure functions (``routing``,
+``observations``); the database is used in threads, so that a busy one never delays a tick. Who may stream at all
+(lease, epoch) is the caller's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from v6_pipeline.errors import GatewayError, StateError
+from v6_pipeline.ib.codes import Reaction, reaction_to
+from v6_pipeline.ib.connection import ConnectionState, IBConnectionManager
+from v6_pipeline.ib.positions import download_positions, subscribe_positions
+from v6_pipeline.model import Holding, QueuePriority, Quote
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.contract_book import ContractBook
+from v6_pipeline.sync.handlers import HandlerDispatcher
+from v6_pipeline.sync.portfolio import Key, Portfolio
+from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.sync.routing import Route, RoutePlan, plan_routes
+from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.sync.stream_lines import CLOSING_SECONDS, StreamLines
+from v6_pipeline.sync.streamer_state import StreamerState
+from v6_pipeline.sync.writer import DeltaLakePositionWriter
+
+log = logging.getLogger(__name__)
+
+SLOT_RENEWAL = timedelta(seconds=15)
+RATES_RELOAD = timedelta(seconds=30)
+ROUTE_AT_LEAST_EVERY = timedelta(seconds=15)
+"""Lines come free without an event (a batch ends, a limit is raised), so the routes are looked at now and then."""
+SESSION_PAUSE_SECONDS = 60.0
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+class IBPositionStreamer:
+    """Streams the holdings of active strategies, queues the others, live.
+
+    One instance per process: two would each take the lines.
+
+    Args:
+        settings: which gateway, accounts, rhythm.
+        database: state.
+        connection: not connected yet.
+        writer: where streamed rows go; one of ``dispatcher``'s handlers.
+        dispatcher: hands rows to all handlers.
+        registry: initialized.
+        queue: for what is not streamed.
+        ledger: the lines.
+        holder: names this process in the ledger.
+        clock: UTC now.
+    """
+
+    _in_process: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: StateDatabase,
+        connection: IBConnectionManager,
+        *,
+        writer: DeltaLakePositionWriter,
+        dispatcher: HandlerDispatcher,
+        registry: StrategyRegistry,
+        queue: PositionQueue,
+        ledger: SlotLedger,
+        holder: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._writer = writer
+        self._dispatcher = dispatcher
+        self._registry = registry
+        self._state = StreamerState(database, queue)
+        self._ledger = ledger
+        self._clock = clock
+        self._portfolio = Portfolio(settings.ib_accounts)
+        self._wake = asyncio.Event()
+        self._lines = StreamLines(
+            connection,
+            ContractBook(database, connection, clock),
+            ledger,
+            holder=holder,
+            clock=clock,
+            on_quote=self._on_quote,
+            on_refused=self._wake.set,
+        )
+        connection.add_error_listener(self._on_error)
+        self._ready = False
+        self._changes: dict[Key, Holding] = {}
+        self._told_queue: dict[Key, QueuePriority] = {}
+        self._plan: RoutePlan | None = None
+        self._started_at = clock()
+        self._blind_since: datetime | None = self._started_at
+        self._last_tick_at: datetime | None = None
+        self._ticks = 0
+        self._routed_at = _LONG_AGO
+        self._resync = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event, *, connect_once: bool = False) -> None:
+        """Stream until ``stop`` is set; then cancel the market data, flush, give the lines back and disconnect.
+
+        Args:
+            stop: set it to end.
+            connect_once: fail at once if the gateway cannot be used at the start, rather than try until it can.
+
+        Raises:
+            GatewayError: with ``connect_once``, the gateway cannot be used.
+            FencedError: another streamer has taken over; nothing was written after that.
+        """
+        if IBPositionStreamer._in_process:
+            msg = "one IBPositionStreamer per process: a second one would take the same lines again"
+            raise RuntimeError(msg)
+        IBPositionStreamer._in_process = True
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            if connect_once:
+                await self._connection.connect()
+            tasks = [
+                asyncio.create_task(self._keep_connected(), name="connection"),
+                asyncio.create_task(self._keep_routed(), name="routing"),
+                asyncio.create_task(self._keep_fresh(), name="upkeep"),
+                asyncio.create_task(self._dispatcher.run(), name="handlers"),
+                asyncio.create_task(self._writer.run(), name="writer"),
+                asyncio.create_task(stop.wait(), name="stop"),
+            ]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            try:
+                await self._shut_down(tasks)
+            finally:
+                IBPositionStreamer._in_process = False
+
+    def status(self) -> dict[str, Any]:
+        """What the streamer knows of itself, as one JSON object; instants are ISO 8601 in UTC."""
+        plan = self._plan
+        writer = self._writer.statistics()
+        return {
+            "state": "streaming" if self._blind_since is None else "blind",
+            "connection": self._connection.state.value,
+            "gateway": self._connection.address,
+            "client_id": self._connection.client_id,
+            "connects": self._connection.connects,
+            "started_at": _iso(self._started_at),
+            "blind_since": _iso(self._blind_since),
+            "holdings": len(self._portfolio),
+            "streamed_contracts": len(self._lines.conids),
+            "overflow_contracts": len(plan.overflow) if plan else 0,
+            "queued_holdings": len(plan.queue) if plan else 0,
+            "refused": self._lines.refusals.describe(),
+            "ticks": self._ticks,
+            "last_tick_at": _iso(self._last_tick_at),
+            "error_codes": {str(code): count for code, count in sorted(self._connection.error_counts.items())},
+            "writer": asdict(writer)
+            | {"last_commit_at": _iso(writer.last_commit_at), "failing_since": _iso(writer.failing_since)},
+            "handlers": [asdict(item) for item in self._dispatcher.statistics()],
+        }
+
+    # Connection
+
+    async def _keep_connected(self) -> None:
+        failed = 0
+        while True:
+            if not self._connection.is_connected:
+                await self._connection.connect_persistently()
+            heartbeat: asyncio.Task[None] | None = None
+            try:
+                await self._begin_session()
+                failed = 0
+                heartbeat = asyncio.create_task(self._connection.run_heartbeat(), name="heartbeat")
+                log.warning("connection lost: %s", await self._hold_session())
+            except (GatewayError, StateError) as error:
+                failed += 1
+                log.warning("session failed: %s", error)
+            finally:
+                if heartbeat is not None:
+                    heartbeat.cancel()
+                await self._end_session()
+            if failed:
+                # A gateway that lets in and drops at once (its nightly restart) must not be hammered.
+                await asyncio.sleep(min(2.0**failed, SESSION_PAUSE_SECONDS))
+
+    async def _begin_session(self) -> None:
+        await self._lines.begin_session()
+        self._changes.clear()
+        self._resync.clear()
+        subscribe_positions(self._connection, self._on_position, self._clock)
+        await self._take_in_positions()
+        self._ready = True
+        self._wake.set()
+
+    async def _hold_session(self) -> str:
+        """Until the connection is lost, and why; positions are asked for again whenever the link had been down."""
+        lost = asyncio.create_task(self._connection.wait_lost(), name="connection lost")
+        try:
+            while True:
+                resync = asyncio.create_task(self._resync.wait(), name="resync")
+                await asyncio.wait({lost, resync}, return_when=asyncio.FIRST_COMPLETED)
+                resync.cancel()
+                if lost.done():
+                    return lost.result()
+                self._resync.clear()
+                await self._take_in_positions()
+                self._wake.set()
+        finally:
+            lost.cancel()
+
+    async def _take_in_positions(self) -> None:
+        """Download the positions and hand them to the state database; what is missing from them is to be verified."""
+        begun_at = self._clock()
+        downloaded = await download_positions(self._connection, self._clock)
+        kept = [holding for holding in downloaded if self._portfolio.keeps(holding.account)]
+        accounts = [account for account in self._connection.accounts if self._portfolio.keeps(account)]
+        missing = await self._state.take_in_download(kept, accounts, begun_at=begun_at)
+        if missing:
+            # One feed that omits a position proves nothing: the worker compares it with the account download.
+            log.info("%d holdings are no longer among the positions: to be verified", len(missing))
+            await self._state.verify(missing)
+        self._portfolio.replace(kept)
+        # Only what was said after the download's end is a change; the rest is the download itself, heard as events.
+        self._changes = {key: item for key, item in self._changes.items() if self._portfolio.differs(item)}
+        if self._connection.state is ConnectionState.CONNECTED:
+            self._blind_since = None
+        log.info("%d positions in %d accounts", len(kept), len(accounts))
+
+    async def _end_session(self) -> None:
+        self._ready = False
+        if self._blind_since is None:
+            self._blind_since = self._clock()
+        await self._lines.end_session()
+
+    async def _shut_down(self, tasks: list[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                log.debug("while stopping: %s", result)
+        try:
+            await self._dispatcher.drain(CLOSING_SECONDS)
+        finally:
+            await self._writer.close()
+            await self._end_session()
+
+    # Routing
+
+    async def _keep_routed(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(1):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            try:
+                changed = await asyncio.to_thread(self._registry.reload_if_changed)
+                due = self._wake.is_set() or changed or self._is_route_due()
+                self._wake.clear()
+                if self._ready and due:
+                    await self._route()
+            except (GatewayError, StateError) as error:
+                # The connection went, which wakes the next pass when it is back, or the database is busy: once more.
+                log.warning("routing interrupted: %s", error)
+                self._routed_at = _LONG_AGO
+
+    def _is_route_due(self) -> bool:
+        return self._clock() - self._routed_at >= ROUTE_AT_LEAST_EVERY
+
+    async def _route(self) -> None:
+        self._routed_at = self._clock()
+        await self._take_in_changes()
+        now = self._clock()
+        routes = self._routes(now)
+        plan = plan_routes(routes, subscribed=self._lines.conids, capacity=self._ledger.stream_capacity)
+        self._plan = plan
+        await self._lines.cancel(plan.cancel)
+        specs = await self._lines.subscribe(plan.subscribe)
+        self._portfolio.contracts |= specs
+        for conid in specs:
+            self._publish(conid, self._clock())
+        await self._tell_queue(plan, routes, set(plan.subscribe) - specs.keys())
+
+    def _routes(self, now: datetime) -> list[Route]:
+        routes: list[Route] = []
+        strategies: dict[Key, tuple[str, ...]] = {}
+        for holding in self._portfolio:
+            assignments = self._registry.assignments(holding)
+            refused = self._lines.refusals.holds(holding.contract.conid, now)
+            routes.append(Route(holding, min((item.priority for item in assignments), default=None), refused))
+            strategies[holding.key] = tuple(sorted({item.strategy for item in assignments}))
+        self._portfolio.set_strategies(strategies)
+        return routes
+
+    async def _take_in_changes(self) -> None:
+        """Store what the position feed said since the last pass, write its rows, and have queued ones refreshed."""
+        if not self._changes:
+            return
+        changed = list(self._changes.values())
+        await self._state.take_in_changes(changed)
+        # Stored: what came meanwhile is a change of its own, and had the database failed, all would still be here.
+        self._changes = {key: item for key, item in self._changes.items() if item not in changed}
+        now = self._clock()
+        verify = []
+        for holding in changed:
+            self._portfolio.put(holding)
+            conid = holding.contract.conid
+            streams = conid in self._lines.conids
+            if streams:
+                self._publish(conid, now)
+            if holding.position == 0 or not streams:
+                verify.append(holding)
+            if holding.position == 0:
+                self._portfolio.discard(holding)
+        await self._state.verify(verify)
+
+    async def _tell_queue(self, plan: RoutePlan, routes: list[Route], without_line: set[int]) -> None:
+        """Insert what is newly routed to the queue; what it was told already comes due by the schedule."""
+        held = {route.holding.key: route.holding for route in routes if route.holding.position}
+        wanted: dict[Key, QueuePriority] = {(item.account, item.conid): item.priority for item in plan.queue}
+        wanted |= {key: QueuePriority.OVERFLOW for key in held if key[1] in without_line}
+        news = {key: priority for key, priority in wanted.items() if self._told_queue.get(key) != priority}
+        await self._state.enqueue(news, {key: held[key].contract.symbol for key in news})
+        self._told_queue = wanted
+
+    # Upkeep
+
+    async def _keep_fresh(self) -> None:
+        """Once a second: rows for contracts without ticks, the ledger's expiry, the exchange rates."""
+        renewed_at = rates_at = _LONG_AGO
+        silent_after = timedelta(seconds=self._settings.refresh_seconds)
+        while True:
+            now = self._clock()
+            try:
+                if now - rates_at >= RATES_RELOAD:
+                    self._portfolio.bases = await self._state.base_currencies()
+                    rates_at = now
+                if self._ready and now - renewed_at >= SLOT_RENEWAL:
+                    if await self._lines.renew():
+                        self._wake.set()
+                    renewed_at = now
+            except StateError as error:
+                # Tried again in a second; the lease, which is kept in the same database, says when that is over.
+                log.warning("upkeep interrupted: %s", error)
+            if self._ready:
+                for conid in self._portfolio.silent(self._lines.conids, now, silent_after):
+                    self._publish(conid, now)
+            await asyncio.sleep(1)
+
+    # Events of the gateway, on the loop
+
+    def _publish(self, conid: int, now: datetime) -> None:
+        for update in self._portfolio.updates(conid, self._lines.quote(conid), now):
+            self._dispatcher.publish(update)
+
+    def _on_quote(self, conid: int, quote: Quote) -> None:
+        now = self._clock()
+        self._ticks += 1
+        self._last_tick_at = now
+        for update in self._portfolio.updates(conid, quote, now):
+            self._dispatcher.publish(update)
+
+    def _on_position(self, holding: Holding) -> None:
+        if not self._portfolio.keeps(holding.account):
+            return
+        # A download that is repeated says everything again; only what differs is a change.
+        if not self._ready or holding.key in self._changes or self._portfolio.differs(holding):
+            self._changes[holding.key] = holding
+            self._wake.set()
+
+    def _on_error(self, _req_id: int, code: int, _text: str) -> None:
+        reaction = reaction_to(code)
+        if reaction is Reaction.LINK_LOST and self._blind_since is None:
+            self._blind_since = self._clock()
+        elif reaction in {Reaction.RESUBSCRIBE, Reaction.VERIFY} and self._ready:
+            # 1102 says that market data was kept; feeds were seen dead after it, so all is asked for again either way,
+            # and the positions with it: a fill while the link was down may never be told.
+            self._lines.resubscribe(self._portfolio.contracts, cancel=reaction is Reaction.VERIFY)
+            self._blind_since = None
+            self._resync.set()
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

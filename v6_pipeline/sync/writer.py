@@ -1,0 +1,194 @@
+"""``DeltaLakePositionWriter``: the handler that puts streamed positions into Delta Lake.
+
+It keeps the newest update per (account, conid) and writes them in one commit every ``V6_FLUSH_SECONDS``. How a commit
+is made, fenced, compacted and made durable is in ``v6_pipeline.lake``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from v6_pipeline import __version__
+from v6_pipeline.errors import FencedError, LakeError
+from v6_pipeline.lake.fencing import FencedAppender
+from v6_pipeline.lake.lineage import CommitKind, CommitLineage
+from v6_pipeline.lake.rows import position_rows
+from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.table import Commit, DeltaTableStore
+from v6_pipeline.model import PositionUpdate, UpdateSource
+
+log = logging.getLogger(__name__)
+
+APPLICATION_ID = "v6_pipeline.streamer"
+"""Constant over all owners: an id per owner would let a stalled old one write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterStatistics:
+    """What the writer did since it was opened; ``buffered`` rows wait for the next flush, or for the lake."""
+
+    epoch: int
+    commits: int
+    rows: int
+    buffered: int
+    last_version: int | None
+    last_commit_at: datetime | None
+    failing_since: datetime | None
+    last_error: str | None
+
+
+class DeltaLakePositionWriter:
+    """A ``PositionUpdateHandler`` that writes ``streamed_positions`` as the owner of ``epoch``.
+
+    Args:
+        store: the table.
+        epoch: from the streamer's lease.
+        trading_day: day of an instant.
+        clock: UTC now.
+        flush_seconds: from one commit to the next.
+        sleep: how to wait for it.
+    """
+
+    def __init__(
+        self,
+        store: DeltaTableStore,
+        *,
+        epoch: int,
+        trading_day: Callable[[datetime], date],
+        clock: Callable[[], datetime],
+        flush_seconds: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._epoch = epoch
+        self._trading_day = trading_day
+        self._clock = clock
+        self._flush_seconds = flush_seconds
+        self._sleep = sleep
+        self._appender = FencedAppender(
+            store, application_id=APPLICATION_ID, epoch=epoch, lineage=self._lineage(CommitKind.FENCE)
+        )
+        self._newest: dict[tuple[str, int], PositionUpdate] = {}
+        self._pending: tuple[list[PositionUpdate], CommitLineage] | None = None
+        self._flushing: asyncio.Task[Commit | None] | None = None
+        self._fenced = False
+        self._commits = 0
+        self._rows = 0
+        self._last_version: int | None = None
+        self._last_commit_at: datetime | None = None
+        self._failing_since: datetime | None = None
+        self._last_error: str | None = None
+
+    async def open(self) -> None:
+        """Take the table over; must come before the first flush.
+
+        Raises:
+            FencedError: a newer owner was here.
+            LakeError: the table is damaged, not writable or unreachable.
+        """
+        self._last_version = await asyncio.to_thread(self._appender.open)
+
+    async def on_position_update(self, update: PositionUpdate) -> None:
+        """Keep the update for the next flush, in place of an older one of the same holding."""
+        self._newest[update.key] = update
+
+    async def run(self) -> None:
+        """Flush again and again until cancelled.
+
+        Raises:
+            FencedError: another streamer has taken over.
+        """
+        while True:
+            await self._sleep(self._flush_seconds)
+            try:
+                await self.flush()
+            except LakeError as error:
+                # The rows stay, the newest per holding, and land once the lake is back; status and sensor say so.
+                log.warning("flush failed: %s", error)
+
+    async def flush(self) -> Commit | None:
+        """Write what has come since the last flush in one commit; None if nothing has.
+
+        Raises:
+            FencedError: another streamer has taken over; the rows are not written.
+            LakeError: nothing is lost: the same rows are tried again with the next flush.
+        """
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
+        # A caller that is cancelled must not leave a thread behind that commits beside the next flush.
+        return await asyncio.shield(self._flushing)
+
+    async def _flush(self) -> Commit | None:
+        if self._pending is None:
+            if not self._newest:
+                return None
+            self._pending = (list(self._newest.values()), self._lineage(CommitKind.DATA))
+            self._newest.clear()
+        updates, lineage = self._pending
+        try:
+            commit = await asyncio.to_thread(self._append, updates, lineage)
+        except FencedError:
+            self._fenced = True
+            raise
+        except LakeError as error:
+            self._failing_since = self._failing_since or self._clock()
+            self._last_error = str(error)
+            raise
+        self._pending = None
+        self._failing_since = None
+        self._commits += 1
+        self._rows += commit.rows
+        self._last_version = commit.version
+        self._last_commit_at = self._clock()
+        return commit
+
+    async def close(self) -> None:
+        """The last flushes, unless another streamer has taken over."""
+        while not self._fenced and (self._newest or self._pending):
+            try:
+                await self.flush()
+            except FencedError as error:
+                log.warning("last flush: %s", error)
+            except LakeError:
+                log.exception("last flush failed: %d rows are lost; the next start writes current ones", self._buffered)
+                return
+
+    def statistics(self) -> WriterStatistics:
+        """The writer's figures at this moment."""
+        return WriterStatistics(
+            epoch=self._epoch,
+            commits=self._commits,
+            rows=self._rows,
+            buffered=self._buffered,
+            last_version=self._last_version,
+            last_commit_at=self._last_commit_at,
+            failing_since=self._failing_since,
+            last_error=self._last_error,
+        )
+
+    @property
+    def _buffered(self) -> int:
+        return len(self._newest) + (len(self._pending[0]) if self._pending else 0)
+
+    def _append(self, updates: list[PositionUpdate], lineage: CommitLineage) -> Commit:
+        rows = position_rows(
+            updates,
+            spec=STREAMED_POSITIONS,
+            trading_day=self._trading_day,
+            source=UpdateSource.STREAM,
+            ingested_at=self._clock(),
+            epoch=self._epoch,
+        )
+        return self._appender.append(rows, lineage)
+
+    def _lineage(self, kind: CommitKind) -> CommitLineage:
+        return CommitLineage(
+            asset=STREAMED_POSITIONS.name,
+            source=UpdateSource.STREAM.value,
+            code_version=__version__,
+            epoch=self._epoch,
+            kind=kind,
+        )

@@ -1,0 +1,128 @@
+"""The position feed: complete at its end, and every change after it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from v6_pipeline.errors import GatewayError, RequestTimeoutError
+from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.positions import download_positions, subscribe_positions
+from v6_pipeline.model import Holding
+from v6_pipeline.paper import PaperGateway
+from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
+from v6_pipeline_tests.integration.scripted_gateway import Line, ScriptedGateway
+from v6_pipeline_tests.unit.state.databases import ManualClock
+
+pytestmark = pytest.mark.usefixtures("quiet_loop")
+
+ACCOUNT, AAPL = "SIM0000001", 265598
+POSITIONS = 61
+
+
+def position(conid: int, quantity: float, cost: float = 100.0) -> Line:
+    stock = (conid, "X", "STK", "", 0.0, "", "", "NASDAQ", "USD", "X", "NMS")
+    return (61, 3, ACCOUNT, *stock, quantity, cost)
+
+
+async def test_a_download_has_every_position_of_every_account(
+    gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
+) -> None:
+    holdings = await download_positions(connection, clock)
+
+    assert {holding.key: (holding.position, holding.average_cost) for holding in holdings} == {
+        (item.account, item.conid): (item.quantity, item.average_cost) for item in gateway.book.held()
+    }
+    assert {holding.observed_at for holding in holdings} == {clock.now}
+    assert {holding.account for holding in holdings} == set(connection.accounts)
+
+
+async def test_changes_keep_coming_closings_included(
+    gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
+) -> None:
+    await download_positions(connection, clock)
+    changes: list[Holding] = []
+    subscribe_positions(connection, changes.append, clock)
+    gateway.resize_position(ACCOUNT, AAPL, 7)
+    gateway.close_position(ACCOUNT, AAPL)
+    gateway.open_position(ACCOUNT, AAPL, 3)
+    await connection.round_trip()
+
+    assert [(item.key, item.position) for item in changes] == [
+        ((ACCOUNT, AAPL), 7.0),
+        ((ACCOUNT, AAPL), 0.0),
+        ((ACCOUNT, AAPL), 3.0),
+    ]
+
+
+async def test_the_download_itself_is_heard_too(connection: IBConnectionManager, clock: ManualClock) -> None:
+    heard: list[Holding] = []
+    subscribe_positions(connection, heard.append, clock)
+
+    holdings = await download_positions(connection, clock)
+
+    assert heard == holdings
+
+
+async def test_the_newest_word_counts_and_a_closed_position_is_none(
+    open_connection: OpenConnection, clock: ManualClock
+) -> None:
+    rows = [position(1, 5), position(2, 5), position(3, 0), position(1, 8), position(2, 0), (62, 1)]
+    async with ScriptedGateway({POSITIONS: rows}) as scripted:
+        connection = await open_connection(port=scripted.port)
+
+        holdings = await download_positions(connection, clock)
+
+    assert [(item.contract.conid, item.position) for item in holdings] == [(1, 8.0)]
+
+
+async def test_an_account_without_positions(open_connection: OpenConnection, clock: ManualClock) -> None:
+    async with ScriptedGateway({POSITIONS: [(62, 1)]}) as scripted:
+        connection = await open_connection(port=scripted.port)
+
+        assert await download_positions(connection, clock) == []
+
+
+async def test_an_unknown_cost_is_none(open_connection: OpenConnection, clock: ManualClock) -> None:
+    rows = [position(1, 5, 1.7976931348623157e308), (62, 1)]
+    async with ScriptedGateway({POSITIONS: rows}) as scripted:
+        connection = await open_connection(port=scripted.port)
+
+        (holding,) = await download_positions(connection, clock)
+
+    assert holding.average_cost is None
+
+
+async def test_a_download_without_its_end_is_an_error(open_connection: OpenConnection, clock: ManualClock) -> None:
+    """Half a download looks like positions that were closed."""
+    async with ScriptedGateway({POSITIONS: [position(1, 5)]}) as scripted:
+        connection = await open_connection(port=scripted.port, request_timeout=0.1)
+
+        with pytest.raises(RequestTimeoutError, match="positions"):
+            await download_positions(connection, clock)
+
+
+async def test_a_download_cut_off_is_an_error(open_connection: OpenConnection, clock: ManualClock) -> None:
+    async with ScriptedGateway({POSITIONS: [position(1, 5)]}) as scripted:
+        connection = await open_connection(port=scripted.port)
+        download = asyncio.create_task(download_positions(connection, clock))
+        await eventually(lambda: scripted.count(POSITIONS))
+        scripted.hang_up()
+
+        with pytest.raises(GatewayError, match="closed during the request for positions"):
+            await download
+
+
+async def test_a_listener_of_the_old_connection_hears_nothing_of_the_new_one(
+    gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
+) -> None:
+    changes: list[Holding] = []
+    subscribe_positions(connection, changes.append, clock)
+    await connection.close()
+    await eventually(lambda: not gateway.statistics.clients)
+    await connection.connect()
+
+    await download_positions(connection, clock)
+
+    assert changes == []

@@ -1,0 +1,392 @@
+"""``QueueWorker`` against the paper gateway: what is valued, what is closed, what stays in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.errors import AccountFeedError, ClientIdInUseError, GatewayError, LakeError
+from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.lineage import CommitKind, read_commits
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
+from v6_pipeline.model import QueuePriority, SlotPurpose
+from v6_pipeline.paper import AccountConflict, PaperGateway
+from v6_pipeline.settings import Settings
+from v6_pipeline.state import holdings as holdings_store
+from v6_pipeline.state import rates
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.account_downloads import AccountDownloads
+from v6_pipeline.sync.queue import PositionQueue, QueueState
+from v6_pipeline.sync.quotes import BatchQuotes
+from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope
+from v6_pipeline_tests.integration.conftest import eventually
+from v6_pipeline_tests.unit.state.databases import ManualClock
+
+EVERYTHING = RefreshScope(everything=True)
+THIRTY = timedelta(seconds=30)
+
+
+class MovingClock(ManualClock):
+    """Never tells the same instant twice, like a real one."""
+
+    def __call__(self) -> datetime:
+        return self.advance(0.000_001)
+
+
+@dataclass
+class Rig:
+    """A worker's surroundings."""
+
+    gateway: PaperGateway
+    settings: Settings
+    database: StateDatabase
+    lake: Lake
+    clock: ManualClock
+
+    def worker(self, run_id: str = "run-1") -> QueueWorker:
+        return QueueWorker(
+            self.settings,
+            self.database,
+            self.lake,
+            run_id=run_id,
+            trading_day=TradingCalendar().trading_day,
+            clock=self.clock,
+            policy=ConnectionPolicy(messages_per_second=1_000, connect_timeout=5, request_timeout=5),
+        )
+
+    async def refresh(self, scope: RefreshScope = EVERYTHING, run_id: str = "run-1") -> RefreshReport:
+        return await self.worker(run_id).run(scope)
+
+    @property
+    def queue(self) -> PositionQueue:
+        return PositionQueue(self.database, self.clock)
+
+    def rows(self, spec: Any = QUEUED_POSITIONS) -> pl.DataFrame:
+        handle = self.lake.table(spec).load()
+        assert handle is not None
+        return pl.scan_delta(handle).sort("timestamp").collect()
+
+    def is_held(self, account: str, conid: int) -> bool:
+        return any((item.account, item.conid) == (account, conid) for item in self.gateway.book.held())
+
+    def open_holdings(self) -> set[tuple[str, int]]:
+        with self.database.read() as connection:
+            return {item.key for item in holdings_store.list_open(connection)}
+
+
+@pytest.fixture
+def rig(gateway: PaperGateway, settings: Settings, database: StateDatabase, lake: Lake, clock: ManualClock) -> Rig:
+    return Rig(gateway, settings, database, lake, clock)
+
+
+async def test_every_holding_gets_one_row_with_ibs_own_figures(rig: Rig) -> None:
+    report = await rig.refresh()
+
+    held = rig.gateway.book.held()
+    rows = {(row["account"], row["conid"]): row for row in rig.rows().to_dicts()}
+    assert (report.held, report.refreshed, len(rows)) == (60, 60, 60)
+    for holding in held:
+        row = rows[holding.account, holding.conid]
+        sent = rig.gateway.statistics.last_portfolio[holding.account, holding.conid]
+        assert row["position"] == holding.quantity
+        assert row["market_value"] == pytest.approx(sent["market_value"])
+        assert row["unrealized_pnl"] == pytest.approx(sent["unrealized_pnl"])
+        assert (row["price_source"], row["source"], row["run_id"]) == ("portfolio", "queue", "run-1")
+    assert rig.queue.stats().pending == 0
+
+
+async def test_options_get_their_greeks_through_free_lines_only(rig: Rig) -> None:
+    rig.settings = rig.settings.model_copy(update={"market_data_lines": 15, "reserved_lines": 5, "batch_lines": 5})
+    streamed = next(iter(rig.gateway.book.held())).conid
+    SlotLedger(rig.database, ceiling=10, batch_floor=5, clock=rig.clock).acquire(
+        [streamed], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=600
+    )
+
+    await rig.refresh()
+
+    options = rig.rows().filter(pl.col("sec_type") == "OPT")
+    assert options.get_column("delta").null_count() == 0
+    assert rig.gateway.statistics.peak_lines <= 9
+    assert rig.gateway.statistics.lines == 0
+    assert rig.gateway.statistics.errors[300] == 0
+
+
+async def test_streamed_holdings_are_left_to_the_stream(rig: Rig) -> None:
+    conid = rig.gateway.book.held()[0].conid
+    SlotLedger(rig.database, ceiling=90, batch_floor=10, clock=rig.clock).acquire(
+        [conid], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=600
+    )
+
+    await rig.refresh()
+
+    assert conid not in rig.rows().get_column("conid").to_list()
+
+
+async def test_only_what_is_due_is_refreshed_unless_everything_is_asked_for(rig: Rig) -> None:
+    await rig.refresh()
+    rig.clock.advance(rig.settings.refresh_seconds - 61)
+    early = await rig.refresh(RefreshScope(interval_seconds=60))
+    rig.clock.advance(1)
+    due = await rig.refresh(RefreshScope(interval_seconds=60))
+
+    assert (early.rows, due.rows) == (0, 60)
+
+
+async def test_account_figures_and_rates_come_with_the_same_download(rig: Rig) -> None:
+    await rig.refresh()
+
+    accounts = {row["account"]: row for row in rig.rows(ACCOUNT_VALUES).to_dicts()}
+    assert set(accounts) == {"SIM0000001", "SIM0000002"}
+    for account, row in accounts.items():
+        sent = {value.tag: value for value in rig.gateway.book.account_values(account) if value.currency == "USD"}
+        assert row["base_currency"] == "USD"
+        assert row["net_liquidation"] == pytest.approx(float(sent["NetLiquidation"].value))
+        assert row["daily_pnl"] is not None
+    with rig.database.read() as connection:
+        assert {rate.currency for rate in rates.list_all(connection)} == {"USD", "EUR"}
+    assert rig.rows().filter(pl.col("currency") == "EUR").get_column("fx_rate_to_base").null_count() == 0
+
+
+async def test_each_batch_is_one_commit_that_names_the_run(rig: Rig) -> None:
+    rig.settings = rig.settings.model_copy(update={"queue_batch": 25})
+
+    report = await rig.refresh(run_id="run-7")
+
+    commits = [item for item in read_commits(rig.lake.table(QUEUED_POSITIONS), -1, 100) if item.kind is CommitKind.DATA]
+    assert [commit.rows for commit in commits] == [25, 25, 10]
+    assert {commit.run_id for commit in commits} == {"run-7"}
+    assert [commit.version for commit in report.commits] == [commit.version for commit in commits]
+    # The account was downloaded once for all three batches.
+    assert rig.rows(ACCOUNT_VALUES).height == 2
+
+
+async def test_a_position_that_both_feeds_leave_out_is_closed_with_a_last_row(rig: Rig) -> None:
+    await rig.refresh()
+    closed = rig.gateway.book.held()[0]
+    rig.gateway.close_position(closed.account, closed.conid)
+    rig.clock.advance(60)
+
+    report = await rig.refresh()
+
+    assert report.closed == 1
+    key = (closed.account, closed.conid)
+    assert key not in rig.open_holdings()
+    last = rig.rows().filter((pl.col("account") == key[0]) & (pl.col("conid") == key[1])).to_dicts()[-1]
+    assert (last["position"], last["market_value"]) == (0, 0)
+    # The feed still lists what was closed today, with its realized profit.
+    assert last["realized_pnl"] is not None
+    rig.clock.advance(600)
+    assert key not in {item.key for item in rig.queue.items()}
+    assert (await rig.refresh()).closed == 0
+
+
+async def test_an_item_that_was_never_held_leaves_the_queue_without_a_row(rig: Rig) -> None:
+    rig.queue.insert(424242, "GHOST", QueuePriority.NORMAL, account="SIM0000001")
+
+    await rig.refresh()
+
+    assert 424242 not in rig.rows().get_column("conid").to_list()
+    assert rig.queue.stats().pending == 0
+
+
+async def test_an_evicted_account_download_closes_nothing_and_its_items_come_again(rig: Rig) -> None:
+    await rig.refresh()
+    before = rig.open_holdings()
+    other = IBConnectionManager(host="127.0.0.1", port=rig.gateway.port, client_id=7)
+    await other.connect()
+    other.ib.client.reqAccountUpdates(True, "SIM0000001")  # type: ignore[no-untyped-call]
+    rig.gateway.set_account_conflict(AccountConflict.REFUSE)
+    rig.clock.advance(600)
+
+    with pytest.raises(AccountFeedError, match=r"items stay in the queue: account feed of SIM0000002: 2101"):
+        await rig.refresh()
+
+    assert rig.open_holdings() == before
+    waiting = rig.queue.items(QueueState.WAITING)
+    assert {item.account for item in waiting} == {"SIM0000002"}
+    assert {item.attempts for item in waiting} == {0}
+    await other.close()
+    rig.clock.advance(60)
+    await rig.refresh()
+    assert rig.queue.stats().pending == 0
+
+
+async def test_a_client_id_that_the_gateway_serves_already_is_passed_over(rig: Rig) -> None:
+    other = IBConnectionManager(host="127.0.0.1", port=rig.gateway.port, client_id=61)
+    await other.connect()
+    try:
+        await rig.refresh()
+    finally:
+        await other.close()
+
+    assert rig.gateway.statistics.connections[62] == 1
+    assert rig.gateway.statistics.errors[326] == 1
+
+
+async def test_when_all_client_ids_are_taken_one_line_says_so(rig: Rig) -> None:
+    others = [
+        IBConnectionManager(host="127.0.0.1", port=rig.gateway.port, client_id=client_id)
+        for client_id in rig.settings.run_client_ids
+    ]
+    await asyncio.gather(*(other.connect() for other in others))
+    try:
+        with pytest.raises(ClientIdInUseError, match=r"client ids 61 to 75 of 127\.0\.0\.1:\d+ are all in use"):
+            await rig.refresh()
+    finally:
+        await asyncio.gather(*(other.close() for other in others))
+
+
+async def test_without_a_gateway_nothing_is_written_and_nothing_lost(rig: Rig) -> None:
+    rig.queue.insert(265598, "AAPL", account="SIM0000001")
+    await rig.gateway.stop()
+
+    with pytest.raises(GatewayError, match="no gateway at"):
+        await rig.refresh()
+
+    assert rig.queue.stats().open == 1
+    assert rig.lake.table(QUEUED_POSITIONS).load() is None or rig.rows().height == 0
+
+
+async def test_a_lake_that_cannot_be_written_is_found_out_before_the_gateway_is_asked(rig: Rig) -> None:
+    (rig.settings.home / "lake").write_text("not a folder")
+
+    with pytest.raises(LakeError):
+        await rig.refresh()
+
+    assert rig.gateway.statistics.connections == {}
+
+
+async def test_a_connection_lost_in_the_middle_leaves_the_rest_in_the_queue(rig: Rig) -> None:
+    rig.settings = rig.settings.model_copy(update={"queue_batch": 20})
+    worker = rig.worker()
+    append = worker._append_positions
+    loop = asyncio.get_running_loop()
+
+    def then_the_gateway_goes(updates: Any) -> Any:
+        commit = append(updates)
+        for session in list(rig.gateway._open):
+            loop.call_soon_threadsafe(session.abort)
+        return commit
+
+    worker._append_positions = then_the_gateway_goes  # type: ignore[method-assign]
+
+    with pytest.raises(GatewayError):
+        await worker.run(EVERYTHING)
+
+    done = {(row["account"], row["conid"]) for row in rig.rows().to_dicts()}
+    assert len(done) == 20
+    rig.clock.advance(600)
+    assert {item.key for item in rig.queue.items()} == rig.open_holdings() - done
+    assert rig.gateway.statistics.lines == 0
+
+
+async def test_two_workers_at_once_share_the_queue_and_take_turns_with_the_feed(rig: Rig) -> None:
+    rig.settings = rig.settings.model_copy(update={"queue_batch": 10})
+    rig.clock = MovingClock()
+
+    first, second = await asyncio.gather(rig.refresh(run_id="a"), rig.refresh(run_id="b"))
+
+    rows = rig.rows()
+    assert first.refreshed + second.refreshed == rows.height
+    assert rows.select("account", "conid", "timestamp").is_unique().all()
+    assert {tuple(key) for key in rows.select("account", "conid").iter_rows()} == rig.open_holdings()
+    assert rig.gateway.statistics.errors[2100] == 0
+    assert rig.gateway.statistics.peak_lines <= 90
+
+
+async def test_a_queued_row_names_the_strategies_of_a_contract_that_found_no_line(rig: Rig) -> None:
+    conid = rig.gateway.book.held()[0].conid
+    StrategyRegistry(rig.database, rig.clock).add_active("condors", [conid])
+
+    await rig.refresh()
+
+    named = rig.rows().filter(pl.col("conid") == conid).get_column("strategy_ids").to_list()
+    assert named[0] == ["condors"]
+
+
+async def test_items_of_an_account_that_is_not_ours_become_dead_letters_and_spoil_no_run(rig: Rig) -> None:
+    await rig.refresh()
+    rig.settings = rig.settings.model_copy(update={"ib_accounts": ("SIM0000002",)})
+    strangers = {key for key in rig.open_holdings() if key[0] == "SIM0000001"}
+
+    for _ in range(6):
+        rig.clock.advance(600)
+        await rig.refresh(RefreshScope())
+
+    assert {item.key for item in rig.queue.items(QueueState.DEAD)} == strangers
+    assert rig.queue.stats().pending == 0
+    assert rig.rows().filter(pl.col("account") == "SIM0000001").height == len(strangers)
+
+
+async def test_a_batch_that_takes_longer_than_its_lease_keeps_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("v6_pipeline.sync.worker.BATCH_LEASE_SECONDS", 30)
+    ensure = AccountDownloads.ensure
+
+    async def slowly(self: AccountDownloads, needed: dict[str, datetime]) -> dict[str, AccountFeedError]:
+        for _ in range(4):  # longer than the lease, in steps in which the keeper comes to its turn
+            rig.clock.advance(20)
+            await eventually(lambda: rig.queue.items(QueueState.LEASED)[0].leased_until == rig.clock.now + THIRTY)
+        return await ensure(self, needed)
+
+    monkeypatch.setattr(AccountDownloads, "ensure", slowly)
+    monkeypatch.setattr("v6_pipeline.sync.worker.KEEP_BATCH_EVERY", 0.01)
+
+    assert (await rig.refresh()).refreshed == 60
+
+
+async def test_an_active_holding_without_a_line_is_due_at_priority_1(rig: Rig) -> None:
+    holding = rig.gateway.book.held()[0]
+    StrategyRegistry(rig.database, rig.clock).add_active("s", [holding.conid], account=holding.account)
+    await rig.refresh()
+    rig.clock.advance(600)
+    worker = rig.worker()
+    worker._registry.initialize()
+
+    worker._enqueue(RefreshScope())
+
+    priorities = {item.key: item.priority for item in rig.queue.items()}
+    assert priorities.pop((holding.account, holding.conid)) == QueuePriority.OVERFLOW
+    assert set(priorities.values()) == {QueuePriority.NORMAL}
+
+
+async def test_a_position_opened_again_while_quotes_come_in_is_not_closed(rig: Rig) -> None:
+    await rig.refresh()
+    closed = rig.gateway.book.held()[0]
+    rig.gateway.close_position(closed.account, closed.conid)
+    rig.clock.advance(60)
+    worker = rig.worker()
+    collect = BatchQuotes.collect
+
+    async def reopened_meanwhile(self: BatchQuotes, contracts: Any) -> Any:
+        quotes = await collect(self, contracts)
+        if not rig.is_held(closed.account, closed.conid):
+            rig.gateway.open_position(closed.account, closed.conid, 3)
+        await eventually(lambda: (closed.account, closed.conid) in worker._held)
+        return quotes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchQuotes, "collect", reopened_meanwhile)
+        report = await worker.run(EVERYTHING)
+
+    assert report.closed == 0
+    assert (closed.account, closed.conid) in rig.open_holdings()
+    rows = rig.rows().filter((pl.col("account") == closed.account) & (pl.col("conid") == closed.conid))
+    assert 0 not in rows.get_column("position").to_list()
+
+
+async def test_an_account_that_is_not_kept_is_neither_read_nor_written(rig: Rig) -> None:
+    rig.settings = rig.settings.model_copy(update={"ib_accounts": ("SIM0000002",)})
+
+    await rig.refresh()
+
+    assert set(rig.rows().get_column("account")) == {"SIM0000002"}
+    assert set(rig.rows(ACCOUNT_VALUES).get_column("account")) == {"SIM0000002"}

@@ -1,0 +1,191 @@
+"""``v6 strategies``: the registry from the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from v6_pipeline.model import ContractSpec, Holding, SecType
+from v6_pipeline.settings import Settings
+from v6_pipeline.state import holdings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline_tests.unit.cli.conftest import Run
+
+NOW = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def held(settings: Settings) -> None:
+    """SPX option 1 in both accounts, AAPL 2 in DU1."""
+    database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
+    spx = ContractSpec(conid=1, symbol="SPX", sec_type=SecType.OPTION, currency="USD", local_symbol="SPXW P5800")
+    aapl = ContractSpec(conid=2, symbol="AAPL", sec_type=SecType.STOCK, currency="USD")
+    with database.write() as connection:
+        holdings.upsert_holdings(
+            connection,
+            [
+                Holding(account=account, contract=contract, position=1.0, average_cost=None, observed_at=NOW)
+                for account, contract in (("DU1", spx), ("DU2", spx), ("DU1", aapl))
+            ],
+        )
+    database.close()
+
+
+def entries(v6: Run) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = v6("strategies", "list", "--json").document["entries"]
+    return [{name: value for name, value in entry.items() if name != "valid_from"} for entry in found]
+
+
+def entry(strategy: str, **changes: Any) -> dict[str, Any]:
+    base = {"conid": None, "selector": None, "account": None, "quantity": None, "priority": 100, "holdings": 0}
+    return {"strategy": strategy, **base, **changes}
+
+
+@pytest.mark.usefixtures("held")
+def test_contracts_and_selectors_are_added_and_listed(v6: Run) -> None:
+    added = v6("strategies", "add", "condors", 1, "--match", "symbol=AAPL", "--priority", 5, "--json")
+    assert added.document == {"strategy": "condors", "conids": [1], "selectors": ["symbol=AAPL"], "warnings": []}
+    assert entries(v6) == [
+        entry("condors", conid=1, priority=5, holdings=2),
+        entry("condors", selector="symbol=AAPL", priority=5, holdings=1),
+    ]
+    shown = v6("strategies", "list").out
+    assert "SPXW P5800" in shown
+    assert "symbol=AAPL" in shown
+
+
+@pytest.mark.usefixtures("held")
+def test_account_quantity_and_a_short_one(v6: Run) -> None:
+    assert v6("strategies", "add", "hedge", 1, "--account", "DU2", "--quantity=-3").code == 0
+    assert entries(v6) == [entry("hedge", conid=1, account="DU2", quantity=-3.0, holdings=1)]
+
+
+@pytest.mark.usefixtures("held")
+def test_the_account_goes_into_the_selector(v6: Run) -> None:
+    v6("strategies", "add", "s", "--match", "symbol=SPX", "--account", "DU2")
+    assert entries(v6) == [entry("s", selector="account=DU2,symbol=SPX", holdings=1)]
+    result = v6("strategies", "add", "s", "--match", "account=DU1", "--account", "DU2")
+    assert result.code == 2
+    assert "differ" in result.error
+
+
+@pytest.mark.usefixtures("held")
+def test_what_nobody_holds_is_a_warning(v6: Run) -> None:
+    result = v6("strategies", "add", "s", 1, 77, "--match", "symbol=NONE", "--unchecked")
+    assert result.code == 0
+    assert "warning: no account holds 77: streamed once held" in result.err
+    assert "warning: symbol=NONE matches no holding" in result.err
+    assert "warning: no account holds 1" not in result.err
+
+
+def test_before_the_first_download_the_warning_says_so(v6: Run, settings: Settings) -> None:
+    assert "no holdings are known yet" in v6("strategies", "add", "s", 1, "--unchecked").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "s", "0"), "0 is no conid"),
+        (("add", "bad*name", "1"), "is no name for a strategy"),
+        (("add", "s", "1", "--priority", "-1"), "priority -1"),
+        (("add", "s", "1", "--quantity", "0"), "quantity 0.0 cannot be"),
+        (("add", "s", "--match", "symbol=SPX", "--quantity", "2"), "--quantity goes with conids"),
+        (("add", "s", "1", "--match", "colour=red"), "colour=red"),
+        (("remove", "none"), "no strategy none"),
+        (("remove", "s", "1", "--match", "symbol=SPX"), "one after the other"),
+    ],
+)
+def test_what_cannot_be_is_refused_whole(v6: Run, settings: Settings, arguments: tuple[str, ...], said: str) -> None:
+    result = v6("strategies", *arguments)
+    assert result.code == 2
+    assert said in result.error
+    assert entries(v6) == []
+
+
+def test_without_a_gateway_a_conid_never_seen_is_not_taken_on_trust(v6: Run, settings: Settings) -> None:
+    result = v6("strategies", "add", "s", 1)
+    assert result.code == 1
+    assert "cannot check the conids (no gateway at 127.0.0.1:" in result.error
+    assert "with --unchecked they are added all the same" in result.error
+    assert entries(v6) == []
+
+
+def test_contracts_selectors_and_all_are_removed(v6: Run, settings: Settings) -> None:
+    v6("strategies", "add", "s", 1, 2, 3, "--match", "symbol=SPX", "--unchecked")
+    assert v6("strategies", "remove", "s", 1, "--json").document == {"strategy": "s", "removed": 1}
+    assert v6("strategies", "remove", "s", "--match", "symbol=SPX").code == 0
+    assert [item["conid"] for item in entries(v6)] == [2, 3]
+    assert v6("strategies", "remove", "s", 9).code == 2
+    assert v6("strategies", "remove", "s", "--json").document["removed"] == 2
+    assert "no strategies yet" in v6("strategies", "list").err
+
+
+def test_a_file_is_imported(v6: Run, settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "strategies.csv"
+    # As spreadsheets write it: a byte-order mark, CRLF, an empty line.
+    file.write_bytes(
+        b"\xef\xbb\xbfstrategy,conid,account,quantity,priority\r\na,1,,,\r\na,2,DU1,-2.5,7\r\n,,,,\r\nb,1,,,\r\n"
+    )
+    result = v6("strategies", "import", file, "--unchecked", "--json")
+    assert result.document["rows"] == 3
+    assert result.document["strategies"] == ["a", "b"]
+    assert entries(v6) == [
+        entry("a", conid=1),
+        entry("a", conid=2, account="DU1", quantity=-2.5, priority=7),
+        entry("b", conid=1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a,x,,,", "line 3, conid: 'x'"),
+        ("a,-1,,,", "line 3, conid: '-1'"),
+        (",1,,,", "line 3, strategy: ''"),
+        ("a,1,,much,", "line 3, quantity: 'much'"),
+        ("a,1,,nan,", "line 3, quantity: 'nan'"),
+        ("a,1,,0,", "line 3, quantity: '0'"),
+        ("a,1,,,high", "line 3, priority: 'high'"),
+        ("a,1,,,1000001", "line 3, priority: '1000001'"),
+        ("a,1,,,,6", "line 3: more fields"),
+        ('a,"1', "no CSV file"),
+    ],
+)
+def test_a_bad_row_is_named_and_nothing_is_written(
+    v6: Run, settings: Settings, tmp_path: Path, row: str, said: str
+) -> None:
+    file = tmp_path / "strategies.csv"
+    file.write_text(f"strategy,conid,account,quantity,priority\na,1,,,\n{row}\n")
+    result = v6("strategies", "import", file)
+    assert result.code == 2
+    assert said in result.error
+    assert str(file) in result.error
+    assert entries(v6) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the header is empty"),
+        (b"strategy,conid\n", "no rows"),
+        (b"strategy\na\n", "must have strategy,conid"),
+        (b"strategy,conid,colour\na,1,red\n", "line 1: the header is strategy,conid,colour"),
+        (b"strategy,conid,conid\na,1,2\n", "each once"),
+        (b"strategy,conid\n\xff\xfe,1\n", "UTF-8"),
+    ],
+)
+def test_a_bad_file_is_named(v6: Run, settings: Settings, tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "strategies.csv"
+    file.write_bytes(content)
+    result = v6("strategies", "import", file)
+    assert result.code == 2
+    assert said in result.error
+
+
+def test_a_missing_file_is_named(v6: Run, home: Path, tmp_path: Path) -> None:
+    result = v6("strategies", "import", tmp_path / "none.csv")
+    assert (result.code, result.error) == (2, f"cannot read {tmp_path / 'none.csv'}: No such file or directory")
+    assert not home.exists()

@@ -1,0 +1,107 @@
+"""Ending a streamer from outside. The streamer is a bare process here: what counts is its lease."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from v6_pipeline.cli import streamer_control
+from v6_pipeline.model import SlotPurpose
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline_tests.unit.cli.conftest import Run
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[StateDatabase]:
+    opened = StateDatabase.open(settings.state_database_url, name_for_messages="state")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """Something that runs and obeys nobody."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as started:
+        yield started
+        started.kill()
+
+
+def claim(database: StateDatabase, pid: int, granted_by: GrantedBy = GrantedBy.SENSOR) -> int:
+    identity = ProcessIdentity.of(pid)
+    epoch = StreamerLease(database).claim(identity.owner, granted_by=granted_by, ttl_seconds=120, process=identity)
+    assert epoch is not None
+    return epoch
+
+
+def test_the_lease_and_lines_of_a_dead_streamer_are_cleared(
+    settings: Settings, database: StateDatabase, process: subprocess.Popen[bytes]
+) -> None:
+    epoch = claim(database, process.pid)
+    ledger = SlotLedger(database, ceiling=90, batch_floor=10)
+    ledger.acquire([1, 2], holder=f"streamer/{epoch}", purpose=SlotPurpose.STREAM, ttl_seconds=60)
+    assert streamer_control.clear_dead(settings, database) is None
+    process.kill()
+    process.wait()
+    cleared = streamer_control.clear_dead(settings, database)
+    assert cleared is not None
+    assert cleared.pid == process.pid
+    assert streamer_control.live_lease(database) is None
+    assert ledger.usage().slots == ()
+
+
+def test_a_streamer_that_does_not_obey_is_killed(
+    settings: Settings, database: StateDatabase, process: subprocess.Popen[bytes]
+) -> None:
+    claim(database, process.pid)
+    ended = streamer_control.end(settings, database, seconds=0)
+    assert ended is not None
+    assert not psutil.pid_exists(process.pid)  # psutil has reaped it
+    assert streamer_control.live_lease(database) is None
+
+
+def test_one_that_runs_without_dagster_is_left_be(
+    settings: Settings, database: StateDatabase, process: subprocess.Popen[bytes]
+) -> None:
+    claim(database, process.pid, GrantedBy.SELF)
+    assert streamer_control.end(settings, database, seconds=0) is None
+    assert process.poll() is None
+    assert streamer_control.live_lease(database) is not None
+
+
+def test_waiting_ends_when_the_lease_is_given_back(database: StateDatabase) -> None:
+    epoch = claim(database, os.getpid())
+    lease = StreamerLease(database)
+
+    def obey(_seconds: float) -> None:
+        assert lease.read().desired_state is DesiredState.STOP
+        lease.release(epoch)
+
+    assert streamer_control.stop_and_wait(database, epoch, seconds=10, sleep=obey)
+
+
+def test_stop_and_start_without_a_streamer(v6: Run, database: StateDatabase) -> None:
+    stopped = v6("stream", "--stop")
+    assert (stopped.code, stopped.out) == (0, "no streamer runs\n")
+    assert "v6 stream --start" in stopped.err
+    assert StreamerLease(database).read().desired_state is DesiredState.STOP
+    assert v6("stream", "--start", "--json").document == {"desired_state": "run"}
+    assert StreamerLease(database).read().desired_state is DesiredState.RUN
+
+
+def test_a_streamer_that_does_not_stop_in_time_is_named(
+    v6: Run, database: StateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("v6_pipeline.cli.commands.stream.STOP_SECONDS", 0)
+    claim(database, os.getpid())
+    result = v6("stream", "--stop")
+    assert result.code == 1
+    assert f"pid {os.getpid()}" in result.error
+    assert "did not stop within 0 s" in result.error

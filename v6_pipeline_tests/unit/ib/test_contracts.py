@@ -1,0 +1,103 @@
+"""Contracts out of ib_async's: what a position message or a definition says, and what it leaves unknown."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from ib_async import Contract, ContractDetails
+
+from v6_pipeline.errors import GatewayError
+from v6_pipeline.ib.contracts import parse_expiry, request_contract, spec_from_details, spec_from_ib
+from v6_pipeline.model import SecType
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("20261218", date(2026, 12, 18)),
+        ("20261218 08:30:00 US/Central", date(2026, 12, 18)),
+        ("202612", None),
+        ("", None),
+        ("20261332", None),
+        ("2026-12-18", None),
+    ],
+)
+def test_expiry(text: str, expected: date | None) -> None:
+    assert parse_expiry(text) == expected
+
+
+def test_an_option_of_a_position_message_has_no_exchange_yet() -> None:
+    spec = spec_from_ib(
+        Contract(
+            conId=1,
+            symbol="SPX",
+            secType="OPT",
+            currency="USD",
+            lastTradeDateOrContractMonth="20261218",
+            strike=5000.0,
+            right="PUT",
+            multiplier="100",
+            localSymbol="SPXW  261218P05000000",
+            tradingClass="SPXW",
+        )
+    )
+
+    assert (spec.sec_type, spec.right, spec.strike, spec.expiry) == (SecType.OPTION, "P", 5000.0, date(2026, 12, 18))
+    assert (spec.multiplier, spec.trading_class, spec.exchange) == (100.0, "SPXW", "")
+
+
+def test_a_stock_has_no_strike_right_or_expiry() -> None:
+    """IB sends strike 0 and right '0' or '?' with them."""
+    spec = spec_from_ib(Contract(conId=1, symbol="AAPL", secType="STK", currency="USD", strike=0.0, right="?"))
+
+    assert (spec.strike, spec.right, spec.expiry, spec.multiplier) == (None, None, None, 1.0)
+
+
+def test_a_type_unknown_here_is_kept() -> None:
+    assert spec_from_ib(Contract(conId=1, symbol="X", secType="EVENT", currency="USD")).sec_type is SecType.OTHER
+
+
+@pytest.mark.parametrize("multiplier", ["", "0", "abc"])
+def test_a_multiplier_that_is_none_counts_as_one(multiplier: str) -> None:
+    assert spec_from_ib(Contract(conId=1, secType="STK", multiplier=multiplier)).multiplier == 1.0
+
+
+@pytest.mark.parametrize(
+    ("exchange", "primary", "valid", "expected"),
+    [
+        ("CBOE", "", "SMART,CBOE", "SMART"),
+        ("CME", "", "CME,QBALGO", "CME"),
+        ("", "NYSE", "NYSE,BATS", "NYSE"),
+        ("", "", "IDEALPRO", "IDEALPRO"),
+    ],
+)
+def test_market_data_is_asked_for_at_smart_else_at_the_own_exchange(
+    exchange: str, primary: str, valid: str, expected: str
+) -> None:
+    contract = Contract(conId=1, secType="STK", exchange=exchange, primaryExchange=primary)
+
+    spec = spec_from_details(ContractDetails(contract=contract, validExchanges=valid, priceMagnifier=100, underConId=7))
+
+    assert (spec.exchange, spec.price_magnifier, spec.underlying_conid) == (expected, 100, 7)
+
+
+def test_a_definition_without_magnifier_and_underlying() -> None:
+    spec = spec_from_details(ContractDetails(contract=Contract(conId=1, secType="STK"), validExchanges="SMART"))
+
+    assert (spec.price_magnifier, spec.underlying_conid) == (1, None)
+
+
+def test_a_definition_without_a_contract_is_an_error() -> None:
+    with pytest.raises(GatewayError, match="without a contract"):
+        spec_from_details(ContractDetails())
+
+
+def test_a_request_names_nothing_that_could_contradict_the_conid() -> None:
+    details = ContractDetails(
+        contract=Contract(conId=1, symbol="SPX", secType="OPT", right="P", strike=1.0), validExchanges="SMART"
+    )
+
+    assert request_contract(spec_from_details(details)) == Contract(
+        conId=1, exchange="SMART", symbol="SPX", secType="OPT"
+    )

@@ -1,0 +1,3 @@
+"""The fixtures of ``databases``."""
+
+from v6_pipeline_tests.unit.state.databases import *  # noqa: F403

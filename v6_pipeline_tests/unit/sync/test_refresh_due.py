@@ -1,0 +1,109 @@
+"""Whether the schedule refreshes this minute, and the numbers that it gives for it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from v6_pipeline.state.due import DueCount
+from v6_pipeline.sync.queue import QueueStats
+from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh
+
+NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
+
+
+def due_count(**changes: Any) -> DueCount:
+    values: dict[str, Any] = {"held": 10, "streamed": 4, "queued": 0, "due": 0, "fresh": 6, "oldest_refreshed_at": None}
+    return DueCount(**(values | changes))
+
+
+def queue_stats(**changes: int) -> QueueStats:
+    values: dict[str, Any] = {"open": 0, "leased": 0, "waiting": 0, "dead": 0, "oldest_age_seconds": None}
+    return QueueStats(**(values | changes))
+
+
+def decide(**changes: Any) -> RefreshDecision:
+    values: dict[str, Any] = {
+        "market_open": True,
+        "active_run_id": None,
+        "due": due_count(),
+        "queue": queue_stats(),
+        "last_run_at": NOW - timedelta(seconds=60),
+        "refresh_seconds": 300,
+        "now": NOW,
+    }
+    return decide_refresh(**(values | changes))
+
+
+SOMETHING_DUE = {"due": due_count(due=2, fresh=4), "queue": queue_stats(open=1)}
+
+
+def test_what_is_due_or_queued_is_refreshed() -> None:
+    assert decide(**SOMETHING_DUE) == RefreshDecision(
+        refresh=True, reason="2 due, 1 in the queue; 10 held, 4 streamed, 4 fresh"
+    )
+    assert decide(due=due_count(due=2, fresh=4)).refresh
+    assert decide(queue=queue_stats(open=1)).refresh
+
+
+def test_one_run_at_a_time() -> None:
+    decision = decide(active_run_id="abcdef0123456789", **SOMETHING_DUE)
+
+    assert decision == RefreshDecision(refresh=False, reason="run abcdef01 refreshes already")
+
+
+def test_outside_the_exchanges_hours_nothing_is_refreshed() -> None:
+    decision = decide(market_open=False, **SOMETHING_DUE)
+
+    assert decision == RefreshDecision(refresh=False, reason="outside the exchange's hours (V6_MARKET_HOURS=session)")
+
+
+NOTHING_HELD = {"due": due_count(held=0, streamed=0, fresh=0)}
+
+
+def test_with_nothing_held_the_first_run_looks_for_positions() -> None:
+    assert decide(last_run_at=None, **NOTHING_HELD) == RefreshDecision(
+        refresh=True, reason="no positions known yet: the run looks for them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ago", "refresh", "reason"),
+    [
+        (100, False, "no positions known; looked for again in 200 s"),
+        (299, False, "no positions known; looked for again in 1 s"),
+        (300, True, "no positions known yet: the run looks for them"),
+    ],
+)
+def test_with_nothing_held_it_looks_again_at_the_refreshs_rhythm(ago: int, refresh: bool, reason: str) -> None:
+    decision = decide(last_run_at=NOW - timedelta(seconds=ago), **NOTHING_HELD)
+
+    assert decision == RefreshDecision(refresh=refresh, reason=reason)
+
+
+def test_nothing_due_says_when_the_next_is() -> None:
+    oldest = NOW - timedelta(seconds=100)
+
+    decision = decide(due=due_count(oldest_refreshed_at=oldest))
+
+    seconds = 300 - LOOKAHEAD_SECONDS - 100
+    assert decision == RefreshDecision(
+        refresh=False, reason=f"nothing due: 10 held, 4 streamed, 6 fresh; next due in {seconds} s"
+    )
+
+
+def test_what_should_have_been_due_is_due_in_0_seconds() -> None:
+    decision = decide(due=due_count(oldest_refreshed_at=NOW - timedelta(seconds=1000)))
+
+    assert decision.reason.endswith("; next due in 0 s")
+
+
+def test_what_waits_for_a_retry_and_what_is_dead_is_told_and_starts_no_run() -> None:
+    decision = decide(due=due_count(fresh=0, queued=6), queue=queue_stats(waiting=4, dead=2, leased=1))
+
+    assert decision == RefreshDecision(
+        refresh=False,
+        reason="nothing due: 10 held, 4 streamed, 0 fresh, 4 waiting for a retry, 2 dead letters",
+    )

@@ -1,0 +1,336 @@
+"""The streamer's writer, on a real Delta table: what is flushed when, and what becomes of rows that would not land."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from v6_pipeline.errors import FencedError, LakeError
+from v6_pipeline.lake.durability import Fsync
+from v6_pipeline.lake.lineage import CommitKind, read_commits
+from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.sync.handlers import PositionUpdateHandler
+from v6_pipeline.sync.writer import DeltaLakePositionWriter
+from v6_pipeline_tests.unit.lake.builders import NOON, no_fsync, store, stored_rows, trading_day, update
+from v6_pipeline_tests.unit.state.databases import ManualClock
+
+LATER = NOON + timedelta(seconds=3)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOON)
+
+
+MakeWriter = Callable[..., DeltaLakePositionWriter]
+
+
+@pytest.fixture
+def make_writer(tmp_path: Path, clock: ManualClock) -> MakeWriter:
+    def make(
+        epoch: int = 1, *, fsync: Fsync = no_fsync, sleep: Callable[[float], Awaitable[None]] | None = None
+    ) -> DeltaLakePositionWriter:
+        async def once(_seconds: float) -> None:
+            await asyncio.sleep(0)
+
+        return DeltaLakePositionWriter(
+            store(tmp_path, STREAMED_POSITIONS, fsync=fsync),
+            epoch=epoch,
+            trading_day=trading_day,
+            clock=clock,
+            flush_seconds=3,
+            sleep=sleep or once,
+        )
+
+    return make
+
+
+@pytest.fixture
+async def writer(make_writer: MakeWriter) -> DeltaLakePositionWriter:
+    made = make_writer()
+    await made.open()
+    return made
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> DeltaTableStore:
+    return store(tmp_path, STREAMED_POSITIONS)
+
+
+class BrokenLake:
+    """Puts a file in the place of the table's folder, and the folder back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._table = folder / STREAMED_POSITIONS.name
+        self._aside = folder / "aside"
+
+    def break_(self) -> None:
+        self._table.rename(self._aside)
+        self._table.write_text("no folder")
+
+    def mend(self) -> None:
+        self._table.unlink()
+        self._aside.rename(self._table)
+
+
+@pytest.fixture
+def lake_folder(tmp_path: Path) -> BrokenLake:
+    return BrokenLake(tmp_path)
+
+
+def data_commits(table: DeltaTableStore) -> list[int]:
+    """Rows of each data commit, oldest first."""
+    return [commit.rows for commit in read_commits(table, -1, 1000) if commit.kind is CommitKind.DATA]
+
+
+def positions(table: DeltaTableStore) -> list[tuple[int, float]]:
+    rows = stored_rows(table)
+    return list(zip(rows["conid"].to_list(), rows["position"].to_list(), strict=True))
+
+
+# What is flushed
+
+
+async def test_a_flush_holds_the_newest_update_of_each_holding(
+    writer: DeltaLakePositionWriter, table: DeltaTableStore
+) -> None:
+    for position in (1.0, 2.0, 3.0):
+        await writer.on_position_update(update(1, position=position))
+        await writer.on_position_update(update(2, position=-position))
+    await writer.on_position_update(update(1, "DU2", position=9.0))
+
+    commit = await writer.flush()
+
+    assert commit is not None
+    assert commit.rows == 3
+    assert positions(table) == [(1, 3.0), (2, -3.0), (1, 9.0)]
+    assert data_commits(table) == [3]
+    rows = stored_rows(table)
+    assert set(rows["epoch"]) == {1}
+    assert set(rows["source"]) == {"stream"}
+
+
+async def test_with_nothing_to_flush_nothing_is_committed(
+    writer: DeltaLakePositionWriter, table: DeltaTableStore
+) -> None:
+    assert await writer.flush() is None
+
+    await writer.on_position_update(update(1))
+    await writer.flush()
+    assert await writer.flush() is None
+    assert data_commits(table) == [1]
+
+
+async def test_the_figures_tell_what_was_done(writer: DeltaLakePositionWriter, clock: ManualClock) -> None:
+    await writer.on_position_update(update(1))
+    assert writer.statistics().buffered == 1
+
+    clock.now = LATER
+    commit = await writer.flush()
+
+    assert commit is not None
+    found = writer.statistics()
+    assert (found.epoch, found.commits, found.rows, found.buffered) == (1, 1, 1, 0)
+    assert (found.last_version, found.last_commit_at) == (commit.version, LATER)
+    assert (found.failing_since, found.last_error) == (None, None)
+
+
+async def test_it_is_a_handler(writer: DeltaLakePositionWriter) -> None:
+    assert isinstance(writer, PositionUpdateHandler)
+
+
+# A lake that cannot be written
+
+
+async def test_rows_stay_until_the_lake_is_back(
+    writer: DeltaLakePositionWriter, table: DeltaTableStore, lake_folder: BrokenLake, clock: ManualClock
+) -> None:
+    await writer.on_position_update(update(1, position=1.0))
+    lake_folder.break_()
+    for _ in range(2):
+        with pytest.raises(LakeError, match="cannot be written"):
+            await writer.flush()
+        clock.advance(3)
+    found = writer.statistics()
+    assert (found.buffered, found.commits, found.failing_since) == (1, 0, NOON)
+    assert found.last_error is not None
+    assert "streamed_positions" in found.last_error
+
+    lake_folder.mend()
+    await writer.flush()
+
+    assert positions(table) == [(1, 1.0)]
+    assert writer.statistics().failing_since is None
+    assert writer.statistics().buffered == 0
+
+
+async def test_what_comes_meanwhile_lands_after_the_rows_that_failed(
+    writer: DeltaLakePositionWriter, table: DeltaTableStore, lake_folder: BrokenLake
+) -> None:
+    await writer.on_position_update(update(1, position=1.0, timestamp=NOON))
+    lake_folder.break_()
+    with pytest.raises(LakeError):
+        await writer.flush()
+    await writer.on_position_update(update(1, position=2.0, timestamp=LATER))
+    assert writer.statistics().buffered == 2
+
+    lake_folder.mend()
+    await writer.flush()
+    assert positions(table) == [(1, 1.0)]
+    await writer.flush()
+    assert positions(table) == [(1, 1.0), (1, 2.0)]
+
+
+async def test_rows_that_landed_though_the_flush_failed_are_not_written_twice(
+    make_writer: MakeWriter, table: DeltaTableStore
+) -> None:
+    """The disk failed after the commit: whether it is there is only known by looking."""
+    failing = False
+
+    def fsync(_path: Path) -> None:
+        if failing:
+            raise OSError(5, "Input/output error")
+
+    writer = make_writer(fsync=fsync)
+    await writer.open()
+    await writer.on_position_update(update(1))
+    failing = True
+    with pytest.raises(LakeError):
+        await writer.flush()
+    failing = False
+
+    commit = await writer.flush()
+
+    assert commit is not None
+    assert data_commits(table) == [1]
+    assert writer.statistics().rows == 1
+
+
+async def test_the_rhythm_goes_on_though_flushes_fail(
+    make_writer: MakeWriter, table: DeltaTableStore, lake_folder: BrokenLake
+) -> None:
+    waits: list[float] = []
+    enough = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            lake_folder.mend()
+        if len(waits) == 4:
+            enough.set()
+        await asyncio.sleep(0)
+
+    writer = make_writer(sleep=sleep)
+    await writer.open()
+    await writer.on_position_update(update(1))
+    lake_folder.break_()
+    running = asyncio.create_task(writer.run())
+    await asyncio.wait_for(enough.wait(), 20)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert set(waits) == {3}
+    assert data_commits(table) == [1]
+
+
+# Ownership
+
+
+async def test_a_writer_that_was_replaced_stops_for_ever(
+    writer: DeltaLakePositionWriter, make_writer: MakeWriter, table: DeltaTableStore
+) -> None:
+    await writer.on_position_update(update(1))
+    await make_writer(2).open()
+
+    with pytest.raises(FencedError, match="belongs to epoch 2"):
+        await writer.run()
+    with pytest.raises(FencedError):
+        await writer.flush()
+    await writer.on_position_update(update(2))
+    await writer.close()
+
+    assert data_commits(table) == []
+
+
+async def test_an_older_owner_cannot_open(make_writer: MakeWriter) -> None:
+    await make_writer(2).open()
+
+    with pytest.raises(FencedError):
+        await make_writer(1).open()
+
+
+# Cancellation and the end
+
+
+class SlowDisk:
+    """An fsync that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.is_slow = False
+        self.entered = threading.Event()
+        self.free = threading.Event()
+
+    def __call__(self, _path: Path) -> None:
+        if self.is_slow:
+            self.entered.set()
+            assert self.free.wait(20)
+
+    async def wait_entered(self) -> None:
+        assert await asyncio.to_thread(self.entered.wait, 20)
+
+
+async def test_a_cancelled_flush_is_finished_before_the_next(make_writer: MakeWriter, table: DeltaTableStore) -> None:
+    """Its thread cannot be stopped: a second one beside it would commit on the same handle at the same time."""
+    disk = SlowDisk()
+    writer = make_writer(fsync=disk)
+    await writer.open()
+    disk.is_slow = True
+    await writer.on_position_update(update(1))
+    flushing = asyncio.create_task(writer.flush())
+    await disk.wait_entered()
+    flushing.cancel()
+    await asyncio.gather(flushing, return_exceptions=True)
+    await writer.on_position_update(update(2, timestamp=LATER))
+    closing = asyncio.create_task(writer.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+
+    disk.free.set()
+    await asyncio.wait_for(closing, 20)
+
+    assert data_commits(table) == [1, 1]
+    assert writer.statistics().commits == 2
+
+
+async def test_the_end_flushes_all(
+    writer: DeltaLakePositionWriter, table: DeltaTableStore, lake_folder: BrokenLake
+) -> None:
+    await writer.on_position_update(update(1, position=1.0))
+    lake_folder.break_()
+    with pytest.raises(LakeError):
+        await writer.flush()
+    lake_folder.mend()
+    await writer.on_position_update(update(1, position=2.0, timestamp=LATER))
+
+    await writer.close()
+    await writer.close()
+
+    assert positions(table) == [(1, 1.0), (1, 2.0)]
+    assert writer.statistics().buffered == 0
+
+
+async def test_the_end_does_not_wait_for_a_lake_that_is_away(
+    writer: DeltaLakePositionWriter, lake_folder: BrokenLake, caplog: pytest.LogCaptureFixture
+) -> None:
+    await writer.on_position_update(update(1))
+    lake_folder.break_()
+
+    await writer.close()
+
+    assert "1 rows are lost" in caplog.text

@@ -1,0 +1,54 @@
+"""The project's own files: what must agree with what, and what a process must not import."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_instance_at_the_root_is_the_one_that_is_shipped() -> None:
+    shipped = resources.files("v6_pipeline").joinpath("data/dagster.yaml").read_text(encoding="utf-8")
+
+    assert (ROOT / "dagster.yaml").read_text(encoding="utf-8") == shipped
+
+
+def test_the_code_location_has_one_name_everywhere() -> None:
+    """Sensors' states and cursors are kept by location: another name would start them over."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
+    [entry] = yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
+
+    assert project["code_location_name"] == entry["python_module"]["location_name"] == "v6_pipeline"
+    assert project["code_location_target_module"] == entry["python_module"]["module_name"]
+
+
+def test_constraints_name_versions_and_no_addresses() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+    assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.\[\]-]+==[A-Za-z0-9_.+!-]+", line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("v6_pipeline", ("dagster", "polars", "sqlalchemy", "pydantic", "ib_async")),
+        ("v6_pipeline.streamer", ("dagster", "pandas", "exchange_calendars", "alembic")),
+        ("v6_pipeline.cli", ("dagster", "polars", "sqlalchemy", "deltalake", "ib_async")),
+        ("v6_pipeline.definitions", ("alembic", "pandas", "typer")),
+    ],
+)
+def test_start_up_stays_quick(module: str, unwanted: tuple[str, ...]) -> None:
+    """Dagster alone costs 3 s and 70 MB: the streamer, started by a sensor, must not pay that."""
+    code = f"import sys, {module}; print(*[name for name in {unwanted!r} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert done.stdout.strip() == ""

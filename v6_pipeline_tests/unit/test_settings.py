@@ -1,0 +1,142 @@
+"""Settings: environment over file over defaults, and one clear line for everything impossible."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from v6_pipeline.errors import SettingsError
+from v6_pipeline.settings import MarketHours, Settings, load_settings, render_settings_file
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("V6_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
+    settings = load_settings()
+
+    assert settings.home == tmp_path / ".v6"
+    assert (settings.ib_host, settings.ib_port, settings.ib_client_id) == ("127.0.0.1", 4002, 60)
+    assert list(settings.run_client_ids) == list(range(61, 76))
+    assert (settings.market_data_lines, settings.reserved_lines, settings.batch_lines) == (100, 10, 10)
+    assert settings.state_database_url == f"sqlite:///{tmp_path / '.v6' / 'state.db'}"
+    assert settings.lake_root == str(tmp_path / ".v6" / "lake")
+    assert settings.market_hours is MarketHours.SESSION
+
+
+def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "v6.toml").write_text("ib_port = 4001\nqueue_batch = 7\n")
+    monkeypatch.setenv("V6_HOME", str(home))
+    monkeypatch.setenv("V6_IB_PORT", "7497")
+
+    settings = load_settings()
+
+    assert (settings.ib_port, settings.queue_batch, settings.home) == (7497, 7, home)
+
+
+def test_lists_are_comma_separated_in_the_environment_and_arrays_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("V6_IB_ACCOUNTS", "U1, U2,")
+    (tmp_path / ".v6").mkdir()
+    (tmp_path / ".v6" / "v6.toml").write_text('handlers = ["a.b:make"]\n')
+
+    settings = load_settings()
+
+    assert settings.ib_accounts == ("U1", "U2")
+    assert settings.handlers == ("a.b:make",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("V6_IB_PROT", "4002", "V6_IB_PROT: no such setting; did you mean V6_IB_PORT?"),
+        ("V6_IB_PORT", "0", "V6_IB_PORT: Input should be greater than or equal to 1 (got '0')"),
+        ("V6_IB_PORT", "abc", "V6_IB_PORT: Input should be a valid integer"),
+        ("V6_REFRESH_SECONDS", "5", "V6_REFRESH_SECONDS: Input should be greater than or equal to 60"),
+        ("V6_TIMEZONE", "Mars", "V6_TIMEZONE: 'Mars' is no time zone"),
+        ("V6_HANDLERS", "nonsense", "V6_HANDLERS: 'nonsense' is not module:factory"),
+        ("V6_LAKE_OPTIONS", "{", "V6_LAKE_OPTIONS: not valid JSON"),
+        ("V6_RESERVED_LINES", "100", "reserved_lines 100 leaves none of the 100 market_data_lines"),
+        ("V6_BATCH_LINES", "91", "batch_lines 91 is more than the 90 lines that are left"),
+        ("V6_STREAMER", "magic", "V6_STREAMER: Input should be 'spawn' or 'supervised'"),
+    ],
+)
+def test_an_impossible_setting_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_key_in_the_file_is_refused_with_a_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "v6.toml").write_text("ib_prt = 4002\n")
+
+    with pytest.raises(SettingsError, match=r"ib_prt in v6\.toml: no such setting; did you mean ib_port\?"):
+        load_settings(tmp_path)
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "v6.toml").write_text("ib_port = = 4\n")
+
+    with pytest.raises(SettingsError, match=r"v6\.toml in the home is not valid TOML"):
+        load_settings(tmp_path)
+
+
+def test_no_message_and_no_representation_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("V6_STATE_URL", "mysql://user:hunter2@host/db")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+
+    monkeypatch.setenv("V6_STATE_URL", "postgresql+psycopg://user:hunter2@host:5/db")
+    monkeypatch.setenv("V6_FLEX_TOKEN", "hunter3")
+    monkeypatch.setenv("V6_LAKE_OPTIONS", '{"AWS_SECRET_ACCESS_KEY": "hunter4"}')
+    settings = load_settings()
+    assert "hunter" not in repr(settings)
+    assert settings.safe_state_url == "postgresql+psycopg://host:5/db"
+    assert settings.lake_storage_options == {"AWS_SECRET_ACCESS_KEY": "hunter4"}
+
+
+def test_the_rendered_file_lists_every_setting_and_reads_back(tmp_path: Path) -> None:
+    text = render_settings_file({"ib_port": "4001", "start_date": "2026-01-02"})
+    (tmp_path / "v6.toml").write_text(text)
+
+    settings = load_settings(tmp_path)
+
+    assert (settings.ib_port, settings.start_date) == (4001, date(2026, 1, 2))
+    for name in set(Settings.model_fields) - {"home"}:
+        assert f"{name} = " in text
+
+
+def test_the_defaults_in_the_rendered_file_are_the_defaults(tmp_path: Path) -> None:
+    lines = render_settings_file().splitlines()
+    uncommented = "\n".join(
+        line.removeprefix("# ") if line.startswith("# ") and line[2:].split(" = ")[0] in Settings.model_fields else line
+        for line in lines
+    )
+    assert tomllib.loads(uncommented)
+    (tmp_path / "v6.toml").write_text(uncommented)
+
+    assert load_settings(tmp_path) == Settings(home=tmp_path)
+
+
+def test_rendering_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no such setting: ib_prt"):
+        render_settings_file({"ib_prt": "1"})
