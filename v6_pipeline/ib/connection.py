@@ -238,7 +238,9 @@ class IBConnectionManager:
         """
         seconds = self.policy.request_timeout if timeout is None else timeout
         try:
-            return await asyncio.wait_for(answer, seconds)
+            # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.
+            async with asyncio.timeout(seconds):
+                return await answer
         except TimeoutError:
             raise RequestTimeoutError(
                 f"the gateway at {self.address} did not answer the request for {what} within {seconds:g} s"

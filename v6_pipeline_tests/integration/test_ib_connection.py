@@ -31,6 +31,28 @@ def unconnected() -> IBConnectionManager:
     return IBConnectionManager(host="127.0.0.1", port=1, client_id=1)
 
 
+# Ending
+
+
+async def test_a_cancellation_that_comes_together_with_the_answer_is_not_swallowed() -> None:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+    went_on = False
+
+    async def ask() -> None:
+        nonlocal went_on
+        await unconnected().request(answer, "positions")
+        went_on = True
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    answer.set_result("positions")
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert not went_on
+
+
 # Read-only
 
 
