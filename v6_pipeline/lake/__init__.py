@@ -1,9 +1,9 @@
 """The lake: Delta tables, their schemas, what writes them, reads them and keeps them small.
 
 Belongs here: everything that knows delta-rs (table handles, commits and their metadata, fencing by application
-transaction, compaction, durability) and the form of rows (explicit schemas, casts, null for unknown). Import the module
-that you need; this package imports nothing, so that a process pays only for what it uses.
+transaction, compaction, durability, repair) and the form of rows (explicit schemas, casts, null for unknown). Import
+the module that you need; this package imports nothing, so that a process pays only for what it uses.
 
 Does not belong here: which rows to write and when (``sync``), the state database (``state``), anything of the broker's
-protocol (``ib``), and Dagster (``defs``), which learns of commits through ``lake.lineage.read_commits``.
+protocol (``ib``), and Dagster (``defs``), which learns of commits through ``lake.lineage.durable_commits``.
 """

@@ -18,7 +18,8 @@ _ATTEMPTS = 5
 def commit_entries(handle: DeltaTable, uri: str, *, first: int, limit: int) -> list[dict[str, Any]]:
     """The ``commitInfo`` of versions from ``first`` on, oldest first, at most ``limit``.
 
-    Versions whose log has expired are missing. Brings the handle to the newest version on an object store.
+    Versions whose log has expired or cannot be read are missing. Brings the handle to the newest version on an object
+    store.
 
     Raises:
         DeltaError, OSError: the log cannot be read.
@@ -32,7 +33,7 @@ def commit_entries(handle: DeltaTable, uri: str, *, first: int, limit: int) -> l
             break
         try:
             actions = read_log(folder, version)
-        except FileNotFoundError:  # expired
+        except (FileNotFoundError, ValueError):  # expired, or damaged where a checkpoint stands for it
             continue
         info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
         entries.append({**info, "version": version})

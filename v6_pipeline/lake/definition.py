@@ -61,6 +61,9 @@ def create(spec: TableSpec, uri: str, options: Mapping[str, str]) -> DeltaTable:
                 "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
                 "delta.dataSkippingStatsColumns": ",".join(indexed),
                 "delta.logRetentionDuration": spec.log_retention,
+                # A checkpoint must be flushed before the log files that it stands for are dropped; delta-rs would drop
+                # them right after writing it, in a compaction even where its hook is told not to.
+                "delta.enableExpiredLogCleanup": "false",
                 SCHEMA_VERSION: str(spec.version),
             },
             storage_options=dict(options) or None,

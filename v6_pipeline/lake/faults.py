@@ -14,6 +14,8 @@ import polars as pl
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from v6_pipeline.errors import LakeError
+from v6_pipeline.lake.durability import LOG_FOLDER, local_path
+from v6_pipeline.lake.inspection import Damage
 
 _CONFLICT = re.compile(
     r"concurrent transaction|metadata changed since last commit|protocol.*changed|max attempts"
@@ -22,14 +24,16 @@ _CONFLICT = re.compile(
 )
 _CORRUPT = re.compile(
     r"json|log record|checkpoint.*(?:corrupt|invalid)|parquet|missing.*(?:version|file|commit)|no commit|log segment"
-    r"|not contiguous|no files in log",
+    r"|not contiguous|contiguous commit files|no files in log|no table metadata",
     re.IGNORECASE,
 )
 _NOT_WRITABLE = re.compile(
     r"not a directory|permission denied|read-only|no space left|could not create local directory|file exists"
-    r"|is a directory|cannot be accessed|quota|access ?denied|forbidden|os error (?:1|13|17|20|21|28|30)\b",
+    r"|is a directory|cannot be accessed|quota|access ?denied|forbidden|file too large"
+    r"|(?:os error |errno )(?:1|13|17|20|21|27|28|30|122)\b",
     re.IGNORECASE,
 )
+_DISK = re.compile(r"input/output error|(?:os error |errno )5\b", re.IGNORECASE)
 _UNREACHABLE = re.compile(
     r"error performing|connect|timed? ?out|dns|generic config|unknown scheme|NoSuchBucket|credential|unauthor",
     re.IGNORECASE,
@@ -57,16 +61,32 @@ def lake_error(error: BaseException, *, table: str, uri: str, options: Mapping[s
     """The fault as one line that names table, place and remedy; no value of the storage options is in it."""
     text = _redact(_flat(str(error)), options)
     place = f"table {table} at {_redact(safe_uri(uri), options)}"
-    local = "://" not in uri
+    folder = local_path(uri)
+    local = folder is not None
     if _NOT_WRITABLE.search(text):
         return LakeError(
             f"{place} cannot be written: {text}; make it a folder that this user can write, with space left"
         )
     if not local and (_UNREACHABLE.search(text) or isinstance(error, OSError)):
         return LakeError(f"{place} cannot be reached: {text}; check V6_LAKE_URI and V6_LAKE_OPTIONS")
+    if _DISK.search(text):
+        return LakeError(f"{place} cannot be read or written: {text}; check the disk")
+    if folder is not None and not (folder / LOG_FOLDER).exists():
+        return gone(table=table, uri=uri)
     if _CORRUPT.search(text):
-        return LakeError(f"{place} is damaged: {text}; restore it, or move it away and a new table is made")
+        remedy = f"run 'v6 lake repair {table}'" if local else "restore it"
+        return LakeError(f"{place} is damaged: {text}; {remedy}")
     return LakeError(f"{place} failed: {text}; the table's _delta_log tells what was committed last")
+
+
+def gone(*, table: str, uri: str) -> LakeError:
+    """The folder of a table that was there is not: a disk that was unmounted, most likely."""
+    return LakeError(f"table {table} at {safe_uri(uri)} is gone: mount its disk again, or bring the folder back")
+
+
+def damaged(damage: Damage, *, table: str, uri: str) -> LakeError:
+    """What was found in a table's files, as one line that names the file and the repair."""
+    return LakeError(f"table {table} at {safe_uri(uri)} is damaged: {damage}; run 'v6 lake repair {table}'")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from uuid import uuid4
 import polars as pl
 
 from v6_pipeline.lake.commit_log import commit_entries
+from v6_pipeline.lake.durability import flushed_version, local_path
 
 if TYPE_CHECKING:
     from v6_pipeline.lake.table import DeltaTableStore
@@ -169,6 +170,24 @@ def read_commits(store: DeltaTableStore, after_version: int, limit: int) -> list
     with store.faults():
         entries = commit_entries(handle, store.uri, first=after_version + 1, limit=limit)
     return [CommitInfo.parse(entry) for entry in entries]
+
+
+def durable_commits(store: DeltaTableStore, after_version: int, limit: int) -> list[CommitInfo]:
+    """As ``read_commits``, for who reports them: every commit returned outlives a power cut.
+
+    A commit can be read some milliseconds before its writer has flushed it, or was killed before it could.
+
+    Raises:
+        LakeError: as ``read_commits``, or the disk failed.
+    """
+    commits = read_commits(store, after_version, limit)
+    folder = local_path(store.uri)
+    if commits and folder is not None:
+        flushed = flushed_version(folder)
+        if flushed is None or flushed < commits[-1].version:
+            with store.faults():
+                store.make_durable(commits[-1].version)
+    return commits
 
 
 def _kind(entry: dict[str, Any], operation: str) -> CommitKind:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
+from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 
-from v6_pipeline.errors import LakeConflictError
+from v6_pipeline.errors import LakeConflictError, LakeError
+from v6_pipeline.lake.durability import local_path
 from v6_pipeline.lake.faults import is_conflict, lake_error
 from v6_pipeline.lake.lineage import KIND, CommitKind
 from v6_pipeline.lake.schemas import PARTITION_COLUMN
@@ -19,6 +21,9 @@ TARGET_BYTES = 4 * 2**20
 
 SMALL_FILES = 50
 """So many little files of one day are worth merging: with that, an append's cost does not grow over the day."""
+
+RETENTION_HOURS = 168
+"""A replaced file is kept for a week, Delta's own rule: a reader or a writer may still be at work with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,6 @@ def compact(
         metrics = table.optimize.compact(
             target_size=target_bytes,
             commit_properties=CommitProperties(custom_metadata={KIND: CommitKind.MAINTENANCE.value}),
-            post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=True),
         )
     except (DeltaError, OSError) as error:
         if is_conflict(error):
@@ -59,11 +63,48 @@ def compact(
     if table.version() == before:
         return Compaction(version=None)
     with store.faults():
-        # The merged file replaces files that are safe already: it must be as safe before they are gone.
+        # The merged file replaces files that are safe already: it must be as safe before they are gone. So must the
+        # checkpoint before the log files that it stands for.
         store.make_durable(table.version())
+        table.cleanup_metadata()
     return Compaction(
         version=table.version(), files_removed=metrics["numFilesRemoved"], files_added=metrics["numFilesAdded"]
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vacuum:
+    """Data files that a vacuum deleted, or would delete: paths within the table, and their size together."""
+
+    files: list[str]
+    size_bytes: int | None
+    """None in an object store, which would have to be asked file by file."""
+
+
+def vacuum(store: DeltaTableStore, *, retention_hours: int = RETENTION_HOURS, dry_run: bool = False) -> Vacuum:
+    """Delete the data files that no version of the last ``retention_hours`` needs.
+
+    Those that a compaction replaced, and those that commits left which failed, on a full disk for one. A table that
+    does not exist has none.
+
+    Raises:
+        LakeError: damaged, not writable or unreachable, or the retention is shorter than a reader or a writer may take.
+    """
+    if retention_hours < RETENTION_HOURS:
+        raise LakeError(f"a retention of {retention_hours} h is below {RETENTION_HOURS}: files in use would be deleted")
+    handle = store.load()
+    if handle is None:
+        return Vacuum(files=[], size_bytes=0)
+    with store.faults():
+        files = handle.vacuum(retention_hours=retention_hours, dry_run=True, full=True)
+        folder = local_path(store.uri)
+        size = None if folder is None else sum((folder / unquote(path)).stat().st_size for path in files)
+        if files and not dry_run:
+            metadata = CommitProperties(custom_metadata={KIND: CommitKind.MAINTENANCE.value})
+            files = handle.vacuum(retention_hours=retention_hours, dry_run=False, full=True, commit_properties=metadata)
+            handle.update_incremental()
+            store.make_durable(handle.version())
+    return Vacuum(files=sorted(files), size_bytes=size)
 
 
 def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FILES) -> Compaction:

@@ -183,3 +183,6 @@ ACCOUNT_VALUES = TableSpec(
     ),
     key=("account", "timestamp"),
 )
+
+TABLES: tuple[TableSpec, ...] = (STREAMED_POSITIONS, QUEUED_POSITIONS, ACCOUNT_VALUES)
+"""Every table of the lake."""

@@ -18,8 +18,9 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake import definition
 from v6_pipeline.lake.commit_log import commit_entries
-from v6_pipeline.lake.durability import Fsync, fsync_path, local_path, log_file, make_durable, read_log
-from v6_pipeline.lake.faults import is_conflict, lake_error, lake_faults, safe_uri
+from v6_pipeline.lake.durability import LOG_FOLDER, Fsync, fsync_path, local_path, log_file, make_durable, read_log
+from v6_pipeline.lake.faults import damaged, gone, is_conflict, lake_error, lake_faults, safe_uri
+from v6_pipeline.lake.inspection import Damage, DamageKind, inspect, tail_damage
 from v6_pipeline.lake.lineage import COMMIT_ID, CommitLineage, FrameSummary
 from v6_pipeline.lake.schemas import TableSpec
 from v6_pipeline.lake.validation import conform
@@ -94,7 +95,13 @@ class DeltaTableStore:
             except TableNotFoundError as error:
                 if "scheme" in str(error).lower():
                     raise
+                if (damage := self._why_unreadable()) is not None:  # no version could be read at all
+                    raise self._damaged(damage) from error
                 return None
+            except DeltaError as error:
+                if (damage := self._why_unreadable()) is not None:
+                    raise self._damaged(damage) from error
+                raise
             self._check_newest_log(handle.version())
         definition.stored_version(handle, self.spec)
         return handle
@@ -102,11 +109,19 @@ class DeltaTableStore:
     def open(self) -> DeltaTable:
         """A new handle on the table, which is created first if missing and migrated if older.
 
+        The tail of a table on a local disk is looked at: a power cut can leave what delta-rs opens as if nothing were
+        missing, and whoever writes on top buries it.
+
         Raises:
             LakeError: damaged, not writable, unreachable, newer than this code, or of other columns.
         """
         handle = self.load()
+        folder = local_path(self.uri)
         with self.faults():
+            if handle is not None and folder is not None:
+                damage = tail_damage(folder, handle.version())
+                if damage is not None:
+                    raise self._damaged(damage)
             if handle is None:
                 handle = definition.create(self.spec, self.uri, self.storage_options)
                 self.make_durable(0)
@@ -170,6 +185,7 @@ class DeltaTableStore:
             LakeConflictError: lost against another commit; nothing was written.
             LakeError: failed, or its outcome is unknown, which ``look_up`` can settle.
         """
+        self._check_present()
         before = handle.version()
         try:
             self.write(handle, rows, commit, transaction)
@@ -275,11 +291,28 @@ class DeltaTableStore:
                 return candidate
         raise OSError(f"the log of version {version} does not hold the commit just made")
 
+    def _check_present(self) -> None:
+        """delta-rs would write into the empty folder where a disk was mounted, on which nobody ever looks again."""
+        folder = local_path(self.uri)
+        if folder is not None and not (folder / LOG_FOLDER).exists():
+            raise gone(table=self.spec.name, uri=self.uri)
+
     def _check_newest_log(self, version: int) -> None:
         """Refuse an empty newest log file: delta-rs opens what a power cut left as if its rows had never been."""
         folder = local_path(self.uri)
         if folder is None:
             return
-        newest = log_file(folder, version)
-        if newest.exists() and newest.stat().st_size == 0:
-            raise OSError(f"JSON log file {newest.name} is empty")
+        found = log_file(folder, version)
+        if found.exists() and found.stat().st_size == 0:
+            kind = DamageKind.EMPTY_LOG
+            raise self._damaged(Damage(kind=kind, file=found.relative_to(folder).as_posix(), version=version))
+
+    def _why_unreadable(self) -> Damage | None:
+        """The damage that keeps delta-rs from opening the table, where its files are at hand."""
+        folder = local_path(self.uri)
+        if folder is None or not folder.is_dir():
+            return None
+        return next(iter(inspect(folder).log_damage), None)
+
+    def _damaged(self, damage: Damage) -> LakeError:
+        return damaged(damage, table=self.spec.name, uri=self.uri)

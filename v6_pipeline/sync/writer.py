@@ -2,11 +2,16 @@
 
 It keeps the newest update per (account, conid) and writes them in one commit every ``V6_FLUSH_SECONDS``. How a commit
 is made, fenced, compacted and made durable is in ``v6_pipeline.lake``.
+
+While the lake cannot be written (disk full, unmounted, unreachable) the rows wait: those of the flush that failed,
+which may have landed and so are tried again as they are, and the newest update of each holding since. That is at most
+two rows per holding, however long it lasts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -29,7 +34,11 @@ APPLICATION_ID = "v6_pipeline.streamer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterStatistics:
-    """What the writer did since it was opened; ``buffered`` rows wait for the next flush, or for the lake."""
+    """What the writer did since it was opened.
+
+    ``buffered`` rows wait for the next flush, or for the lake, which has refused them since ``failing_since`` for
+    ``last_error``; both are None while it takes them.
+    """
 
     epoch: int
     commits: int
@@ -103,11 +112,9 @@ class DeltaLakePositionWriter:
         """
         while True:
             await self._sleep(self._flush_seconds)
-            try:
+            # The rows stay and land once the lake is back; that it is away is said once, and shown in the status.
+            with contextlib.suppress(LakeError):
                 await self.flush()
-            except LakeError as error:
-                # The rows stay, the newest per holding, and land once the lake is back; status and sensor say so.
-                log.warning("flush failed: %s", error)
 
     async def flush(self) -> Commit | None:
         """Write what has come since the last flush in one commit; None if nothing has.
@@ -134,16 +141,33 @@ class DeltaLakePositionWriter:
             self._fenced = True
             raise
         except LakeError as error:
-            self._failing_since = self._failing_since or self._clock()
-            self._last_error = str(error)
+            self._note_failure(error)
             raise
         self._pending = None
-        self._failing_since = None
+        self._note_success(commit.rows)
         self._commits += 1
         self._rows += commit.rows
         self._last_version = commit.version
         self._last_commit_at = self._clock()
         return commit
+
+    def _note_failure(self, error: LakeError) -> None:
+        self._last_error = str(error)
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+            log.warning(
+                "the lake takes no rows since %s, %d wait, the newest of each holding is kept: %s",
+                f"{self._failing_since:%Y-%m-%d %H:%M:%SZ}",
+                self._buffered,
+                error,
+            )
+
+    def _note_success(self, rows: int) -> None:
+        if self._failing_since is not None:
+            away = (self._clock() - self._failing_since).total_seconds()
+            log.info("the lake takes rows again after %.0f s: %d landed, %d follow", away, rows, len(self._newest))
+        self._failing_since = None
+        self._last_error = None
 
     async def close(self) -> None:
         """The last flushes, unless another streamer has taken over."""

@@ -9,6 +9,7 @@ import pytest
 from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.durability import fsync_path, local_path
 from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.lineage import durable_commits
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import by_run, queued, store, stored_rows, update
@@ -89,6 +90,35 @@ def test_the_lakes_marker_is_flushed(tmp_path: Path) -> None:
     disk = Disk()
     Lake(str(tmp_path), fsync=disk).table(QUEUED_POSITIONS).append(queued([update()]), by_run())
     assert tmp_path / "v6_lake" / "_delta_log" / f"{0:020}.json" in disk.flushed
+
+
+def test_a_commit_is_flushed_before_it_can_be_reported_even_if_its_writer_died(tmp_path: Path) -> None:
+    disk = Disk()
+    table = store(tmp_path, fsync=disk)
+    table.open()
+    disk.failing = True
+    with pytest.raises(LakeError):
+        table.append(queued([update()]), by_run())
+    disk.failing = False
+    disk.flushed.clear()
+
+    reported = durable_commits(table, 0, 10)
+
+    assert [commit.version for commit in reported] == [1]
+    assert Path(table.uri) / "_delta_log" / f"{1:020}.json" in disk.flushed
+    disk.failing = True  # what is flushed already needs no second time
+    assert durable_commits(table, 0, 10) == reported
+
+
+def test_a_disk_that_fails_reports_nothing(tmp_path: Path) -> None:
+    disk = Disk()
+    table = store(tmp_path, fsync=disk)
+    table.open()
+    disk.failing = True
+    with pytest.raises(LakeError, match="check the disk"):
+        table.append(queued([update()]), by_run())
+    with pytest.raises(LakeError, match="check the disk"):
+        durable_commits(table, 0, 10)
 
 
 def test_object_stores_have_no_local_folder() -> None:

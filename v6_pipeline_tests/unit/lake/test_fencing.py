@@ -11,10 +11,11 @@ from time import perf_counter
 import polars as pl
 import pytest
 from deltalake import DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from v6_pipeline.errors import FencedError, LakeError
+from v6_pipeline.errors import FencedError, LakeConflictError, LakeError
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, CommitLineage, read_commits
 from v6_pipeline.lake.maintenance import compact
@@ -79,6 +80,30 @@ def stalling_owner(folder: Path) -> tuple[Stalling, FencedAppender]:
     appender = owner(folder, 1, table=table)
     appender.open()
     return table, appender
+
+
+def test_a_conflict_is_tried_again_and_any_other_failure_surfaces(tmp_path: Path) -> None:
+    """delta-rs raises the same class for both; after either the kept handle goes on."""
+    table = Stalling(STREAMED_POSITIONS, str(tmp_path / STREAMED_POSITIONS.name), fsync=no_fsync)
+    appender = owner(tmp_path, 1, table=table)
+    appender.open()
+
+    def fail(text: str) -> Callable[[], None]:
+        def failing() -> None:
+            raise CommitFailedError(text)
+
+        return failing
+
+    table.meanwhile = fail("Failed to commit transaction: Concurrent transaction failed")
+    assert appender.append(flush(1, rows=1), by_epoch()).version == 2
+
+    table.meanwhile = fail("writer feature timestampNtz is not supported")
+    commit = by_epoch()
+    with pytest.raises(LakeError, match="timestampNtz") as caught:
+        appender.append(flush(2, rows=1), commit)
+    assert not isinstance(caught.value, LakeConflictError)
+    assert appender.append(flush(2, rows=1), commit).version == 3
+    assert epochs(tmp_path) == [1, 1]
 
 
 def test_an_owner_stalled_between_check_and_commit_writes_nothing(tmp_path: Path) -> None:

@@ -142,7 +142,14 @@ def test_a_half_written_log_file_names_the_repair(tmp_path: Path) -> None:
     (Path(table.uri) / "_delta_log" / f"{2:020}.json").write_text('{"add":{"path":"da')
     with pytest.raises(LakeError) as caught:
         store(tmp_path).append(queued([update(2)]), by_run())
-    _one_line(caught, "table queued_positions", table.uri, "is damaged", "restore it, or move it away")
+    _one_line(
+        caught,
+        "table queued_positions",
+        table.uri,
+        "is damaged",
+        "half-written log file _delta_log/00000000000000000002.json",
+        "v6 lake repair queued_positions",
+    )
     with pytest.raises(LakeError, match="is damaged"):
         table.append(queued([update(2)]), by_run())  # a kept handle meets it as well
 
@@ -154,7 +161,7 @@ def test_an_empty_newest_log_file_is_not_taken_for_a_commit(tmp_path: Path) -> N
     (Path(table.uri) / "_delta_log" / f"{1:020}.json").write_text("")
     with pytest.raises(LakeError) as caught:
         store(tmp_path).append(queued([update(2)]), by_run())
-    _one_line(caught, "is damaged", "is empty", "restore it")
+    _one_line(caught, "is damaged: empty log file _delta_log/00000000000000000001.json; run 'v6 lake repair")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from v6_pipeline.errors import FencedError, LakeError
@@ -18,6 +20,8 @@ from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.sync.handlers import PositionUpdateHandler
 from v6_pipeline.sync.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.unit.lake.builders import NOON, no_fsync, store, stored_rows, trading_day, update
+from v6_pipeline_tests.unit.lake.power_cut import Disk as PowerCutDisk
+from v6_pipeline_tests.unit.lake.power_cut import Loss
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 LATER = NOON + timedelta(seconds=3)
@@ -64,7 +68,7 @@ def table(tmp_path: Path) -> DeltaTableStore:
 
 
 class BrokenLake:
-    """Puts a file in the place of the table's folder, and the folder back."""
+    """Puts a file in the place of the table's folder, or nothing, and the folder back."""
 
     def __init__(self, folder: Path) -> None:
         self._table = folder / STREAMED_POSITIONS.name
@@ -76,6 +80,13 @@ class BrokenLake:
 
     def mend(self) -> None:
         self._table.unlink()
+        self._aside.rename(self._table)
+
+    def unmount(self) -> None:
+        self._table.rename(self._aside)
+
+    def mount(self) -> None:
+        assert not self._table.exists()
         self._aside.rename(self._table)
 
 
@@ -212,6 +223,68 @@ async def test_rows_that_landed_though_the_flush_failed_are_not_written_twice(
     assert writer.statistics().rows == 1
 
 
+async def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(
+    writer: DeltaLakePositionWriter,
+    lake_folder: BrokenLake,
+    clock: ManualClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "v6_pipeline.sync.writer")
+    await writer.on_position_update(update(1))
+    await writer.on_position_update(update(2))
+    lake_folder.break_()
+    for _ in range(5):
+        with pytest.raises(LakeError):
+            await writer.flush()
+        clock.advance(3)
+    lake_folder.mend()
+    await writer.flush()
+
+    begun, ended = [record.getMessage() for record in caplog.records if record.name == "v6_pipeline.sync.writer"]
+    assert "since 2026-03-04 17:00:00Z, 2 wait" in begun
+    assert "Not a directory" in begun  # what the system said
+    assert "again after 15 s: 2 landed, 0 follow" in ended
+    assert writer.statistics().last_error is None
+
+
+async def test_a_lake_that_is_unmounted_gets_nothing_written_in_its_place(
+    writer: DeltaLakePositionWriter, table: DeltaTableStore, lake_folder: BrokenLake
+) -> None:
+    """delta-rs would make the folder anew and put a data file there."""
+    await writer.on_position_update(update(1))
+    lake_folder.unmount()
+    with pytest.raises(LakeError, match="is gone"):
+        await writer.flush()
+
+    lake_folder.mount()
+    await writer.flush()
+    assert data_commits(table) == [1]
+
+
+async def test_a_long_outage_keeps_two_rows_per_holding_and_lands_the_newest(
+    writer: DeltaLakePositionWriter, table: DeltaTableStore, lake_folder: BrokenLake
+) -> None:
+    """A trading day of updates; memory is bounded by the holdings."""
+    holdings, updates = 50, 20_000
+    lake_folder.break_()
+    for number in range(updates):
+        at = NOON + timedelta(seconds=number // holdings)
+        await writer.on_position_update(update(number % holdings, position=float(number), timestamp=at))
+        if number % 5_000 == 0:
+            with pytest.raises(LakeError):
+                await writer.flush()
+        assert writer.statistics().buffered <= 2 * holdings
+
+    lake_folder.mend()
+    await writer.close()
+
+    rows = stored_rows(table)
+    assert rows.height <= 2 * holdings
+    assert rows.select("account", "conid", "timestamp").is_duplicated().sum() == 0
+    newest = dict(rows.sort("timestamp").group_by("conid").agg(pl.col("position").last()).iter_rows())
+    assert newest == {conid: float(updates - holdings + conid) for conid in range(holdings)}
+
+
 async def test_the_rhythm_goes_on_though_flushes_fail(
     make_writer: MakeWriter, table: DeltaTableStore, lake_folder: BrokenLake
 ) -> None:
@@ -306,6 +379,28 @@ async def test_a_cancelled_flush_is_finished_before_the_next(make_writer: MakeWr
 
     assert data_commits(table) == [1, 1]
     assert writer.statistics().commits == 2
+
+
+async def test_a_version_is_told_only_once_a_power_cut_cannot_take_it(
+    make_writer: MakeWriter, tmp_path: Path, table: DeltaTableStore
+) -> None:
+    """At every flush to the disk the figures still tell the version before; once they tell the new one, it is safe."""
+    disk = PowerCutDisk(tmp_path)
+    writer = make_writer(fsync=disk)
+    await writer.open()
+    fence = writer.statistics().last_version
+    told: list[int | None] = []
+    disk.on_flush = lambda: told.append(writer.statistics().last_version)
+    await writer.on_position_update(update(1))
+
+    commit = await writer.flush()
+
+    assert commit is not None
+    assert told
+    assert set(told) == {fence}
+    assert writer.statistics().last_version == commit.version
+    left = disk.after_power_cut(tmp_path / "left", Loss.VANISHED)
+    assert positions(store(left, STREAMED_POSITIONS)) == [(1, 2.0)]
 
 
 async def test_the_end_flushes_all(

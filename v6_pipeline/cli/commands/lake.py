@@ -1,0 +1,155 @@
+"""``v6 lake``: the history of a table and its upkeep. Mending one is in ``lake_repair``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from v6_pipeline.cli import home, output
+from v6_pipeline.cli.commands import lake_repair
+from v6_pipeline.cli.output import JsonOption
+from v6_pipeline.errors import LakeError, UsageError
+
+if TYPE_CHECKING:
+    from v6_pipeline.lake.lineage import CommitInfo
+    from v6_pipeline.lake.table import DeltaTableStore
+
+app = typer.Typer(help="Look after the Delta tables: history, compaction, clean-up, repair.", no_args_is_help=True)
+app.command("repair")(lake_repair.repair)
+
+TableArgument = Annotated[str, typer.Argument(metavar="TABLE", help="Such as streamed_positions.")]
+TablesArgument = Annotated[
+    str | None, typer.Argument(metavar="[TABLE]", help="Default: every table.", show_default=False)
+]
+
+
+@app.command("history")
+def history(
+    table: TableArgument,
+    *,
+    limit: Annotated[int, typer.Option(help="Show that many commits, the newest ones.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a table's commits, newest first: what each did, how many rows it holds and who made it."""
+    if limit < 1:
+        raise UsageError(f"--limit {limit} is not 1 or more")
+    [store] = _stores(table)
+    from v6_pipeline.lake.lineage import read_commits
+
+    handle = store.load()
+    if handle is None:
+        raise LakeError(f"there is no table {table} yet: nothing has been written to it")
+    commits = read_commits(store, handle.version() - limit, limit)[::-1]
+    if as_json:
+        output.document({"table": table, "commits": commits})
+        return
+    output.table(
+        ("version", "committed at", "operation", "kind", "rows", "asset", "partition", "by"),
+        (
+            (
+                commit.version,
+                f"{commit.committed_at:%Y-%m-%d %H:%M:%S}Z",
+                commit.operation,
+                commit.kind,
+                commit.rows,
+                commit.asset,
+                _partitions(commit),
+                _author(commit),
+            )
+            for commit in commits
+        ),
+        numbers=("version", "rows"),
+    )
+
+
+@app.command("optimize")
+def optimize(table: TablesArgument = None, *, as_json: JsonOption = False) -> None:
+    """Merge the small files of a table, or of all; who writes to it goes on meanwhile."""
+    from v6_pipeline.lake.maintenance import compact
+
+    done = []
+    for store in _existing(table):
+        made = compact(store)
+        done.append({"table": store.spec.name} | _fields(made.version, made.files_removed, made.files_added))
+        if not as_json:
+            output.line(
+                f"{store.spec.name}: nothing to merge"
+                if made.version is None
+                else f"{store.spec.name}: {output.counted(made.files_removed, 'file')} merged into {made.files_added}, "
+                f"Delta version {made.version}"
+            )
+    if as_json:
+        output.document({"tables": done})
+
+
+@app.command("vacuum")
+def vacuum(
+    table: TablesArgument = None,
+    *,
+    retention_hours: Annotated[
+        int, typer.Option(help="Keep what versions of that many hours need; 168, a week, at least.")
+    ] = 168,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete data files that no version of the last week needs, and what failed commits left."""
+    from v6_pipeline.lake.maintenance import RETENTION_HOURS
+    from v6_pipeline.lake.maintenance import vacuum as clean
+
+    if retention_hours < RETENTION_HOURS:
+        raise UsageError(f"--retention-hours {retention_hours} is below {RETENTION_HOURS}: files in use would go")
+    done = []
+    for store in _existing(table):
+        found = clean(store, retention_hours=retention_hours, dry_run=dry_run)
+        done.append({"table": store.spec.name, "files": found.files, "size_bytes": found.size_bytes})
+        if not as_json:
+            size = "" if found.size_bytes is None else f", {found.size_bytes / 2**20:.1f} MiB"
+            verb = "would be deleted" if dry_run else "deleted"
+            output.line(f"{store.spec.name}: {output.counted(len(found.files), 'file')} {verb}{size}")
+    if as_json:
+        output.document({"dry_run": dry_run, "retention_hours": retention_hours, "tables": done})
+
+
+def _stores(table: str | None) -> list[DeltaTableStore]:
+    """The named table, or all.
+
+    Raises:
+        UsageError: there is no table of that name.
+    """
+    from v6_pipeline.lake.schemas import TABLES
+
+    names = [spec.name for spec in TABLES]
+    if table is not None and table not in names:
+        raise UsageError(f"{table} is no table of the lake: {', '.join(names)}")
+    lake = home.open_lake(home.load())
+    return [lake.table(spec) for spec in TABLES if table in {None, spec.name}]
+
+
+def _existing(table: str | None) -> Iterator[DeltaTableStore]:
+    """Those that exist; upkeep creates nothing.
+
+    Raises:
+        LakeError: the named one does not exist.
+    """
+    for store in _stores(table):
+        if store.load() is not None:
+            yield store
+        elif table is not None:
+            raise LakeError(f"there is no table {table} yet: nothing has been written to it")
+
+
+def _fields(version: int | None, removed: int, added: int) -> dict[str, int | None]:
+    return {"version": version, "files_removed": removed, "files_added": added}
+
+
+def _partitions(commit: CommitInfo) -> str:
+    """The partition that the commit belongs to, else the trading days of its rows."""
+    return commit.partition or ", ".join(day.isoformat() for day in commit.rows_by_date)
+
+
+def _author(commit: CommitInfo) -> str | None:
+    if commit.run_id is not None:
+        return f"run {commit.run_id}"
+    return None if commit.epoch is None else f"epoch {commit.epoch}"
