@@ -6,6 +6,7 @@ import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_positions
+from v6_pipeline.defs.checks import stream_checks
 from v6_pipeline.defs.jobs import refresh_queued_positions
 from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
@@ -31,6 +32,7 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
     days = trading_days(settings, calendar)
     return dg.Definitions(
         assets=[*broker_assets(), streamed_positions(lake, days), queued_positions(lake, days, calendar)],
+        asset_checks=stream_checks(),
         jobs=[refresh_queued_positions()],
         schedules=[queued_positions_schedule(settings, calendar)],
         sensors=[ib_streamer_sensor()],

@@ -6,17 +6,19 @@ what it reports may be reported twice. https://docs.dagster.io/guides/automate/s
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import dagster as dg
 
+from v6_pipeline.defs.checks import CheckCursor, evaluations, verdicts
 from v6_pipeline.defs.metadata import data_version_tag, table_materialization
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.lineage import read_commits
+from v6_pipeline.lake.lineage import durable_commits
 from v6_pipeline.lake.reader import row_count
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.settings import Settings
@@ -62,13 +64,16 @@ def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResul
     usage = ledger.usage()
     cursor = ReportCursor.parse(cursor_text)
     events, cursor, reported = _report(pipeline.lake(), cursor, settings, usage, now)
+    checked = verdicts(settings, pipeline.calendar(), outcome.lease, usage, now)
+    judged, checks = evaluations(checked, CheckCursor.parse(cursor.checks), now)
+    cursor = replace(cursor, checks=checks.dump())
     said = [outcome.decision.reason]
     if outcome.decision.action in {Action.RENEW, Action.GRANT, Action.LEAVE}:
         said.append(describe_streamer(outcome.lease, usage, now))
     said.append(reported)
     # A tick without a run request counts as skipped, and its reason is the only place for words.
     return dg.SensorResult(
-        asset_events=events, cursor=cursor.dump(), skip_reason="; ".join(part for part in said if part)
+        asset_events=[*events, *judged], cursor=cursor.dump(), skip_reason="; ".join(part for part in said if part)
     )
 
 
@@ -79,15 +84,19 @@ def _report(
     if not cursor.is_due(now):
         return [], cursor, ""
     store = lake.table(STREAMED_POSITIONS)
-    commits = read_commits(store, cursor.version, COMMITS_PER_REPORT)
+    commits = durable_commits(store, cursor.version, COMMITS_PER_REPORT)
     if not commits:
         handle = store.load()
         if handle is not None and handle.version() < cursor.version:
-            return [], ReportCursor(), "the table was made anew: reported from its beginning with the next tick"
+            return (
+                [],
+                ReportCursor(checks=cursor.checks),
+                "the table was made anew: reported from its beginning with the next tick",
+            )
         return [], cursor, ""
     days = summarize(commits)
     events = [_materialization(lake, day, settings, usage, now) for day in days]
-    cursor = ReportCursor(commits[-1].version, now.isoformat())
+    cursor = ReportCursor(commits[-1].version, now.isoformat(), cursor.checks)
     if not days:
         return [], cursor, ""
     rows = sum(day.rows for day in days)
@@ -138,7 +147,9 @@ def describe_streamer(lease: StreamerLeaseState, usage: SlotUsage, now: datetime
     ]
     if status.get("blind_since"):
         blind = (now - datetime.fromisoformat(status["blind_since"])).total_seconds()
-        parts.append(f"without the broker's data for {blind:.0f} s ({status.get('connection')})")
+        feeds = ", ".join(f"{name} {feed['state']}" for name, feed in (status.get("feeds") or {}).items())
+        why = status.get("expected_outage") or feeds or status.get("connection")
+        parts.append(f"without the broker's data for {blind:.0f} s ({why})")
     writer = status.get("writer", {})
     if writer.get("failing_since"):
         parts.append(f"cannot write since {writer['failing_since']}: {writer.get('last_error')}")

@@ -6,8 +6,8 @@ At most one report a minute; a report covers Delta versions a to b, and reportin
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 
 from v6_pipeline.lake.lineage import CommitInfo, CommitKind
@@ -17,10 +17,11 @@ REPORT_EVERY = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class ReportCursor:
-    """The newest version that was reported (-1: none), and when."""
+    """The newest version that was reported (-1: none), and when; ``checks`` is the checks' part, which they read."""
 
     version: int = -1
     reported_at: str | None = None
+    checks: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> ReportCursor:
@@ -28,11 +29,12 @@ class ReportCursor:
         try:
             values = json.loads(text or "{}")
             version, reported_at = max(-1, int(values["version"])), values.get("reported_at")
+            checks = values.get("checks") or {}
             if reported_at is not None and datetime.fromisoformat(reported_at).tzinfo is None:
-                return cls(version)
+                return cls(version, checks=checks)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return cls()
-        return cls(version, reported_at)
+        return cls(version, reported_at, checks)
 
     def dump(self) -> str:
         """As the sensor's cursor."""
