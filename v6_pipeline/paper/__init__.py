@@ -9,6 +9,7 @@ from v6_pipeline.paper.control import ControlClient
 from v6_pipeline.paper.gateway import PaperGateway
 from v6_pipeline.paper.prices import Quote, quote_at
 from v6_pipeline.paper.runner import GatewayThread
+from v6_pipeline.paper.scenario import Scenario, load_scenario, shipped_scenario, shipped_scenarios
 
 __all__ = [
     "AccountConflict",
@@ -17,6 +18,10 @@ __all__ = [
     "GatewayThread",
     "PaperGateway",
     "Quote",
+    "Scenario",
+    "load_scenario",
     "quote_at",
+    "shipped_scenario",
+    "shipped_scenarios",
     "simulated_accounts",
 ]

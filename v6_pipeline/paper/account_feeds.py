@@ -3,7 +3,10 @@
 Belongs here: IB's rules for the account feeds and what is pushed when. The numbers themselves are in `book`.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
 
 from v6_pipeline.paper import messages
 from v6_pipeline.paper.book import LEDGER_TAGS, Book
@@ -25,9 +28,33 @@ from v6_pipeline.paper.wire import Fields, Message
 MAX_SUMMARIES = 2
 """Account summary subscriptions a client may hold at once (IBKR's TWS API, "Account Summary")."""
 
+EVICTED = "New account data requested from TWS. API client has been unsubscribed from account data."
+REFUSED = "Unable to subscribe to account as the following clients are subscribed to a different account."
+
+
+class CutOff(StrEnum):
+    """How a download ends early: no more comes, the connection ends, or the feed is taken away with 2100."""
+
+    SILENT = "silent"
+    DROP = "drop"
+    EVICT = "evict"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A download that is to end after so many rows."""
+
+    how: CutOff
+    rows: int
+
 
 class AccountDesk:
-    """Serves account data to all clients; `sessions` lists those connected."""
+    """Serves account data to all clients; `sessions` lists those connected.
+
+    Attributes:
+        account_cuts: one for each of the next account downloads; `position_cuts` the same for positions.
+        refusals: how many of the next requests for account updates draw 2101.
+    """
 
     def __init__(
         self,
@@ -37,6 +64,9 @@ class AccountDesk:
         sessions: Callable[[], Iterable[ClientSession]],
     ) -> None:
         self.conflict = config.account_conflict
+        self.account_cuts: deque[Cut] = deque()
+        self.position_cuts: deque[Cut] = deque()
+        self.refusals = 0
         self._config = config
         self._book = book
         self._statistics = statistics
@@ -47,16 +77,25 @@ class AccountDesk:
     def positions(self, session: ClientSession, _fields: Fields) -> None:
         """reqPositions: all positions of all accounts and an end; changes follow until cancelled."""
         session.subscriptions.positions = True
-        for holding in self._book.held():
+        cut = self.position_cuts.popleft() if self.position_cuts else None
+        for holding in self._book.held()[: cut.rows if cut else None]:
             session.send(self._position(holding))
-        session.send(messages.position_end())
+        if cut is None:
+            session.send(messages.position_end())
+        elif cut.how == CutOff.DROP:
+            session.close()
 
     def cancel_positions(self, session: ClientSession, _fields: Fields) -> None:
         """Ends position changes: cancelPositions."""
         session.subscriptions.positions = False
 
     def position_changed(self, holding: Holding) -> None:
-        """Tell every client concerned: position subscribers, and those who follow the account's portfolio."""
+        """Tell every client concerned: position subscribers, and those who follow the account's portfolio.
+
+        What happens while the link to IB is down is never told: fills were lost so, see Lean's issue 249.
+        """
+        if not self._book.market.link.is_up:
+            return
         for session in self._sessions():
             if session.subscriptions.positions:
                 session.send(self._position(holding))
@@ -84,24 +123,48 @@ class AccountDesk:
         if not subscribe:
             session.subscriptions.account = None
             return
+        if self.refusals:
+            self.refusals -= 1
+            session.error(-1, 2101, REFUSED)
+            return
         others = [peer for peer in self._sessions() if peer.subscriptions.account not in {None, account}]
         if self.conflict == AccountConflict.REFUSE and any(peer is not session for peer in others):
-            text = "Unable to subscribe to account as the following clients are subscribed to a different account."
-            session.error(-1, 2101, text)
+            session.error(-1, 2101, REFUSED)
             return
         for peer in others:
-            peer.subscriptions.account = None
-            text = "New account data requested from TWS. API client has been unsubscribed from account data."
-            peer.error(-1, 2100, text)
+            self.evict(peer)
         session.subscriptions.account = account
-        self._send_portfolio(session, self._book.held(account, closed=True))
+        rows = self._book.held(account, closed=True)
+        if self.account_cuts:
+            self._send_part(session, rows, self.account_cuts.popleft())
+            return
+        self._send_portfolio(session, rows)
         session.send(messages.account_download_end(account))
+
+    def evict(self, session: ClientSession) -> None:
+        """End a client's account updates and tell it so."""
+        session.subscriptions.account = None
+        session.error(-1, 2100, EVICTED)
+
+    def _send_part(self, session: ClientSession, rows: list[Holding], cut: Cut) -> None:
+        """A download that ends early."""
+        self._send_rows(session, rows[: cut.rows])
+        if cut.how == CutOff.EVICT:
+            self.evict(session)
+        elif cut.how == CutOff.DROP:
+            session.close()
 
     def _send_portfolio(self, session: ClientSession, holdings: Iterable[Holding]) -> None:
         """Portfolio rows, then the account's values and time."""
         account = session.subscriptions.account
         if account is None:
             return
+        self._send_rows(session, holdings)
+        for value in self._book.account_values(account):
+            session.send(messages.account_value(account, value))
+        session.send(messages.account_time(self._config.utcnow()))
+
+    def _send_rows(self, session: ClientSession, holdings: Iterable[Holding]) -> None:
         for holding in holdings:
             row = self._book.valuation(holding)
             values = {
@@ -112,11 +175,8 @@ class AccountDesk:
                 "unrealized_pnl": row.unrealized_pnl,
                 "realized_pnl": holding.realized_pnl,
             }
-            session.send(messages.portfolio_value(account, row.contract, *values.values()))
-            self._statistics.last_portfolio[account, holding.conid] = values
-        for value in self._book.account_values(account):
-            session.send(messages.account_value(account, value))
-        session.send(messages.account_time(self._config.utcnow()))
+            session.send(messages.portfolio_value(holding.account, row.contract, *values.values()))
+            self._statistics.last_portfolio[holding.account, holding.conid] = values
 
     def account_updates_multi(self, session: ClientSession, fields: Fields) -> None:
         """reqAccountUpdatesMulti: account values without portfolio; not bound by the one-account rule."""
@@ -209,8 +269,10 @@ class AccountDesk:
         holding = self._book.holdings.get((feed.account, feed.conid))
         if holding is None:
             return None
+        daily, unrealized, realized = self._book.pnl([holding])
         value = self._book.valuation(holding).market_value
-        return messages.pnl_single(request_id, holding.quantity, *self._book.pnl([holding]), value)
+        # Until something was realized IB has no number for it.
+        return messages.pnl_single(request_id, holding.quantity, daily, unrealized, realized or None, value)
 
     # Pushes
 

@@ -53,7 +53,7 @@ class Book:
     """Holdings and cash of all accounts."""
 
     def __init__(self, market: Market) -> None:
-        self._market = market
+        self.market = market
         self.accounts = market.universe.accounts
         self.holdings: dict[tuple[str, int], Holding] = {
             (row.account, row.conid): Holding(row.account, row.conid, row.quantity, row.average_cost)
@@ -84,7 +84,7 @@ class Book:
             GatewayError: unknown account or contract, a contract that cannot be held, quantity 0, or it is held
                 already.
         """
-        contract = self._market.contract(conid)
+        contract = self.market.contract(conid)
         if account not in self.accounts:
             raise GatewayError(f"the paper gateway has no account {account}")
         if not contract.is_tradable:
@@ -108,32 +108,64 @@ class Book:
         Raises:
             GatewayError: nothing is held.
         """
-        contract = self._market.contract(conid)
+        contract = self.market.contract(conid)
+        holding = self._held(account, conid)
+        self._trade(contract, holding, quantity, self._cost_per_unit(contract))
+        return holding
+
+    def assign(self, account: str, conid: int) -> list[Holding]:
+        """Settle an option overnight: it goes to 0, and each contract moves 100 of the underlying at the strike.
+
+        A long call buys and a long put sells, a short one the reverse. Index options are settled in cash: nothing but
+        their end is modelled.
+
+        Raises:
+            GatewayError: nothing is held, or it is no option.
+        """
+        contract = self.market.contract(conid)
+        option = self._held(account, conid)
+        if contract.sec_type != OPTION:
+            raise GatewayError(f"{contract.local_symbol} ({conid}) is no option: it cannot be assigned")
+        units = option.quantity * float(contract.multiplier) * (1 if contract.right == "C" else -1)
+        self._trade(contract, option, 0.0, 0.0)
+        underlying = self.market.contract(contract.underlying_conid)
+        if not underlying.is_tradable:
+            return [option]
+        key = (account, underlying.conid)
+        stock = self.holdings.setdefault(key, Holding(*key, quantity=0.0, average_cost=0.0))
+        self._trade(underlying, stock, stock.quantity + units, contract.strike)
+        return [option, stock]
+
+    def _held(self, account: str, conid: int) -> Holding:
         holding = self.holdings.get((account, conid))
         if holding is None or not holding.quantity:
             raise GatewayError(f"{account} holds nothing of {conid}")
-        cost = self._cost_per_unit(contract)
+        return holding
+
+    def _trade(self, contract: Contract, holding: Holding, quantity: float, cost: float) -> None:
+        """Trade a holding to a new quantity at `cost` a unit."""
         held = holding.quantity
-        self._pay(contract, account, -(quantity - held) * cost)
-        if held * quantity > 0 and abs(quantity) > abs(held):
+        self._pay(contract, holding.account, -(quantity - held) * cost)
+        if not held:
+            holding.average_cost = cost
+        elif held * quantity > 0 and abs(quantity) > abs(held):
             holding.average_cost = (held * holding.average_cost + (quantity - held) * cost) / quantity
         else:
             closed = held - (quantity if held * quantity > 0 else 0.0)
             profit = closed * (cost - holding.average_cost)
             holding.realized_pnl += profit
             if contract.sec_type == FUTURE:
-                self._cash[account, contract.currency] += profit
+                self._cash[holding.account, contract.currency] += profit
             if held * quantity < 0:
                 holding.average_cost = cost
         holding.quantity = quantity
         if not quantity:
             holding.average_cost = 0.0
-        return holding
 
     def valuation(self, holding: Holding) -> Valuation:
         """A holding at the current mark."""
-        contract = self._market.contract(holding.conid)
-        quote = self._market.quote(holding.conid)
+        contract = self.market.contract(holding.conid)
+        quote = self.market.quote(holding.conid)
         value = round(holding.quantity * quote.mark * contract.value_per_point, 6)
         return Valuation(
             holding=holding,
@@ -149,7 +181,7 @@ class Book:
         daily = unrealized = realized = 0.0
         for holding in holdings:
             row = self.valuation(holding)
-            rate = self._market.exchange_rate(row.contract.currency)
+            rate = self.market.exchange_rate(row.contract.currency)
             daily += row.daily_pnl * rate
             unrealized += row.unrealized_pnl * rate
             realized += holding.realized_pnl * rate
@@ -160,12 +192,12 @@ class Book:
         ledgers = self._ledgers(account)
         base = _Ledger()
         for currency, ledger in ledgers.items():
-            rate = self._market.exchange_rate(currency)
+            rate = self.market.exchange_rate(currency)
             for name in _Ledger.__slots__:
                 setattr(base, name, getattr(base, name) + getattr(ledger, name) * rate)
         rows = _summary_rows(account, base)
         for currency, ledger in ledgers.items():
-            rows += _ledger_rows(account, currency, ledger, self._market.exchange_rate(currency))
+            rows += _ledger_rows(account, currency, ledger, self.market.exchange_rate(currency))
         return rows + _ledger_rows(account, "BASE", base, 1.0)
 
     def _ledgers(self, account: str) -> dict[str, _Ledger]:
@@ -187,7 +219,7 @@ class Book:
         return ledgers
 
     def _cost_per_unit(self, contract: Contract) -> float:
-        return round(self._market.quote(contract.conid).mark * contract.value_per_point, 6)
+        return round(self.market.quote(contract.conid).mark * contract.value_per_point, 6)
 
     def _pay(self, contract: Contract, account: str, amount: float) -> None:
         if contract.sec_type in _OWNED:

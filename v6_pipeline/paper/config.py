@@ -33,11 +33,6 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
-def today() -> date:
-    """Today in UTC."""
-    return utcnow().date()
-
-
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Settings of one paper gateway.
@@ -53,7 +48,7 @@ class GatewayConfig:
         tick_seconds: time between price changes, at least 0.05; `None` leaves ticking to `PaperGateway.tick_once`.
         portfolio_seconds: time between updates of marks and account values; IB's is three minutes and fixed.
         snapshot_seconds: time until a snapshot ends; IB's is about eleven seconds.
-        as_of: the day from which expiries are laid out.
+        as_of: the day from which expiries are laid out; by default that of `utcnow`.
         account_conflict: see `AccountConflict`.
         clock: monotonic seconds, for rate windows and the portfolio's cadence.
         utcnow: the aware time that messages carry.

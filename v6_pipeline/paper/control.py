@@ -1,6 +1,7 @@
 """The control port: JSON lines in, JSON lines out, and a client for it.
 
-Belongs here: reading and checking commands. What a command does is a method of `gateway.PaperGateway`.
+Belongs here: lines of JSON and the commands that only ask. A command that does something is an action of the registry
+in `actions`, with its fields.
 
 One request object a line, one reply object a line: ``{"command": "open", "account": ..., "conid": ..., "quantity":
 ...}`` is answered with ``{"ok": true, ...}``, or with ``{"ok": false, "error": "..."}`` and nothing changed.
@@ -9,75 +10,19 @@ One request object a line, one reply object a line: ``{"command": "open", "accou
 import asyncio
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from v6_pipeline.errors import GatewayError
-from v6_pipeline.paper.config import AccountConflict
-from v6_pipeline.paper.contracts import Contract, Holding
+from v6_pipeline.paper.actions import Reply, holding_reply
+from v6_pipeline.paper.contracts import Contract
+from v6_pipeline.paper.fields import fields_of
 
 if TYPE_CHECKING:
     from v6_pipeline.paper.gateway import PaperGateway
 
 MAX_LINE_BYTES = 1 << 20
-MAX_NUMBER = 1e12
-
-Reply = dict[str, object]
-
-
-class Arguments:
-    """The fields of one request, read with their types; each reader raises `GatewayError` naming the field."""
-
-    def __init__(self, request: Mapping[str, object]) -> None:
-        self._values = {name: value for name, value in request.items() if name != "command"}
-        self._read: set[str] = set()
-
-    def integer(self, name: str) -> int:
-        """A required integer."""
-        value = self._take(name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise GatewayError(f"{name} must be an integer")
-        return value
-
-    def number(self, name: str) -> float:
-        """A required number, of a size that money and quantities can have."""
-        value = self._take(name)
-        # Written so that NaN fails too.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
-            raise GatewayError(f"{name} must be a number between -{MAX_NUMBER:g} and {MAX_NUMBER:g}")
-        return float(value)
-
-    def text(self, name: str) -> str:
-        """A required text."""
-        value = self._take(name)
-        if not isinstance(value, str):
-            raise GatewayError(f"{name} must be text")
-        return value
-
-    def conids(self) -> list[int]:
-        """The required list `conids`."""
-        value = self._take("conids")
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
-            raise GatewayError("conids must be a list of integers")
-        return value
-
-    def has(self, name: str) -> bool:
-        """Whether a field is present and not null."""
-        self._read.add(name)
-        return self._values.get(name) is not None
-
-    def finish(self) -> None:
-        """Refuse fields that the command does not know."""
-        unknown = sorted(self._values.keys() - self._read)
-        if unknown:
-            raise GatewayError(f"unknown field {', '.join(unknown)}")
-
-    def _take(self, name: str) -> object:
-        self._read.add(name)
-        if name not in self._values:
-            raise GatewayError(f"{name} is missing")
-        return self._values[name]
 
 
 class ControlServer:
@@ -86,20 +31,11 @@ class ControlServer:
     def __init__(self, gateway: "PaperGateway") -> None:
         self._gateway = gateway
         self._writers: set[asyncio.StreamWriter] = set()
-        self._commands: dict[str, Callable[[Arguments], Reply]] = {
+        self._questions = {
             "ping": self._ping,
-            "open": self._open,
-            "resize": self._resize,
-            "close": self._close,
-            "quiet": self._quiet,
-            "resume": self._resume,
-            "deny": self._deny,
-            "allow": self._allow,
             "positions": self._positions,
             "contracts": self._contracts,
             "statistics": self._statistics,
-            "lines": self._lines,
-            "account_conflict": self._account_conflict,
             "stop": self._stop,
         }
 
@@ -137,65 +73,26 @@ class ControlServer:
             return {"ok": False, "error": str(problem)}
 
     def _run(self, request: dict[str, object]) -> Reply:
-        name = request.get("command")
-        command = self._commands.get(name) if isinstance(name, str) else None
-        if command is None:
-            raise GatewayError(f"unknown command {name!r}: one of {', '.join(self._commands)}")
-        return command(Arguments(request))
+        name = request.pop("command", None)
+        actions = self._gateway.actions
+        if not isinstance(name, str) or name not in {*self._questions, *actions.names}:
+            raise GatewayError(f"unknown command {name!r}: one of {', '.join((*self._questions, *actions.names))}")
+        if name in actions.names:
+            return actions.perform(name, request)
+        question = self._questions[name]
+        specs = fields_of(question)
+        unknown = sorted(request.keys() - specs.keys())
+        if unknown:
+            raise GatewayError(f"unknown field {', '.join(unknown)}")
+        return question(**{key: specs[key].read(value) for key, value in request.items()})
 
-    def _ping(self, arguments: Arguments) -> Reply:
-        arguments.finish()
+    def _ping(self) -> Reply:
         return {"port": self._gateway.port, "accounts": list(self._gateway.universe.accounts)}
 
-    def _open(self, arguments: Arguments) -> Reply:
-        account, conid, quantity = arguments.text("account"), arguments.integer("conid"), arguments.number("quantity")
-        cost = arguments.number("average_cost") if arguments.has("average_cost") else None
-        arguments.finish()
-        return _holding(self._gateway.open_position(account, conid, quantity, cost))
+    def _positions(self, account: str | None = None) -> Reply:
+        return {"positions": [holding_reply(holding) for holding in self._gateway.book.held(account)]}
 
-    def _resize(self, arguments: Arguments) -> Reply:
-        account, conid, quantity = arguments.text("account"), arguments.integer("conid"), arguments.number("quantity")
-        arguments.finish()
-        return _holding(self._gateway.resize_position(account, conid, quantity))
-
-    def _close(self, arguments: Arguments) -> Reply:
-        account, conid = arguments.text("account"), arguments.integer("conid")
-        arguments.finish()
-        return _holding(self._gateway.close_position(account, conid))
-
-    def _quiet(self, arguments: Arguments) -> Reply:
-        conids = arguments.conids() if arguments.has("conids") else None
-        arguments.finish()
-        self._gateway.quiet(conids)
-        return {}
-
-    def _resume(self, arguments: Arguments) -> Reply:
-        conids = arguments.conids() if arguments.has("conids") else None
-        arguments.finish()
-        self._gateway.resume(conids)
-        return {}
-
-    def _deny(self, arguments: Arguments) -> Reply:
-        conids = arguments.conids()
-        arguments.finish()
-        self._gateway.deny(conids)
-        return {}
-
-    def _allow(self, arguments: Arguments) -> Reply:
-        conids = arguments.conids()
-        arguments.finish()
-        self._gateway.allow(conids)
-        return {}
-
-    def _positions(self, arguments: Arguments) -> Reply:
-        account = arguments.text("account") if arguments.has("account") else None
-        arguments.finish()
-        return {"positions": [_holding(holding) for holding in self._gateway.book.held(account)]}
-
-    def _contracts(self, arguments: Arguments) -> Reply:
-        symbol = arguments.text("symbol") if arguments.has("symbol") else None
-        sec_type = arguments.text("sec_type") if arguments.has("sec_type") else None
-        arguments.finish()
+    def _contracts(self, symbol: str | None = None, sec_type: str | None = None) -> Reply:
         found = [
             contract
             for contract in self._gateway.universe.contracts.values()
@@ -203,26 +100,10 @@ class ControlServer:
         ]
         return {"contracts": [_contract(contract) for contract in found]}
 
-    def _statistics(self, arguments: Arguments) -> Reply:
-        arguments.finish()
-        return {"statistics": self._gateway.statistics.snapshot()}
+    def _statistics(self) -> Reply:
+        return {"statistics": {**self._gateway.statistics.snapshot(), "line_limit": self._gateway.market.lines}}
 
-    def _lines(self, arguments: Arguments) -> Reply:
-        lines = arguments.integer("lines")
-        arguments.finish()
-        self._gateway.set_lines(lines)
-        return {"lines": lines}
-
-    def _account_conflict(self, arguments: Arguments) -> Reply:
-        mode = arguments.text("mode")
-        arguments.finish()
-        if mode not in set(AccountConflict):
-            raise GatewayError(f"mode must be one of {', '.join(AccountConflict)}")
-        self._gateway.set_account_conflict(AccountConflict(mode))
-        return {"mode": mode}
-
-    def _stop(self, arguments: Arguments) -> Reply:
-        arguments.finish()
+    def _stop(self) -> Reply:
         self._gateway.request_stop()
         return {}
 
@@ -281,15 +162,6 @@ def _parse(line: bytes) -> dict[str, object]:
 
 def _encode(message: Mapping[str, object]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
-
-
-def _holding(holding: Holding) -> Reply:
-    return {
-        "account": holding.account,
-        "conid": holding.conid,
-        "quantity": holding.quantity,
-        "average_cost": holding.average_cost,
-    }
 
 
 def _contract(contract: Contract) -> Reply:

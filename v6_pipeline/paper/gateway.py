@@ -1,26 +1,35 @@
-"""The paper gateway itself: the server's life and what may be done to it while it runs.
+"""The paper gateway itself: how its parts are put together, and its life.
 
-Belongs here: listening, ticking, stopping, and the methods that a test or the control port call. IB's rules are in the
-desks (`market_data`, `account_feeds`) and in `session`.
+Belongs here: starting, ticking, stopping, serving connections, and the table of what may be done to it while it runs.
+IB's rules are in the desks (`market_data`, `account_feeds`) and in `session`; faults are in the modules named so.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
 from v6_pipeline.errors import GatewayError
+from v6_pipeline.paper.account_faults import AccountFaults
 from v6_pipeline.paper.account_feeds import AccountDesk
+from v6_pipeline.paper.actions import Actions, Reply
 from v6_pipeline.paper.book import Book
-from v6_pipeline.paper.config import LOOPBACK, AccountConflict, GatewayConfig, today
+from v6_pipeline.paper.config import AccountConflict, GatewayConfig
+from v6_pipeline.paper.connection_faults import ConnectionFaults
+from v6_pipeline.paper.contract_faults import ContractFaults
 from v6_pipeline.paper.contracts import Holding, Universe
 from v6_pipeline.paper.control import ControlServer
 from v6_pipeline.paper.handlers import Dispatcher
+from v6_pipeline.paper.link_faults import LinkFaults
+from v6_pipeline.paper.listener import Listener
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.market_data import MarketDataDesk
+from v6_pipeline.paper.registry import action_table
+from v6_pipeline.paper.scenario import Player, Scenario, shipped_scenario
 from v6_pipeline.paper.session import ClientSession
 from v6_pipeline.paper.statistics import Statistics
+from v6_pipeline.paper.timers import Timers
 from v6_pipeline.paper.universe import build_universe
 
 _STOP_SECONDS = 2.0
@@ -37,31 +46,41 @@ class PaperGateway:
         statistics: what clients did, seen from this side.
         book: positions and account values now.
         market: quotes and sequence numbers now.
+        actions: what may be done to it while it runs, by name; see `perform`.
+        connection_faults, link_faults, contract_faults, account_faults: the same as methods with types. Unlike
+            `perform` they take it for granted that accounts and contracts exist.
     """
 
     def __init__(self, config: GatewayConfig | None = None) -> None:
         self.config = config or GatewayConfig()
         self.universe: Universe = build_universe(
             seed=self.config.seed,
-            as_of=self.config.as_of or today(),
+            as_of=self.config.as_of or self.config.utcnow().date(),
             accounts=self.config.accounts,
             positions=self.config.positions,
         )
-        self.statistics = Statistics(self.config.clock)
+        self.statistics = Statistics(self.config.clock, self.config.utcnow)
         self.market = Market(self.universe, self.statistics, self.config.lines)
         self.book = Book(self.market)
         self._sessions: dict[int, ClientSession] = {}
-        self._market_data = MarketDataDesk(self.config, self.market, self.statistics)
-        self._accounts = AccountDesk(self.config, self.book, self.statistics, lambda: list(self._sessions.values()))
-        self._dispatcher = Dispatcher(self.config, self._market_data, self._accounts, self.statistics)
-        self._control = ControlServer(self)
-        self._server: asyncio.Server | None = None
-        self._control_server: asyncio.Server | None = None
-        self._ticker: asyncio.Task[None] | None = None
-        self._connections: set[asyncio.Task[object]] = set()
         self._open: set[ClientSession] = set()
+        self._connections: set[asyncio.Task[object]] = set()
         self._failures: list[BaseException] = []
         self._stopping = asyncio.Event()
+        self._timers = Timers(self._failed)
+        self._market_data = MarketDataDesk(self.config, self.market, self.statistics)
+        self._accounts = AccountDesk(self.config, self.book, self.statistics, self._logged_in)
+        self._dispatcher = Dispatcher(self.config, self._market_data, self._accounts, self.statistics)
+        self._listener = Listener(self._serve_client, self._timers)
+        self._control_listener = Listener(self._serve_control, self._timers)
+        self._control = ControlServer(self)
+        self.connection_faults = ConnectionFaults(self._listener, self._timers, lambda: list(self._open), self._release)
+        self.link_faults = LinkFaults(self.market, self._market_data, self._timers, self._logged_in)
+        self.contract_faults = ContractFaults(self.market, self._market_data, self.statistics, self._logged_in)
+        self.account_faults = AccountFaults(self.book, self._accounts, self._logged_in)
+        self.actions = Actions(action_table(self), self.market, self.statistics)
+        self._player = Player(self.actions, self._timers)
+        self._ticker: asyncio.Task[None] | None = None
         self._portfolio_sent_at = self.config.clock()
 
     # Life
@@ -72,14 +91,12 @@ class PaperGateway:
         Raises:
             GatewayError: a port is taken, or the gateway runs already.
         """
-        if self._server is not None:
+        if self._listener.addresses:
             raise GatewayError("the paper gateway runs already")
-        self._server = await self._listen(self._serve_client, self.config.port, "--port")
+        await self._listener.open(self.config.port, "--port")
         if self.config.control_port is not None:
             try:
-                self._control_server = await self._listen(
-                    self._serve_control, self.config.control_port, "--control-port"
-                )
+                await self._control_listener.open(self.config.control_port, "--control-port")
             except GatewayError:
                 await self.stop()
                 raise
@@ -91,13 +108,13 @@ class PaperGateway:
         """End all connections and stop listening; a second call does nothing.
 
         Raises:
-            Exception: whatever a connection or the ticker failed with while the gateway ran, so that no failure is
-                lost.
+            Exception: whatever a connection, the ticker or a scenario failed with while the gateway ran, so that no
+                failure is lost.
         """
         self._stopping.set()
-        for server in (self._server, self._control_server):
-            if server is not None:
-                server.close()
+        await self._timers.close()
+        self._listener.close()
+        self._control_listener.close()
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
@@ -112,7 +129,7 @@ class PaperGateway:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        self._server = self._control_server = self._ticker = None
+        self._ticker = None
         if self._failures:
             raise self._failures.pop()
 
@@ -135,19 +152,18 @@ class PaperGateway:
 
     @property
     def port(self) -> int:
-        """The API port."""
-        return _port_of(self._server)
+        """The API port; the first one, after `move_port`."""
+        return self._listener.port
 
     @property
     def control_port(self) -> int:
         """The control port."""
-        return _port_of(self._control_server)
+        return self._control_listener.port
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where the gateway listens; loopback only."""
-        servers = [server for server in (self._server, self._control_server) if server is not None]
-        return [listener.getsockname() for server in servers for listener in server.sockets]
+        return self._listener.addresses + self._control_listener.addresses
 
     # Time
 
@@ -156,97 +172,78 @@ class PaperGateway:
         self._market_data.tick(self._sessions.values())
         if self.config.clock() - self._portfolio_sent_at >= self.config.portfolio_seconds:
             self.portfolio_tick()
-        self._accounts.tick()
+        if self.market.link.is_up:
+            self._accounts.tick()
 
     def portfolio_tick(self) -> None:
         """Move held contracts that nobody streams on by one and send portfolios, account values and summaries."""
         self._portfolio_sent_at = self.config.clock()
+        if not self.market.link.is_up:
+            return
         held = {holding.conid for holding in self.book.held()}
         self.market.advance(held - self.statistics.subscriptions.keys())
         self._accounts.portfolio_tick()
 
-    # What may be changed while it runs
+    # What may be done to it while it runs
+
+    def perform(self, name: str, **fields: object) -> Reply:
+        """Do something by name, as the control port and scenario files do; see `registry` for the names.
+
+        Raises:
+            GatewayError: there is no such action, or a field is wrong; nothing was done.
+        """
+        return self.actions.perform(name, fields)
+
+    def play(self, scenario: Scenario) -> None:
+        """Begin a scenario now. An action that proves impossible stops the gateway; `stop` then raises it."""
+        self._player.play(scenario)
+
+    def play_shipped(self, scenario: str) -> None:
+        """Begin a scenario that comes with the package."""
+        self.play(shipped_scenario(scenario, self.actions))
+
+    def heal(self) -> None:
+        """End every fault that lasts or is still to come; the line limit and positions stay."""
+        for faults in (self.connection_faults, self.link_faults, self.contract_faults, self.account_faults):
+            faults.heal()
 
     def open_position(self, account: str, conid: int, quantity: float, average_cost: float | None = None) -> Holding:
         """Open a position; see `Book.open` for the errors."""
-        return self._changed(self.book.open(account, conid, quantity, average_cost))
+        return self.account_faults.open_position(account, conid, quantity, average_cost)
 
     def resize_position(self, account: str, conid: int, quantity: float) -> Holding:
         """Trade a position to another quantity; see `Book.resize` for the errors."""
-        return self._changed(self.book.resize(account, conid, quantity))
+        return self.account_faults.resize_position(account, conid, quantity)
 
     def close_position(self, account: str, conid: int) -> Holding:
         """Close a position; see `Book.resize` for the errors."""
-        return self._changed(self.book.resize(account, conid, 0.0))
+        return self.account_faults.close_position(account, conid)
 
     def quiet(self, conids: Iterable[int] | None = None) -> None:
-        """Send no ticks for these contracts, or for none at all, until `resume`.
-
-        Raises:
-            GatewayError: an unknown contract.
-        """
-        self.market.quiet(self._known(conids))
+        """Send no ticks for these contracts, or for none at all, until `resume`."""
+        self.perform("quiet", conids=None if conids is None else list(conids))
 
     def resume(self, conids: Iterable[int] | None = None) -> None:
-        """Undo `quiet` for these contracts, or for all.
-
-        Raises:
-            GatewayError: an unknown contract.
-        """
-        self.market.resume(self._known(conids))
+        """Undo `quiet` for these contracts, or for all."""
+        self.perform("resume", conids=None if conids is None else list(conids))
 
     def deny(self, conids: Iterable[int]) -> None:
-        """Refuse new market data requests for these contracts with error 354, or serve them delayed where asked for.
-
-        Raises:
-            GatewayError: an unknown contract.
-        """
-        self.market.denied.update(self._known(conids) or ())
+        """Refuse new market data requests for these contracts with error 354, or serve them delayed where asked for."""
+        self.perform("deny", conids=list(conids))
 
     def allow(self, conids: Iterable[int]) -> None:
-        """Undo `deny`.
-
-        Raises:
-            GatewayError: an unknown contract.
-        """
-        self.market.denied.difference_update(self._known(conids) or ())
+        """Undo `deny`."""
+        self.perform("allow", conids=list(conids))
 
     def set_lines(self, lines: int) -> None:
-        """Change the line limit; lines in use above it stay.
-
-        Raises:
-            GatewayError: a negative limit.
-        """
-        if lines < 0:
-            raise GatewayError(f"lines cannot be {lines}")
-        self.market.lines = lines
+        """Change the line limit; lines in use above it stay."""
+        self.perform("lines", lines=lines)
 
     def set_account_conflict(self, conflict: AccountConflict) -> None:
         """Change what happens when two clients want different accounts."""
-        self._accounts.conflict = conflict
-
-    def _changed(self, holding: Holding) -> Holding:
-        self._accounts.position_changed(holding)
-        return holding
-
-    def _known(self, conids: Iterable[int] | None) -> list[int] | None:
-        return None if conids is None else [self.market.contract(conid).conid for conid in conids]
+        self.account_faults.set_account_conflict(conflict)
 
     # Connections
-
-    async def _listen(
-        self,
-        serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-        port: int,
-        option: str,
-    ) -> asyncio.Server:
-        try:
-            return await asyncio.start_server(serve, LOOPBACK, port)
-        except OSError as problem:
-            reason = problem.strerror or str(problem)
-            raise GatewayError(
-                f"cannot listen on {LOOPBACK}:{port}: {reason.splitlines()[0]}; choose another {option}"
-            ) from problem
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = ClientSession(
@@ -256,17 +253,16 @@ class PaperGateway:
             statistics=self.statistics,
             dispatch=self._dispatcher.dispatch,
             claim=self._claim,
+            greet=self.link_faults.greet,
         )
         self._open.add(session)
+        self.connection_faults.apply(session)
         with self._tracked():
             try:
                 await session.run()
             finally:
                 self._open.discard(session)
-                self._market_data.disconnected(session)
-                if self._sessions.get(session.client_id) is session:
-                    del self._sessions[session.client_id]
-                    self.statistics.clients.discard(session.client_id)
+                self._release(session)
 
     async def _serve_control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with self._tracked():
@@ -288,11 +284,27 @@ class PaperGateway:
             self._connections.discard(task)
 
     def _claim(self, session: ClientSession) -> bool:
-        if session.client_id in self._sessions:
+        if session.client_id in self._sessions or self.connection_faults.is_occupied(session.client_id):
             return False
         self._sessions[session.client_id] = session
         self.statistics.clients.add(session.client_id)
+        self.connection_faults.apply(session)
         return True
+
+    def _release(self, session: ClientSession) -> None:
+        """Free what a client holds: its lines and its id."""
+        self._market_data.disconnected(session)
+        if self._sessions.get(session.client_id) is session:
+            del self._sessions[session.client_id]
+            self.statistics.clients.discard(session.client_id)
+
+    def _logged_in(self) -> list[ClientSession]:
+        return list(self._sessions.values())
+
+    def _failed(self, problem: BaseException) -> None:
+        """A gateway that cannot do what it should must not go on looking alive."""
+        self._failures.append(problem)
+        self._stopping.set()
 
     async def _tick_forever(self, seconds: float) -> None:
         try:
@@ -300,14 +312,5 @@ class PaperGateway:
                 await asyncio.sleep(seconds)
                 self.tick_once()
         except Exception as problem:
-            # A gateway whose prices stand still for good must not go on looking alive.
-            self._failures.append(problem)
-            self._stopping.set()
+            self._failed(problem)
             raise
-
-
-def _port_of(server: asyncio.Server | None) -> int:
-    if server is None or not server.sockets:
-        raise GatewayError("the paper gateway does not listen there")
-    port: int = server.sockets[0].getsockname()[1]
-    return port

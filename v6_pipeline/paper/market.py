@@ -1,11 +1,13 @@
-"""The state of the simulated market: sequence numbers, silent and denied contracts, lines in use.
+"""The state of the simulated market: sequence numbers, lines in use, and what is wrong with it.
 
-Belongs here: what every client sees alike. Prices themselves are `prices`, one client's subscriptions are in `session`.
+Belongs here: what every client sees alike. Prices themselves are `prices`, one client's subscriptions are in `session`,
+and faults are described in `conditions`.
 """
 
 from collections.abc import Iterable
 
 from v6_pipeline.errors import GatewayError
+from v6_pipeline.paper.conditions import ContractConditions, LinkConditions
 from v6_pipeline.paper.contracts import Contract, Universe
 from v6_pipeline.paper.instruments import CURRENCY_PAIR_CONID
 from v6_pipeline.paper.prices import Quote, quote_at
@@ -15,13 +17,19 @@ BASE_CURRENCY = "USD"
 
 
 class Market:
-    """Quotes at their current sequence numbers, and the line limit."""
+    """Quotes at their current sequence numbers, and the line limit.
+
+    Attributes:
+        lines: the limit over all clients and the windows of TWS.
+        conditions: what is wrong with single contracts.
+        link: what is wrong with the connection to IB.
+    """
 
     def __init__(self, universe: Universe, statistics: Statistics, lines: int) -> None:
         self.universe = universe
         self.lines = lines
-        self.denied: set[int] = set()
-        self._quiet: set[int] = set()
+        self.conditions = ContractConditions()
+        self.link = LinkConditions()
         self._all_quiet = False
         self._statistics = statistics
         self._sequences: dict[int, int] = {}
@@ -50,9 +58,9 @@ class Market:
         return quote
 
     def advance(self, conids: Iterable[int]) -> None:
-        """Move contracts on by one sequence number, except silent ones."""
+        """Move contracts on by one sequence number, except those whose price stands still."""
         for conid in conids:
-            if not self.is_quiet(conid):
+            if not (self._all_quiet or self.conditions.stands_still(conid)):
                 self._sequences[conid] = self.sequence(conid) + 1
                 self._quotes.pop(conid, None)
 
@@ -62,26 +70,34 @@ class Market:
 
     def is_quiet(self, conid: int) -> bool:
         """Whether a contract gets no ticks at present."""
-        return self._all_quiet or conid in self._quiet
+        return self._all_quiet or conid in self.conditions.quiet
+
+    def flows(self, conid: int) -> bool:
+        """Whether ticks of a contract come through at present."""
+        return (
+            not self.is_quiet(conid)
+            and conid not in self.conditions.expired
+            and self.link.carries(self.universe.contracts[conid])
+        )
 
     def quiet(self, conids: Iterable[int] | None) -> None:
         """Silence contracts, all of them for `None`: their prices stand still and no tick is sent."""
         if conids is None:
             self._all_quiet = True
         else:
-            self._quiet.update(conids)
+            self.conditions.quiet.update(conids)
 
     def resume(self, conids: Iterable[int] | None) -> None:
         """Let contracts tick again; `None` ends all silence."""
         if conids is None:
             self._all_quiet = False
-            self._quiet.clear()
+            self.conditions.quiet.clear()
         else:
-            self._quiet.difference_update(conids)
+            self.conditions.quiet.difference_update(conids)
 
     def take_line(self, conid: int) -> bool:
-        """Take a line if one is free."""
-        if self._statistics.lines >= self.lines:
+        """Take a line if one is free; the windows of TWS use theirs from the same allowance."""
+        if self._statistics.lines + self._statistics.tws_lines >= self.lines:
             return False
         self._statistics.line_taken(conid)
         return True

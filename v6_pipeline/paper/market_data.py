@@ -5,12 +5,20 @@ Belongs here: IB's rules for reqMktData and its relatives. Which messages a quot
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from v6_pipeline.paper import messages
+from v6_pipeline.paper.conditions import distorted
 from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.contracts import Contract
 from v6_pipeline.paper.market import Market
-from v6_pipeline.paper.requests import MarketDataRequest, parse_contract_details, parse_market_data, parse_versioned_id
+from v6_pipeline.paper.requests import (
+    ContractQuery,
+    MarketDataRequest,
+    parse_contract_details,
+    parse_market_data,
+    parse_versioned_id,
+)
 from v6_pipeline.paper.session import ClientSession, Subscription
 from v6_pipeline.paper.statistics import Statistics
 from v6_pipeline.paper.ticks import DELAYED_TICKS, LIVE_TICKS, MARK_PRICE_GENERIC, MarketDataType, burst
@@ -21,6 +29,18 @@ NOT_SUBSCRIBED = (
     "Requested market data is not subscribed. Check API status by selecting the Account menu then under Management "
     "choose Market Data Subscription Manager and/or availability of delayed data."
 )
+COMPETING_SESSION = "No market data during competing live session"
+DELAYED_SHOWN = "Requested market data is not subscribed. Displaying delayed market data."
+ADVISORIES = {
+    10089: "Requested market data requires additional subscription for API. See link in 'Market Data Connections' "
+    "dialog for more details. Delayed market data is available.",
+    10090: "Part of requested market data is not subscribed. Subscription-independent ticks are still active. "
+    "Delayed market data is not available.",
+    10091: "Part of requested market data requires additional subscription for API. See link in 'Market Data "
+    "Connections' dialog for more details.",
+    10167: DELAYED_SHOWN,
+}
+"""Codes that come with data: the stream goes on."""
 
 
 def validation_error(cause: str) -> str:
@@ -28,10 +48,38 @@ def validation_error(cause: str) -> str:
     return f"Error validating request.-'bN' : cause - {cause}"
 
 
+NO_DELAYED_DATA = "Requested market data is not subscribed. Delayed market data is not enabled."
+REJECTIONS = {
+    101: "Max number of tickers has been reached",
+    200: NO_DEFINITION,
+    321: validation_error("Please enter exchange"),
+    322: "Error processing request.-'bQ' : cause - Duplicate ticker id",
+    354: NOT_SUBSCRIBED,
+    420: "Invalid Real-time Query: No market data permissions",
+    10168: NO_DELAYED_DATA,
+    10186: NO_DELAYED_DATA,
+}
+"""Codes that end a market data request."""
+
+
+@dataclass(slots=True)
+class Rejection:
+    """The next `count` requests, for these contracts or any, draw a code."""
+
+    code: int
+    count: int
+    conids: frozenset[int] | None
+
+
 class MarketDataDesk:
-    """Serves market data and contract definitions to all clients."""
+    """Serves market data and contract definitions to all clients.
+
+    Attributes:
+        rejections: requests to come that are turned away, whatever the state of the market.
+    """
 
     def __init__(self, config: GatewayConfig, market: Market, statistics: Statistics) -> None:
+        self.rejections: list[Rejection] = []
         self._config = config
         self._market = market
         self._statistics = statistics
@@ -42,7 +90,9 @@ class MarketDataDesk:
         if not query.conid and not query.sec_type:
             session.error(request_id, 321, validation_error("Please enter a valid security type"))
             return
-        found = self._market.universe.find(query)
+        if not self._market.link.has_definitions:
+            return  # they come from IB's servers: no answer at all, as its users report
+        found = self._find(query)
         if not found:
             session.error(request_id, 200, NO_DEFINITION)
             return
@@ -67,29 +117,33 @@ class MarketDataDesk:
         if refusal is not None:
             session.error(request.ticker_id, *refusal)
             return
-        contract = self._market.universe.find(request.query)[0]
-        is_delayed = contract.conid in self._market.denied
+        contract = self._find(request.query)[0]
+        conditions = self._market.conditions
+        is_delayed = contract.conid in conditions.denied
         if is_delayed and session.market_data_type not in {MarketDataType.DELAYED, MarketDataType.DELAYED_FROZEN}:
             session.error(request.ticker_id, 354, f"{NOT_SUBSCRIBED}{contract.symbol} {contract.long_name}/TOP/ALL")
             return
         if not self._market.take_line(contract.conid):
-            session.error(request.ticker_id, 101, "Max number of tickers has been reached")
+            session.error(request.ticker_id, 101, REJECTIONS[101])
             return
         subscription = Subscription(
             ticker_id=request.ticker_id,
             contract=contract,
             types=DELAYED_TICKS if is_delayed else LIVE_TICKS,
+            # The better data win: a live entitlement is served live, whatever type was asked for.
+            kind=session.market_data_type if is_delayed else MarketDataType.LIVE,
             wants_mark=MARK_PRICE_GENERIC in request.generic_ticks,
             snapshot=request.snapshot,
         )
         session.subscriptions.market_data[request.ticker_id] = subscription
+        if self._market.link.is_competing:
+            session.error(request.ticker_id, 10197, COMPETING_SESSION)
         if is_delayed:
-            text = "Requested market data is not subscribed. Displaying delayed market data."
-            session.error(request.ticker_id, 10167, text)
-        # The better data win: a live entitlement is served live, whatever type was asked for.
-        kind = session.market_data_type if is_delayed else MarketDataType.LIVE
-        session.send(messages.market_data_type(request.ticker_id, kind))
-        session.send(messages.tick_parameters(request.ticker_id, contract.min_tick))
+            session.error(request.ticker_id, 10167, DELAYED_SHOWN)
+        if contract.conid in conditions.advised:
+            self.advise(session, subscription)
+        if self._market.link.carries(contract):
+            self._announce(session, subscription)
         self._tick(session, subscription)
         if request.snapshot:
             self._end_snapshot_later(session, subscription)
@@ -103,9 +157,14 @@ class MarketDataDesk:
         self._release(session, ticker_id)
 
     def disconnected(self, session: ClientSession) -> None:
-        """Give back all lines of a client."""
+        """End everything that a client streams and give back its lines."""
         for ticker_id in list(session.subscriptions.market_data):
             self._release(session, ticker_id)
+
+    def advise(self, session: ClientSession, subscription: Subscription) -> None:
+        """Tell a client the advisory of a contract; the data go on."""
+        code = self._market.conditions.advised[subscription.contract.conid]
+        session.error(subscription.ticker_id, code, ADVISORIES[code])
 
     def tick(self, sessions: Iterable[ClientSession]) -> None:
         """Move every streamed contract on by one and send what changed to those who stream it."""
@@ -122,7 +181,7 @@ class MarketDataDesk:
     def _refusal(self, session: ClientSession, request: MarketDataRequest) -> tuple[int, str] | None:
         """Code and text if a request is wrong in itself, whatever the state of the market."""
         if request.ticker_id in session.subscriptions.market_data:
-            return 322, "Error processing request.-'bQ' : cause - Duplicate ticker id"
+            return 322, REJECTIONS[322]
         if not request.query.exchange:
             return 321, validation_error("Please enter exchange")
         if request.regulatory_snapshot:
@@ -130,18 +189,48 @@ class MarketDataDesk:
             return 321, validation_error("Regulatory snapshots are not simulated")
         if request.snapshot and request.generic_ticks:
             return 321, validation_error("Snapshot market data subscription is not applicable to generic ticks")
-        found: list[Contract] = self._market.universe.find(request.query)
+        found = self._find(request.query)
         if not found:
             return 200, NO_DEFINITION
         if len(found) > 1:
             return 200, f"The contract description specified for {request.query.symbol} is ambiguous."
+        return self._rejection(found[0].conid)
+
+    def _rejection(self, conid: int) -> tuple[int, str] | None:
+        """Code and text if the next request for a contract is to be turned away."""
+        for rejection in self.rejections:
+            if rejection.conids is None or conid in rejection.conids:
+                rejection.count -= 1
+                if not rejection.count:
+                    self.rejections.remove(rejection)
+                return rejection.code, REJECTIONS[rejection.code]
         return None
+
+    def _find(self, query: ContractQuery) -> list[Contract]:
+        """What a request describes, as far as IB has a definition of it."""
+        conditions = self._market.conditions
+        return [contract for contract in self._market.universe.find(query) if conditions.is_defined(contract.conid)]
+
+    def _announce(self, session: ClientSession, subscription: Subscription) -> None:
+        """Say which kind of data comes, before the first tick."""
+        subscription.is_announced = True
+        session.send(messages.market_data_type(subscription.ticker_id, subscription.kind))
+        session.send(messages.tick_parameters(subscription.ticker_id, subscription.contract.min_tick))
 
     def _tick(self, session: ClientSession, subscription: Subscription) -> None:
         conid = subscription.contract.conid
-        if self._market.is_quiet(conid):
+        if subscription.is_dead or session.is_frozen or not self._market.flows(conid):
             return
+        if not subscription.is_announced:
+            self._announce(session, subscription)
+        conditions = self._market.conditions
+        is_halted = conid in conditions.halted
+        if is_halted != subscription.is_halted:
+            subscription.is_halted = is_halted
+            session.send(messages.tick_generic(subscription.ticker_id, subscription.types.halted, float(is_halted)))
         quote = self._market.quote(conid)
+        if conid in conditions.distorted:
+            quote = distorted(quote, conditions.distorted[conid])
         ticks = burst(
             subscription.ticker_id,
             subscription.contract,
@@ -150,6 +239,7 @@ class MarketDataDesk:
             wants_mark=subscription.wants_mark,
             types=subscription.types,
             timestamp=int(self._config.utcnow().timestamp()),
+            has_greeks=conid not in conditions.without_greeks,
         )
         for message in ticks.messages:
             session.send(message)

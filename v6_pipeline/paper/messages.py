@@ -4,6 +4,7 @@ Belongs here: pure functions from values to `wire.Message`, fields in the order 
 to 178. When a message is sent, and to whom, is decided elsewhere.
 """
 
+import sys
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -13,6 +14,9 @@ from v6_pipeline.paper.wire import Field, Message
 
 NO_PRICE = -1.0
 """IB's "no quote": a bid or ask of -1 with size 0."""
+
+UNSET = sys.float_info.max
+"""IB's "no value" where a number is due: the largest double."""
 
 UNSET_GREEK = -2.0
 """IB's "not computed" for delta, gamma, vega and theta."""
@@ -154,9 +158,11 @@ def pnl(request_id: int, daily: float, unrealized: float, realized: float) -> Me
     return 94, request_id, daily, unrealized, realized
 
 
-def pnl_single(request_id: int, held: float, daily: float, unrealized: float, realized: float, value: float) -> Message:
-    """Profit and loss of one position, in the account's base currency."""
-    return 95, request_id, quantity(held), daily, unrealized, realized, value
+def pnl_single(
+    request_id: int, held: float, daily: float, unrealized: float, realized: float | None, value: float
+) -> Message:
+    """Profit and loss of one position, in the account's base currency; `None` becomes IB's `UNSET`."""
+    return 95, request_id, quantity(held), daily, unrealized, UNSET if realized is None else realized, value
 
 
 def contract_details(request_id: int, contract: Contract, exchange: str, today: date) -> Message:
@@ -231,6 +237,11 @@ def tick_price(ticker_id: int, tick_type: int, price: float, size: float, attrib
 def tick_size(ticker_id: int, tick_type: int, size: float) -> Message:
     """A size alone."""
     return 2, 6, ticker_id, tick_type, quantity(size)
+
+
+def tick_generic(ticker_id: int, tick_type: int, value: float) -> Message:
+    """A number that is neither price nor size, like 49: whether the contract is halted."""
+    return 45, 6, ticker_id, tick_type, value
 
 
 def tick_string(ticker_id: int, tick_type: int, value: str) -> Message:

@@ -5,12 +5,15 @@ done about a message is in `handlers` and the desks behind it (`market_data`, `a
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from v6_pipeline.paper import messages
 from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.contracts import Contract
+from v6_pipeline.paper.outbox import Outbox
 from v6_pipeline.paper.prices import Quote
 from v6_pipeline.paper.requests import RequestId, parse_start_api
 from v6_pipeline.paper.statistics import RollingCount, Statistics
@@ -24,23 +27,26 @@ MAX_UNSENT_BYTES = 64 << 20
 """A client that leaves this much unread is cut off."""
 
 _LINGER_SECONDS = 1.0
-_FARM_NOTICES = (
-    (2104, "Market data farm connection is OK:usfarm"),
-    (2106, "HMDS data farm connection is OK:ushmds"),
-    (2158, "Sec-def data farm connection is OK:secdefil"),
-)
 
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One market data line in use by one client."""
+    """One market data line in use by one client.
+
+    `seen` is the quote as last sent, `is_announced` whether the client knows the kind of data; a dead one holds its
+    line and its id, and gets nothing.
+    """
 
     ticker_id: int
     contract: Contract
     types: TickTypes
+    kind: MarketDataType
     wants_mark: bool
     snapshot: bool
     seen: Quote | None = None
+    is_announced: bool = False
+    is_halted: bool = False
+    is_dead: bool = False
     timer: asyncio.TimerHandle | None = None
 
 
@@ -78,7 +84,11 @@ class ClientSession:
     """A client from its first byte to its last.
 
     `dispatch` handles every message after the login; `claim` takes a client id for this session, or says that it is in
-    use.
+    use; `greet` says how things stand once the login is accepted.
+
+    Attributes:
+        outbox: what is on its way to the client.
+        forced_breaches: how many of the next messages count as breaches of the message rate, whatever their number.
     """
 
     def __init__(
@@ -90,21 +100,26 @@ class ClientSession:
         statistics: Statistics,
         dispatch: Callable[["ClientSession", int, Fields], None],
         claim: Callable[["ClientSession"], bool],
+        greet: Callable[["ClientSession"], None],
     ) -> None:
         self.client_id = -1
         self.subscriptions = Subscriptions()
         self.market_data_type = MarketDataType.LIVE
         self.is_ready = False
+        self.outbox = Outbox(writer)
+        self.forced_breaches = 0
         self._reader = reader
         self._writer = writer
         self._config = config
         self._statistics = statistics
         self._dispatch = dispatch
         self._claim = claim
+        self._greet = greet
         self._framer = Framer()
         self._server_version = 0
         self._window = RollingCount()
         self._breaches = 0
+        self._unread: list[bytes] = []
         self._is_closing = False
         self._reaper: asyncio.TimerHandle | None = None
 
@@ -112,27 +127,49 @@ class ClientSession:
         """Serve the client until either side closes the connection."""
         try:
             while data := await self._reader.read(1 << 16):
-                self._received(data)
+                self._guarded(self._received, data)
         except ConnectionError:
             pass  # the client went away, which is its right
         finally:
             if self._reaper is not None:
                 self._reaper.cancel()
             self._is_closing = True
+            self.outbox.finish()
             self._writer.close()
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing is answered or sent at present."""
+        return self.outbox.is_frozen
+
+    def freeze(self) -> None:
+        """Answer and send nothing until `thaw`; what the client sends is kept, and counted when it comes."""
+        self.outbox.freeze()
+
+    def thaw(self) -> None:
+        """Send what was held back and serve what came in the meantime, in order."""
+        self.outbox.thaw()
+        unread, self._unread = self._unread, []
+        for payload in unread:
+            if not self._is_closing:
+                self._guarded(self._handle, payload)
+
     def send(self, message: Message) -> None:
-        """Send one message. Every byte that a client gets passes here, so this is where faults can be injected."""
+        """Send one message."""
+        self.send_bytes(frame(encode_payload(message)))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send the bytes of one message as they are. Every byte that a client gets passes here."""
         if self._is_closing or self._writer.is_closing():
             return
         self._statistics.messages_sent += 1
-        self._writer.write(frame(encode_payload(message)))
-        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+        self.outbox.put(data)
+        if self.outbox.unsent_bytes > MAX_UNSENT_BYTES:
             self.abort()
 
     def error(self, request_id: int, code: int, text: str) -> None:
         """Send an error, warning or notice, and count it."""
-        self._statistics.errors[code] += 1
+        self._statistics.error_sent(code)
         self.send(messages.error(request_id, code, text))
 
     def close(self) -> None:
@@ -144,6 +181,7 @@ class ClientSession:
         if self._is_closing:
             return
         self._is_closing = True
+        self.outbox.finish()
         if self._writer.can_write_eof():
             self._writer.write_eof()
         self._reaper = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.abort)
@@ -153,30 +191,50 @@ class ClientSession:
         self._is_closing = True
         self._writer.transport.abort()
 
-    def _received(self, data: bytes) -> None:
-        if self._is_closing:
-            return
+    def reset(self) -> None:
+        """End the connection at once and let the client see a reset (ECONNRESET), not an end."""
+        connection = self._writer.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
+
+    def _guarded(self, work: Callable[[bytes], None], data: bytes) -> None:
+        """Do something with a client's bytes; bytes that are not the protocol end the connection."""
         try:
-            for payload in self._framer.feed(data):
-                if not self._is_closing:
-                    self._frame(payload)
+            work(data)
         except WireError:
             self._statistics.bad_clients += 1
             self.close()
 
-    def _frame(self, payload: bytes) -> None:
+    def _received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        for payload in self._framer.feed(data):
+            if not self._is_closing:
+                self._arrived(payload)
+
+    def _arrived(self, payload: bytes) -> None:
+        """Count a message when it comes, also during a blackhole: what piles up there is no breach of the rate."""
+        if self.is_ready and not self._is_within_rate():
+            return
+        if self.is_frozen:
+            self._unread.append(payload)
+        else:
+            self._handle(payload)
+
+    def _handle(self, payload: bytes) -> None:
         if not self._server_version:
             self._server_version = negotiate(payload)
             self.send(messages.handshake(self._server_version, self._config.utcnow()))
             return
         fields = Fields(payload)
         message_id = fields.integer()
-        if not self.is_ready:
-            if message_id != RequestId.START_API:
-                raise WireError(f"message {message_id} before the login")
-            self._log_in(parse_start_api(fields))
-        elif self._is_within_rate():
+        if self.is_ready:
             self._dispatch(self, message_id, fields)
+        elif message_id == RequestId.START_API:
+            self._log_in(parse_start_api(fields))
+        else:
+            raise WireError(f"message {message_id} before the login")
 
     def _log_in(self, client_id: int) -> None:
         self.client_id = client_id
@@ -190,14 +248,16 @@ class ClientSession:
         self._statistics.connections[client_id] += 1
         self.send(messages.managed_accounts(self._config.accounts))
         self.send(messages.next_valid_id(1))
-        for code, text in _FARM_NOTICES:
-            self.error(-1, code, text)
+        self._greet(self)
 
     def _is_within_rate(self) -> bool:
         """Count a message; one above the rate is a breach: refused with error 100, and a new window begins."""
         self._statistics.message_received(self.client_id)
         received = self._window.add(self._config.clock())
         limit = self._config.message_rate
+        if self.forced_breaches:
+            self.forced_breaches -= 1
+            received = limit + 1
         if received <= limit:
             return True
         self._breaches += 1

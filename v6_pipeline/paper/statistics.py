@@ -6,6 +6,12 @@ Belongs here: counters, peaks and the values last delivered. Nothing is decided 
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from v6_pipeline.paper.config import utcnow
+
+KEPT_EVENTS = 1_000
+"""How many of the newest errors (of each code) and actions are kept with their times."""
 
 
 class RollingCount:
@@ -28,52 +34,92 @@ class RollingCount:
         self.peak = max(self.peak, len(self._times))
         return len(self._times)
 
+    def count(self, now: float) -> int:
+        """How many events fell into the second that ends at `now`."""
+        return sum(now - moment < 1.0 for moment in self._times)
+
     def clear(self) -> None:
         """Begin a new window; the peak stays."""
         self._times.clear()
 
+    def reset_peak(self, now: float) -> None:
+        """Begin a new peak with what is in the window now."""
+        self.peak = self.count(now)
+
 
 class Statistics:
-    """Everything counted since the gateway started; survives disconnects.
+    """Everything counted since the gateway started; survives disconnects, and does not grow with time.
+
+    A message counts as sent, and a value as delivered, when it is handed to the client's connection; a fault may hold
+    it back there.
 
     Attributes:
-        lines: market data lines in use now; `peak_lines` is the most at any moment.
-        subscriptions: lines in use now by conid; `subscriptions_total` counts every one ever taken.
+        lines: market data lines in use now by clients; `peak_lines` is the most at any moment.
+        tws_lines: lines that the windows of TWS hold; no part of `lines`.
+        subscriptions: lines in use now by conid; `subscriptions_total` counts every one ever taken, and
+            `peak_subscriptions` is the most of one contract at any moment.
         messages: messages received by client id, refused ones included.
-        errors: errors, warnings and notices sent, by code.
+        errors: errors, warnings and notices sent, by code; `error_times` are the newest of them in seconds since the
+            start.
         order_messages: orders, cancels and exercises received, all refused.
         unknown_messages: messages whose id the gateway does not serve, by id.
         connections: completed logins by client id; `clients` are those connected now.
         last_values: by conid, the numbers last put on the wire and the sequence number they belong to.
+        delivered_at: by conid, when that was, in UTC.
         last_portfolio: by account and conid, the portfolio row last put on the wire.
-        ticks_sent: tick messages sent; `messages_sent` counts every message.
+        ticks_sent: tick messages sent, `ticks_by_contract` by conid; `messages_sent` counts every message.
         bad_clients: connections closed for bytes that are not the protocol.
+        actions: the newest actions: seconds since the start, name and fields.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], utcnow: Callable[[], datetime] = utcnow) -> None:
         self._clock = clock
+        self._utcnow = utcnow
+        self._started_at = clock()
         self.lines = 0
         self.peak_lines = 0
+        self.tws_lines = 0
         self.subscriptions: Counter[int] = Counter()
         self.subscriptions_total: Counter[int] = Counter()
+        self.peak_subscriptions: Counter[int] = Counter()
         self.messages: Counter[int] = Counter()
         self.errors: Counter[int] = Counter()
+        self.error_times: dict[int, deque[float]] = {}
         self.order_messages = 0
         self.unknown_messages: Counter[int] = Counter()
         self.connections: Counter[int] = Counter()
         self.clients: set[int] = set()
         self.last_values: dict[int, dict[str, float]] = {}
+        self.delivered_at: dict[int, datetime] = {}
         self.last_portfolio: dict[tuple[str, int], dict[str, float]] = {}
         self.ticks_sent = 0
+        self.ticks_by_contract: Counter[int] = Counter()
         self.messages_sent = 0
         self.bad_clients = 0
+        self.actions: deque[tuple[float, str, dict[str, object]]] = deque(maxlen=KEPT_EVENTS)
         self._rate_by_client: dict[int, RollingCount] = {}
         self._rate = RollingCount()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._started_at
 
     @property
     def messages_total(self) -> int:
         """Messages received from all clients."""
         return self.messages.total()
+
+    @property
+    def rate(self) -> int:
+        """Messages received in the last second, all clients together."""
+        return self._rate.count(self._clock())
+
+    @property
+    def rate_by_client(self) -> dict[int, int]:
+        """Messages received in the last second, by client id."""
+        now = self._clock()
+        return {client_id: window.count(now) for client_id, window in self._rate_by_client.items()}
 
     @property
     def peak_rate(self) -> int:
@@ -85,6 +131,14 @@ class Statistics:
         """The most messages received in any rolling second, by client id."""
         return {client_id: window.peak for client_id, window in self._rate_by_client.items()}
 
+    def reset_peaks(self) -> None:
+        """Begin new peaks (lines, contracts, rates) with what is now."""
+        now = self._clock()
+        self.peak_lines = self.lines
+        self.peak_subscriptions = Counter(self.subscriptions)
+        for window in (self._rate, *self._rate_by_client.values()):
+            window.reset_peak(now)
+
     def message_received(self, client_id: int) -> None:
         """A client sent a message."""
         now = self._clock()
@@ -92,12 +146,22 @@ class Statistics:
         self._rate.add(now)
         self._rate_by_client.setdefault(client_id, RollingCount()).add(now)
 
+    def error_sent(self, code: int) -> None:
+        """An error, warning or notice was sent."""
+        self.errors[code] += 1
+        self.error_times.setdefault(code, deque(maxlen=KEPT_EVENTS)).append(self.seconds)
+
+    def acted(self, name: str, fields: Mapping[str, object]) -> None:
+        """Something was done to the gateway."""
+        self.actions.append((self.seconds, name, dict(fields)))
+
     def line_taken(self, conid: int) -> None:
         """A subscription or snapshot took a line."""
         self.lines += 1
         self.peak_lines = max(self.peak_lines, self.lines)
         self.subscriptions[conid] += 1
         self.subscriptions_total[conid] += 1
+        self.peak_subscriptions[conid] = max(self.peak_subscriptions[conid], self.subscriptions[conid])
 
     def line_released(self, conid: int) -> None:
         """A line was given back."""
@@ -110,30 +174,42 @@ class Statistics:
         """`ticks` messages put `values` of one quote on the wire; values not sent again keep their last one."""
         self.ticks_sent += ticks
         self.last_values.setdefault(conid, {}).update(values, sequence=sequence)
+        if ticks:
+            self.ticks_by_contract[conid] += ticks
+            self.delivered_at[conid] = self._utcnow()
 
     def snapshot(self) -> dict[str, object]:
-        """All of it as JSON can carry it: keys are text, an account and conid joined by ``:``."""
+        """All of it as JSON can carry it: keys are text, an account and conid joined by ``:``, times in ISO 8601."""
         return {
+            "seconds": self.seconds,
             "lines": self.lines,
             "peak_lines": self.peak_lines,
+            "tws_lines": self.tws_lines,
             "subscriptions": _text_keys(self.subscriptions),
             "subscriptions_total": _text_keys(self.subscriptions_total),
+            "peak_subscriptions": _text_keys(self.peak_subscriptions),
             "messages": _text_keys(self.messages),
             "messages_total": self.messages_total,
+            "rate": self.rate,
+            "rate_by_client": _text_keys(self.rate_by_client),
             "peak_rate": self.peak_rate,
             "peak_rate_by_client": _text_keys(self.peak_rate_by_client),
             "errors": _text_keys(self.errors),
+            "error_times": {str(code): list(times) for code, times in self.error_times.items()},
             "order_messages": self.order_messages,
             "unknown_messages": _text_keys(self.unknown_messages),
             "connections": _text_keys(self.connections),
             "clients": sorted(self.clients),
             "last_values": {str(conid): dict(values) for conid, values in self.last_values.items()},
+            "delivered_at": {str(conid): moment.isoformat() for conid, moment in self.delivered_at.items()},
             "last_portfolio": {
                 f"{account}:{conid}": dict(values) for (account, conid), values in self.last_portfolio.items()
             },
             "ticks_sent": self.ticks_sent,
+            "ticks_by_contract": _text_keys(self.ticks_by_contract),
             "messages_sent": self.messages_sent,
             "bad_clients": self.bad_clients,
+            "actions": [[seconds, name, fields] for seconds, name, fields in self.actions],
         }
 
 

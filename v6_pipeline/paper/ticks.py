@@ -41,6 +41,7 @@ class TickTypes:
     volume: int
     close: int
     last_timestamp: int
+    halted: int
     bid_greeks: int
     ask_greeks: int
     last_greeks: int
@@ -57,6 +58,7 @@ LIVE_TICKS = TickTypes(
     volume=8,
     close=9,
     last_timestamp=45,
+    halted=49,
     bid_greeks=10,
     ask_greeks=11,
     last_greeks=12,
@@ -72,6 +74,7 @@ DELAYED_TICKS = TickTypes(
     volume=74,
     close=75,
     last_timestamp=88,
+    halted=90,
     bid_greeks=80,
     ask_greeks=81,
     last_greeks=82,
@@ -96,11 +99,12 @@ def burst(
     wants_mark: bool,
     types: TickTypes,
     timestamp: int,
+    has_greeks: bool = True,
 ) -> Burst:
     """What a subscriber who last saw `previous` (nothing yet: `None`) must be sent to know `quote`.
 
     Like IB, only what changed is sent: a price with its size, or the size alone. `timestamp` is the time of the last
-    trade in seconds since 1970.
+    trade in seconds since 1970; without `has_greeks` an option gets no computations.
     """
     sent: list[Message] = []
     values: dict[str, float] = {}
@@ -119,7 +123,7 @@ def burst(
     if wants_mark and (previous is None or previous.mark != quote.mark):
         sent.append(messages.tick_price(ticker_id, MARK_PRICE_TICK, quote.mark, 0.0))
         values["mark"] = quote.mark
-    if contract.sec_type == OPTION:
+    if has_greeks and contract.sec_type == OPTION:
         _greeks(ticker_id, quote, previous, types, sent, values)
     return Burst(tuple(sent), values)
 
@@ -164,7 +168,7 @@ def _greeks(
     names = ("implied_vol", "delta", "gamma", "vega", "theta", "option_price", "underlying_price")
     if previous is None or any(getattr(previous, name) != getattr(quote, name) for name in names):
         sent.append(_computation(ticker_id, types.model_greeks, quote, quote.option_price, quote.implied_vol))
-        values.update({name: getattr(quote, name) for name in names})
+        values.update({name: value for name in names if (value := getattr(quote, name)) is not None})
 
 
 def _computation(

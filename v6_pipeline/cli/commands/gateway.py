@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,7 @@ from v6_pipeline.cli.options import parse_date
 from v6_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from v6_pipeline.paper import GatewayConfig
+    from v6_pipeline.paper import GatewayConfig, PaperGateway, Scenario
 
 
 def gateway(
@@ -29,6 +30,19 @@ def gateway(
     message_rate: Annotated[int, typer.Option(help="Messages that one client may send in a second.")] = 100,
     tick_seconds: Annotated[float, typer.Option(help="Time between price changes.")] = 1.0,
     portfolio_seconds: Annotated[float, typer.Option(help="Time between updates of account values.")] = 180.0,
+    snapshot_seconds: Annotated[
+        float, typer.Option(help="Time until a snapshot request ends; IB's is about 11.")
+    ] = 11.0,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Faults to play from the start on: a TOML file, or the name of one that is shipped (nightly_reset).",
+        ),
+    ] = None,
+    list_actions: Annotated[
+        bool, typer.Option("--actions", help="List what a scenario and the control port can do, and start nothing.")
+    ] = False,
     as_of: Annotated[
         str | None, typer.Option(metavar="DATE", help="Day from which expiries are laid out. Default: today.")
     ] = None,
@@ -37,7 +51,7 @@ def gateway(
 
     It serves on 127.0.0.1 only, and its accounts are named SIM...
     """
-    from v6_pipeline.paper import GatewayConfig
+    from v6_pipeline.paper import GatewayConfig, PaperGateway
 
     config = GatewayConfig(
         port=home.load().ib_port if port is None else port,
@@ -49,9 +63,13 @@ def gateway(
         message_rate=message_rate,
         tick_seconds=tick_seconds,
         portfolio_seconds=portfolio_seconds,
+        snapshot_seconds=snapshot_seconds,
         as_of=None if as_of is None else parse_date("--as-of", as_of),
     )
-    asyncio.run(_serve(config))
+    if list_actions:
+        output.table(("action", "fields", "does"), PaperGateway(config).actions.describe())
+        return
+    asyncio.run(_serve(config, scenario))
 
 
 def _account_names(text: str) -> tuple[str, ...]:
@@ -64,10 +82,20 @@ def _account_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-async def _serve(config: GatewayConfig) -> None:
+def _read_scenario(name: str, paper: PaperGateway) -> Scenario:
+    """The file of this name, or else the shipped scenario; checked as a whole before the gateway starts."""
+    from v6_pipeline.paper import load_scenario, shipped_scenario, shipped_scenarios
+
+    if name in shipped_scenarios() and not Path(name).exists():
+        return shipped_scenario(name, paper.actions)
+    return load_scenario(Path(name), paper.actions)
+
+
+async def _serve(config: GatewayConfig, scenario: str | None) -> None:
     from v6_pipeline.paper import PaperGateway
 
     paper = PaperGateway(config)
+    script = None if scenario is None else _read_scenario(scenario, paper)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         # A process started in the background by a shell inherits SIGINT as ignored: it must be set anew.
@@ -76,6 +104,8 @@ async def _serve(config: GatewayConfig) -> None:
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(paper.request_stop))
     async with paper:
+        if script is not None:
+            paper.play(script)
         output.document(
             {
                 "port": paper.port,

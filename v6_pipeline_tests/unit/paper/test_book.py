@@ -146,3 +146,40 @@ def test_an_account_of_any_size_is_solvent(positions: int) -> None:
         assert float(rows["NetLiquidation"]) > 500_000
         assert float(rows["BuyingPower"]) > 0
         assert float(rows["TotalCashValue"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("right", "lots", "shares"), [("C", 2.0, 200.0), ("C", -2.0, -200.0), ("P", 2.0, -200.0), ("P", -2.0, 200.0)]
+)
+def test_an_assigned_option_is_gone_and_its_stock_was_traded_at_the_strike(
+    book: Book, universe: Universe, right: str, lots: float, shares: float
+) -> None:
+    option = next(
+        c for c in universe.contracts.values() if (c.symbol, c.right) == ("KO", right) and c.conid not in held(book)
+    )
+    book.holdings.pop((ACCOUNT, option.underlying_conid), None)
+    book.open(ACCOUNT, option.conid, lots, 150.0)
+    cash = float(values(book, ACCOUNT, "USD")["CashBalance"])
+    gone, stock = book.assign(ACCOUNT, option.conid)
+    assert (gone.quantity, gone.realized_pnl) == (0.0, -lots * 150.0)
+    assert (stock.conid, stock.quantity, stock.average_cost) == (option.underlying_conid, shares, option.strike)
+    assert float(values(book, ACCOUNT, "USD")["CashBalance"]) == pytest.approx(cash - shares * option.strike, abs=0.02)
+
+
+def test_an_assigned_index_option_only_ends(book: Book, universe: Universe) -> None:
+    option = next(c for c in universe.contracts.values() if (c.symbol, c.sec_type) == ("RUT", "OPT"))
+    if (ACCOUNT, option.conid) not in book.holdings:
+        book.open(ACCOUNT, option.conid, 1)
+    assert [holding.quantity for holding in book.assign(ACCOUNT, option.conid)] == [0.0]
+
+
+def test_only_an_option_that_is_held_can_be_assigned(book: Book) -> None:
+    with pytest.raises(GatewayError, match="holds nothing"):
+        book.assign(ACCOUNT, IBM)
+    book.open(ACCOUNT, IBM, 5)
+    with pytest.raises(GatewayError, match="is no option"):
+        book.assign(ACCOUNT, IBM)
+
+
+def held(book: Book) -> set[int]:
+    return {conid for _, conid in book.holdings}

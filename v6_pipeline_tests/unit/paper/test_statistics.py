@@ -1,6 +1,9 @@
 """Counters over a passed-in clock."""
 
-from v6_pipeline.paper.statistics import RollingCount, Statistics
+import json
+from datetime import UTC, datetime
+
+from v6_pipeline.paper.statistics import KEPT_EVENTS, RollingCount, Statistics
 
 
 class Clock:
@@ -56,3 +59,53 @@ def test_a_value_not_sent_again_keeps_its_last_one() -> None:
     statistics.delivered(5, 1, {"ask": 2.5}, 1)
     assert statistics.last_values[5] == {"bid": 1.0, "ask": 2.5, "sequence": 1}
     assert statistics.ticks_sent == 3
+
+
+def test_errors_are_kept_with_their_times_and_only_the_newest() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    for number in range(KEPT_EVENTS + 5):
+        clock.now = 100.0 + number
+        statistics.error_sent(101)
+    statistics.error_sent(354)
+    assert statistics.errors == {101: KEPT_EVENTS + 5, 354: 1}
+    assert (statistics.error_times[101][0], len(statistics.error_times[101])) == (5.0, KEPT_EVENTS)
+    assert list(statistics.error_times[354]) == [KEPT_EVENTS + 4.0]
+
+
+def test_the_rate_is_that_of_the_last_second_and_peaks_can_begin_anew() -> None:
+    clock = Clock()
+    statistics = Statistics(clock)
+    for client_id in (1, 1, 2):
+        statistics.message_received(client_id)
+    statistics.line_taken(5)
+    statistics.line_taken(6)
+    statistics.line_taken(6)
+    statistics.line_released(6)
+    assert (statistics.rate, statistics.rate_by_client) == (3, {1: 2, 2: 1})
+    clock.now += 1.0
+    assert statistics.rate == 0
+    statistics.message_received(1)
+    assert (statistics.peak_rate, statistics.peak_lines, statistics.peak_subscriptions[6]) == (3, 3, 2)
+    statistics.reset_peaks()
+    assert (statistics.peak_rate, statistics.peak_lines, statistics.peak_subscriptions) == (1, 2, {5: 1, 6: 1})
+    assert statistics.peak_rate_by_client == {1: 1, 2: 0}
+
+
+def test_a_delivery_is_dated_in_utc_and_counted_by_contract() -> None:
+    moment = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
+    statistics = Statistics(Clock(), lambda: moment)
+    statistics.delivered(5, 0, {"bid": 1.0}, 3)
+    statistics.delivered(6, 0, {}, 0)
+    assert statistics.ticks_by_contract == {5: 3}
+    assert statistics.delivered_at == {5: moment}
+    assert statistics.snapshot()["delivered_at"] == {"5": "2026-11-20T15:30:00+00:00"}
+
+
+def test_the_report_is_json() -> None:
+    statistics = Statistics(Clock())
+    statistics.acted("drop", {"client_id": 5})
+    statistics.error_sent(101)
+    report = json.loads(json.dumps(statistics.snapshot()))
+    assert report["actions"] == [[0.0, "drop", {"client_id": 5}]]
+    assert report["error_times"] == {"101": [0.0]}

@@ -74,7 +74,7 @@ def test_contracts_are_silenced_and_resumed(running: GatewayThread, control: Con
 def test_contracts_are_denied_and_allowed(running: GatewayThread, control: ControlClient) -> None:
     control.request("deny", conids=[AAPL, IBM])
     control.request("allow", conids=[IBM])
-    assert market(running).denied == {AAPL}
+    assert market(running).conditions.denied == {AAPL}
 
 
 def test_limits_and_rules_can_be_changed(running: GatewayThread, control: ControlClient) -> None:
@@ -130,7 +130,7 @@ def test_bad_input_is_one_clear_error_and_changes_nothing(
             assert "\n" not in reply["error"]
             assert json.loads(replies.readline())["ok"] is True, "the connection stays"
     assert positions(control) == before
-    assert market(running).denied == set()
+    assert market(running).conditions.denied == set()
     assert not market(running).is_quiet(AAPL)
     assert market(running).lines == 100
 

@@ -1,0 +1,84 @@
+"""Faults of positions and account updates, and what happens to positions overnight.
+
+Belongs here: ordering a fault. How a download is cut off, and IB's one-account rule, are in `account_feeds`. Every
+public method is an action; see `actions`.
+"""
+
+from collections.abc import Callable, Collection
+from enum import StrEnum
+
+from v6_pipeline.paper.account_feeds import AccountDesk, Cut, CutOff
+from v6_pipeline.paper.actions import holding_reply
+from v6_pipeline.paper.book import Book
+from v6_pipeline.paper.config import AccountConflict
+from v6_pipeline.paper.contracts import Holding
+from v6_pipeline.paper.fields import Count, Number, Rows
+from v6_pipeline.paper.session import ClientSession
+
+
+class PositionCutOff(StrEnum):
+    """How a position download ends early; nobody can be evicted from positions."""
+
+    SILENT = "silent"
+    DROP = "drop"
+
+
+class AccountFaults:
+    """What may happen to the accounts of one gateway; `sessions` lists the clients that are logged in."""
+
+    def __init__(self, book: Book, desk: AccountDesk, sessions: Callable[[], Collection[ClientSession]]) -> None:
+        self._book = book
+        self._desk = desk
+        self._sessions = sessions
+
+    def open_position(self, account: str, conid: int, quantity: Number, average_cost: Number | None = None) -> Holding:
+        """Open a position; see `Book.open` for the errors."""
+        return self._changed(self._book.open(account, conid, quantity, average_cost))
+
+    def resize_position(self, account: str, conid: int, quantity: Number) -> Holding:
+        """Trade a position to another quantity; see `Book.resize` for the errors."""
+        return self._changed(self._book.resize(account, conid, quantity))
+
+    def close_position(self, account: str, conid: int) -> Holding:
+        """Close a position; see `Book.resize` for the errors."""
+        return self._changed(self._book.resize(account, conid, 0.0))
+
+    def assign(self, account: str, conid: int) -> dict[str, object]:
+        """Exercise or assign an option; gives the holdings that changed. See `Book.assign` for the errors."""
+        changed = [self._changed(holding) for holding in self._book.assign(account, conid)]
+        return {"positions": [holding_reply(holding) for holding in changed]}
+
+    def set_account_conflict(self, mode: AccountConflict) -> None:
+        """Change what happens when two clients want different accounts."""
+        self._desk.conflict = mode
+
+    def cut_account_download(self, how: CutOff = CutOff.SILENT, rows: Rows = 3, count: Count = 1) -> None:
+        """End each of the next account downloads after some rows."""
+        self._desk.account_cuts.extend([Cut(how, rows)] * count)
+
+    def cut_position_download(
+        self, how: PositionCutOff = PositionCutOff.SILENT, rows: Rows = 3, count: Count = 1
+    ) -> None:
+        """End each of the next position downloads after some rows."""
+        self._desk.position_cuts.extend([Cut(CutOff(how), rows)] * count)
+
+    def evict_account_feed(self, account: str | None = None) -> None:
+        """2100 to whoever is subscribed to this account, or to any."""
+        for session in self._sessions():
+            subscribed = session.subscriptions.account
+            if subscribed is not None and account in {None, subscribed}:
+                self._desk.evict(session)
+
+    def refuse_account_feed(self, count: Count = 1) -> None:
+        """Answer the next requests for account updates with 2101."""
+        self._desk.refusals = count
+
+    def heal(self) -> None:
+        """Forget what is still to come."""
+        self._desk.account_cuts.clear()
+        self._desk.position_cuts.clear()
+        self._desk.refusals = 0
+
+    def _changed(self, holding: Holding) -> Holding:
+        self._desk.position_changed(holding)
+        return holding

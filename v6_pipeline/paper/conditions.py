@@ -1,0 +1,147 @@
+"""What is wrong with the simulated market: farms, the link to IB, single contracts.
+
+Belongs here: the state that faults set and that the desks look at. How a fault begins and ends, and who is told, is in
+`link_faults` and `contract_faults`.
+"""
+
+import sys
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+
+from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, STOCK, Contract
+from v6_pipeline.paper.prices import Quote
+
+MAX_INTEGER = 2147483647
+"""IB's "unset" for integers; older clients see it in prices and sizes too."""
+
+
+class Farm(StrEnum):
+    """The data farms that the gateway knows; the names are IB's."""
+
+    USFARM = "usfarm"
+    USOPT = "usopt"
+    USFUTURE = "usfuture"
+    CASHFARM = "cashfarm"
+    USHMDS = "ushmds"
+    SECDEFIL = "secdefil"
+
+
+@dataclass(frozen=True, slots=True)
+class FarmKind:
+    """How IB speaks of a farm: the codes for broken and OK, and the words."""
+
+    broken_code: int
+    ok_code: int
+    words: str
+
+
+_MARKET_DATA = FarmKind(2103, 2104, "Market data farm")
+FARM_KINDS = {
+    **dict.fromkeys((Farm.USFARM, Farm.USOPT, Farm.USFUTURE, Farm.CASHFARM), _MARKET_DATA),
+    Farm.USHMDS: FarmKind(2105, 2106, "HMDS data farm"),
+    Farm.SECDEFIL: FarmKind(2157, 2158, "Sec-def data farm"),
+}
+_FARM_OF_TYPE = {
+    STOCK: Farm.USFARM,
+    INDEX: Farm.USFARM,
+    OPTION: Farm.USOPT,
+    FUTURE: Farm.USFUTURE,
+    CASH: Farm.CASHFARM,
+}
+
+
+class Prices(StrEnum):
+    """What a distorted contract shows in the place of prices."""
+
+    MINUS_ONE = "minus_one"
+    MAX_DOUBLE = "max_double"
+    MAX_INT = "max_int"
+
+
+def farm_of(contract: Contract) -> Farm:
+    """The farm that a contract's ticks come from."""
+    return _FARM_OF_TYPE[contract.sec_type]
+
+
+def farm_notice(farm: Farm, *, is_ok: bool) -> tuple[int, str]:
+    """Code and text that say how a farm is."""
+    kind = FARM_KINDS[farm]
+    if is_ok:
+        return kind.ok_code, f"{kind.words} connection is OK:{farm}"
+    return kind.broken_code, f"{kind.words} connection is broken:{farm}"
+
+
+def distorted(quote: Quote, prices: Prices) -> Quote:
+    """A quote as a client sees it while its prices mean nothing; greeks are not computed from such prices."""
+    price, size = {
+        Prices.MINUS_ONE: (-1.0, 0.0),
+        Prices.MAX_DOUBLE: (sys.float_info.max, float(MAX_INTEGER)),
+        Prices.MAX_INT: (float(MAX_INTEGER), float(MAX_INTEGER)),
+    }[prices]
+    side = None if prices == Prices.MINUS_ONE else price
+    return replace(
+        quote,
+        bid=side,
+        ask=side,
+        last=price,
+        close=price,
+        mark=price,
+        bid_size=size,
+        ask_size=size,
+        last_size=size,
+        implied_vol=None,
+        delta=None,
+        gamma=None,
+        vega=None,
+        theta=None,
+        option_price=None,
+    )
+
+
+@dataclass(slots=True)
+class LinkConditions:
+    """The gateway's own connection to IB, its farms, and who else uses the login."""
+
+    is_up: bool = True
+    broken: set[Farm] = field(default_factory=set)
+    is_competing: bool = False
+
+    def carries(self, contract: Contract) -> bool:
+        """Whether ticks of a contract can come."""
+        return self.is_up and not self.is_competing and farm_of(contract) not in self.broken
+
+    @property
+    def has_definitions(self) -> bool:
+        """Whether contract details can be had."""
+        return self.is_up and Farm.SECDEFIL not in self.broken
+
+
+@dataclass(slots=True)
+class ContractConditions:
+    """Contracts with which something is wrong, by what it is."""
+
+    denied: set[int] = field(default_factory=set)
+    quiet: set[int] = field(default_factory=set)
+    halted: set[int] = field(default_factory=set)
+    without_greeks: set[int] = field(default_factory=set)
+    expired: set[int] = field(default_factory=set)
+    unqualifiable: set[int] = field(default_factory=set)
+    distorted: dict[int, Prices] = field(default_factory=dict)
+    advised: dict[int, int] = field(default_factory=dict)
+
+    def restore(self, conid: int) -> None:
+        """Nothing is wrong with a contract any more."""
+        for each in fields(self):
+            affected: set[int] | dict[int, object] = getattr(self, each.name)
+            if isinstance(affected, dict):
+                affected.pop(conid, None)
+            else:
+                affected.discard(conid)
+
+    def is_defined(self, conid: int) -> bool:
+        """Whether IB has a definition of the contract."""
+        return conid not in self.expired and conid not in self.unqualifiable
+
+    def stands_still(self, conid: int) -> bool:
+        """Whether its price does not move."""
+        return conid in self.quiet or conid in self.halted or conid in self.expired
