@@ -74,6 +74,14 @@ class QueuePriority(enum.IntEnum):
     """A holding of no active strategy."""
 
 
+class IBRegion(enum.StrEnum):
+    """Which of IB's data centres serves the account; it decides when the nightly reset is."""
+
+    AMERICA = "america"
+    EUROPE = "europe"
+    ASIA = "asia"
+
+
 class SlotPurpose(enum.StrEnum):
     """What a market-data line is used for."""
 

@@ -30,6 +30,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from v6_pipeline.errors import SettingsError
+from v6_pipeline.model import IBRegion
 
 PREFIX = "V6_"
 FILE_NAME = "v6.toml"
@@ -74,13 +75,16 @@ class Settings(BaseSettings):
         NoDecode,
         Field(description="accounts to keep, comma separated; empty: all that the login manages"),
     ] = ()
+    ib_region: Annotated[
+        IBRegion, Field(description="IB's data centre, america, europe or asia: decides when its nightly reset is")
+    ] = IBRegion.AMERICA
     market_data_lines: Annotated[
         int, Field(ge=1, le=10_000, description="market-data lines that IB grants the username")
     ] = 100
     reserved_lines: Annotated[int, Field(ge=0, description="lines kept free for TWS windows and the phone")] = 10
     batch_lines: Annotated[int, Field(ge=0, description="lines that streams leave to batch quotes")] = 10
     messages_per_second: Annotated[
-        int, Field(ge=1, le=1_000, description="messages a second to the gateway, of each process")
+        int, Field(ge=1, le=1_000, description="messages a second to the gateway, for all processes together")
     ] = 45
     state_url: Annotated[
         str,

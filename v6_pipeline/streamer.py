@@ -22,22 +22,24 @@ from pathlib import Path
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FencedError, StateError, V6Error
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
+from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
-from v6_pipeline.settings import Settings, load_settings
+from v6_pipeline.settings import MarketHours, Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.sync.gateway_session import shared_pacer
 from v6_pipeline.sync.handlers import HandlerDispatcher, load_handlers
 from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.registry import StrategyRegistry
 from v6_pipeline.sync.slots import SlotLedger, stream_holder
 from v6_pipeline.sync.streamer import IBPositionStreamer
+from v6_pipeline.sync.streamer_policy import StreamerPolicy
 from v6_pipeline.sync.writer import DeltaLakePositionWriter
 
 log = logging.getLogger("v6_pipeline.streamer")  # not __name__, which is __main__ in the process of its own
 
-HEARTBEAT_SECONDS = 1.0
 LOG_FILE = "streamer.log"
 _LOG_BYTES = 5_000_000
 _LOG_FILES = 5
@@ -61,6 +63,7 @@ async def stream(
     authority: Authority,
     epoch: int | None = None,
     clock: Clock = utc_now,
+    policy: StreamerPolicy | None = None,
 ) -> None:
     """Stream on the given authority until ``stop`` is set or the lease is lost.
 
@@ -70,6 +73,7 @@ async def stream(
         authority: who renews the lease.
         epoch: the one that the sensor claimed for this process; with ``SPAWNED`` only.
         clock: UTC now.
+        policy: how often it looks at what others may have changed.
 
     Raises:
         FencedError: another process streams already.
@@ -78,9 +82,10 @@ async def stream(
     database = StateDatabase.open(settings.state_database_url, name_for_messages=settings.safe_state_url)
     lease = StreamerLease(database, clock)
     process = ProcessIdentity.current()
+    policy = policy or StreamerPolicy()
     try:
         if authority is Authority.OWNED:
-            await _stream_when_granted(settings, database, lease, process, stop, clock)
+            await _stream_when_granted(settings, database, lease, process, stop, clock, policy)
             return
         if authority is Authority.ALONE:
             epoch = lease.claim(
@@ -93,7 +98,7 @@ async def stream(
                 "with 'v6 stream --stop' first"
             )
         lease.attach(epoch, process)
-        await _stream_as(epoch, settings, database, lease, stop, clock, alone=authority is Authority.ALONE)
+        await _stream_as(epoch, settings, database, lease, stop, clock, policy, alone=authority is Authority.ALONE)
     finally:
         database.close()
 
@@ -105,17 +110,18 @@ async def _stream_when_granted(
     process: ProcessIdentity,
     stop: asyncio.Event,
     clock: Clock,
+    policy: StreamerPolicy,
 ) -> None:
     log.info("waiting for ib_streamer_sensor to grant the lease")
     while not stop.is_set():
         epoch = await asyncio.to_thread(lease.claim_grant, process.owner, process)
         if epoch is None:
-            await _pause(stop, HEARTBEAT_SECONDS)
+            await _pause(stop, policy.lease)
             continue
         lost = asyncio.Event()
         either = asyncio.create_task(_set_with(stop, lost))
         try:
-            await _stream_as(epoch, settings, database, lease, lost, clock, alone=False)
+            await _stream_as(epoch, settings, database, lease, lost, clock, policy, alone=False)
         except FencedError as error:
             log.warning("%s", error)
         finally:
@@ -134,6 +140,7 @@ async def _stream_as(
     lease: StreamerLease,
     stop: asyncio.Event,
     clock: Clock,
+    policy: StreamerPolicy,
     *,
     alone: bool,
 ) -> None:
@@ -147,9 +154,9 @@ async def _stream_as(
             clock=clock,
             flush_seconds=settings.flush_seconds,
         )
-        streamer = build_streamer(settings, database, writer, epoch=epoch, clock=clock)
+        streamer = build_streamer(settings, database, writer, epoch=epoch, clock=clock, policy=policy)
         heartbeat = asyncio.create_task(
-            _keep_lease(lease, epoch, streamer, stop, settings, clock, alone=alone), name="lease"
+            _keep_lease(lease, epoch, streamer, stop, settings, clock, policy, alone=alone), name="lease"
         )
         await _open(writer, lease)
         log.info("streaming as epoch %d", epoch)
@@ -187,11 +194,19 @@ async def _open(writer: DeltaLakePositionWriter, lease: StreamerLease) -> None:
 
 
 def build_streamer(
-    settings: Settings, database: StateDatabase, writer: DeltaLakePositionWriter, *, epoch: int, clock: Clock
+    settings: Settings,
+    database: StateDatabase,
+    writer: DeltaLakePositionWriter,
+    *,
+    epoch: int,
+    clock: Clock,
+    policy: StreamerPolicy | None = None,
 ) -> IBPositionStreamer:
     """The streamer with all its parts, as the settings want them."""
     registry = StrategyRegistry(database, clock, timezone=settings.timezone)
     registry.initialize()
+    calendar = TradingCalendar(settings.timezone)
+    always = settings.market_hours is MarketHours.ALWAYS
     return IBPositionStreamer(
         settings,
         database,
@@ -200,6 +215,8 @@ def build_streamer(
             port=settings.ib_port,
             client_id=settings.ib_client_id,
             policy=ConnectionPolicy(messages_per_second=settings.messages_per_second),
+            expected_outage=lambda: expected_outage(clock(), settings.ib_region),
+            pacer=shared_pacer(settings, database, clock),
         ),
         writer=writer,
         dispatcher=HandlerDispatcher({"delta": writer, **load_handlers(settings)}),
@@ -207,7 +224,9 @@ def build_streamer(
         queue=PositionQueue(database, clock),
         ledger=SlotLedger.from_settings(settings, database, clock),
         holder=stream_holder(epoch),
+        is_open=lambda instant: always or calendar.is_open(instant),
         clock=clock,
+        policy=policy,
     )
 
 
@@ -218,10 +237,11 @@ async def _keep_lease(
     stop: asyncio.Event,
     settings: Settings,
     clock: Clock,
+    policy: StreamerPolicy,
     *,
     alone: bool,
 ) -> None:
-    """Report once a second; end the stream when the lease is over, a stop is asked for, or neither can be known."""
+    """Report again and again; end the stream when the lease is over, a stop is asked for, or neither can be known."""
     expires_at = clock() + timedelta(seconds=settings.lease_seconds)
     while not stop.is_set():
         try:
@@ -241,7 +261,7 @@ async def _keep_lease(
             if state.desired_state is DesiredState.STOP:
                 log.info("asked to stop")
                 stop.set()
-        await _pause(stop, HEARTBEAT_SECONDS)
+        await _pause(stop, policy.lease)
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

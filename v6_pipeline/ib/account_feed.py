@@ -124,7 +124,7 @@ class AccountFeed:
         ib = self._connection.ib
         pnl = ib.reqPnL(account)
         try:
-            async with asyncio.timeout(self._pnl_timeout):
+            async with self._connection.deadline(self._pnl_timeout):
                 while known(pnl.dailyPnL) is None:
                     await ib.pnlEvent
         except TimeoutError:

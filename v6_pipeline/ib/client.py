@@ -1,17 +1,20 @@
-"""ib_async's client as this product uses it: read-only, and telling which account a download ended for.
+"""ib_async's client as this product uses it: read-only, paced, and telling which account a download ended for.
 
 Only what the library lacks; connecting is in ``connection``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import deque
 from typing import Any, NoReturn
 
 from eventkit import Event
 from ib_async import IB
 
 from v6_pipeline.errors import GatewayError
+from v6_pipeline.ib.pacing import MessagePacer
 
 ORDER_MESSAGES = frozenset({3, 4, 15, 19, 21, 58})
 """Message ids that touch orders: place, cancel, bind to this client, allocate (FA), exercise, cancel all."""
@@ -20,12 +23,15 @@ _READ_ONLY = "this connection is read-only: v6_pipeline never sends, changes or 
 
 
 class ReadOnlyIB(IB):
-    """An ``IB`` that cannot send an order.
+    """An ``IB`` that cannot send an order, and sends each message when the pacer lets it.
 
     Build it inside the running event loop that will own it: eventkit binds to the loop it finds.
+
+    Args:
+        pacer: stands in for ib_async's own throttle, which knows of no other process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pacer: MessagePacer) -> None:
         # ib_async logs each position at INFO and each broker notice as an ERROR; ours say the same once, with the
         # reaction. Whoever wants its log all the same sets a level before.
         logger = logging.getLogger("ib_async")
@@ -37,6 +43,8 @@ class ReadOnlyIB(IB):
         # On 1102 ib_async subscribes to the account summary, which nobody here reads and IB grants a client twice.
         self.errorEvent -= self._onError
         self._refuse_orders()
+        self._pace(pacer)
+        self._answer_time_in_order()
         self.accountDownloadEndEvent = Event("accountDownloadEndEvent")
         end_of_download = self.wrapper.accountDownloadEnd
 
@@ -59,6 +67,80 @@ class ReadOnlyIB(IB):
 
         self.client.send = send_unless_order  # type: ignore[method-assign]
 
+    def _pace(self, pacer: MessagePacer) -> None:
+        """Put the pacer's queue between the client and its socket; with the socket's end it is closed."""
+        client = self.client
+        wire_log = logging.getLogger("ib_async.client")
+        self._sends_urgently = False
+
+        def write(payload: bytes) -> None:
+            client.conn.sendMsg(client._prefix(payload))  # noqa: SLF001  (the library's framing, used by its sendMsg)
+            wire_log.debug(">>> %r", payload)
+
+        def send_message(message: str) -> None:
+            self.outbox.send(message.encode(), urgent=self._sends_urgently)
+
+        disconnect = client.disconnect
+
+        def close_and_disconnect() -> None:
+            self.outbox.close()  # first: a socket whose sending half is closed raises on a write
+            disconnect()
+
+        self.outbox = pacer.open(write)
+        client.sendMsg = send_message  # type: ignore[method-assign, assignment]
+        client.disconnect = close_and_disconnect  # type: ignore[method-assign]
+        client.conn.disconnected += lambda _reason: self.outbox.close()
+
+    def _answer_time_in_order(self) -> None:
+        """Match the answers to ``ask_time`` by their order: they name no request, and ib_async knows one at a time."""
+        asked: deque[asyncio.Future[None]] = deque()
+
+        def current_time(_seconds: int) -> None:
+            if asked and not (answer := asked.popleft()).done():
+                answer.set_result(None)
+
+        def close() -> None:
+            for answer in asked:
+                _end_with_connection(answer)
+            asked.clear()
+
+        self.wrapper.currentTime = current_time  # type: ignore[method-assign, assignment]
+        self.disconnectedEvent += close
+        self._time_asked = asked
+
+    def ask_time(self, *, urgent: bool = False) -> asyncio.Future[None]:
+        """Ask the gateway for its time; the future ends with its answer to this very request.
+
+        Args:
+            urgent: overtake what waits. Otherwise an answer says that all sent before was read as well.
+        """
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sends_urgently = urgent
+        try:
+            self.client.reqCurrentTime()
+        finally:
+            self._sends_urgently = False
+
+        def left() -> None:
+            if self.outbox.is_closed:
+                _end_with_connection(answer)
+            else:
+                self._time_asked.append(answer)
+
+        # In the order of leaving, for an urgent request overtakes earlier ones.
+        self.outbox.when_left(left, urgent=urgent)
+        return answer
+
+    def reqCurrentTimeAsync(self) -> NoReturn:  # noqa: N802  (ib_async's name)
+        """Refused: its answer could not be told from those to ``ask_time``."""
+        raise GatewayError("use IBConnectionManager.round_trip")
+
     def whatIfOrderAsync(self, *_: object) -> NoReturn:  # noqa: N802  (ib_async's name)
         """Refused before ib_async makes a future that nobody would await."""
         raise GatewayError(_READ_ONLY)
+
+
+def _end_with_connection(answer: asyncio.Future[None]) -> None:
+    if not answer.done():
+        answer.set_exception(ConnectionError("Socket disconnect"))
+        answer.exception()  # looked at: whoever asked may have given up

@@ -8,10 +8,10 @@ state over a reconnect and wipes the other half.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,16 +19,26 @@ from ib_async.wrapper import RequestError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from v6_pipeline.errors import ClientIdInUseError, GatewayError, GatewayUnreachableError, RequestTimeoutError
+from v6_pipeline.ib.allowance import LocalAllowance
 from v6_pipeline.ib.client import ReadOnlyIB
-from v6_pipeline.ib.codes import Reaction, is_healthy_notice, reaction_to
+from v6_pipeline.ib.codes import Reaction, is_healthy_notice, new_port, reaction_to
+from v6_pipeline.ib.pacing import MessagePacer
 from v6_pipeline.ib.probe import PROBE_SECONDS, explain, probe
+from v6_pipeline.ib.resets import ExpectedOutage
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PORT_CHANGED = 1300
+
 ErrorListener = Callable[[int, int, str], None]
 """Called with IB's request id (-1: none), code and text."""
+
+
+def loop_time() -> float:
+    """Monotonic seconds, by the running loop."""
+    return asyncio.get_running_loop().time()
 
 
 class ConnectionState(enum.StrEnum):
@@ -52,9 +62,11 @@ class ConnectionPolicy:
     heartbeat_interval: float = 15
     heartbeat_timeout: float = 10
     backoff_initial: float = 1
-    backoff_max: float = 60
+    backoff_max: float = 15
     breaker_failures: int = 8
-    breaker_pause: float = 300
+    breaker_pause: float = 30
+    outage_pause: float = 20
+    """Between attempts while the broker is expected to be away, such as in its nightly reset."""
     messages_per_second: int = 45
 
 
@@ -67,7 +79,7 @@ class CircuitBreaker:
         clock: monotonic seconds.
     """
 
-    def __init__(self, failures: int, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, pause_seconds: float, clock: Callable[[], float] = loop_time) -> None:
         self._limit = failures
         self._pause = pause_seconds
         self._clock = clock
@@ -91,6 +103,11 @@ class CircuitBreaker:
         if self._failed >= self._limit:
             self._opened_at = self._clock()
 
+    def open(self) -> None:
+        """Open it at once: it is known that the next attempt would fail."""
+        self._failed = self._limit
+        self._opened_at = self._clock()
+
 
 class IBConnectionManager:
     """A read-only connection with a deadline on everything.
@@ -102,6 +119,8 @@ class IBConnectionManager:
         policy: time-outs and backoff.
         clock: monotonic seconds.
         sleep: how to wait between attempts.
+        pacer: when messages may leave; by default an allowance of this connection alone, at the policy's rate.
+        expected_outage: whether the broker is expected to be away now: then nobody is alarmed, and attempts are rare.
     """
 
     def __init__(
@@ -111,21 +130,24 @@ class IBConnectionManager:
         port: int,
         client_id: int,
         policy: ConnectionPolicy | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = loop_time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        pacer: MessagePacer | None = None,
+        expected_outage: Callable[[], ExpectedOutage | None] = lambda: None,
     ) -> None:
         self.host = host
-        self.port = port
+        self.port = self._configured_port = port
         self.client_id = client_id
         self.policy = policy or ConnectionPolicy()
         self._sleep = sleep
+        self._pacer = pacer or MessagePacer(LocalAllowance(self.policy.messages_per_second))
+        self._expected_outage = expected_outage
         self._breaker = CircuitBreaker(self.policy.breaker_failures, self.policy.breaker_pause, clock)
         self._ib: ReadOnlyIB | None = None
         self._state = ConnectionState.DISCONNECTED
         self._listeners: list[ErrorListener] = []
         self._lost = asyncio.Event()
         self._lost_reason = ""
-        self._round_trip = asyncio.Lock()
         self.connects = 0
         self.error_counts: dict[int, int] = {}
 
@@ -185,6 +207,7 @@ class IBConnectionManager:
             self._state = ConnectionState.DISCONNECTED
             if isinstance(error, GatewayError):
                 self._breaker.record_failure()
+                self.port = self._configured_port
             raise
         ib.errorEvent += self._on_error
         ib.disconnectedEvent += self._on_socket_closed
@@ -196,17 +219,20 @@ class IBConnectionManager:
         log.info("connected to %s as client %d, accounts %s", self.address, self.client_id, ",".join(self.accounts))
 
     async def connect_persistently(self) -> None:
-        """Connect, however long it takes: exponential backoff with jitter, and the breaker's pauses."""
+        """Connect, however long it takes: backoff with jitter, more of it in the broker's resets and by the breaker."""
         policy = self.policy
         backoff = wait_random_exponential(multiplier=policy.backoff_initial, max=policy.backoff_max)
 
         def wait(attempt: RetryCallState) -> float:
-            return max(float(backoff(attempt)), self._breaker.seconds_open())
+            pause = max(float(backoff(attempt)), self._breaker.seconds_open())
+            return pause if self._expected_outage() is None else max(pause, policy.outage_pause)
 
         def say(attempt: RetryCallState) -> None:
             error = attempt.outcome.exception() if attempt.outcome else None
             pause = attempt.next_action.sleep if attempt.next_action else 0
-            log.warning("%s (attempt %d; next in %.1f s)", error, attempt.attempt_number, pause)
+            outage = self._expected_outage()
+            level, why = (logging.WARNING, "") if outage is None else (logging.INFO, f"; {outage}")
+            log.log(level, "%s (attempt %d; next in %.1f s%s)", error, attempt.attempt_number, pause, why)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(GatewayError), wait=wait, before_sleep=say, sleep=self._sleep, reraise=True
@@ -230,16 +256,18 @@ class IBConnectionManager:
         Args:
             answer: what ib_async returns for the request.
             what: names it in errors, such as "positions".
-            timeout: seconds; the policy's by default.
+            timeout: seconds from when the request has left; the policy's by default.
 
         Raises:
             RequestTimeoutError: no answer in time.
             GatewayError: the gateway refused it, or the connection closed.
         """
+        return await self._answer(answer, what, timeout)
+
+    async def _answer(self, answer: Awaitable[T], what: str, timeout: float | None, *, urgent: bool = False) -> T:  # noqa: ASYNC109
         seconds = self.policy.request_timeout if timeout is None else timeout
         try:
-            # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.
-            async with asyncio.timeout(seconds):
+            async with self.deadline(seconds, urgent=urgent):
                 return await answer
         except TimeoutError:
             raise RequestTimeoutError(
@@ -250,17 +278,48 @@ class IBConnectionManager:
         except ConnectionError as error:
             raise GatewayError(f"connection to {self.address} closed during the request for {what}") from error
 
+    @contextlib.asynccontextmanager
+    async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[None]:
+        """``asyncio.timeout`` that begins once all messages given so far have left: they wait for the message rate.
+
+        Args:
+            seconds: from then on.
+            urgent: only urgent messages count.
+        """
+        loop = asyncio.get_running_loop()
+        # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.
+        async with asyncio.timeout(None) as timeout:
+
+            def begin() -> None:
+                timeout.reschedule(loop.time() + seconds)
+
+            if self._ib is None:
+                begin()
+                yield
+                return
+            forget = self._ib.outbox.when_left(begin, urgent=urgent)
+            try:
+                yield
+            finally:
+                forget()
+
     async def round_trip(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Wait until the gateway has taken in all that was sent before: it reads, and answers this, in order.
 
-        ib_async holds messages back to keep the rate, so a line is free at the gateway only some time after its cancel.
+        Messages are held back to keep the rate, so a line is free at the gateway only some time after its cancel.
 
         Raises:
             GatewayError: as ``request``.
         """
-        # ib_async knows one request for the time: a second one under way would leave the first without an answer.
-        async with self._round_trip:
-            await self.request(self.ib.reqCurrentTimeAsync(), "its time", timeout=timeout)
+        await self._answer(self.ib.ask_time(), "its time", timeout)
+
+    async def heartbeat(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Wait until the gateway has answered a message that overtook all others: it says nothing of those.
+
+        Raises:
+            GatewayError: as ``request``.
+        """
+        await self._answer(self.ib.ask_time(urgent=True), "its time", timeout, urgent=True)
 
     async def run_heartbeat(self) -> None:
         """Ask the gateway for its time again and again; return, with the connection closed, once it does not answer.
@@ -273,7 +332,7 @@ class IBConnectionManager:
             if self._lost.is_set():
                 return
             try:
-                await self.round_trip(timeout=policy.heartbeat_timeout)
+                await self.heartbeat(timeout=policy.heartbeat_timeout)
             except GatewayError as error:
                 log.warning("heartbeat: %s", error)
                 await self.close(f"heartbeat: {error}")
@@ -285,8 +344,8 @@ class IBConnectionManager:
         return self._lost_reason
 
     async def _connect_once(self) -> ReadOnlyIB:
-        ib = ReadOnlyIB()
-        ib.client.MaxRequests = self.policy.messages_per_second
+        await self._pacer.turn()  # for the greeting, which does not pass the queue
+        ib = ReadOnlyIB(self._pacer)
         ib.wrapper.clientId = self.client_id
         refusal: asyncio.Future[GatewayError] = asyncio.get_running_loop().create_future()
 
@@ -304,6 +363,7 @@ class IBConnectionManager:
                 )
             elif not is_healthy_notice(code):
                 log.info("while connecting: %d %s", code, text)
+            self._slow_down_on(code, text)
 
         def on_closed(_text: str) -> None:
             # ib_async waits on after a close that comes before the handshake. 326 arrives before its close.
@@ -347,6 +407,7 @@ class IBConnectionManager:
 
     async def _diagnose(self) -> GatewayError:
         """Why no session came about, found out by one bare handshake."""
+        await self._pacer.turn()
         answer = await probe(self.host, self.port, PROBE_SECONDS)
         return GatewayUnreachableError(
             explain(answer, self.address)
@@ -356,18 +417,42 @@ class IBConnectionManager:
 
     def _on_error(self, req_id: int, code: int, text: str, _contract: object) -> None:
         self.error_counts[code] = self.error_counts.get(code, 0) + 1
-        reaction = reaction_to(code)
-        level = logging.DEBUG if is_healthy_notice(code) else logging.WARNING
-        log.log(level, "gateway: %d %s (request %d) -> %s", code, text, req_id, reaction)
+        reaction = reaction_to(code, text)
+        log.log(self._loudness(code, reaction), "gateway: %d %s (request %d) -> %s", code, text, req_id, reaction)
+        self._slow_down_on(code, text)
         if reaction is Reaction.LINK_LOST:
             self._state = ConnectionState.LINK_LOST
         elif reaction in {Reaction.RESUBSCRIBE, Reaction.VERIFY}:
             self._state = ConnectionState.CONNECTED
         for listener in self._listeners:
             listener(req_id, code, text)
-        if reaction is Reaction.RECONNECT:
+        if reaction is Reaction.TOO_OLD:
+            self._breaker.open()
+        if reaction in {Reaction.RECONNECT, Reaction.TOO_OLD}:
+            # Code 1300 names the port to come back on; should that one not answer, the configured one is tried again.
+            self.port = new_port(text) or self.port if code == PORT_CHANGED else self.port
             self._drop_client()
             self._mark_lost(f"{code} {text}")
+
+    def _slow_down_on(self, code: int, text: str) -> None:
+        if reaction_to(code, text) is Reaction.BACK_OFF:
+            self._pacer.back_off(code, text)
+
+    def _loudness(self, code: int, reaction: Reaction) -> int:
+        """The log level: what an expected outage brings alarms nobody, nor what is said again and again."""
+        if is_healthy_notice(code):
+            return logging.DEBUG
+        repeated = reaction is Reaction.LINK_LOST and self._state is ConnectionState.LINK_LOST
+        # The streamer says it once in a quarter of an hour; IB says it of every request.
+        told_elsewhere = reaction is Reaction.COMPETING_SESSION
+        if repeated or told_elsewhere or self._expected_outage() is not None:
+            return logging.INFO
+        return logging.WARNING
+
+    def link_proven(self) -> None:
+        """Data flows although the link to IB was said to be lost: its notice of return went missing."""
+        if self._state is ConnectionState.LINK_LOST:
+            self._state = ConnectionState.CONNECTED
 
     def _on_socket_closed(self) -> None:
         log.warning("connection to %s closed by the gateway", self.address)

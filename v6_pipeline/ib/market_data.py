@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,11 +21,13 @@ from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import request_contract
 from v6_pipeline.ib.valuation import known, known_price
 from v6_pipeline.model import ContractSpec, Quote, SecType
+from v6_pipeline.state.instants import Clock, utc_now
 
 log = logging.getLogger(__name__)
 
 MARK_PRICE = "221"
 """Generic tick: IB's mark price."""
+_INVALID_REQUEST = 321
 
 
 _ENDS_A_SUBSCRIPTION = frozenset({Reaction.FAIL_REQUEST, Reaction.LINES_EXHAUSTED, Reaction.BACK_OFF})
@@ -48,6 +50,7 @@ class _Subscription:
     contract: Contract
     ticker: Ticker
     is_option: bool
+    generic_ticks: str
 
 
 class MarketData:
@@ -57,6 +60,7 @@ class MarketData:
         connection: may be made again; call ``attach`` after each connect.
         on_quote: called on the loop with (conid, quote) after each packet that brought ticks.
         on_refused: called when a subscription is refused; its line is free again, and it is forgotten here.
+        clock: UTC now; a quote's ``price_time`` is its.
     """
 
     def __init__(
@@ -65,8 +69,10 @@ class MarketData:
         *,
         on_quote: Callable[[int, Quote], None],
         on_refused: Callable[[Refusal], None],
+        clock: Clock = utc_now,
     ) -> None:
         self._connection = connection
+        self._clock = clock
         self._on_quote = on_quote
         self._on_refused = on_refused
         self._by_conid: dict[int, _Subscription] = {}
@@ -95,14 +101,9 @@ class MarketData:
             return
         if not spec.exchange:
             raise GatewayError(f"contract {spec.conid} has no exchange: qualify it first, or the gateway answers 321")
-        ib = self._connection.ib
-        contract = request_contract(spec)
         # Currency pairs have no mark price: IB refuses the generic tick for them.
         ticks = "" if spec.sec_type is SecType.CURRENCY else MARK_PRICE
-        ticker = ib.reqMktData(contract, ticks)
-        req_id = ib.wrapper.ticker2ReqId["mktData"][ticker]
-        self._by_conid[spec.conid] = _Subscription(req_id, contract, ticker, spec.sec_type.is_option)
-        self._conid_of_request[req_id] = spec.conid
+        self._request(spec.conid, request_contract(spec), ticks, is_option=spec.sec_type.is_option)
 
     def cancel(self, conid: int) -> None:
         """End a contract's subscription; one that is not subscribed, or went with its connection, is no error."""
@@ -124,24 +125,22 @@ class MarketData:
         subscription = self._by_conid.get(conid)
         return subscription is not None and is_filled(subscription.ticker, option=subscription.is_option)
 
-    def resubscribe(self, specs: Mapping[int, ContractSpec], *, cancel: bool) -> None:
-        """Ask for everything again, each contract once.
-
-        Args:
-            specs: the subscribed contracts, qualified.
-            cancel: end the old requests first; not after 1101, when the gateway has dropped them.
-        """
-        for conid in sorted(self._by_conid):
-            if cancel:
-                self.cancel(conid)
-            else:
-                self._drop(conid)
-            self.subscribe(specs[conid])
+    def drop_all(self) -> None:
+        """Forget every subscription without a cancel: the gateway has ended them all."""
+        for conid in tuple(self._by_conid):
+            self._drop(conid)
 
     def forget_all(self) -> None:
         """The connection is gone, and with it every subscription."""
         self._by_conid.clear()
         self._conid_of_request.clear()
+
+    def _request(self, conid: int, contract: Contract, generic_ticks: str, *, is_option: bool) -> None:
+        ib = self._connection.ib
+        ticker = ib.reqMktData(contract, generic_ticks)
+        req_id = ib.wrapper.ticker2ReqId["mktData"][ticker]
+        self._by_conid[conid] = _Subscription(req_id, contract, ticker, is_option, generic_ticks)
+        self._conid_of_request[req_id] = conid
 
     def _drop(self, conid: int) -> None:
         """Forget a subscription that the gateway has ended, so that the contract can be asked for anew."""
@@ -158,20 +157,28 @@ class MarketData:
         return subscription
 
     def _on_tickers(self, tickers: set[Ticker]) -> None:
+        now = self._clock()
         for ticker in tickers:
             conid = ticker.contract.conId if ticker.contract else 0
             subscription = self._by_conid.get(conid)
             if subscription is not None and subscription.ticker is ticker:
+                # ib_async stamps it by the system's clock; all that is stored goes by one clock, the one passed in.
+                ticker.time = now
                 self._on_quote(conid, quote_from_ib(ticker))
 
     def _on_error(self, req_id: int, code: int, text: str) -> None:
         conid = self._conid_of_request.get(req_id)
         if conid is None:
             return
-        reaction = reaction_to(code)
+        reaction = reaction_to(code, text)
         if reaction not in _ENDS_A_SUBSCRIPTION:
             return
+        subscription = self._by_conid[conid]
         self._drop(conid)
+        if code == _INVALID_REQUEST and subscription.generic_ticks:
+            # Some contracts have no mark price, and IB refuses the request for it as invalid: the rest is worth having.
+            self._request(conid, subscription.contract, "", is_option=subscription.is_option)
+            return
         self._on_refused(Refusal(conid, code, text, reaction))
 
 

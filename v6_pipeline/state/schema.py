@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002", "0003")
 """Every schema revision that this version knows, oldest first. Kept here so that a start need not import alembic."""
 
 VERSION_TABLE = "v6_schema_version"
@@ -191,8 +191,11 @@ slots = Table(
     Column("conid", BigInteger, primary_key=True, autoincrement=False),
     Column("holder", Text, primary_key=True),
     Column("purpose", Text, nullable=False),
+    Column("priority", Integer),
     Column("acquired_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
+    Column("confirmed_at", UtcDateTime),
+    Column("closing_at", UtcDateTime),
     Index(
         "uq_slots_stream",
         "conid",
@@ -201,6 +204,47 @@ slots = Table(
         postgresql_where=text("purpose = 'stream'"),
     ),
 )
+
+slot_limits = Table(
+    "slot_limits",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("learned", Integer),
+    Column("learned_at", UtcDateTime),
+    Column("reason", Text),
+    Column("exhaustions", Integer, nullable=False),
+    Column("strikes", Integer, nullable=False),
+    Column("exhausted_at", UtcDateTime),
+    Column("retry_at", UtcDateTime),
+    Column("probes", Integer, nullable=False),
+    Column("probe_at", UtcDateTime),
+    Column("proven", Integer, nullable=False),
+)
+"""What error 101 taught of the lines that are really there; one row per gateway."""
+
+slot_demands = Table(
+    "slot_demands",
+    metadata,
+    Column("holder", Text, primary_key=True),
+    Column("purpose", Text, primary_key=True),
+    Column("wanted", Integer, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+"""Who waits for lines, of which purpose, and for how many."""
+
+message_pacing = Table(
+    "message_pacing",
+    metadata,
+    Column("gateway", Text, primary_key=True),
+    Column("configured_rate", Double, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("slowed_to", Double),
+    Column("slowed_at", UtcDateTime),
+    Column("slowed_by", Text),
+    Column("shares_until", UtcDateTime),
+)
+"""When the next message to a gateway may be sent, and how fast: one row for all processes."""
 
 named_leases = Table(
     "named_leases",

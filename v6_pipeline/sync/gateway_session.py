@@ -11,7 +11,9 @@ import logging
 from collections.abc import AsyncIterator
 
 from v6_pipeline.errors import ClientIdInUseError
+from v6_pipeline.ib.allowance import SharedAllowance
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
+from v6_pipeline.ib.pacing import MessagePacer
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
@@ -23,6 +25,11 @@ LEASE_SECONDS = 60
 RENEW_EVERY_SECONDS = 15
 BUSY_SECONDS = 60
 """An old session of a client id lingers at the gateway for some seconds after it ended."""
+
+
+def shared_pacer(settings: Settings, database: StateDatabase, clock: Clock) -> MessagePacer:
+    """A connection's part in the message allowance that all processes of this gateway share."""
+    return MessagePacer(SharedAllowance(database, settings.ib_address, settings.messages_per_second, clock))
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +48,7 @@ async def leased_connection(
         database: holds the leases.
         owner: unique to this run.
         clock: UTC now.
-        policy: time-outs; by default the usual ones at the settings' message rate.
+        policy: time-outs; by default the usual ones.
 
     Raises:
         ClientIdInUseError: all ids are in use.
@@ -49,7 +56,7 @@ async def leased_connection(
     """
     ids = ClientIds(database, settings.run_client_ids, clock)
     policy = policy or ConnectionPolicy(messages_per_second=settings.messages_per_second)
-    connection = await _connect(settings, ids, owner, policy)
+    connection = await _connect(settings, ids, owner, policy, shared_pacer(settings, database, clock))
     upkeep = asyncio.create_task(_keep_lease(ids, connection.client_id, owner), name="client id")
     heartbeat = asyncio.create_task(connection.run_heartbeat(), name="heartbeat")
     try:
@@ -62,13 +69,15 @@ async def leased_connection(
         await asyncio.shield(asyncio.to_thread(ids.release, connection.client_id, owner))
 
 
-async def _connect(settings: Settings, ids: ClientIds, owner: str, policy: ConnectionPolicy) -> IBConnectionManager:
+async def _connect(
+    settings: Settings, ids: ClientIds, owner: str, policy: ConnectionPolicy, pacer: MessagePacer
+) -> IBConnectionManager:
     for _ in settings.run_client_ids:
         client_id = await asyncio.to_thread(ids.acquire, owner, ttl_seconds=LEASE_SECONDS)
         if client_id is None:
             break
         connection = IBConnectionManager(
-            host=settings.ib_host, port=settings.ib_port, client_id=client_id, policy=policy
+            host=settings.ib_host, port=settings.ib_port, client_id=client_id, policy=policy, pacer=pacer
         )
         try:
             await connection.connect()

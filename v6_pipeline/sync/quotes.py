@@ -1,7 +1,7 @@
 """Quotes for a batch, through the lines that are free: subscribe, wait until filled or late, cancel, give back.
 
 A better primitive than IB's snapshot requests, which take eleven seconds, know no generic ticks, and may leave greeks
-out. Options come first, for only a line gives their greeks.
+out. Options come first, for only a line gives their greeks. Lines that others hold are waited for, within bounds.
 """
 
 from __future__ import annotations
@@ -9,22 +9,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 
 from v6_pipeline.errors import GatewayError
-from v6_pipeline.ib.codes import Reaction
+from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.market_data import MarketData, Refusal
-from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
+from v6_pipeline.model import ContractSpec, Quote
+from v6_pipeline.sync.batch_lines import BatchLines
 from v6_pipeline.sync.contract_book import ContractBook
-from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.sync.slots import SlotLedger, Wait
 
 log = logging.getLogger(__name__)
 
-SLOT_TTL_SECONDS = 30
-"""Longer than a wave takes; a dead worker's lines are free again after that."""
-LINES_PAUSE = timedelta(seconds=120)
-"""After error 101 no quote is asked for before that: TWS windows hold the lines, and each request would draw 101."""
+
+@dataclass(frozen=True, slots=True)
+class QuotePatience:
+    """How long a batch waits; seconds."""
+
+    deadline: float = 6
+    """How long a quote may hold its line; IB answers a cancel that comes within about 5 s, unfilled, with error 300."""
+    for_options: float = 20
+    """How long options go without a new line before the rest of them is valued without."""
+    for_others: float = 3
+    """The same for contracts without greeks: the account download has most of what a line would give."""
+    batch: float = 90
+    """How long a batch may take in all."""
+    turn: float = 0.05
+    """Between two looks at the ledger while others are confirming their new lines."""
+    poll: float = 0.4
+    """Between two looks otherwise, while lines are held or waited for."""
 
 
 class BatchQuotes:
@@ -35,8 +50,8 @@ class BatchQuotes:
         book: qualifies contracts.
         ledger: the lines.
         holder: names this worker in the ledger.
-        deadline_seconds: how long a wave of contracts may hold its lines.
         clock: UTC now.
+        patience: how long to wait for what.
     """
 
     def __init__(
@@ -47,101 +62,123 @@ class BatchQuotes:
         *,
         holder: str,
         clock: Callable[[], datetime],
-        deadline_seconds: float = 6,
+        patience: QuotePatience | None = None,
     ) -> None:
-        self._connection = connection
         self._book = book
-        self._ledger = ledger
-        self._holder = holder
-        self._clock = clock
-        self._deadline = deadline_seconds
-        self._market = MarketData(connection, on_quote=self._on_quote, on_refused=self._on_refused)
+        self._patience = patience or QuotePatience()
+        self._market = MarketData(connection, on_quote=self._on_quote, on_refused=self._on_refused, clock=clock)
         self._market.attach()
+        self._lines = BatchLines(connection, self._market, ledger, holder=holder)
+        connection.add_error_listener(self._on_error)
         self._contracts: dict[int, ContractSpec] = {}
-        # As many as can be subscribed and cancelled within the deadline at the connection's message rate.
-        self._wave_size = max(1, int(connection.policy.messages_per_second * deadline_seconds / 3))
+        self._waiting: list[int] = []
         self._unavailable: set[int] = set()
-        self._paused_until = datetime.min.replace(tzinfo=UTC)
-        self._open: set[int] = set()
-        self._changed = asyncio.Event()
+        self._stopped = ""
+        self._moved = asyncio.Event()
 
     async def collect(self, contracts: Iterable[ContractSpec]) -> dict[int, Quote]:
-        """The quotes that could be had, by conid; a contract that found no line, or no market, has none.
-
-        One wave per free set of lines, and no waiting for lines that others hold: what gets none now is valued without.
-        """
+        """The quotes that could be had, by conid; a contract that found no line, or no market, has none."""
         wanted = sorted(
             {item.conid: item for item in contracts if item.conid not in self._unavailable}.values(),
             key=lambda item: (not item.sec_type.is_option, item.conid),
         )
+        if not wanted or self._stopped:
+            return {}
         self._contracts = await self._book.qualified([item.conid for item in wanted])
-        waiting = [item.conid for item in wanted if item.conid in self._contracts]
+        self._waiting = [item.conid for item in wanted if item.conid in self._contracts]
         quotes: dict[int, Quote] = {}
-        while waiting and self._clock() >= self._paused_until:
-            acquired = await asyncio.to_thread(
-                self._ledger.acquire,
-                waiting[: self._wave_size],
-                holder=self._holder,
-                purpose=SlotPurpose.BATCH,
-                ttl_seconds=SLOT_TTL_SECONDS,
-            )
-            if not acquired.granted:
-                log.info("no free line: %d contracts are valued without a quote", len(waiting))
-                break
-            quotes |= await self._wave(acquired.granted)
-            waiting = [conid for conid in waiting if conid not in acquired.granted]
-        return quotes
-
-    async def _wave(self, conids: tuple[int, ...]) -> dict[int, Quote]:
-        """Hold a line per contract until its quote is filled or the deadline comes; then cancel and give back."""
-        quotes: dict[int, Quote] = {}
-        self._open = set(conids)
         try:
-            for conid in conids:
-                self._market.subscribe(self._contracts[conid])
-            async with asyncio.timeout(self._deadline):
-                while self._open:
-                    self._changed.clear()
-                    for conid in self._filled():
-                        quotes |= self._take(conid)
-                    if self._open:
-                        await self._changed.wait()
-        except TimeoutError:
-            for conid in tuple(self._open):
-                quotes |= self._take(conid)
+            await self._collect(quotes)
+        except GatewayError as error:
+            self._stopped = str(error)
         finally:
-            for conid in conids:
-                self._market.cancel(conid)
-            await asyncio.shield(self._give_back(conids))
+            await asyncio.shield(self._lines.close())
+        missed = len(self._contracts.keys() - quotes.keys())
+        if missed:
+            log.info("%d contracts are valued without a quote%s", missed, self._stopped and f": {self._stopped}")
         return quotes
 
-    async def _give_back(self, conids: tuple[int, ...]) -> None:
-        """Give lines to others once their cancels have reached the gateway: until then they are in use there."""
-        if self._connection.is_connected:
-            try:
-                await self._connection.round_trip(timeout=self._deadline)
-            except GatewayError as error:
-                log.warning("lines are given back unconfirmed: %s", error)
-        await asyncio.to_thread(self._ledger.release, self._holder, conids)
+    async def _collect(self, quotes: dict[int, Quote]) -> None:
+        """Until nothing is waited for and no line is held."""
+        begun_at = served_at = self._now()
+        wait, granted = Wait.NOT_NEEDED, True
+        while self._waiting or not self._lines.is_idle:
+            self._moved.clear()
+            # New lines are confirmed without another look: until then all others wait for theirs.
+            usage = None if granted else await self._lines.usage()
+            yielded = self._lines.to_yield(usage) if usage else frozenset()
+            ended = self._ended(yielded)
+            for conid in ended:
+                quotes |= self._take(conid)
+            # What is given up unfilled for a stream waits for its next chance.
+            self._waiting[:0] = [conid for conid in ended if conid in yielded and conid not in quotes]
+            idle_for, spent = self._now() - served_at, self._now() - begun_at
+            if self._stopped or idle_for > self._patience_for(wait) or spent > self._patience.batch:
+                self._waiting.clear()
+            ask = bool(self._waiting) and (usage is None or self._lines.is_worth_asking(usage))
+            answer = await self._lines.turn(self._waiting if ask else (), self._contracts, ended=ended)
+            if ask:
+                wait = answer.wait
+            granted = bool(answer.granted)
+            if granted:
+                served_at = self._now()
+                self._waiting = [conid for conid in self._waiting if conid not in answer.granted]
+            elif not ended:
+                await self._pause(wait)
 
-    def _filled(self) -> list[int]:
-        return [conid for conid in self._open if self._market.is_filled(conid)]
+    def _patience_for(self, wait: Wait) -> float:
+        """How long to go without a new line; while quotes are under way, at least until they have ended."""
+        if self._lines.opened_at:
+            return self._patience.batch
+        if wait is Wait.NONE_LEFT:
+            return -1
+        is_option = any(self._contracts[conid].sec_type.is_option for conid in self._waiting)
+        return self._patience.for_options if is_option else self._patience.for_others
+
+    def _ended(self, yielded: frozenset[int]) -> list[int]:
+        """Lines whose quote is complete or late, or that are to be yielded; all of them once it is over."""
+        late = self._now() - self._patience.deadline
+        return [
+            conid
+            for conid, opened_at in self._lines.opened_at.items()
+            if self._stopped or opened_at <= late or conid in yielded or self._market.is_filled(conid)
+        ]
 
     def _take(self, conid: int) -> dict[int, Quote]:
         quote = self._market.quote(conid)
-        self._open.discard(conid)
-        self._market.cancel(conid)
         return {conid: quote} if quote is not None and quote.price_time is not None else {}
 
+    async def _pause(self, wait: Wait) -> None:
+        """Until a quote moved, or it is time to look at the ledger again."""
+        seconds = self._patience.turn if self._waiting and wait is Wait.TURN else self._patience.poll
+        try:
+            async with asyncio.timeout(seconds):
+                await self._moved.wait()
+                # Ticks come in packets: those of one moment are looked at together.
+                await asyncio.sleep(self._patience.turn)
+        except TimeoutError:
+            pass
+
     def _on_quote(self, conid: int, _quote: Quote) -> None:
-        if conid in self._open:
-            self._changed.set()
+        if conid in self._lines.opened_at:
+            self._moved.set()
 
     def _on_refused(self, refusal: Refusal) -> None:
         log.info("no quote for contract %d: %d %s", refusal.conid, refusal.code, refusal.text)
-        if refusal.reaction is Reaction.FAIL_REQUEST:
+        exhausted = refusal.reaction is Reaction.LINES_EXHAUSTED
+        self._lines.refused(refusal.conid, exhausted=exhausted)
+        if exhausted:
+            self._waiting.insert(0, refusal.conid)
+        elif refusal.reaction is Reaction.FAIL_REQUEST:
             self._unavailable.add(refusal.conid)
-        else:
-            self._paused_until = self._clock() + LINES_PAUSE
-        self._open.discard(refusal.conid)
-        self._changed.set()
+        self._moved.set()
+
+    def _on_error(self, _req_id: int, code: int, text: str) -> None:
+        if reaction_to(code, text) is Reaction.COMPETING_SESSION:
+            # The request stays open and shows nothing, for minutes: the rest of this run is valued without quotes.
+            self._stopped = f"{code} {text}"
+            self._moved.set()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

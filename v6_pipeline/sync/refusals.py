@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 from v6_pipeline.ib.codes import Reaction
 from v6_pipeline.ib.market_data import Refusal
 
-REFUSED_LINE_PAUSE = timedelta(seconds=120)
-"""After error 101 (or 100, 420) a contract is not asked for again before that: TWS windows hold the lines."""
-_PASSING = frozenset({Reaction.LINES_EXHAUSTED, Reaction.BACK_OFF})
+BACK_OFF_PAUSE = timedelta(seconds=120)
+"""A contract whose request came too fast (100, 420) is not asked for again before that.
+
+Error 101 is nothing against the contract: ``SlotLedger`` learns from it, and says when lines are tried for again.
+"""
 
 
 class Refusals:
@@ -20,9 +22,9 @@ class Refusals:
         self._until: dict[int, datetime] = {}
 
     def add(self, refusal: Refusal, now: datetime) -> None:
-        """Note a refusal: for a while where lines or messages ran short, for the session where the data is not sold."""
-        if refusal.reaction in _PASSING:
-            self._until[refusal.conid] = now + REFUSED_LINE_PAUSE
+        """Note a refusal: for a while where messages came too fast, for the session where the data is not sold."""
+        if refusal.reaction is Reaction.BACK_OFF:
+            self._until[refusal.conid] = now + BACK_OFF_PAUSE
         else:
             self._lasting[refusal.conid] = refusal
 

@@ -1,4 +1,4 @@
-"""Which contracts to stream and which holdings to queue: one pure function.
+"""Which contracts to stream and which holdings to queue: one pure function, and what it must remember between calls.
 
 No sockets, no database: data in, decision out. ``IBPositionStreamer`` carries the decision out, and ``SlotLedger`` may
 still refuse a line.
@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from v6_pipeline.model import Holding, QueuePriority
+
+RISE_AFTER = timedelta(seconds=5)
+"""Capacity that has come back is used once it has stayed for that long: what was given up for want of it must not flap.
+"""
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +24,15 @@ class Route:
 
     ``priority`` is the best one of the active strategies it serves (lower is more important), ``None`` if it serves
     none. ``refused`` holds where the broker gives no market data for the contract (not subscribed, unknown): it can
-    only be queued.
+    only be queued. ``silent`` holds where a stream of the contract brought nothing: it streams if nobody else wants the
+    line. ``since`` is when the contract was first wanted; ``None`` is before all others.
     """
 
     holding: Holding
     priority: int | None
     refused: bool = False
+    silent: bool = False
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +56,20 @@ class RoutePlan:
     """Active contracts beyond the capacity; they are in ``queue`` too, at priority 1."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What a contract has to say for itself, over all its holdings."""
+
+    silent: bool
+    priority: int
+    since: datetime
+
+
 def plan_routes(routes: Iterable[Route], *, subscribed: frozenset[int], capacity: int) -> RoutePlan:
     """Decide for all holdings at once.
 
     A contract takes one line however many accounts hold it and strategies want it. Beyond ``capacity`` the most
-    important stay; among equals those that stream already, so that nothing flaps.
+    important stay; among equals those that stream already, so that nothing flaps, then those that were wanted first.
 
     Args:
         routes: every holding of every account; those with position 0 are neither streamed nor queued.
@@ -59,12 +77,17 @@ def plan_routes(routes: Iterable[Route], *, subscribed: frozenset[int], capacity
         capacity: lines that streams may take in all.
     """
     held = [route for route in routes if route.holding.position]
-    wanted: dict[int, int] = {}
-    for route in held:
-        if route.priority is not None and not route.refused:
-            conid = route.holding.contract.conid
-            wanted[conid] = min(route.priority, wanted.get(conid, route.priority))
-    ranked = sorted(wanted, key=lambda conid: (wanted[conid], conid not in subscribed, conid))
+    wanted = _claims(held)
+    ranked = sorted(
+        wanted,
+        key=lambda conid: (
+            wanted[conid].silent,
+            wanted[conid].priority,
+            conid not in subscribed,
+            wanted[conid].since,
+            conid,
+        ),
+    )
     stream, overflow = ranked[: max(capacity, 0)], ranked[max(capacity, 0) :]
     chosen = set(stream)
     return RoutePlan(
@@ -75,8 +98,51 @@ def plan_routes(routes: Iterable[Route], *, subscribed: frozenset[int], capacity
     )
 
 
+def _claims(held: Iterable[Route]) -> dict[int, _Claim]:
+    claims: dict[int, _Claim] = {}
+    for route in held:
+        if route.priority is None or route.refused:
+            continue
+        conid, since = route.holding.contract.conid, route.since or _LONG_AGO
+        other = claims.get(conid)
+        claims[conid] = _Claim(
+            silent=route.silent and (other is None or other.silent),
+            priority=route.priority if other is None else min(route.priority, other.priority),
+            since=since if other is None else min(since, other.since),
+        )
+    return claims
+
+
 def _queue_entry(route: Route) -> QueueEntry:
     """An active holding without a line is more urgent than one that no strategy asks for."""
     contract = route.holding.contract
     priority = QueuePriority.NORMAL if route.priority is None else QueuePriority.OVERFLOW
     return QueueEntry(route.holding.account, contract.conid, contract.symbol, priority)
+
+
+class RouteMemory:
+    """When each contract was first wanted, and what capacity may be relied upon. Asked with the time; no I/O."""
+
+    def __init__(self) -> None:
+        self._wanted_since: dict[int, datetime] = {}
+        self._capacity: int | None = None
+        self._more: tuple[datetime, int] | None = None
+
+    def wanted_since(self, conids: Iterable[int], now: datetime) -> dict[int, datetime]:
+        """Since when each of the contracts that are wanted now has been so without a break."""
+        self._wanted_since = {conid: self._wanted_since.get(conid, now) for conid in conids}
+        return self._wanted_since
+
+    def capacity(self, offered: int, now: datetime, *, probing: bool = False) -> int:
+        """Lines to plan with: fewer at once, more once they have stayed for a while.
+
+        While the ledger tries for more lines that has waited for minutes already, and gives them one at a time.
+        """
+        if self._capacity is None or offered <= self._capacity or probing:
+            self._capacity, self._more = offered, None
+            return offered
+        since, least = self._more or (now, offered)
+        self._more = (since, min(least, offered))
+        if now - since >= RISE_AFTER:
+            self._capacity, self._more = self._more[1], None
+        return self._capacity

@@ -8,22 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from v6_pipeline.errors import GatewayError, StateError
+from v6_pipeline.ib.codes import Reaction
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.sync.contract_book import ContractBook
 from v6_pipeline.sync.refusals import Refusals
-from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.sync.silence import Silence
+from v6_pipeline.sync.slots import AcquiredSlots, SlotChanges, SlotLedger, Wait
 
 log = logging.getLogger(__name__)
 
 SLOT_TTL_SECONDS = 60
 """A dead streamer's lines are free for others after that."""
 CLOSING_SECONDS = 5
+TURN_SECONDS = 0.05
+"""Between two looks at whether another process has confirmed its new line."""
+PASS_SECONDS = 5.0
+"""A pass ends after that even if lines are still to be had, so that changes of the routes are looked at."""
+YIELD_SECONDS = 10.0
+"""Batches yield within a second; a contract that still has no line after that is queued meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewStreams:
+    """What came of asking for lines: the contracts that stream, and those that will within seconds."""
+
+    streaming: tuple[int, ...] = ()
+    pending: tuple[int, ...] = ()
 
 
 class StreamLines:
@@ -36,7 +53,7 @@ class StreamLines:
         holder: names this streamer in the ledger.
         clock: UTC now.
         on_quote: called on the loop for each contract that ticked.
-        on_refused: called after a refusal: the line is given back with the next ``release``.
+        on_refused: called after a refusal: the line is given back with the next ``cancel``.
     """
 
     def __init__(
@@ -55,15 +72,27 @@ class StreamLines:
         self._ledger = ledger
         self._holder = holder
         self._clock = clock
+        self._on_tick = on_quote
         self._on_refused = on_refused
-        self._market = MarketData(connection, on_quote=on_quote, on_refused=self._note_refusal)
+        self._market = MarketData(connection, on_quote=self._on_quote, on_refused=self._note_refusal, clock=clock)
+        self._exhausted: set[int] = set()
+        self._unconfirmed: set[int] = set()
+        self._confirmed: set[int] = set()
+        self._cancelled: set[int] = set()
         self._to_release: set[int] = set()
+        self._waiting_since: datetime | None = None
         self.refusals = Refusals()
+        self.silence = Silence()
 
     @property
     def conids(self) -> frozenset[int]:
         """Contracts subscribed now."""
         return self._market.conids
+
+    @property
+    def awaits_lines(self) -> bool:
+        """Whether lines are about to come free for contracts that were asked for: ask again within a second."""
+        return self._waiting_since is not None
 
     def quote(self, conid: int) -> Quote | None:
         """The newest quote of a subscribed contract."""
@@ -77,8 +106,11 @@ class StreamLines:
         """
         # A pass that the loss of the last connection overtook may have taken lines after they were all given back.
         await asyncio.to_thread(self._ledger.release, self._holder)
-        self._to_release.clear()
+        for pending in (self._exhausted, self._unconfirmed, self._confirmed, self._cancelled, self._to_release):
+            pending.clear()
+        self._waiting_since = None
         self.refusals.clear()
+        self.silence.begin_session()
         self._market.attach()
 
     async def end_session(self) -> None:
@@ -87,9 +119,10 @@ class StreamLines:
             if self._connection.is_connected:
                 for conid in self._market.conids:
                     self._market.cancel(conid)
-                await self._connection.round_trip(timeout=CLOSING_SECONDS)
-        except GatewayError as error:
-            log.info("cancelling the market data: %s", error)
+                async with asyncio.timeout(CLOSING_SECONDS):  # in all: the cancels may wait for the message rate
+                    await self._connection.round_trip()
+        except (GatewayError, TimeoutError) as error:
+            log.info("cancelling the market data: %s", str(error) or "not confirmed in time")
         await self._connection.close()
         self._market.forget_all()
         try:
@@ -101,36 +134,58 @@ class StreamLines:
         """Cancel subscriptions and give their lines back, and those of refused ones.
 
         Raises:
-            GatewayError: the gateway did not confirm; the lines are given back with the next call.
+            GatewayError: the gateway did not confirm; the lines are given back with a later call.
+            StateError: the ledger cannot be used.
         """
-        cancelled = list(conids)
-        for conid in cancelled:
+        closing = frozenset(conids)
+        if closing or self._exhausted or self._to_release:
+            await self._tell(closing=closing)
+        self.silence.cancelled(closing, self._clock())
+        for conid in closing:
             self._market.cancel(conid)
-            self._to_release.add(conid)
-        if cancelled:
-            # ib_async may still hold the cancels back to keep the message rate: the lines are free once they were read.
-            await self._connection.round_trip()
-        released = set(self._to_release)
-        if released:
-            await asyncio.to_thread(self._ledger.release, self._holder, released)
-            self._to_release -= released
+            self._cancelled.add(conid)
+        if self._cancelled or self._unconfirmed:
+            await self._settle()
+            await self._tell()
 
-    async def subscribe(self, conids: tuple[int, ...]) -> dict[int, ContractSpec]:
-        """Take lines and subscribe, most important first; the contracts that got one, qualified."""
-        if not conids:
-            return {}
-        specs = await self._book.qualified(conids)
-        wanted = [conid for conid in conids if conid in specs]
-        acquired = await asyncio.to_thread(
-            self._ledger.acquire,
-            wanted,
-            holder=self._holder,
-            purpose=SlotPurpose.STREAM,
-            ttl_seconds=SLOT_TTL_SECONDS,
-        )
-        for conid in acquired.granted:
-            self._market.subscribe(specs[conid])
-        return {conid: specs[conid] for conid in acquired.granted}
+    async def qualified(self, conids: Iterable[int]) -> dict[int, ContractSpec]:
+        """The contracts as they are to be subscribed; those that cannot be qualified now are left out."""
+        return await self._book.qualified(conids)
+
+    async def subscribe(
+        self, specs: Mapping[int, ContractSpec], priorities: Mapping[int, int] | None = None
+    ) -> NewStreams:
+        """Take lines and subscribe, most important first, a few at a time: each is confirmed before the next ones.
+
+        Args:
+            specs: qualified contracts by conid, in the order of their importance.
+            priorities: of their strategies, for the ledger.
+
+        Raises:
+            GatewayError: the gateway did not answer; what was subscribed stays so and is confirmed by a later call.
+            StateError: the ledger cannot be used.
+        """
+        wanted = list(specs)
+        streaming: list[int] = []
+        pass_ends_at = asyncio.get_running_loop().time() + PASS_SECONDS
+        wait = Wait.NOT_NEEDED
+        while wanted:
+            answer = await self._take(wanted, priorities)
+            wait = answer.wait
+            for conid in answer.granted:
+                self._unconfirmed.add(conid)
+                self._market.subscribe(specs[conid])
+                self.silence.subscribed(conid, self._clock())
+            if self._unconfirmed:
+                await self._settle()
+            streaming += [conid for conid in answer.granted if conid in self._market.conids]
+            wanted = [conid for conid in wanted if conid not in answer.granted]
+            if wait is not Wait.TURN or asyncio.get_running_loop().time() > pass_ends_at:
+                break
+            if not answer.granted:
+                await self._await_turn(pass_ends_at)
+        await self._tell()
+        return NewStreams(tuple(streaming), tuple(wanted) if self._may_come(wait, wanted) else ())
 
     async def renew(self) -> bool:
         """Prolong the lines in the ledger; whether some were lost there, and are therefore cancelled here.
@@ -145,11 +200,85 @@ class StreamLines:
             self._market.cancel(conid)
         return bool(lost)
 
-    def resubscribe(self, specs: dict[int, ContractSpec], *, cancel: bool) -> None:
-        """Ask for everything again, as ``MarketData.resubscribe``."""
-        self._market.resubscribe(specs, cancel=cancel)
+    def market_data_lost(self) -> None:
+        """The gateway has ended every subscription (1101): their lines are free, and may be taken anew."""
+        lost = self._market.conids
+        self._market.drop_all()
+        self._unconfirmed -= lost
+        self._confirmed -= lost
+        self._to_release |= lost
+
+    async def _await_turn(self, until: float) -> None:
+        """Until others have confirmed their new lines; looks without writing, so that nobody is delayed by it."""
+        while asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(TURN_SECONDS)
+            usage = await asyncio.to_thread(self._ledger.usage)
+            if usage.turns > 0 or usage.limit.is_paused:
+                return
+
+    async def _take(self, wanted: list[int], priorities: Mapping[int, int] | None) -> AcquiredSlots:
+        """Ask for lines, and tell what is known of the others, in one transaction."""
+        changes = self._changes()
+        answer = await asyncio.to_thread(
+            self._ledger.turn,
+            changes,
+            wanted,
+            holder=self._holder,
+            purpose=SlotPurpose.STREAM,
+            ttl_seconds=SLOT_TTL_SECONDS,
+            priorities=priorities,
+        )
+        self._told(changes)
+        return answer
+
+    async def _tell(self, closing: Iterable[int] = ()) -> None:
+        """Tell the ledger what has become of lines; what it could not be told is told next time."""
+        changes = self._changes()
+        changes.closing |= set(closing)
+        if changes:
+            await asyncio.to_thread(self._ledger.tell, self._holder, changes)
+        self._told(changes)
+
+    def _changes(self) -> SlotChanges:
+        return SlotChanges(
+            exhausted=set(self._exhausted), confirmed=set(self._confirmed), released=set(self._to_release)
+        )
+
+    def _told(self, changes: SlotChanges) -> None:
+        self._exhausted -= changes.exhausted
+        self._confirmed -= changes.confirmed
+        self._to_release -= changes.released
+
+    async def _settle(self) -> None:
+        """A round trip: after it every earlier subscribe was granted or refused, and every earlier cancel was read.
+
+        ib_async may hold messages back to keep the rate, so that nothing is known before.
+        """
+        asked, cancelled = set(self._unconfirmed), set(self._cancelled)
+        await self._connection.round_trip()
+        self._confirmed |= asked & self._market.conids - self._exhausted
+        self._unconfirmed -= asked
+        self._to_release |= cancelled
+        self._cancelled -= cancelled
+
+    def _may_come(self, wait: Wait, wanted: list[int]) -> bool:
+        now = self._clock()
+        if not wanted or wait not in {Wait.TURN, Wait.LINES}:
+            self._waiting_since = None
+            return False
+        self._waiting_since = self._waiting_since or now
+        return wait is Wait.TURN or (now - self._waiting_since).total_seconds() < YIELD_SECONDS
+
+    def _on_quote(self, conid: int, quote: Quote) -> None:
+        self.silence.ticked(conid, self._clock())
+        self._on_tick(conid, quote)
 
     def _note_refusal(self, refusal: Refusal) -> None:
-        self.refusals.add(refusal, self._clock())
-        self._to_release.add(refusal.conid)
+        self._unconfirmed.discard(refusal.conid)
+        if refusal.reaction is Reaction.LINES_EXHAUSTED:
+            # Not the contract's fault: the ledger learns, and gives lines to the most important as far as they go.
+            self._exhausted.add(refusal.conid)
+        else:
+            self.refusals.add(refusal, self._clock())
+            self._to_release.add(refusal.conid)
         self._on_refused()

@@ -10,25 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from v6_pipeline.errors import GatewayError, StateError
-from v6_pipeline.ib.codes import Reaction, reaction_to
-from v6_pipeline.ib.connection import ConnectionState, IBConnectionManager
+from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.positions import download_positions, subscribe_positions
 from v6_pipeline.model import Holding, QueuePriority, Quote
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.contract_book import ContractBook
+from v6_pipeline.sync.feed_watch import FeedWatch
 from v6_pipeline.sync.handlers import HandlerDispatcher
 from v6_pipeline.sync.portfolio import Key, Portfolio
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.registry import StrategyRegistry
-from v6_pipeline.sync.routing import Route, RoutePlan, plan_routes
-from v6_pipeline.sync.slots import SlotLedger
-from v6_pipeline.sync.stream_lines import CLOSING_SECONDS, StreamLines
+from v6_pipeline.sync.routing import Route, RouteMemory, RoutePlan, plan_routes
+from v6_pipeline.sync.slots import SlotLedger, SlotUsage
+from v6_pipeline.sync.stream_lines import CLOSING_SECONDS, NewStreams, StreamLines
+from v6_pipeline.sync.streamer_policy import StreamerPolicy
 from v6_pipeline.sync.streamer_state import StreamerState
 from v6_pipeline.sync.writer import DeltaLakePositionWriter
 
@@ -38,7 +39,7 @@ SLOT_RENEWAL = timedelta(seconds=15)
 RATES_RELOAD = timedelta(seconds=30)
 ROUTE_AT_LEAST_EVERY = timedelta(seconds=15)
 """Lines come free without an event (a batch ends, a limit is raised), so the routes are looked at now and then."""
-SESSION_PAUSE_SECONDS = 60.0
+SESSION_PAUSE_SECONDS = 20.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -57,7 +58,9 @@ class IBPositionStreamer:
         queue: for what is not streamed.
         ledger: the lines.
         holder: names this process in the ledger.
+        is_open: whether the exchange is in session at an instant; while it is closed, silence says nothing.
         clock: UTC now.
+        policy: how often it looks at what others may have changed.
     """
 
     _in_process: ClassVar[bool] = False
@@ -74,9 +77,12 @@ class IBPositionStreamer:
         queue: PositionQueue,
         ledger: SlotLedger,
         holder: str,
+        is_open: Callable[[datetime], bool],
         clock: Callable[[], datetime],
+        policy: StreamerPolicy | None = None,
     ) -> None:
         self._settings = settings
+        self._policy = policy or StreamerPolicy()
         self._connection = connection
         self._writer = writer
         self._dispatcher = dispatcher
@@ -95,17 +101,28 @@ class IBPositionStreamer:
             on_quote=self._on_quote,
             on_refused=self._wake.set,
         )
-        connection.add_error_listener(self._on_error)
+        self._resync = asyncio.Event()
+        self._watch = FeedWatch(
+            connection,
+            self._lines,
+            is_open=is_open,
+            region=settings.ib_region,
+            clock=clock,
+            wake=self._wake,
+            resync=self._resync,
+        )
         self._ready = False
         self._changes: dict[Key, Holding] = {}
         self._told_queue: dict[Key, QueuePriority] = {}
         self._plan: RoutePlan | None = None
+        self._memory = RouteMemory()
+        self._planned_lines: int | None = None
         self._started_at = clock()
-        self._blind_since: datetime | None = self._started_at
         self._last_tick_at: datetime | None = None
         self._ticks = 0
         self._routed_at = _LONG_AGO
-        self._resync = asyncio.Event()
+        self.upkeeps = 0
+        """Looks at what has become due, so far."""
 
     async def run(self, stop: asyncio.Event, *, connect_once: bool = False) -> None:
         """Stream until ``stop`` is set; then cancel the market data, flush, give the lines back and disconnect.
@@ -148,13 +165,13 @@ class IBPositionStreamer:
         plan = self._plan
         writer = self._writer.statistics()
         return {
-            "state": "streaming" if self._blind_since is None else "blind",
+            "state": "streaming" if self._watch.blind_since is None else "blind",
             "connection": self._connection.state.value,
             "gateway": self._connection.address,
             "client_id": self._connection.client_id,
             "connects": self._connection.connects,
             "started_at": _iso(self._started_at),
-            "blind_since": _iso(self._blind_since),
+            **self._watch.describe(),
             "holdings": len(self._portfolio),
             "streamed_contracts": len(self._lines.conids),
             "overflow_contracts": len(plan.overflow) if plan else 0,
@@ -194,6 +211,7 @@ class IBPositionStreamer:
 
     async def _begin_session(self) -> None:
         await self._lines.begin_session()
+        self._watch.begin_session()
         self._changes.clear()
         self._resync.clear()
         subscribe_positions(self._connection, self._on_position, self._clock)
@@ -231,14 +249,12 @@ class IBPositionStreamer:
         self._portfolio.replace(kept)
         # Only what was said after the download's end is a change; the rest is the download itself, heard as events.
         self._changes = {key: item for key, item in self._changes.items() if self._portfolio.differs(item)}
-        if self._connection.state is ConnectionState.CONNECTED:
-            self._blind_since = None
+        self._watch.positions_known()
         log.info("%d positions in %d accounts", len(kept), len(accounts))
 
     async def _end_session(self) -> None:
         self._ready = False
-        if self._blind_since is None:
-            self._blind_since = self._clock()
+        self._watch.end_session()
         await self._lines.end_session()
 
     async def _shut_down(self, tasks: list[asyncio.Task[Any]]) -> None:
@@ -259,48 +275,72 @@ class IBPositionStreamer:
     async def _keep_routed(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(self._policy.registry):
                     await self._wake.wait()
             except TimeoutError:
                 pass
             try:
                 changed = await asyncio.to_thread(self._registry.reload_if_changed)
-                due = self._wake.is_set() or changed or self._is_route_due()
+                usage = await asyncio.to_thread(self._ledger.usage)
+                due = self._wake.is_set() or changed or self._is_route_due(usage)
                 self._wake.clear()
                 if self._ready and due:
-                    await self._route()
+                    await self._route(usage)
             except (GatewayError, StateError) as error:
                 # The connection went, which wakes the next pass when it is back, or the database is busy: once more.
                 log.warning("routing interrupted: %s", error)
                 self._routed_at = _LONG_AGO
 
-    def _is_route_due(self) -> bool:
-        return self._clock() - self._routed_at >= ROUTE_AT_LEAST_EVERY
+    def _is_route_due(self, usage: SlotUsage) -> bool:
+        """Whether lines have come or gone, are about to come free, or may have come free unnoticed."""
+        changed = usage.limit.stream_target != self._planned_lines
+        return changed or self._lines.awaits_lines or self._clock() - self._routed_at >= ROUTE_AT_LEAST_EVERY
 
-    async def _route(self) -> None:
+    async def _route(self, usage: SlotUsage) -> None:
         self._routed_at = self._clock()
         await self._take_in_changes()
+        renewed = self._watch.take_renewals() & self._lines.conids
+        await self._lines.cancel(renewed)
         now = self._clock()
         routes = self._routes(now)
-        plan = plan_routes(routes, subscribed=self._lines.conids, capacity=self._ledger.stream_capacity)
+        self._planned_lines = usage.limit.stream_target
+        capacity = self._memory.capacity(self._planned_lines, now, probing=usage.limit.is_probing)
+        plan = plan_routes(routes, subscribed=self._lines.conids, capacity=capacity)
         self._plan = plan
         await self._lines.cancel(plan.cancel)
-        specs = await self._lines.subscribe(plan.subscribe)
+        # While another login has the data a new request would only wait: its contract is queued meanwhile.
+        wanted = [conid for conid in plan.subscribe if not self._watch.is_paused or conid in renewed]
+        new = await self._subscribe(wanted, routes)
+        self._track()
+        for conid in new.streaming:
+            if not self._watch.is_blind(conid):
+                self._publish(conid, self._clock())
+        await self._tell_queue(plan, routes, set(plan.subscribe) - {*new.streaming, *new.pending})
+
+    async def _subscribe(self, wanted: list[int], routes: list[Route]) -> NewStreams:
+        specs = await self._lines.qualified(wanted)
         self._portfolio.contracts |= specs
-        for conid in specs:
-            self._publish(conid, self._clock())
-        await self._tell_queue(plan, routes, set(plan.subscribe) - specs.keys())
+        priorities: dict[int, int] = {}
+        for route in routes:
+            if route.priority is not None:
+                conid = route.holding.contract.conid
+                priorities[conid] = min(route.priority, priorities.get(conid, route.priority))
+        return await self._lines.subscribe({conid: specs[conid] for conid in wanted if conid in specs}, priorities)
 
     def _routes(self, now: datetime) -> list[Route]:
         routes: list[Route] = []
         strategies: dict[Key, tuple[str, ...]] = {}
+        silent = self._lines.silence.silent(now)
         for holding in self._portfolio:
-            assignments = self._registry.assignments(holding)
-            refused = self._lines.refusals.holds(holding.contract.conid, now)
-            routes.append(Route(holding, min((item.priority for item in assignments), default=None), refused))
+            conid, assignments = holding.contract.conid, self._registry.assignments(holding)
+            priority = min((item.priority for item in assignments), default=None)
+            refused = self._lines.refusals.holds(conid, now)
+            routes.append(Route(holding, priority, refused=refused, silent=conid in silent))
             strategies[holding.key] = tuple(sorted({item.strategy for item in assignments}))
         self._portfolio.set_strategies(strategies)
-        return routes
+        active = {route.holding.contract.conid for route in routes if route.priority is not None}
+        since = self._memory.wanted_since(active, now)
+        return [replace(route, since=since.get(route.holding.contract.conid)) for route in routes]
 
     async def _take_in_changes(self) -> None:
         """Store what the position feed said since the last pass, write its rows, and have queued ones refreshed."""
@@ -352,10 +392,19 @@ class IBPositionStreamer:
             except StateError as error:
                 # Tried again in a second; the lease, which is kept in the same database, says when that is over.
                 log.warning("upkeep interrupted: %s", error)
+            self._track()
+            await self._watch.look(now)
             if self._ready:
                 for conid in self._portfolio.silent(self._lines.conids, now, silent_after):
-                    self._publish(conid, now)
-            await asyncio.sleep(1)
+                    # While its data is away a row would say that the old price still held.
+                    if not self._watch.is_blind(conid):
+                        self._publish(conid, now)
+            self.upkeeps += 1
+            await asyncio.sleep(self._policy.upkeep)
+
+    def _track(self) -> None:
+        contracts = self._portfolio.contracts
+        self._watch.track({conid: contracts[conid].sec_type for conid in self._lines.conids if conid in contracts})
 
     # Events of the gateway, on the loop
 
@@ -367,6 +416,9 @@ class IBPositionStreamer:
         now = self._clock()
         self._ticks += 1
         self._last_tick_at = now
+        if not self._watch.knows(conid):
+            self._track()
+        self._watch.ticked(conid)
         for update in self._portfolio.updates(conid, quote, now):
             self._dispatcher.publish(update)
 
@@ -377,17 +429,6 @@ class IBPositionStreamer:
         if not self._ready or holding.key in self._changes or self._portfolio.differs(holding):
             self._changes[holding.key] = holding
             self._wake.set()
-
-    def _on_error(self, _req_id: int, code: int, _text: str) -> None:
-        reaction = reaction_to(code)
-        if reaction is Reaction.LINK_LOST and self._blind_since is None:
-            self._blind_since = self._clock()
-        elif reaction in {Reaction.RESUBSCRIBE, Reaction.VERIFY} and self._ready:
-            # 1102 says that market data was kept; feeds were seen dead after it, so all is asked for again either way,
-            # and the positions with it: a fill while the link was down may never be told.
-            self._lines.resubscribe(self._portfolio.contracts, cancel=reaction is Reaction.VERIFY)
-            self._blind_since = None
-            self._resync.set()
 
 
 def _iso(moment: datetime | None) -> str | None:

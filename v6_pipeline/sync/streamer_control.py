@@ -41,6 +41,8 @@ HUNG_AFTER = timedelta(seconds=60)
 """A living streamer reports each second; one that has not for so long is stopped or hung."""
 RESTART_PAUSE = timedelta(seconds=30)
 """A streamer that failed is started again no sooner after its start: it would be started six times a minute."""
+CLOSING = timedelta(seconds=15)
+"""A streamer whose lease ran out cancels, flushes and ends within that; one that is still there stands still."""
 
 KILL_SECONDS = 1
 """A killed process is gone within milliseconds; a tick must not wait longer for one that is not."""
@@ -102,8 +104,22 @@ def decide(lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode,
             return Decision(Action.REPLACE, fault)
         action = Action.GRANT if mode is StreamerMode.SUPERVISED else Action.RENEW
         return Decision(action, f"renewed epoch {lease.epoch}")
+    return _decide_without_lease(lease, alive=alive, mode=mode, now=now)
+
+
+def _decide_without_lease(
+    lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode, now: datetime
+) -> Decision:
+    """What a streamer needs that nobody owns, or whose lease ran out."""
     if mode is StreamerMode.SUPERVISED:
         return Decision(Action.GRANT, "lease offered; 'v6 stream --owned' takes it")
+    if alive and lease.granted_by is GrantedBy.SENSOR:
+        # Its connection keeps the client id, so that the next one could never connect.
+        silence = now - (lease.heartbeat_at or lease.claimed_at or now)
+        who = f"streamer of epoch {lease.epoch} (pid {lease.pid})"
+        if silence <= CLOSING:
+            return Decision(Action.WAIT, f"{who} is closing: its lease ran out")
+        return Decision(Action.REPLACE, f"{who} outlived its lease and has not reported for {_seconds(silence)} s")
     error = lease.status.get("error")
     if error is not None and _starts_too_often(lease, now):
         return Decision(Action.WAIT, f"the streamer failed: {error}; it is started again in {_rest(lease, now)} s")
@@ -123,9 +139,12 @@ def _fault(lease: StreamerLeaseState, *, alive: bool | None, now: datetime) -> s
         return f"streamer of epoch {lease.epoch} (pid {lease.pid}) has died"
     seen = lease.heartbeat_at or lease.claimed_at or now
     if now - seen > HUNG_AFTER:
-        silence = (now - seen).total_seconds()
-        return f"streamer of epoch {lease.epoch} (pid {lease.pid}) has not reported for {silence:.0f} s"
+        return f"streamer of epoch {lease.epoch} (pid {lease.pid}) has not reported for {_seconds(now - seen)} s"
     return None
+
+
+def _seconds(span: timedelta) -> int:
+    return round(span.total_seconds())
 
 
 def _starts_too_often(lease: StreamerLeaseState, now: datetime) -> bool:

@@ -7,13 +7,14 @@ acknowledgement. What goes wrong with an item leaves it in the queue.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
 from v6_pipeline import __version__
-from v6_pipeline.errors import AccountFeedError
+from v6_pipeline.errors import AccountFeedError, StateError
 from v6_pipeline.ib.account_feed import AccountFeed
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.positions import download_positions, subscribe_positions
@@ -132,20 +133,21 @@ class QueueWorker:
         # Open the tables first: a lake that cannot be written is not worth a download.
         await asyncio.to_thread(self._positions_table.open)
         await asyncio.to_thread(self._accounts_table.open)
-        async with leased_connection(
-            self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
-        ) as connection:
-            await self._take_positions(connection)
-            await asyncio.to_thread(self._enqueue, scope)
-            book = ContractBook(self._database, connection, self._clock)
-            downloads = AccountDownloads(
-                self._database, AccountFeed(connection, self._clock), owner=self._owner, clock=self._clock
-            )
-            quotes = BatchQuotes(connection, book, self._ledger, holder=self._owner, clock=self._clock)
-            try:
+        try:
+            async with leased_connection(
+                self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
+            ) as connection:
+                await self._take_positions(connection)
+                await asyncio.to_thread(self._enqueue, scope)
+                book = ContractBook(self._database, connection, self._clock)
+                downloads = AccountDownloads(
+                    self._database, AccountFeed(connection, self._clock), owner=self._owner, clock=self._clock
+                )
+                quotes = BatchQuotes(connection, book, self._ledger, holder=self._owner, clock=self._clock)
                 await self._drain(book, downloads, quotes)
-            finally:
-                await asyncio.shield(asyncio.to_thread(self._ledger.release, self._owner))
+        finally:
+            # With the socket the gateway has ended what it did not confirm before.
+            await asyncio.shield(asyncio.to_thread(self._ledger.release, self._owner))
         await asyncio.to_thread(compact_if_fragmented, self._positions_table)
         await asyncio.to_thread(compact_if_fragmented, self._accounts_table)
         if self.report.failed_accounts:
@@ -164,16 +166,27 @@ class QueueWorker:
             try:
                 if not await self._refresh(batch, book, downloads, quotes):
                     return
+            except BaseException as error:
+                await asyncio.shield(asyncio.to_thread(self._return, batch, f"interrupted: {type(error).__name__}"))
+                raise
             finally:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)
+
+    def _return(self, batch: Batch, reason: str) -> None:
+        """Let others have a batch at once that this worker cannot finish, rather than when its lease ends."""
+        with contextlib.suppress(StateError):
+            self._queue.give_back(batch.token, [item.key for item in batch.items], reason, delay_seconds=0)
 
     async def _keep_batch(self, token: str) -> None:
         """Downloads and quotes of one batch may together take longer than its lease."""
         held: object = token
         while held is not None:
             await asyncio.sleep(KEEP_BATCH_EVERY)
-            held = await asyncio.to_thread(self._queue.extend, token, lease_seconds=BATCH_LEASE_SECONDS)
+            try:
+                held = await asyncio.to_thread(self._queue.extend, token, lease_seconds=BATCH_LEASE_SECONDS)
+            except StateError as error:
+                log.warning("lease of a batch is not prolonged: %s", error)  # tried again before it ends
 
     async def _take_positions(self, connection: IBConnectionManager) -> None:
         """The complete position download of this connection, kept current by its later messages."""

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,9 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline_tests.unit.state.databases import ManualClock, sqlite_template
 
 __all__ = ["OpenConnection", "eventually", "sqlite_template"]
+
+if TYPE_CHECKING:
+    from v6_pipeline_tests.integration.streamer_rig import Rig
 
 OpenConnection = Callable[..., Awaitable[IBConnectionManager]]
 
@@ -119,3 +122,17 @@ async def open_connection(gateway: PaperGateway) -> AsyncIterator[OpenConnection
 async def connection(open_connection: OpenConnection) -> IBConnectionManager:
     """Connected to the paper gateway as client 1."""
     return await open_connection()
+
+
+@pytest.fixture
+def quick_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are in the lake at once."""
+    monkeypatch.setenv("V6_FLUSH_SECONDS", "0.05")
+
+
+@pytest.fixture
+def rig(gateway: PaperGateway, settings: Settings, database: StateDatabase, lake: Lake, clock: ManualClock) -> Rig:
+    """Streamers in the test's own loop."""
+    from v6_pipeline_tests.integration import streamer_rig  # which itself waits with ``eventually``
+
+    return streamer_rig.Rig(gateway, settings, database, lake, clock)

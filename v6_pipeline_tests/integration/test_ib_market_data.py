@@ -16,6 +16,7 @@ from v6_pipeline.model import ContractSpec, Quote, SecType
 from v6_pipeline.paper import PaperGateway
 from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
+from v6_pipeline_tests.unit.state.databases import ManualClock
 
 pytestmark = pytest.mark.usefixtures("quiet_loop")
 
@@ -196,6 +197,23 @@ async def test_an_advisory_leaves_the_stream(code: int, open_connection: OpenCon
         assert heard.quotes[-1][1].bid == 10.5
 
 
+async def test_a_refused_mark_price_is_left_out_and_the_rest_asked_for_once_more(
+    open_connection: OpenConnection, heard: Heard
+) -> None:
+    """321 for a contract that has no mark price; it says the same of a request that is wrong for another reason."""
+    refused = (4, 2, ScriptedGateway.REQ_ID, 321, "Error validating request: incorrect generic tick list of 221", "")
+    async with ScriptedGateway({MARKET_DATA: [refused], 49: [(49, 1, 1772461800)]}) as scripted:
+        connection = await open_connection(port=scripted.port)
+        market = heard.listen(connection)
+        market.subscribe(a_spec())
+        await eventually(lambda: heard.refusals)
+
+        asked = [fields for fields in scripted.received if fields[0] == str(MARKET_DATA)]
+        assert ["221" in fields for fields in asked] == [True, False]
+        assert [item.code for item in heard.refusals] == [321]
+        assert market.conids == frozenset()
+
+
 async def test_an_error_of_another_request_ends_no_stream(
     gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
 ) -> None:
@@ -209,7 +227,7 @@ async def test_an_error_of_another_request_ends_no_stream(
     assert market.conids == {AAPL}
 
 
-async def test_after_a_loss_that_ib_kept_everything_is_cancelled_and_asked_for_again(
+async def test_what_is_cancelled_and_asked_for_again_ticks_on_one_line(
     gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
 ) -> None:
     specs = {conid: await qualify(connection, conid) for conid in (AAPL, SPY)}
@@ -217,7 +235,9 @@ async def test_after_a_loss_that_ib_kept_everything_is_cancelled_and_asked_for_a
         market.subscribe(spec)
     await connection.round_trip()
 
-    market.resubscribe(specs, cancel=True)
+    for conid, spec in specs.items():
+        market.cancel(conid)
+        market.subscribe(spec)
     await connection.round_trip()
 
     assert gateway.statistics.subscriptions == Counter({AAPL: 1, SPY: 1})
@@ -238,7 +258,9 @@ async def test_after_a_loss_that_dropped_all_nothing_is_cancelled(
     await connection.round_trip()
     gateway._market_data.disconnected(gateway._sessions[1])  # as after 1101
 
-    market.resubscribe(specs, cancel=False)
+    market.drop_all()
+    for spec in specs.values():
+        market.subscribe(spec)
     await connection.round_trip()
 
     assert gateway.statistics.subscriptions == Counter({AAPL: 1, SPY: 1})
@@ -316,3 +338,15 @@ async def test_a_tick_is_dated_when_it_came(connection: IBConnectionManager, mar
     assert quote is not None
     assert quote.price_time is not None
     assert before <= quote.price_time <= datetime.now(UTC)
+
+
+async def test_a_tick_is_dated_by_the_clock_passed_in(connection: IBConnectionManager, clock: ManualClock) -> None:
+    """ib_async's own stamps are the system's; a row must not mix two clocks."""
+    market = MarketData(connection, on_quote=lambda *_: None, on_refused=lambda _: None, clock=clock)
+    market.attach()
+    market.subscribe(await qualify(connection, AAPL))
+    await connection.round_trip()
+
+    quote = market.quote(AAPL)
+    assert quote is not None
+    assert quote.price_time == clock.now

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
@@ -9,33 +13,72 @@ from v6_pipeline.sync.slots import SlotLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
 
 
-def test_lines_in_use_and_those_left(v6: Run, settings: Settings) -> None:
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[SlotLedger]:
+    """Two streams and a batch line that is not confirmed yet."""
     database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
     ledger = SlotLedger(database, ceiling=90, batch_floor=10)
-    ledger.acquire([11, 12], holder="streamer/1", purpose=SlotPurpose.STREAM, ttl_seconds=60)
+    ledger.acquire([11, 12], holder="streamer/1", purpose=SlotPurpose.STREAM, ttl_seconds=60, priorities={11: 5, 12: 7})
+    ledger.confirm("streamer/1", [11, 12])
     ledger.acquire([13], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=60)
+    yield ledger
     database.close()
+
+
+def test_lines_in_use_and_those_left(v6: Run, ledger: SlotLedger) -> None:
     found = v6("slots", "--json").document
     slots = found.pop("slots")
     assert found == {
         "used": 3,
         "streams": 2,
         "batches": 1,
+        "unconfirmed": 1,
         "free": 87,
         "free_for_streams": 78,
         "ceiling": 90,
+        "configured_ceiling": 90,
+        "learned": None,
         "batch_floor": 10,
+        "stream_demand": 0,
+        "demands": [],
         "market_data_lines": 100,
         "reserved_lines": 10,
     }
-    assert [(slot["conid"], slot["holder"], slot["purpose"]) for slot in slots] == [
-        (11, "streamer/1", "stream"),
-        (12, "streamer/1", "stream"),
-        (13, "run", "batch"),
+    assert [(slot["conid"], slot["holder"], slot["purpose"], slot["priority"], slot["state"]) for slot in slots] == [
+        (11, "streamer/1", "stream", 5, "confirmed"),
+        (12, "streamer/1", "stream", 7, "confirmed"),
+        (13, "run", "batch", None, "unconfirmed"),
     ]
     shown = v6("slots").out
-    assert "3 of 90 lines in use (2 stream, 1 batch); 87 free, 78 of them for streams" in shown
+    assert "3 of 90 lines in use (2 stream, 1 batch, 1 of them unconfirmed); 87 free, 78 of them for streams" in shown
     assert "streamer/1" in shown
+    assert "learned" not in shown
+
+
+def test_a_learned_ceiling_says_since_when_why_and_what_comes_next(v6: Run, ledger: SlotLedger) -> None:
+    ledger.report_exhausted("run", 13)
+
+    learned = v6("slots", "--json").document["learned"]
+
+    assert (learned["ceiling"], learned["errors_101"], learned["probing"]) == (2, 1, False)
+    assert learned["reason"] == "error 101 for contract 13 with 2 lines in use"
+    shown = v6("slots").out
+    assert "learned ceiling: 2 instead of 90, for " in shown
+    assert "1 error 101 since, more are tried in " in shown
+
+
+def test_who_waits(v6: Run, settings: Settings) -> None:
+    database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
+    ledger = SlotLedger(database, ceiling=1, batch_floor=0)
+    ledger.acquire([11], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=60)
+    ledger.confirm("run", [11])
+    ledger.acquire([12], holder="streamer/1", purpose=SlotPurpose.STREAM, ttl_seconds=60)
+    database.close()
+
+    demands = v6("slots", "--json").document["demands"]
+
+    assert [(item["holder"], item["purpose"], item["wanted"]) for item in demands] == [("streamer/1", "stream", 1)]
+    assert "waits for lines" in v6("slots").out
 
 
 def test_none_in_use(v6: Run, settings: Settings) -> None:

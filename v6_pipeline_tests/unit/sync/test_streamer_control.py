@@ -21,6 +21,7 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync import streamer_control
 from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease, StreamerLeaseState
 from v6_pipeline.sync.streamer_control import (
+    CLOSING,
     HUNG_AFTER,
     RESTART_PAUSE,
     START_DEADLINE,
@@ -98,6 +99,21 @@ def test_a_streamer_without_dagster_is_left_be(mode: StreamerMode, alive: bool |
 
 def test_once_it_has_ended_dagster_takes_over() -> None:
     assert decided(lease(granted_by=GrantedBy.SELF, expires_at=NOW)).action is Action.START
+
+
+def test_one_that_outlives_its_lease_is_waited_for_and_then_ended() -> None:
+    """Hung while Dagster was away, it would keep the client id from every next one."""
+    closing = lease(expires_at=NOW, heartbeat_at=NOW - CLOSING)
+    hung = replace(closing, heartbeat_at=NOW - CLOSING - SECOND)
+
+    assert decided(closing) == Decision(Action.WAIT, "streamer of epoch 3 (pid 42) is closing: its lease ran out")
+    assert decided(hung) == Decision(
+        Action.REPLACE, "streamer of epoch 3 (pid 42) outlived its lease and has not reported for 16 s"
+    )
+    for ended in (False, None):
+        assert decided(closing, alive=ended).action is Action.START
+    assert decided(hung, mode=SUPERVISED).action is Action.GRANT, "its supervisor's business"
+    assert decided(replace(hung, granted_by=GrantedBy.SELF)).action is Action.START, "a person's business"
 
 
 def test_a_dead_streamer_is_replaced() -> None:

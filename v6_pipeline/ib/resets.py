@@ -1,0 +1,76 @@
+"""When Interactive Brokers is known to be away: the nightly resets and the weekend's maintenance.
+
+Pure. Times are IBKR's (https://www.interactivebrokers.com/en/software/systemStatus.php), each in its region's own zone,
+so that they move with daylight saving. Within such a window an outage is expected: nobody is alarmed, and attempts to
+connect are rare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from v6_pipeline.model import IBRegion
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedOutage:
+    """A window in which the broker may be away; ``until`` is UTC."""
+
+    reason: str
+    until: datetime
+
+    def __str__(self) -> str:
+        """Such as ``IB's nightly reset until 05:45 UTC``."""
+        return f"{self.reason} until {self.until:%H:%M} UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    reason: str
+    begins: time
+    ends: time
+    weekdays: frozenset[int]
+    """Of its beginning; Monday is 0."""
+
+
+_EVERY_DAY = frozenset(range(7))
+_NEW_YORK = ZoneInfo("America/New_York")
+_WEEKEND = _Window("IB's weekend maintenance", time(23, 0), time(3, 0), frozenset({4}))
+_NIGHTLY = "IB's nightly reset"
+_RESETS: dict[IBRegion, tuple[ZoneInfo, tuple[_Window, ...]]] = {
+    IBRegion.AMERICA: (_NEW_YORK, (_Window(_NIGHTLY, time(0, 15), time(1, 45), _EVERY_DAY),)),
+    IBRegion.EUROPE: (ZoneInfo("Europe/Zurich"), (_Window(_NIGHTLY, time(6, 25), time(7, 45), _EVERY_DAY),)),
+    IBRegion.ASIA: (
+        ZoneInfo("Asia/Hong_Kong"),
+        (
+            _Window(_NIGHTLY, time(4, 45), time(6, 5), _EVERY_DAY - {5}),
+            _Window(_NIGHTLY, time(20, 15), time(21, 15), _EVERY_DAY - {5}),
+        ),
+    ),
+}
+
+
+def expected_outage(instant: datetime, region: IBRegion = IBRegion.AMERICA) -> ExpectedOutage | None:
+    """The window that an aware instant lies in, the one that ends last; ``None`` outside of all."""
+    zone, resets = _RESETS[region]
+    windows = [(_NEW_YORK, _WEEKEND), *((zone, reset) for reset in resets)]
+    found = [
+        ExpectedOutage(window.reason, end)
+        for zone, window in windows
+        for begin, end in _around(instant, zone, window)
+        if begin <= instant < end
+    ]
+    return max(found, key=lambda outage: outage.until, default=None)
+
+
+def _around(instant: datetime, zone: ZoneInfo, window: _Window) -> Iterator[tuple[datetime, datetime]]:
+    """The window's dates that an instant could lie in: it may have begun the day before."""
+    today = instant.astimezone(zone).date()
+    for day in (today - timedelta(days=1), today):
+        if day.weekday() in window.weekdays:
+            last = day if window.ends > window.begins else day + timedelta(days=1)
+            begin, end = datetime.combine(day, window.begins, zone), datetime.combine(last, window.ends, zone)
+            yield begin.astimezone(UTC), end.astimezone(UTC)

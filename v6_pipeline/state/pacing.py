@@ -1,0 +1,206 @@
+"""The message allowance of all processes together: who may send at which instant.
+
+IB counts the messages of a login in any rolling second, whichever process sends them (50 at 100 market-data lines). So
+every message needs an *instant*, and instants are handed out from one row per gateway: consecutive ones lie
+``1 / rate`` apart, over all processes. A message is sent within ``TOLERANCE`` after its instant or not at all; an
+instant that was missed is wasted. Idle time is not saved up, and a process that dies wastes only what it held.
+
+*The bound.* A message sent in a given second, a half-open interval, has its instant in that second or up to
+``TOLERANCE`` before it: in a half-open interval of ``1 + TOLERANCE`` seconds. Points at least ``1 / rate`` apart are at
+most ``ceil(rate * (1 + TOLERANCE))`` in it: 48 at the default of 45 a second. With 200 ms of tolerance it would be 54,
+with 100 ms exactly 50. At 50 ms, what is added between us and the gateway's count (network, a busy gateway) may vary by
+60 ms more before 50 could be passed; less tolerance would waste instants whenever an event loop is late. A lower rate
+only widens the distances, so the bound holds across every change of it.
+
+*Clocks.* Instants are UTC by each process's own clock. One that is d seconds ahead of another's adds d to the tolerance
+between the two, and the one behind waits d longer for its turn: keep machines on NTP. A row whose next instant is
+further ahead than all grants together can reach was written by a clock that is, or was, wrong; it is set back, so that
+nobody waits for an hour that came only there.
+
+Pure functions on ``PacingState`` first, then the row. Who sends is in ``v6_pipeline.ib.pacing``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from v6_pipeline.settings import RUN_CLIENT_IDS
+from v6_pipeline.state.schema import message_pacing
+from v6_pipeline.state.upsert import upsert
+
+TOLERANCE = timedelta(milliseconds=50)
+"""How long after its instant a message may still be sent."""
+GRANT_SECONDS = 0.25
+"""A grant covers at most this much of the allowance (11 messages at 45 a second), but always one message."""
+SHARES = 1 + RUN_CLIENT_IDS
+"""Processes that connect at most: the streamer and 15 runs. Each sends its share where the row cannot be reached."""
+SLOWEST = 5.0
+"""Messages a second below which no error slows us: heartbeats and cancels must still pass."""
+SLOWED_ONCE_IN = timedelta(seconds=5)
+"""One burst draws an error in several processes, and on several messages."""
+RECOVERY = timedelta(seconds=60)
+"""The rate doubles after each such time without an error, up to the configured one."""
+PAUSE = timedelta(seconds=1)
+"""Nobody is handed an instant for that long after an error: IB's window is full."""
+SHARES_LINGER = timedelta(seconds=3)
+"""Others may live on their shares for that long after the row can be reached again; longer than they wait to retry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacingState:
+    """The allowance of one gateway; rates are messages a second.
+
+    ``slowed_to``, ``slowed_at`` and ``slowed_by`` tell of the last error that slowed us: the rate it left, when it
+    came, IB's code and text.
+    """
+
+    gateway: str
+    configured_rate: float
+    next_at: datetime
+    slowed_to: float | None = None
+    slowed_at: datetime | None = None
+    slowed_by: str | None = None
+    shares_until: datetime | None = None
+
+    def rate(self, now: datetime) -> float:
+        """The rate in force: the configured one, or what an error left of it, doubled after each quiet minute."""
+        if self.slowed_to is None or self.slowed_at is None:
+            return self.configured_rate
+        quiet = max(0, (now - self.slowed_at) // RECOVERY)
+        # 2 ** 20 is past every rate; a year's minutes as an exponent would not fit a float.
+        return min(self.configured_rate, self.slowed_to * 2.0 ** min(quiet, 20))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacingReport:
+    """The allowance as it is shown: ``since`` and ``reason`` are those of a slowed rate, ``None`` at full speed."""
+
+    gateway: str
+    configured_rate: float
+    current_rate: float
+    since: datetime | None
+    reason: str | None
+
+
+def grant(
+    state: PacingState, count: int, *, now: datetime, earliest: datetime
+) -> tuple[PacingState, tuple[datetime, ...]]:
+    """Hand out up to ``count`` consecutive instants, at least one; returns the state after it and them.
+
+    Args:
+        state: before.
+        count: messages that wait.
+        now: by the asker's clock.
+        earliest: the first instant that is of use to it, for writing the row takes time.
+    """
+    rate = state.rate(now)
+    longest = 2 * SHARES * max(GRANT_SECONDS, 1 / rate)
+    if state.shares_until is not None and now < state.shares_until:
+        rate /= SHARES
+    spacing = timedelta(microseconds=math.ceil(1e6 / rate))
+    # What another clock has handed out of the next second passes first.
+    free_at = state.next_at if (state.next_at - now).total_seconds() <= longest else now + PAUSE
+    first = max(now, earliest, free_at)
+    instants = tuple(first + index * spacing for index in range(max(1, min(count, int(rate * GRANT_SECONDS)))))
+    return replace(state, next_at=instants[-1] + spacing), instants
+
+
+def slow_down(state: PacingState, reason: str, *, now: datetime) -> PacingState:
+    """Halve the rate, once per burst of errors, and let IB's window empty."""
+    if state.slowed_at is not None and timedelta(0) <= now - state.slowed_at < SLOWED_ONCE_IN:
+        return state
+    slowest = min(SLOWEST, state.configured_rate)
+    return replace(
+        state,
+        slowed_to=max(slowest, state.rate(now) / 2),
+        slowed_at=now,
+        slowed_by=reason,
+        next_at=max(state.next_at, now) + PAUSE,
+    )
+
+
+def take(
+    connection: Connection,
+    gateway: str,
+    count: int,
+    *,
+    configured_rate: float,
+    now: datetime,
+    earliest: datetime | None = None,
+    announce: bool = False,
+    from_shares: bool = False,
+) -> tuple[datetime, ...]:
+    """Take up to ``count`` consecutive send instants of a gateway, at least one, in a write transaction.
+
+    Args:
+        connection: in a write transaction.
+        gateway: ``host:port``.
+        count: messages that wait.
+        configured_rate: by this process's settings.
+        now: UTC.
+        earliest: the first instant that is of use; ``now`` if left out.
+        announce: this is the process's first grant. It read the settings last of all, so its rate holds for all.
+        from_shares: this process lived on its share until now. Others may for a moment more, so that little is handed
+            out meanwhile.
+    """
+    known = _read(connection, gateway)
+    state = known or PacingState(gateway=gateway, configured_rate=configured_rate, next_at=now)
+    if announce and state.configured_rate != configured_rate:
+        state = replace(state, configured_rate=configured_rate)
+    if from_shares:
+        state = replace(state, shares_until=now + SHARES_LINGER)
+    changed = state != known
+    state, instants = grant(state, count, now=now, earliest=earliest or now)
+    if changed:
+        _write(connection, state)
+    else:
+        connection.execute(_ADVANCE, {"row": gateway, "next_at": state.next_at})
+    return instants
+
+
+def back_off(
+    connection: Connection, gateway: str, *, reason: str, configured_rate: float, now: datetime
+) -> PacingReport:
+    """Slow all processes down after a pacing error, in a write transaction; returns what holds now."""
+    state = _read(connection, gateway) or PacingState(gateway=gateway, configured_rate=configured_rate, next_at=now)
+    state = slow_down(state, reason, now=now)
+    _write(connection, state)
+    return _report(state, now)
+
+
+def describe(connection: Connection, *, now: datetime) -> tuple[PacingReport, ...]:
+    """The allowance of each gateway that was ever used, by name."""
+    rows = connection.execute(select(message_pacing).order_by(message_pacing.c.gateway)).mappings()
+    return tuple(_report(PacingState(**row), now) for row in rows)
+
+
+def _report(state: PacingState, now: datetime) -> PacingReport:
+    rate = state.rate(now)
+    slowed = rate < state.configured_rate
+    return PacingReport(
+        gateway=state.gateway,
+        configured_rate=state.configured_rate,
+        current_rate=rate,
+        since=state.slowed_at if slowed else None,
+        reason=state.slowed_by if slowed else None,
+    )
+
+
+# Built once: a lone message waits for these two, and building them costs more than running them.
+_ROW = select(message_pacing).where(message_pacing.c.gateway == bindparam("row"))
+_ADVANCE = (
+    update(message_pacing).where(message_pacing.c.gateway == bindparam("row")).values(next_at=bindparam("next_at"))
+)
+
+
+def _read(connection: Connection, gateway: str) -> PacingState | None:
+    row = connection.execute(_ROW, {"row": gateway}).mappings().first()
+    return None if row is None else PacingState(**row)
+
+
+def _write(connection: Connection, state: PacingState) -> None:
+    upsert(connection, message_pacing, [asdict(state)])

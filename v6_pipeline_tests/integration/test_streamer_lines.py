@@ -1,0 +1,139 @@
+"""The streamer and its lines: taken from batches, shed when there are fewer, taken again when they come back."""
+
+from __future__ import annotations
+
+import pytest
+
+from v6_pipeline.model import SlotPurpose
+from v6_pipeline.sync.silence import SILENT_AFTER
+from v6_pipeline.sync.slot_ceiling import PROBE_AFTER, RETRY_AFTER
+from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline_tests.integration.conftest import eventually
+from v6_pipeline_tests.integration.streamer_rig import Rig
+
+pytestmark = pytest.mark.usefixtures("quick_flush")
+
+CEILING, FLOOR = 12, 3
+
+
+@pytest.fixture
+def few_lines(rig: Rig) -> Rig:
+    changes = {"market_data_lines": CEILING + 10, "reserved_lines": 10, "batch_lines": FLOOR}
+    rig.settings = rig.settings.model_copy(update=changes)
+    return rig
+
+
+def ledger_of(rig: Rig) -> SlotLedger:
+    return SlotLedger.from_settings(rig.settings, rig.database, rig.clock)
+
+
+def hold(ledger: SlotLedger, count: int) -> list[int]:
+    """A batch's lines, confirmed."""
+    wanted = list(range(1, count + 1))
+    for conid in wanted:
+        assert ledger.acquire([conid], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=600).granted
+        ledger.confirm("run", [conid])
+    return wanted
+
+
+def refuse(ledger: SlotLedger) -> None:
+    """A batch's new line draws error 101."""
+    assert ledger.acquire([999], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=600).granted
+    ledger.report_exhausted("run", 999)
+
+
+async def test_a_new_active_contract_takes_its_line_from_a_batch_and_is_not_queued_meanwhile(few_lines: Rig) -> None:
+    rig, ledger = few_lines, ledger_of(few_lines)
+    hold(ledger, CEILING)
+    async with rig.streaming():
+        [first, second] = rig.held()[:2]
+        await eventually(rig.queued)
+        rig.registry.add_active("s", [first, second])
+        await eventually(lambda: len(ledger.to_yield("run")) == 2, "a demand")
+        assert rig.gateway.statistics.lines == 0
+
+        ledger.release("run", ledger.to_yield("run"))
+
+        await eventually(lambda: rig.subscribed() == {first: 1, second: 1}, "both stream")
+        assert 1 not in set(rig.queued().values())
+        await eventually(lambda: ledger.usage().demands == (), "the demand is met")
+
+
+async def test_streams_are_shed_to_what_was_learned_and_come_back_with_the_lines(few_lines: Rig) -> None:
+    rig, ledger = few_lines, ledger_of(few_lines)
+    active = rig.held()[:9]
+    rig.registry.add_active("important", active[:2], priority=1)
+    rig.registry.add_active("s", active[2:], priority=5)
+    async with rig.streaming():
+        await eventually(lambda: len(rig.subscribed()) == ledger.usage().standing == CEILING - FLOOR)
+        rig.gateway.set_lines(4)
+        refuse(ledger)
+        await eventually(lambda: len(rig.subscribed()) == len(rig.lines()) == 6, "nine less the floor")
+        rig.clock.advance(RETRY_AFTER.total_seconds())
+        refuse(ledger)
+        await eventually(lambda: len(rig.subscribed()) == 2, "half of six less its half")
+        assert set(rig.subscribed()) == set(active[:2])
+        await eventually(
+            lambda: {key[1] for key, priority in rig.queued().items() if priority == 1} >= set(active[2:]), "queued"
+        )
+
+        rig.gateway.set_lines(100)
+        rig.clock.advance(PROBE_AFTER[0].total_seconds())
+
+        await eventually(lambda: set(rig.subscribed()) == set(active), "all stream again")
+        await eventually(lambda: ledger.usage().learned.learned is None, "nothing is learned any more")
+        assert rig.gateway.statistics.errors[101] == 0
+
+
+async def test_an_attempt_that_fails_draws_one_error_and_leaves_the_batches_their_part(few_lines: Rig) -> None:
+    rig, ledger = few_lines, ledger_of(few_lines)
+    active = rig.held()[:9]
+    rig.registry.add_active("s", active)
+    async with rig.streaming():
+        await eventually(lambda: ledger.usage().standing == 9)
+        rig.gateway.set_lines(7)
+        refuse(ledger)
+        await eventually(lambda: len(rig.subscribed()) == 6)
+
+        rig.clock.advance(PROBE_AFTER[0].total_seconds())
+
+        await eventually(lambda: rig.gateway.statistics.errors[101] == 1, "an attempt")
+        await eventually(lambda: len(rig.subscribed()) == len(rig.lines()) == 4, "seven less the floor")
+        assert ledger.usage().ceiling == 7
+
+
+async def test_one_that_waits_takes_the_line_of_a_contract_that_is_deactivated(few_lines: Rig) -> None:
+    rig = few_lines
+    active = rig.held()[:10]
+    rig.registry.add_active("s", active)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: len(rig.subscribed()) == CEILING - FLOOR)
+        [waiting] = set(active) - set(rig.subscribed())
+        gone = next(iter(rig.subscribed()))
+
+        rig.registry.remove_active("s", [gone])
+
+        await eventually(lambda: set(rig.subscribed()) == set(active) - {gone})
+        assert waiting in rig.subscribed()
+        assert streamer.status()["overflow_contracts"] == 0
+
+
+async def test_a_contract_that_never_ticks_makes_room_for_one_that_waits(few_lines: Rig) -> None:
+    rig = few_lines
+    active = rig.held()[:10]
+    rig.registry.add_active("s", active)
+    mute = active[0]
+    rig.gateway.quiet([mute])
+    async with rig.streaming() as streamer:
+        await eventually(lambda: len(rig.subscribed()) == CEILING - FLOOR and mute in rig.subscribed())
+        await eventually(lambda: len(rig.lines()) == CEILING - FLOOR)
+        [waiting] = set(active) - set(rig.subscribed())
+
+        rig.clock.advance(SILENT_AFTER.total_seconds() + 1)
+        before = streamer.status()["ticks"]
+        rig.gateway.tick_once()
+        await eventually(lambda: streamer.status()["ticks"] > before, "the others tick")
+        rig.clock.advance(20)
+
+        await eventually(lambda: waiting in rig.subscribed() and mute not in rig.subscribed(), "the line changes hands")
+        assert len(rig.subscribed()) == CEILING - FLOOR

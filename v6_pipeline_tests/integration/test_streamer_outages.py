@@ -1,0 +1,266 @@
+"""The streamer through the broker's moods: what it believes, what it asks for again, what it never makes up."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from v6_pipeline.sync.competing import RETRY
+from v6_pipeline.sync.feed_health import CONTRACT_VERIFY_WITHIN, FIRST_BURST, VERIFY_WITHIN
+from v6_pipeline.sync.feed_watch import LINK_PATIENCE
+from v6_pipeline.sync.streamer import IBPositionStreamer
+from v6_pipeline_tests.integration.conftest import eventually
+from v6_pipeline_tests.integration.streamer_rig import Rig, one_account_holding
+
+pytestmark = pytest.mark.usefixtures("quick_flush")
+
+BELIEVED_AFTER = FIRST_BURST.total_seconds() + 1
+
+
+def streamed(rig: Rig, count: int = 4) -> list[int]:
+    """Make some held contracts active."""
+    conids = rig.held()[:count]
+    rig.registry.add_active("s", conids)
+    return conids
+
+
+async def until_blind(streamer: IBPositionStreamer) -> None:
+    await eventually(lambda: streamer.status()["blind_since"] is not None, "blind")
+
+
+async def until_seeing(streamer: IBPositionStreamer) -> None:
+    await eventually(lambda: streamer.status()["blind_since"] is None, "seeing again")
+
+
+async def until_verifying(streamer: IBPositionStreamer) -> None:
+    """Until the notice has arrived, so that a clock that is set afterwards is later than it."""
+    await eventually(
+        lambda: "verifying" in {feed["state"] for feed in streamer.status()["feeds"].values()}, "said to be back"
+    )
+
+
+async def two_looks(streamer: IBPositionStreamer) -> None:
+    """Until the streamer has looked at what is due, with all that a test has just changed."""
+    looks = streamer.upkeeps
+    await eventually(lambda: streamer.upkeeps >= looks + 2, "two looks at what is due")
+
+
+async def pass_time(rig: Rig, streamer: IBPositionStreamer, seconds: float) -> None:
+    """In steps, so that the lines are renewed on the way as they are in life."""
+    while seconds > 0:
+        rig.clock.advance(min(seconds, 20))
+        seconds -= 20
+        await two_looks(streamer)
+
+
+def times_asked(rig: Rig, conids: list[int]) -> set[int]:
+    return {rig.gateway.statistics.subscriptions_total[conid] for conid in conids}
+
+
+async def test_a_fill_during_an_outage_is_found_and_data_is_believed_once_it_ticks(rig: Rig) -> None:
+    account, conid = one_account_holding(rig)
+    rig.registry.add_active("s", [conid])
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == {conid: 1})
+        rig.gateway.perform("link_lost")
+        await until_blind(streamer)
+        rig.fill_silently(account, conid, 99)
+        rig.clock.advance(5)
+
+        rig.gateway.perform("link_restored")
+
+        await eventually(lambda: [row["position"] for row in rig.rows(conid)[-1:]] == [99], "the fill")
+        assert streamer.status()["blind_since"] is not None
+        rig.clock.advance(BELIEVED_AFTER)
+        rig.gateway.tick_once()
+        await until_seeing(streamer)
+        assert times_asked(rig, [conid]) == {1}
+        assert rig.queued() == dict.fromkeys(rig.queued(), 2)
+
+
+async def test_data_said_to_be_kept_that_is_dead_is_asked_for_again_each_contract_once(rig: Rig) -> None:
+    conids = streamed(rig)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        rig.gateway.perform("link_lost")
+        await until_blind(streamer)
+
+        rig.gateway.perform("link_restored", data="dead")
+        await until_verifying(streamer)
+        rig.clock.advance(VERIFY_WITHIN.total_seconds())
+        rig.gateway.tick_once()
+
+        await eventually(lambda: times_asked(rig, conids) == {2}, "asked for again")
+        await until_seeing(streamer)
+        assert rig.subscribed() == dict.fromkeys(conids, 1)
+        assert rig.gateway.statistics.errors[300] == 0
+
+
+async def test_market_data_that_was_lost_is_asked_for_again_at_once(rig: Rig) -> None:
+    conids = streamed(rig)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        rig.gateway.perform("link_lost")
+        await until_blind(streamer)
+
+        rig.gateway.perform("link_restored", data="lost")
+
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1), "subscribed again")
+        await until_seeing(streamer)
+        assert times_asked(rig, conids) == {2}
+        assert rig.gateway.statistics.errors[300] == 0
+
+
+async def test_no_row_is_made_up_while_data_is_away(rig: Rig) -> None:
+    [conid] = streamed(rig, 1)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.rows(conid), "a row")
+        rig.gateway.perform("link_lost")
+        await until_blind(streamer)
+        await two_looks(streamer)
+        rows = len(rig.rows(conid))
+
+        await pass_time(rig, streamer, rig.settings.refresh_seconds - 1)
+        assert len(rig.rows(conid)) == rows
+
+
+async def test_a_gateway_that_stays_without_its_link_gets_a_new_session(rig: Rig) -> None:
+    [conid] = streamed(rig, 1)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == {conid: 1})
+        rig.gateway.perform("notice", code=1100, text="Connectivity has been lost.")
+        await until_blind(streamer)
+        rig.clock.advance(LINK_PATIENCE.total_seconds())
+        await eventually(lambda: streamer.status()["connects"] == 2, "a new session")
+        await until_seeing(streamer)
+
+
+async def test_in_the_nightly_reset_the_socket_is_kept(rig: Rig) -> None:
+    rig.clock.now = datetime(2026, 3, 3, 5, 30, tzinfo=UTC)
+    [conid] = streamed(rig, 1)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == {conid: 1})
+        rig.gateway.perform("link_lost")
+        await until_blind(streamer)
+        assert streamer.status()["expected_outage"] == "IB's nightly reset until 06:45 UTC"
+        rig.clock.advance(LINK_PATIENCE.total_seconds())
+        await two_looks(streamer)
+        assert streamer.status()["connects"] == 1
+
+
+async def test_ticks_end_an_outage_whose_end_was_never_told(rig: Rig) -> None:
+    conids = streamed(rig)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        rig.gateway.perform("notice", code=2110, text="Connectivity between TWS and server is broken.")
+        await until_blind(streamer)
+        rig.clock.advance(BELIEVED_AFTER)
+        rig.gateway.tick_once()
+        await until_seeing(streamer)
+        assert streamer.status()["connection"] == "connected"
+
+
+async def test_a_farm_that_blinks_and_comes_back_dead_is_asked_again_alone(rig: Rig) -> None:
+    contracts = rig.gateway.universe.contracts
+    options = [conid for conid in rig.held() if contracts[conid].sec_type == "OPT"][:3]
+    stocks = [conid for conid in rig.held() if contracts[conid].sec_type == "STK"][:2]
+    rig.registry.add_active("s", [*options, *stocks])
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys([*options, *stocks], 1))
+        rig.gateway.perform("farm_broken", farm="usopt")
+        await until_blind(streamer)
+        assert streamer.status()["feeds"]["options"]["reason"] == "farm usopt is broken"
+        rig.clock.advance(3)
+
+        rig.gateway.perform("farm_ok", farm="usopt", dead=True)
+        await until_verifying(streamer)
+        rig.clock.advance(VERIFY_WITHIN.total_seconds())
+        rig.gateway.tick_once()
+
+        await eventually(lambda: times_asked(rig, options) == {2}, "asked for again")
+        await until_seeing(streamer)
+        assert times_asked(rig, stocks) == {1}
+
+
+async def test_one_stream_that_died_with_the_link_is_asked_for_again_alone(rig: Rig) -> None:
+    contracts = rig.gateway.universe.contracts
+    conids = [conid for conid in rig.held() if contracts[conid].sec_type == "OPT"][:3]
+    rig.registry.add_active("s", conids)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        await two_looks(streamer)
+        rig.gateway.tick_once()
+        rig.gateway.perform("link_lost")
+        await until_blind(streamer)
+        rig.gateway.perform("link_restored")
+        rig.gateway.perform("kill_streams", conids=conids[:1])
+        await until_verifying(streamer)
+
+        rig.clock.advance(BELIEVED_AFTER)
+        rig.gateway.tick_once()
+        await until_seeing(streamer)
+        rig.clock.advance(CONTRACT_VERIFY_WITHIN.total_seconds())
+
+        await eventually(lambda: times_asked(rig, conids[:1]) == {2}, "asked for again")
+        assert times_asked(rig, conids[1:]) == {1}
+
+
+async def test_another_login_pauses_the_streams_alarms_once_and_is_tried_slowly(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    conids = streamed(rig)
+    other = next(conid for conid in rig.held() if conid not in conids)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        rig.gateway.perform("competing_session")
+        await eventually(lambda: streamer.status()["competing_session_since"], "noticed")
+        assert len([record for record in caplog.records if "another login" in record.message]) == 1
+
+        rig.registry.add_active("later", [other])
+        await eventually(lambda: 1 in {priority for key, priority in rig.queued().items() if key[1] == other})
+        assert other not in rig.subscribed(), "a new request would only wait"
+
+        await pass_time(rig, streamer, RETRY.total_seconds())
+        await eventually(lambda: sum(rig.gateway.statistics.subscriptions_total[conid] for conid in conids) == 5)
+        rig.clock.advance(5)
+        rig.gateway.perform("competing_session_ended")
+        rig.gateway.tick_once()
+
+        await until_seeing(streamer)
+        await eventually(lambda: other in rig.subscribed(), "what had waited streams")
+        assert streamer.status()["competing_session_since"] is None
+
+
+async def test_a_new_port_is_followed(rig: Rig) -> None:
+    conids = streamed(rig)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        port = rig.gateway.perform("move_port")["port"]
+        await eventually(lambda: streamer.status()["connects"] == 2, "connected again")
+        assert streamer.status()["gateway"] == f"127.0.0.1:{port}"
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+
+
+async def test_expired_assigned_and_unknown_contracts_are_ordinary_events(rig: Rig) -> None:
+    contracts = rig.gateway.universe.contracts
+    options = [
+        (item.account, item.conid) for item in rig.gateway.book.held() if contracts[item.conid].sec_type == "OPT"
+    ]
+    (account, assigned), (_, unknown), (_, expired) = options[0], options[1], options[2]
+    rig.gateway.perform("unqualify", conids=[unknown])
+    rig.registry.add_active("s", [assigned, unknown, expired])
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == {assigned: 1, expired: 1})
+        await eventually(lambda: {priority for key, priority in rig.queued().items() if key[1] == unknown} == {1})
+
+        rig.gateway.perform("expire", conids=[expired])
+        rig.gateway.perform("assign", account=account, conid=assigned)
+
+        await eventually(lambda: [row["position"] for row in rig.rows(assigned)[-1:]] == [0], "the assigned is closed")
+        await eventually(lambda: assigned not in rig.subscribed())
+        await two_looks(streamer)
+        assert streamer.status()["state"] == "streaming"
+        assert streamer.status()["connects"] == 1

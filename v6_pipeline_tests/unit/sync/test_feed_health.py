@@ -1,0 +1,302 @@
+"""Feeds are proven by ticks: what is believed after which event, what is subscribed again, and when."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from v6_pipeline.model import SecType
+from v6_pipeline.sync.feed_health import (
+    CONTRACT_VERIFY_WITHIN,
+    FARM_PATIENCE,
+    FIRST_BURST,
+    RETRY_MAX,
+    SILENT_AFTER,
+    VERIFY_WITHIN,
+    Feed,
+    FeedHealth,
+)
+
+STOCK, OTHER_STOCK, OPTION = 1, 2, 3
+SECOND = timedelta(seconds=1)
+
+
+class Rig:
+    """Two stocks and an option, subscribed at the open, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 2, 15, tzinfo=UTC)
+        self.open = True
+        self.health = FeedHealth(lambda _: self.open)
+        self.health.begin_session()
+        self.health.track({STOCK: SecType.STOCK, OTHER_STOCK: SecType.STOCK, OPTION: SecType.OPTION}, self.now)
+        self.health.due(self.now)
+        self.tick(STOCK, OTHER_STOCK, OPTION)
+
+    def tick(self, *conids: int) -> None:
+        for conid in conids:
+            self.health.ticked(conid, self.now)
+
+    def pass_time(self, span: timedelta, *ticking: int) -> list[set[int]]:
+        """Second by second; the contracts of each renewal."""
+        renewed = []
+        end = self.now + span
+        while self.now < end:
+            self.now += SECOND
+            self.tick(*ticking)
+            renewed += [set(renewal.conids) for renewal in self.health.due(self.now)]
+        return renewed
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_all_flows_while_all_ticks(rig: Rig) -> None:
+    assert rig.pass_time(timedelta(hours=1), STOCK, OTHER_STOCK, OPTION) == []
+    assert rig.health.stale_since is None
+    assert rig.health.describe() == {}
+
+
+# The link
+
+
+def test_from_the_loss_of_the_link_on_everything_is_stale_and_nothing_is_asked_for(rig: Rig) -> None:
+    lost_at = rig.now
+    rig.health.link_lost(lost_at)
+    rig.now += timedelta(minutes=20)
+    rig.health.link_lost(rig.now)  # IB repeats it
+    assert rig.health.due(rig.now) == []
+    assert rig.health.stale_since == lost_at
+    assert all(rig.health.is_blind(conid) for conid in (STOCK, OTHER_STOCK, OPTION))
+
+
+def test_data_said_to_be_kept_is_believed_once_it_ticks_and_not_for_the_first_burst(rig: Rig) -> None:
+    rig.health.link_lost(rig.now)
+    rig.now += timedelta(seconds=30)
+    rig.health.link_restored(rig.now)
+    rig.now += FIRST_BURST
+    rig.tick(STOCK)
+    assert rig.health.is_blind(STOCK)
+
+    rig.now += SECOND
+    rig.tick(STOCK)
+    assert not rig.health.is_blind(STOCK)
+    assert not rig.health.is_blind(OTHER_STOCK), "one tick proves the farm"
+    assert rig.health.is_blind(OPTION), "and no other farm"
+
+
+def test_a_feed_that_does_not_tick_after_1102_is_subscribed_again_and_ever_more_rarely(rig: Rig) -> None:
+    rig.health.link_lost(rig.now)
+    rig.health.link_restored(rig.now)
+    assert rig.pass_time(VERIFY_WITHIN - SECOND, OPTION) == []
+    assert rig.pass_time(SECOND, OPTION) == [{STOCK, OTHER_STOCK}]
+    assert rig.pass_time(timedelta(minutes=2), OPTION) == [{STOCK, OTHER_STOCK}] * 2
+    assert rig.pass_time(timedelta(hours=2), OPTION)[-1] == {STOCK, OTHER_STOCK}
+    assert rig.pass_time(RETRY_MAX, OPTION) == [{STOCK, OTHER_STOCK}]
+
+    rig.tick(STOCK)
+    assert rig.health.stale_since is None, "the first tick of a new subscription is proof"
+
+
+def test_a_contract_that_stays_dead_while_its_feed_ticks_is_subscribed_again_by_itself(rig: Rig) -> None:
+    rig.health.link_lost(rig.now)
+    rig.pass_time(timedelta(minutes=10))
+    rig.health.link_restored(rig.now)
+    assert rig.pass_time(CONTRACT_VERIFY_WITHIN - SECOND, STOCK, OPTION) == []
+    assert rig.pass_time(SECOND, STOCK, OPTION) == [{OTHER_STOCK}]
+    assert rig.pass_time(timedelta(minutes=10), STOCK, OPTION) == [], "once"
+
+
+def test_a_contract_that_hardly_ticks_is_not_taken_for_dead(rig: Rig) -> None:
+    rig.pass_time(timedelta(minutes=2), STOCK, OPTION)
+    rig.health.link_lost(rig.now)
+    rig.health.link_restored(rig.now)
+    assert rig.pass_time(timedelta(minutes=10), STOCK, OPTION) == []
+
+
+def test_ticks_prove_the_link_though_no_notice_came(rig: Rig) -> None:
+    rig.health.link_lost(rig.now)
+    rig.now += FIRST_BURST + SECOND
+    rig.tick(STOCK)
+    assert not rig.health.is_blind(STOCK)
+
+
+def test_after_market_data_was_lost_the_first_tick_is_proof(rig: Rig) -> None:
+    rig.health.link_lost(rig.now)
+    rig.health.resubscribed(rig.now)
+    assert rig.health.is_blind(STOCK)
+    rig.tick(STOCK, OPTION)
+    assert rig.health.stale_since is None
+
+
+def test_farms_that_1102_leaves_out_stay_stale(rig: Rig) -> None:
+    rig.health.link_lost(rig.now)
+    rig.health.link_restored(rig.now, farms_away=("usopt",))
+    assert rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK) == []
+    assert rig.health.is_blind(OPTION)
+    rig.health.farm_ok("usopt", rig.now)
+    assert rig.pass_time(VERIFY_WITHIN, STOCK, OTHER_STOCK) == [{OPTION}]
+
+
+# Farms
+
+
+@pytest.mark.parametrize(
+    ("farm", "feeds"),
+    [
+        ("usfarm", {Feed.STOCKS}),
+        ("usfarm.nj", {Feed.STOCKS}),
+        ("usopt", {Feed.OPTIONS}),
+        ("usfuture", {Feed.FUTURES}),
+        ("cashfarm", {Feed.CURRENCIES}),
+        ("zz", set(Feed)),
+        ("", set(Feed)),
+    ],
+)
+def test_a_farms_name_says_what_it_serves(farm: str, feeds: set[Feed]) -> None:
+    assert Feed.of_farm(farm) == feeds
+
+
+@pytest.mark.parametrize(
+    ("sec_type", "feed"),
+    [
+        (SecType.STOCK, Feed.STOCKS),
+        (SecType.OPTION, Feed.OPTIONS),
+        (SecType.FUTURE_OPTION, Feed.OPTIONS),
+        (SecType.FUTURE, Feed.FUTURES),
+        (SecType.CURRENCY, Feed.CURRENCIES),
+        (SecType.BOND, Feed.STOCKS),
+    ],
+)
+def test_each_contract_has_its_feed(sec_type: SecType, feed: Feed) -> None:
+    assert Feed.of(sec_type) is feed
+
+
+def test_a_farm_that_blinks_and_comes_back_dead_is_found_out(rig: Rig) -> None:
+    rig.health.farm_broken("usopt", rig.now)
+    assert rig.health.is_blind(OPTION)
+    assert not rig.health.is_blind(STOCK)
+    rig.now += timedelta(seconds=3)
+    rig.health.farm_ok("usopt", rig.now)
+    assert rig.pass_time(VERIFY_WITHIN, STOCK, OTHER_STOCK) == [{OPTION}]
+
+
+def test_a_farm_that_is_ok_and_never_was_broken_is_no_news(rig: Rig) -> None:
+    rig.health.farm_ok("usopt", rig.now)
+    assert rig.health.describe() == {}
+
+
+def test_a_broken_farm_is_given_time_and_then_asked(rig: Rig) -> None:
+    rig.health.farm_broken("usopt", rig.now)
+    assert rig.pass_time(FARM_PATIENCE - SECOND, STOCK, OTHER_STOCK) == []
+    assert rig.pass_time(SECOND, STOCK, OTHER_STOCK) == [{OPTION}]
+
+
+def test_another_continents_farm_does_not_blind_what_ticks(rig: Rig) -> None:
+    rig.health.farm_broken("hfarm", rig.now)
+    rig.pass_time(FIRST_BURST + SECOND, STOCK, OTHER_STOCK)
+    assert not rig.health.is_blind(STOCK)
+
+
+# Silence
+
+
+def test_a_feed_that_falls_silent_without_any_notice_is_subscribed_again(rig: Rig) -> None:
+    last_tick = rig.now
+    assert rig.pass_time(SILENT_AFTER - SECOND, OPTION) == []
+    assert rig.pass_time(SECOND, OPTION) == [{STOCK, OTHER_STOCK}]
+    assert rig.health.stale_since == last_tick
+    rig.tick(STOCK)
+    assert rig.health.stale_since is None
+
+
+def test_what_never_ticked_since_it_was_subscribed_is_silent_too() -> None:
+    rig = Rig()
+    rig.health.begin_session()
+    rig.health.track({STOCK: SecType.STOCK}, rig.now)
+    assert rig.pass_time(SILENT_AFTER) == [{STOCK}]
+
+
+def test_contracts_that_hardly_trade_are_asked_for_ever_more_rarely(rig: Rig) -> None:
+    renewals = 0
+    for _ in range(4 * 3600):
+        rig.now += SECOND
+        rig.tick(STOCK, OTHER_STOCK)
+        if rig.health.due(rig.now):
+            renewals += 1
+            rig.tick(OPTION)  # what the new subscription brings at once, and nothing after it
+    assert 4 <= renewals <= 20
+
+
+def test_silence_while_the_exchange_is_closed_says_nothing(rig: Rig) -> None:
+    rig.open = False
+    assert rig.pass_time(timedelta(hours=10)) == []
+    assert rig.health.stale_since is None
+
+
+def test_the_open_gives_a_feed_time_to_begin(rig: Rig) -> None:
+    rig.open = False
+    rig.pass_time(timedelta(hours=10))
+    rig.open = True
+    assert rig.pass_time(SILENT_AFTER - SECOND) == []
+    assert rig.pass_time(2 * SECOND) == [{STOCK, OTHER_STOCK}, {OPTION}]
+
+
+def test_what_came_back_while_closed_is_unverified_until_the_open(rig: Rig) -> None:
+    rig.open = False
+    rig.health.link_lost(rig.now)
+    rig.health.link_restored(rig.now)
+    assert rig.pass_time(timedelta(hours=8)) == []
+    assert rig.health.describe()["options"]["state"] == "unverified"
+    assert rig.health.stale_since is None, "nothing is expected to tick, so nothing is missing"
+    rig.open = True
+    assert rig.pass_time(VERIFY_WITHIN + SECOND, STOCK, OTHER_STOCK) == [{OPTION}]
+
+
+# Another login
+
+
+def test_another_login_is_told_once_in_a_quarter_of_an_hour_and_tried_slowly(rig: Rig) -> None:
+    told = 0
+    tried: list[set[int]] = []
+    for _ in range(3600):
+        rig.now += SECOND
+        tried_now = [set(renewal.conids) for renewal in rig.health.due(rig.now)]
+        tried += tried_now
+        if tried_now or not tried:
+            told += rig.health.competing_session(rig.now)
+    assert all(len(conids) == 1 for conids in tried)
+    assert 10 <= len(tried) <= 15
+    assert told == 4
+
+
+def test_one_contracts_tick_ends_it_and_the_others_are_asked_for_unless_they_tick(rig: Rig) -> None:
+    rig.health.competing_session(rig.now)
+    rig.now += FIRST_BURST
+    rig.tick(STOCK)  # it was under way before, and proves nothing
+    [tried] = rig.pass_time(timedelta(minutes=2))
+    assert len(tried) == 1
+
+    rig.tick(*tried)
+    renewed = rig.pass_time(VERIFY_WITHIN, OPTION)
+    assert set().union(*renewed) == {STOCK, OTHER_STOCK, OPTION} - tried - {OPTION}
+
+
+def test_what_is_no_longer_subscribed_is_forgotten(rig: Rig) -> None:
+    rig.health.link_lost(rig.now)
+    rig.health.track({STOCK: SecType.STOCK}, rig.now)
+    rig.health.link_restored(rig.now)
+    assert rig.pass_time(VERIFY_WITHIN) == [{STOCK}]
+    rig.tick(OPTION)
+    assert not rig.health.is_blind(OPTION)
+
+
+def test_a_new_session_begins_without_doubts(rig: Rig) -> None:
+    rig.health.competing_session(rig.now)
+    rig.health.begin_session()
+    rig.health.track({STOCK: SecType.STOCK}, rig.now)
+    assert rig.health.competing_since is None
+    assert rig.health.stale_since is None
