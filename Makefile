@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format
+.PHONY: help install demo test chaos lint format simulate
 
 help:
 	@echo "make demo   set up if need be, then run the whole system on the embedded paper gateway"
 	@echo "make test   set up if need be, then run the tests"
+	@echo "make simulate  trading days on a virtual clock, from seeds (SEEDS=50 FIRST=1 JOBS=2)"
+	@echo "make chaos  set up if need be, then break everything for MINUTES=10 from SEED=1, or KILLS=20 with Dagster"
 	@echo "make lint   layers, types and style"
 	@echo "make format apply the style"
 
@@ -26,6 +28,20 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
+# Whole trading days on a virtual clock, faults and all, from seeds; SEEDS, FIRST and JOBS say how many, which and at once.
+SEEDS ?= 50
+FIRST ?= 1
+JOBS ?= 2
+simulate: install
+	$(BIN)/python -m v6_pipeline_tests.simulation --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
+
+# Real processes, killed, stopped and cut off; SEED says how, MINUTES or KILLS how long.
+SEED ?= 1
+MINUTES ?= 10
+KILLS ?= 0
+chaos: install
+	$(BIN)/python -m v6_pipeline_tests.chaos --seed $(SEED) --minutes $(MINUTES) --kills $(KILLS)
 
 lint: install
 	$(BIN)/ruff check .

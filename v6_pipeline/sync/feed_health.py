@@ -67,7 +67,7 @@ class FeedState(enum.StrEnum):
     VERIFYING = "verifying"
     """Said to be back; not believed before it ticks."""
     UNVERIFIED = "unverified"
-    """Said to be back while the exchange was closed; verified at the open."""
+    """Said to be back while the exchange was closed and nothing ticked; verified at the open."""
     STALE = "stale"
     """Known to be away."""
 
@@ -212,9 +212,7 @@ class FeedHealth:
             self._open_since = None
         if self._competing.since is not None:
             return self._try_one(now)
-        if not is_open:
-            return []
-        renewals = [renewal for feed in Feed if (renewal := self._feed_due(feed, now)) is not None]
+        renewals = [renewal for feed in Feed if (renewal := self._feed_due(feed, now, is_open=is_open)) is not None]
         late = self._late(now).difference(*(renewal.conids for renewal in renewals))
         if late:
             renewals.append(Renewal(late, "they did not tick since their feed came back"))
@@ -255,19 +253,23 @@ class FeedHealth:
         record.event_at, record.ask_at, record.asked = now, None, 0
 
     def _verify(self, feed: Feed, now: datetime, reason: str) -> None:
-        record, is_open = self._records[feed], self._is_open(now)
+        record = self._records[feed]
         self._expect(feed, now)
-        record.state = FeedState.VERIFYING if is_open else FeedState.UNVERIFIED
+        # What ticked until the event, such as a future at night, is expected to tick after it at any hour.
+        lively = any(self._feed_of[conid] is feed for conid in self._expected)
+        ticks = lively or self._is_open(now)
+        record.state = FeedState.VERIFYING if ticks else FeedState.UNVERIFIED
         record.reason, record.since = reason, record.since or now
         record.event_at, record.asked = now, 0
-        record.ask_at = now + VERIFY_WITHIN if is_open else None
+        record.ask_at = now + VERIFY_WITHIN if ticks else None
 
     def _end_competing(self, ticked: int, now: datetime) -> None:
+        # Whether the other requests have come back to life with the one that was tried is not known.
+        self._expected = dict.fromkeys(self._feed_of.keys() - {ticked}, now)
         for feed in Feed:
             self._verify(feed, now, "another login had the market data")
             self._records[feed].event_at = None
-        # Whether the other requests have come back to life with the one that was tried is not known.
-        self._expected = dict.fromkeys(self._feed_of.keys() - {ticked}, now + VERIFY_WITHIN)
+        self._expected = dict.fromkeys(self._expected.keys() - {ticked}, now + VERIFY_WITHIN)
 
     def _expect(self, feed: Feed, now: datetime) -> None:
         """Each contract that was alive at an event has to tick after it; those already awaited get the new deadline."""
@@ -275,12 +277,12 @@ class FeedHealth:
             if known is feed and (conid in self._expected or now - self._since[conid] <= LIVELY):
                 self._expected[conid] = now + CONTRACT_VERIFY_WITHIN
 
-    def _feed_due(self, feed: Feed, now: datetime) -> Renewal | None:
+    def _feed_due(self, feed: Feed, now: datetime, *, is_open: bool) -> Renewal | None:
         conids = frozenset(conid for conid, known in self._feed_of.items() if known is feed)
         if not conids:
             return None
         record = self._records[feed]
-        if record.state is FeedState.FLOWING:
+        if record.state is FeedState.FLOWING and is_open:
             self._notice_silence(record, conids, now)
         if record.ask_at is None or now < record.ask_at:
             return None

@@ -246,9 +246,12 @@ class IBPositionStreamer:
             # One feed that omits a position proves nothing: the worker compares it with the account download.
             log.info("%d holdings are no longer among the positions: to be verified", len(missing))
             await self._state.verify(missing)
+        # What changed while nobody listened; at the start, when nothing is known yet, nothing has changed.
+        unheard = {item.key: item for item in kept if len(self._portfolio) and self._portfolio.differs(item)}
         self._portfolio.replace(kept)
-        # Only what was said after the download's end is a change; the rest is the download itself, heard as events.
-        self._changes = {key: item for key, item in self._changes.items() if self._portfolio.differs(item)}
+        # Beside it only what was said after the download's end: the rest is the download itself, heard as events.
+        later = {key: item for key, item in self._changes.items() if self._portfolio.differs(item)}
+        self._changes = unheard | later
         self._watch.positions_known()
         log.info("%d positions in %d accounts", len(kept), len(accounts))
 

@@ -39,7 +39,7 @@ START_DEADLINE = timedelta(seconds=60)
 """A started process says which one it is within two seconds; one that has not by then did not come up."""
 HUNG_AFTER = timedelta(seconds=60)
 """A living streamer reports each second; one that has not for so long is stopped or hung."""
-RESTART_PAUSE = timedelta(seconds=30)
+RESTART_PAUSE = timedelta(seconds=20)
 """A streamer that failed is started again no sooner after its start: it would be started six times a minute."""
 CLOSING = timedelta(seconds=15)
 """A streamer whose lease ran out cancels, flushes and ends within that; one that is still there stands still."""
@@ -180,13 +180,17 @@ class StreamerControl:
             StateError: the state database cannot be used, or the process cannot be started.
         """
         lease = self._lease.read()
-        decision = decide(lease, alive=_is_alive(lease), mode=self._settings.streamer, now=self._clock())
+        alive = _is_alive(lease)
+        decision = decide(lease, alive=alive, mode=self._settings.streamer, now=self._clock())
+        is_gone = alive is False
         if decision.action is Action.REPLACE:
             # The epoch ends before anything else: from here on the old owner can write nothing, even if it wakes.
             self._lease.release(lease.epoch)
-            if _end_process(lease):
-                # It has no connection any more, so IB has its lines back: they need not wait to expire.
-                self._ledger.release(stream_holder(lease.epoch))
+            is_gone = _end_process(lease)
+        if is_gone and decision.action in {Action.START, Action.REPLACE, Action.GRANT}:
+            # It has no connection any more, so IB has its lines back: they need not wait to expire. One whose lease ran
+            # out while Dagster was away is started anew and not replaced, and left its slots all the same.
+            self._ledger.release(stream_holder(lease.epoch))
         seconds = self._settings.lease_seconds
         if decision.action is Action.RENEW:
             self._lease.renew(lease.epoch, ttl_seconds=seconds)

@@ -245,8 +245,27 @@ def test_the_open_gives_a_feed_time_to_begin(rig: Rig) -> None:
     assert rig.pass_time(2 * SECOND) == [{STOCK, OTHER_STOCK}, {OPTION}]
 
 
+def test_what_ticked_until_the_link_was_lost_is_verified_at_any_hour(rig: Rig) -> None:
+    rig.open = False
+    rig.pass_time(timedelta(hours=1), OPTION)
+    rig.health.link_lost(rig.now)
+    rig.health.link_restored(rig.now)
+    assert rig.pass_time(VERIFY_WITHIN) == [{OPTION}]
+
+
+def test_after_another_login_at_night_all_are_asked_for_again(rig: Rig) -> None:
+    rig.open = False
+    rig.pass_time(timedelta(hours=1))
+    rig.health.competing_session(rig.now)
+    [tried] = rig.pass_time(timedelta(minutes=2))
+    rig.tick(*tried)
+    renewed = rig.pass_time(VERIFY_WITHIN)
+    assert set().union(*renewed) == {STOCK, OTHER_STOCK, OPTION} - tried
+
+
 def test_what_came_back_while_closed_is_unverified_until_the_open(rig: Rig) -> None:
     rig.open = False
+    rig.pass_time(timedelta(hours=1))
     rig.health.link_lost(rig.now)
     rig.health.link_restored(rig.now)
     assert rig.pass_time(timedelta(hours=8)) == []

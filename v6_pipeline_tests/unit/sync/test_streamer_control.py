@@ -16,10 +16,12 @@ import pytest
 
 import v6_pipeline
 from v6_pipeline.errors import StateError
+from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync import streamer_control
 from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease, StreamerLeaseState
+from v6_pipeline.sync.slots import SlotLedger, stream_holder
 from v6_pipeline.sync.streamer_control import (
     CLOSING,
     HUNG_AFTER,
@@ -124,7 +126,7 @@ def test_one_that_dies_right_after_its_start_is_not_started_six_times_a_minute()
     young = lease(claimed_at=NOW - timedelta(seconds=10))
 
     assert decided(young, alive=False) == Decision(
-        Action.WAIT, "streamer of epoch 3 (pid 42) has died; it is started again in 20 s"
+        Action.WAIT, "streamer of epoch 3 (pid 42) has died; it is started again in 10 s"
     )
     assert decided(replace(young, claimed_at=NOW - RESTART_PAUSE), alive=False).action is Action.REPLACE
 
@@ -156,7 +158,7 @@ def test_one_that_failed_is_started_again_after_a_pause() -> None:
     failed = free(status={"error": "no gateway"}, claimed_at=NOW - timedelta(seconds=10))
 
     assert decided(failed, alive=None) == Decision(
-        Action.WAIT, "the streamer failed: no gateway; it is started again in 20 s"
+        Action.WAIT, "the streamer failed: no gateway; it is started again in 10 s"
     )
     assert decided(replace(failed, claimed_at=NOW - RESTART_PAUSE), alive=None) == Decision(
         Action.START, "started; before that it failed: no gateway"
@@ -286,6 +288,27 @@ def test_a_hung_process_loses_its_lease_and_is_killed(
 
     assert sleeper.wait(20) < 0
     assert spawned.epochs == [1, 2]
+
+
+@pytest.mark.parametrize("seconds", [RESTART_PAUSE.total_seconds(), 121.0], ids=["replaced", "its lease ran out"])
+def test_the_lines_of_a_dead_streamer_are_free_for_the_next_one(
+    control: StreamerControl,
+    streamer_lease: StreamerLease,
+    sqlite_database: StateDatabase,
+    clock: ManualClock,
+    tmp_path: Path,
+    seconds: float,
+) -> None:
+    """Else the contracts that it streamed could not be streamed again before its slots expire."""
+    control.tick()
+    streamer_lease.attach(1, dead())
+    clock.advance(seconds)
+    ledger = SlotLedger.from_settings(Settings(home=tmp_path), sqlite_database, clock)
+    ledger.acquire([7], holder=stream_holder(1), purpose=SlotPurpose.STREAM, ttl_seconds=60)
+
+    control.tick()
+
+    assert ledger.usage().slots == ()
 
 
 def test_a_process_with_a_reused_pid_is_not_killed(
