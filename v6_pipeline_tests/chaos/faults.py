@@ -1,0 +1,347 @@
+"""The faults: how each begins and ends. When they come is in ``schedule``.
+
+A fault is drawn as a ``Planned``: its parameters are numbers, so that a seed gives the same plan whatever the processes
+do meanwhile; ``which`` picks, as a fraction, among what is there at the moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import psutil
+
+from v6_pipeline.errors import FencedError
+from v6_pipeline.sync.leases import ProcessIdentity, StreamerLease
+from v6_pipeline_tests.chaos.processes import wake
+from v6_pipeline_tests.chaos.world import StateLock, World
+
+T = TypeVar("T")
+
+
+class Fault(ABC):
+    """One thing that goes wrong, or changes, or both.
+
+    ``begin`` and ``end`` are called once each, ``end`` even if the world has gone on by itself.
+
+    ``happened`` is false where there was nothing to break.
+    """
+
+    name: ClassVar[str]
+    breaks: ClassVar[bool] = True
+    """False for what is everyday life, after which nothing has to recover."""
+    seconds: float = 0.0
+    happened: bool = True
+    patience: float = 0.0
+    """Seconds that the product waits on purpose after this fault, on top of the deadline for all."""
+
+    @abstractmethod
+    def begin(self, world: World) -> None:
+        """Break something."""
+
+    def step(self, world: World, elapsed: float) -> None:  # noqa: B027  (most only begin and end)
+        """Called now and then while it lasts; ``elapsed`` seconds since its begin."""
+
+    def end(self, world: World) -> None:  # noqa: B027  (what happens at once has no end)
+        """Heal it."""
+
+
+@dataclass(slots=True)
+class KillStreamer(Fault):
+    """kill -9 of the streamer."""
+
+    name = "kill streamer"
+
+    def begin(self, world: World) -> None:
+        process = world.sensor.streamer
+        self.happened = process is not None
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@dataclass(slots=True)
+class StopStreamer(Fault):
+    """SIGSTOP of the streamer, SIGCONT after ``seconds``."""
+
+    name = "stop streamer"
+    seconds: float
+    _process: psutil.Process | None = None
+
+    def begin(self, world: World) -> None:
+        self._process = world.sensor.streamer
+        self.happened = self._process is not None
+        if self._process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._process.suspend()
+
+    def end(self, world: World) -> None:  # noqa: ARG002
+        if self._process is not None:
+            wake(self._process)
+
+
+@dataclass(slots=True)
+class StallPastLease(Fault):
+    """The streamer stands still while Dagster is away, past its lease: the next one begins, and the old one wakes.
+
+    As if on another host, where the sensor can neither see nor end it: only the fences keep the two apart.
+    """
+
+    name = "stall past lease"
+    seconds: float
+    overlap: float = 6.0
+    """How long Dagster is back, and the next streamer comes up, before the old one wakes."""
+    lease_left: float | None = None
+    """What is left of the lease at the begin, so that a test need not wait for it; None leaves it as it is."""
+    _process: psutil.Process | None = None
+
+    def begin(self, world: World) -> None:
+        self._process = world.sensor.streamer
+        self.happened = self._process is not None
+        world.sensor.pause()
+        if self._process is not None:
+            _stall(world, self._process, self.lease_left, elsewhere=True)
+
+    def step(self, world: World, elapsed: float) -> None:
+        if elapsed >= self.seconds - self.overlap:
+            world.sensor.resume()
+
+    def end(self, world: World) -> None:
+        world.sensor.resume()
+        if self._process is not None:
+            wake(self._process)
+
+
+@dataclass(slots=True)
+class HangPastLease(Fault):
+    """The streamer hangs for good while Dagster is away; its connection keeps the client id from the next one."""
+
+    name = "hang past lease"
+    seconds: float
+    lease_left: float | None = None
+    """As for ``StallPastLease``."""
+
+    def begin(self, world: World) -> None:
+        process = world.sensor.streamer
+        self.happened = process is not None
+        world.sensor.pause()
+        if process is not None:
+            _stall(world, process, self.lease_left, elsewhere=False)
+
+    def end(self, world: World) -> None:
+        world.sensor.resume()
+
+
+def _stall(world: World, process: psutil.Process, lease_left: float | None, *, elsewhere: bool) -> None:
+    """SIGSTOP; a lease that another fault has ended already needs nothing more."""
+    lease, epoch = StreamerLease(world.database), world.sensor.epoch
+    with contextlib.suppress(psutil.NoSuchProcess, FencedError):
+        process.suspend()
+        if elsewhere:
+            lease.attach(epoch, replace(ProcessIdentity.of(process.pid), host="elsewhere"))
+        if lease_left is not None:
+            lease.renew(epoch, ttl_seconds=lease_left)
+
+
+@dataclass(slots=True)
+class SensorAway(Fault):
+    """Dagster is down: nobody renews the streamer's lease."""
+
+    name = "dagster away"
+    seconds: float
+
+    def begin(self, world: World) -> None:
+        world.sensor.pause()
+
+    def end(self, world: World) -> None:
+        world.sensor.resume()
+
+
+@dataclass(slots=True)
+class KillWorker(Fault):
+    """kill -9 of a refreshing worker."""
+
+    name = "kill worker"
+    which: float
+
+    def begin(self, world: World) -> None:
+        process = pick(world.workers.running, self.which)
+        self.happened = process is not None
+        if process is not None:
+            world.workers.kill(process)
+
+
+@dataclass(slots=True)
+class StopWorker(Fault):
+    """SIGSTOP of a refreshing worker, SIGCONT after ``seconds``."""
+
+    name = "stop worker"
+    which: float
+    seconds: float
+    _process: psutil.Process | None = None
+
+    def begin(self, world: World) -> None:
+        self._process = pick(world.workers.running, self.which)
+        self.happened = self._process is not None
+        if self._process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._process.suspend()
+
+    def end(self, world: World) -> None:  # noqa: ARG002
+        if self._process is not None:
+            wake(self._process)
+
+
+@dataclass(slots=True)
+class StopGateway(Fault):
+    """SIGSTOP of the gateway: sockets stay open and nothing answers."""
+
+    name = "stop gateway"
+    seconds: float
+
+    def begin(self, world: World) -> None:
+        psutil.Process(world.gateway.process.pid).suspend()
+
+    def end(self, world: World) -> None:
+        psutil.Process(world.gateway.process.pid).resume()
+
+
+@dataclass(slots=True)
+class LakeAway(Fault):
+    """The lake cannot be reached: its folder is moved away and a file stands in its place.
+
+    A file, so that nothing can begin a second lake there, as nothing could on a share that is gone.
+    """
+
+    name = "lake away"
+    seconds: float
+    _folder: Path | None = None
+
+    def begin(self, world: World) -> None:
+        folder = Path(world.settings.lake_root)
+        aside = folder.with_name("lake.away")
+        try:
+            folder.rename(aside)
+        except FileNotFoundError:
+            self.happened = False
+            return
+        self._folder = folder
+        try:
+            os.close(os.open(folder, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:  # a process made it anew in between: it is moved out of the way at the end
+            self.happened = False
+
+    def end(self, world: World) -> None:
+        folder = self._folder
+        if folder is None:
+            return
+        if folder.is_dir():
+            world.violations.add("no second lake", f"{folder} was created while the lake was away")
+            folder.rename(folder.with_name(f"lake.second-{os.urandom(3).hex()}"))
+        else:
+            folder.unlink()
+        folder.with_name("lake.away").rename(folder)
+
+
+@dataclass(slots=True)
+class StateLocked(Fault):
+    """Another process holds the state database's write lock."""
+
+    name = "state locked"
+    seconds: float
+    _lock: StateLock | None = None
+
+    def begin(self, world: World) -> None:
+        self._lock = StateLock(world.settings.home / "state.db", self.seconds)
+
+    def end(self, world: World) -> None:  # noqa: ARG002
+        if self._lock is not None:
+            self._lock.release()
+
+
+@dataclass(slots=True)
+class AtGateway(Fault):
+    """A fault that the paper gateway makes: actions at the begin and, where it lasts, at the end.
+
+    Args:
+        name: for the figures.
+        seconds: how long it lasts; 0 is over at once.
+        begin_with: actions of the control port with their fields.
+        end_with: likewise.
+        codes: message codes that this fault explains.
+        which: contracts that ``conids`` of the actions are, as fractions of ``among``.
+        among: ``wanted`` (those to be streamed) or ``held``.
+        unsold: whether the product may leave these contracts alone until it logs in again.
+        patience: as for every fault.
+    """
+
+    name: str  # type: ignore[misc]  # of the instance here
+    seconds: float = 0.0
+    begin_with: tuple[tuple[str, dict[str, object]], ...] = ()
+    end_with: tuple[tuple[str, dict[str, object]], ...] = ()
+    codes: tuple[int, ...] = ()
+    which: tuple[float, ...] = ()
+    among: str = "wanted"
+    unsold: bool = False
+    patience: float = 0.0
+    _conids: tuple[int, ...] = ()
+
+    def begin(self, world: World) -> None:
+        if self.which:
+            held = {conid for _, conid in world.truth.held()}
+            self._conids = picks(sorted(world.wanted() if self.among == "wanted" else held), self.which)
+            self.happened = bool(self._conids)
+            if not self.happened:
+                return
+        world.allowed_codes |= set(self.codes)
+        if self.unsold:
+            world.unsold |= set(self._conids)
+        self._perform(world, self.begin_with)
+
+    def end(self, world: World) -> None:
+        if self.happened:
+            self._perform(world, self.end_with)
+
+    def _perform(self, world: World, actions: tuple[tuple[str, dict[str, object]], ...]) -> None:
+        for command, fields in actions:
+            conids = {"conids": list(self._conids)} if self._conids else {}
+            world.gateway.request(command, **fields, **conids)
+
+
+@dataclass(slots=True)
+class FewerLines(Fault):
+    """TWS windows take lines: the gateway grants only a share of them, and error 101 tells so."""
+
+    name = "fewer lines"
+    share: float
+    seconds: float
+
+    def begin(self, world: World) -> None:
+        lines = int(world.scale.market_data_lines * self.share)
+        world.allowed_codes.add(101)
+        world.gateway.request("lines", lines=lines)
+        world.lines_were(lines)
+
+    def end(self, world: World) -> None:
+        world.gateway.request("lines", lines=world.scale.market_data_lines)
+
+
+def pick(items: Sequence[T], which: float) -> T | None:
+    """The item at a fraction of the way; None of none."""
+    return items[int(which * len(items))] if items else None
+
+
+def picks(items: Sequence[T], which: Sequence[float]) -> tuple[T, ...]:
+    """Different items at these fractions."""
+    return tuple(dict.fromkeys(items[int(at * len(items))] for at in which)) if items else ()
+
+
+def fractions(draw: random.Random, most: int) -> tuple[float, ...]:
+    """One to ``most`` numbers in [0, 1)."""
+    return tuple(draw.random() for _ in range(draw.randint(1, most)))

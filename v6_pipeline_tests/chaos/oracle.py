@@ -1,0 +1,137 @@
+"""What must hold at every moment, judged by the gateway's statistics and the Delta log alone.
+
+What must hold once all is calm again is in ``settled``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from v6_pipeline.errors import GatewayError
+from v6_pipeline_tests.chaos.lake_log import Key
+from v6_pipeline_tests.chaos.scale import Scale
+from v6_pipeline_tests.chaos.truth import PositionTruth
+from v6_pipeline_tests.chaos.world import World
+
+STALE_POSITION = timedelta(seconds=120)
+"""A row may repeat a position that changed so long ago: while the product was cut off it could not know."""
+MESSAGES_PER_SECOND = 50
+"""IB's limit at 100 lines, over all clients."""
+NEVER = frozenset({321, 322, 102})
+"""Requests that are wrong in themselves."""
+EXPLAINED = frozenset({100, 101, 354, 200})
+"""Codes that only a fault may bring about."""
+
+
+@dataclass(slots=True)
+class Oracle:
+    """Looks at the world now and then; what it finds goes to ``world.violations``.
+
+    Args:
+        world: under test.
+        enforce_rate: whether more than ``MESSAGES_PER_SECOND`` is a violation, or only a figure.
+    """
+
+    world: World
+    enforce_rate: bool = True
+    statistics: dict[str, Any] = field(default_factory=dict)
+    """The newest."""
+    price_times: dict[int, datetime] = field(default_factory=dict)
+    """By conid, when the price of the newest streamed row of the newest streamer was received."""
+    portfolio_seen: dict[Key, set[tuple[float, float]]] = field(default_factory=dict)
+    """By key, every (position, market value) that the gateway was seen to have sent in an account download."""
+
+    def look(self) -> None:
+        """One look at everything."""
+        with contextlib.suppress(GatewayError):
+            self.world.settle_truth()
+        self.read_lake()
+        with contextlib.suppress(GatewayError):  # stopped or restarting: its peaks tell later what happened meanwhile
+            self.statistics = self.world.gateway.statistics()
+            seen, scale, codes = self.statistics, self.world.scale, self.world.allowed_codes
+            self._report(gateway_faults(seen, scale, codes, enforce_rate=self.enforce_rate))
+        if self.world.sensor.failure is not None:
+            self.world.violations.add("the sensor ticks", repr(self.world.sensor.failure))
+
+    def streams_fresh_since(self, moment: datetime) -> bool:
+        """Whether as many active contracts as must stream have a row with a price received after ``moment``."""
+        world = self.world
+        fresh = sum(self.price_times.get(conid, moment) > moment for conid in world.wanted())
+        return fresh >= world.stream_count()
+
+    def read_lake(self) -> None:
+        """Take in new rows and check each."""
+        world = self.world
+        for row in world.streamed.read():
+            self._report(row_faults(row, world.truth))
+            # The last words of a streamer that is replaced are no recovery.
+            if row["price_time"] is not None and row["epoch"] >= world.sensor.epoch:
+                before = self.price_times.get(row["conid"])
+                if before is None or before < row["price_time"]:
+                    self.price_times[row["conid"]] = row["price_time"]
+        for row in world.queued.read():
+            self._report(row_faults(row, world.truth))
+        for log in (world.streamed, world.queued):
+            for fault in log.faults:
+                world.violations.add("no row twice, no epoch backwards", fault)
+
+    def _report(self, found: list[tuple[str, str]]) -> None:
+        for rule, detail in found:
+            self.world.violations.add(rule, detail)
+
+    def note_portfolio(self) -> None:
+        """Remember what the account downloads say now, for rows are as of a download."""
+        for text, values in self.statistics.get("last_portfolio", {}).items():
+            account, conid = text.split(":")
+            said = (values["position"], round(values["market_value"], 2))
+            self.portfolio_seen.setdefault((account, int(conid)), set()).add(said)
+
+
+def row_faults(row: dict[str, Any], truth: PositionTruth) -> list[tuple[str, str]]:
+    """What is wrong with a row of the lake: rule and detail each."""
+    found: list[tuple[str, str]] = []
+    key: Key = (row["account"], row["conid"])
+    if not truth.allows(key, row["position"], row["timestamp"], patience=STALE_POSITION):
+        detail = f"{row['source']}: {key} had no position {row['position']:g} at {row['timestamp']:%H:%M:%S.%f}"
+        found.append(("rows say what the gateway said", detail))
+    for name in ("market_price", "bid", "ask", "last", "market_value", "delta"):
+        value = row[name]
+        if value is not None and not (math.isfinite(value) and abs(value) < 1e12):
+            found.append(("unknown is null", f"{row['source']}: {key} {name} is {value}"))
+    if row["position"] == 0 and row["market_value"] not in {0.0, None}:
+        found.append(("closed is worth nothing", f"{row['source']}: {key} is closed and {row['market_value']}"))
+    return found
+
+
+def gateway_faults(
+    seen: dict[str, Any], scale: Scale, allowed: set[int], *, enforce_rate: bool
+) -> list[tuple[str, str]]:
+    """What clients did wrong by the gateway's statistics: rule and detail each.
+
+    Args:
+        seen: the statistics.
+        scale: which lines are ours.
+        allowed: codes that a fault explains.
+        enforce_rate: whether more than ``MESSAGES_PER_SECOND`` counts.
+    """
+    found: list[tuple[str, str]] = []
+    if seen["peak_lines"] > scale.ceiling:
+        found.append(("never over the limit", f"{seen['peak_lines']} lines at once, {scale.ceiling} are ours"))
+    if seen["order_messages"]:
+        found.append(("never an order", f"{seen['order_messages']} order messages"))
+    if seen["unknown_messages"]:
+        found.append(("only known messages", str(seen["unknown_messages"])))
+    found += [
+        ("a contract takes one line", f"conid {conid}: {most} lines at once")
+        for conid, most in seen["peak_subscriptions"].items()
+        if most > 2  # a stream and a batch quote may overlap
+    ]
+    for code in sorted({int(code) for code in seen["errors"]} & (NEVER | (EXPLAINED - allowed))):
+        found.append(("no avoidable error", f"code {code} without a fault that explains it"))
+    if enforce_rate and seen["peak_rate"] > MESSAGES_PER_SECOND:
+        found.append(("paced", f"more than {MESSAGES_PER_SECOND} messages of all clients in one second"))
+    return found

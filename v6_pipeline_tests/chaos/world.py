@@ -1,0 +1,259 @@
+"""A whole installation under test: gateway, sensor, streamer, workers, lake, state, and what it should look like.
+
+What faults and the oracle need is here; what a fault is, is in ``faults``, and what must hold, in ``oracle``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from v6_pipeline.errors import GatewayError, StateError
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline_tests.chaos.lake_log import Key, PositionLog
+from v6_pipeline_tests.chaos.processes import (
+    Gateway,
+    Owner,
+    Sensor,
+    Workers,
+    load,
+    open_state,
+    settings_of,
+    v6_environment,
+)
+from v6_pipeline_tests.chaos.scale import Scale
+from v6_pipeline_tests.chaos.truth import PositionTruth
+from v6_pipeline_tests.chaos.violations import Violations
+
+STRATEGY = "chaos"
+LEARNED_SECONDS = 600.0
+"""Upward probes of a learned ceiling come after 2 to 8 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A holding that somebody asked to have refreshed at that time."""
+
+    key: Key
+    at: datetime
+
+
+@dataclass(slots=True)
+class World:
+    """Everything that runs, and everything that is known to be so.
+
+    ``active`` are the conids of the one strategy. ``unsold`` are those for which the gateway once refused market data:
+    the product may leave them alone until it logs in again. ``allowed_codes`` are message codes that a fault explains.
+    """
+
+    scale: Scale
+    home: Path
+    settings: Settings
+    gateway: Gateway
+    sensor: Owner
+    workers: Workers
+    database: StateDatabase
+    registry: StrategyRegistry
+    queue: PositionQueue
+    truth: PositionTruth
+    contracts: dict[int, dict[str, Any]]
+    violations: Violations
+    streamed: PositionLog
+    queued: PositionLog
+    active: set[int] = field(default_factory=set)
+    unsold: set[int] = field(default_factory=set)
+    allowed_codes: set[int] = field(default_factory=set)
+    markers: list[Marker] = field(default_factory=list)
+    skipped: int = 0
+    """Actions that could not be done because of another fault."""
+    _uncertain_since: datetime | None = None
+    _fewer_lines: tuple[int, float] | None = None
+
+    @property
+    def accounts(self) -> list[str]:
+        """Those of the gateway."""
+        return sorted({key[0] for key in self.truth.held() | dict.fromkeys(self.truth.closed(), 0.0)})
+
+    def wanted(self) -> set[int]:
+        """Active contracts that are held, which streams are for."""
+        return self.active & {conid for _, conid in self.truth.held()}
+
+    def stream_count(self) -> int:
+        """How many must stream."""
+        capacity = self.scale.stream_capacity
+        if self._fewer_lines is not None and time.monotonic() < self._fewer_lines[1]:
+            capacity = min(capacity, max(0, self._fewer_lines[0] - self.scale.batch_lines - 1))
+        return min(len(self.wanted() - self.unsold), capacity)
+
+    def lines_were(self, lines: int) -> None:
+        """The gateway grants fewer: what the product learned of that it tries upward again only after minutes."""
+        lowest = min(lines, self._fewer_lines[0] if self._fewer_lines else lines)
+        self._fewer_lines = (lowest, time.monotonic() + LEARNED_SECONDS)
+
+    # Changes of the broker's side
+
+    def trade(self, command: str, **arguments: object) -> None:
+        """Change positions at the gateway: ``open``, ``resize``, ``close`` or ``assign``.
+
+        Raises:
+            GatewayError: out of reach, or refused.
+        """
+        earliest = datetime.now(UTC)
+        try:
+            self.gateway.request(command, **arguments)
+        except GatewayError:
+            # Carried out perhaps, and perhaps later, out of the socket's buffer: to be asked for once it answers again.
+            self._uncertain_since = self._uncertain_since or earliest
+            raise
+        self._learn_positions(self._uncertain_since or earliest)
+
+    def settle_truth(self) -> None:
+        """Ask for the positions again if a trade got no answer.
+
+        Raises:
+            GatewayError: out of reach still.
+        """
+        if self._uncertain_since is not None:
+            self._learn_positions(self._uncertain_since)
+
+    def _learn_positions(self, earliest: datetime) -> None:
+        now_held = {
+            (item["account"], item["conid"]): float(item["quantity"])
+            for item in self.gateway.request("positions")["positions"]
+        }
+        before, latest = self.truth.held(), datetime.now(UTC)
+        for key in sorted(before.keys() | now_held.keys()):
+            quantity = now_held.get(key, 0.0)
+            if quantity != before.get(key, 0.0):
+                self.truth.changed(key, quantity, earliest=earliest, latest=latest)
+        self._uncertain_since = None
+
+    # Changes of ours
+
+    def activate(self, conids: set[int]) -> None:
+        """Let the strategy use contracts."""
+        with self._unless_locked():
+            self.registry.add_active(STRATEGY, sorted(conids))
+            self.active |= conids
+
+    def deactivate(self, conids: set[int]) -> None:
+        """End the strategy's use of contracts."""
+        conids &= self.active
+        if conids and conids != self.active:
+            with self._unless_locked():
+                self.registry.remove_active(STRATEGY, conids)
+                self.active -= conids
+
+    def ask_for(self, keys: list[Key]) -> None:
+        """Insert holdings into the queue; each must be refreshed after this."""
+        with self._unless_locked():
+            at = datetime.now(UTC)
+            self.queue.insert_many((account, conid, str(self.contracts[conid]["symbol"]), 2) for account, conid in keys)
+            self.markers += [Marker(key, at) for key in keys]
+
+    @contextlib.contextmanager
+    def _unless_locked(self) -> Iterator[None]:
+        try:
+            yield
+        except StateError:
+            self.skipped += 1
+
+
+@contextlib.contextmanager
+def running_world(
+    scale: Scale, seed: int, folder: Path, owner: Callable[[Settings], Owner] | None = None
+) -> Iterator[World]:
+    """Start everything; end everything, whatever happened.
+
+    Args:
+        scale: how big.
+        seed: of quantities, prices and the workers' rhythm.
+        folder: for homes and logs; left as it is at the end.
+        owner: keeps the streamer; by default ``Sensor``.
+    """
+    home = folder / "home"
+    logs = folder / "processes"
+    logs.mkdir(parents=True)
+    violations = Violations()
+    with contextlib.ExitStack() as stack:
+        with v6_environment({}):
+            gateway = Gateway(scale, seed, logs)
+        stack.callback(gateway.close)
+        stack.enter_context(v6_environment(settings_of(home, gateway, scale)))
+        settings = load()
+        database = open_state(settings)
+        stack.callback(database.close)
+        registry = StrategyRegistry(database, timezone=settings.timezone)
+        registry.initialize()
+        held = gateway.request("positions")["positions"]
+        truth = PositionTruth(((item["account"], item["conid"]), item["quantity"]) for item in held)
+        workers = Workers(scale.workers, seed, logs, violations)
+        stack.callback(workers.close)
+        sensor: Owner = Sensor(scale, settings) if owner is None else owner(settings)
+        world = World(
+            scale=scale,
+            home=home,
+            settings=settings,
+            gateway=gateway,
+            sensor=sensor,
+            workers=workers,
+            database=database,
+            registry=registry,
+            queue=PositionQueue(database),
+            truth=truth,
+            contracts={item["conid"]: item for item in gateway.request("contracts")["contracts"]},
+            violations=violations,
+            streamed=PositionLog(Path(settings.lake_root) / "streamed_positions"),
+            queued=PositionLog(Path(settings.lake_root) / "queued_positions"),
+        )
+        conids = sorted({conid for _, conid in truth.held()})
+        step = max(1, len(conids) // scale.active)
+        world.activate(set(conids[::step][: scale.active]))
+        stack.callback(_end_streamers, sensor)
+        stack.enter_context(sensor)
+        yield world
+
+
+def _end_streamers(sensor: Owner) -> None:
+    for process in sensor.streamers.values():
+        with contextlib.suppress(Exception):
+            process.kill()
+            process.wait(5)
+
+
+class StateLock:
+    """Another process's long transaction: holds the state database's write lock for some seconds."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._held = threading.Event()
+        self._release = threading.Event()
+        self._thread = threading.Thread(target=self._hold, args=(path, seconds), name="state lock", daemon=True)
+        self._thread.start()
+        self._held.wait(10)
+
+    def release(self) -> None:
+        """Give it back now."""
+        self._release.set()
+        self._thread.join()
+
+    def _hold(self, path: Path, seconds: float) -> None:
+        connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+        try:
+            with contextlib.suppress(sqlite3.OperationalError):  # busier than that, it is locked enough
+                connection.execute("BEGIN IMMEDIATE")
+                self._held.set()
+                self._release.wait(seconds)
+                connection.execute("ROLLBACK")
+        finally:
+            self._held.set()
+            connection.close()

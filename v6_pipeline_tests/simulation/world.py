@@ -1,0 +1,383 @@
+"""A simulated day: the gateway, Dagster's sensor and schedule, a streamer and refreshing runs, and the people.
+
+Belongs here: who exists, starts whom and may be told to do what. What goes wrong when is in ``storms``, what must hold
+in ``oracle``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import shutil
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from zoneinfo import ZoneInfo
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.errors import V6Error
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.paper import GatewayConfig, PaperGateway
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.streamer import Authority, stream
+from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS, decide_refresh
+from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.sync.streamer_control import StreamerControl
+from v6_pipeline.sync.streamer_policy import StreamerPolicy
+from v6_pipeline.sync.worker import QueueWorker, RefreshScope
+from v6_pipeline_tests.simulation.loop import PROCESS, SimulatedProcess
+from v6_pipeline_tests.simulation.operating_system import forget_other_streamers, simulated_operating_system
+from v6_pipeline_tests.simulation.wire import SimulatedLoop
+
+log = logging.getLogger("simulation")
+
+SENSOR_SECONDS = 45
+SCHEDULE_SECONDS = 60
+POLICY = StreamerPolicy(lease=45, registry=10, upkeep=30)
+"""A thirtieth of the usual looks: they are most of a quiet night's cost."""
+STREAMER, WORKER = "streamer", "worker"
+_DIARY_LINES = 4000
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which part of which trading day is simulated; instants in UTC."""
+
+    day: date
+    begin: datetime
+    end: datetime
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a day amounted to."""
+
+    ticks: int = 0
+    commits: int = 0
+    rows: int = 0
+    runs: int = 0
+    failed_runs: int = 0
+    streamers: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+class World:
+    """Everything of one day; ``live`` runs it.
+
+    Args:
+        seed: all that happens follows from it.
+        span: when.
+        folder: an empty one, for the home; best in memory.
+        template: a migrated state database to copy.
+    """
+
+    def __init__(self, loop: SimulatedLoop, seed: str, span: Span, folder: Path, template: Path) -> None:
+        self.loop = loop
+        self.seed = seed
+        self.span = span
+        self.calendar = TradingCalendar()
+        draw = self.rng("shape")
+        self.lines = draw.choice((14, 18, 24))
+        self.gateway = PaperGateway(
+            GatewayConfig(
+                control_port=None,
+                accounts=("SIM0000001", "SIM0000002"),
+                positions=draw.randrange(25, 41),
+                seed=draw.randrange(1, 1_000_000),
+                lines=self.lines,
+                tick_seconds=None,
+                as_of=span.day,
+                clock=loop.time,
+                utcnow=loop.peek,
+            )
+        )
+        self._folder = folder
+        self._template = template
+        self._shape = draw
+        self.settings: Settings
+        self.database: StateDatabase
+        self.lake: Lake
+        self.figures = Figures()
+        self.diary: deque[str] = deque(maxlen=_DIARY_LINES)
+        self.streamer: SimulatedProcess | None = None
+        self.workers: list[SimulatedProcess] = []
+        self.daemon_until: float = 0.0
+        """Dagster's daemon is down until then."""
+        self.still_until = 0.0
+        """No tick before."""
+        self.lively_until = 0.0
+        """Until then ticks come every few seconds, as they do on a real market when a link is back."""
+        self.last_run_at: datetime | None = None
+        self.crashes: list[str] = []
+
+    def rng(self, purpose: str) -> random.Random:
+        """A source of chance of its own for each purpose, so that one drawing more does not change the others."""
+        return random.Random(f"{self.seed}/{purpose}")
+
+    # Set-up
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> Any:
+        async with self.gateway:
+            home = self._folder / "home"
+            home.mkdir()
+            shutil.copy(self._template, home / "state.db")
+            self.settings = Settings(
+                home=home,
+                ib_port=self.gateway.port,
+                market_data_lines=self.lines,
+                reserved_lines=4,
+                batch_lines=4,
+                flush_seconds=60,
+                lease_seconds=180,
+                queue_batch=self._shape.choice((7, 20, 50)),
+                refresh_seconds=self._shape.choice((600, 900)),
+            )
+            self.database = self.open_database()
+            self.lake = Lake.from_settings(self.settings)
+            try:
+                yield
+            finally:
+                self.database.close()
+
+    def open_database(self) -> StateDatabase:
+        """A handle as each process opens its own."""
+        return StateDatabase.open(self.settings.state_database_url, name_for_messages=self.settings.safe_state_url)
+
+    @contextlib.asynccontextmanager
+    async def life(self) -> Any:
+        """The day's actors, from the first minute to the last; what they failed with is raised at the end."""
+        with simulated_operating_system(self.loop):
+            async with self._running():
+                actors = [
+                    asyncio.create_task(actor, name=name)
+                    for name, actor in (
+                        ("sensor", self._sensor()),
+                        ("schedule", self._schedule()),
+                        ("market", self._market()),
+                    )
+                ]
+                try:
+                    yield actors
+                finally:
+                    for actor in actors:
+                        actor.cancel()
+                    await asyncio.gather(*actors, return_exceptions=True)
+                    for process in self.loop.processes:
+                        self.loop.kill_process(process)
+                    await self.loop.bury()
+
+    # Time
+
+    @property
+    def now(self) -> datetime:
+        return self.loop.peek()
+
+    @property
+    def is_session(self) -> bool:
+        return self.calendar.is_open(self.now)
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether the schedule refreshes at this time of day."""
+        return self.calendar.is_open(self.now, until_cut_off=True)
+
+    @property
+    def seconds_to_session(self) -> float:
+        """Until the exchange opens next."""
+        day = self.now.astimezone(NEW_YORK).date()
+        while True:
+            if self.calendar.is_session(day) and self.calendar.session(day).opens_at > self.now:
+                return (self.calendar.session(day).opens_at - self.now).total_seconds()
+            day += timedelta(days=1)
+
+    @property
+    def local_time(self) -> str:
+        """Now, in New York."""
+        return f"{self.now.astimezone(NEW_YORK):%a %H:%M:%S.%f}"
+
+    def say(self, text: str) -> None:
+        """A line of the diary."""
+        self.diary.append(f"{self.local_time} {text}")
+
+    # Dagster's daemon
+
+    async def _sensor(self) -> None:
+        control = StreamerControl(self.settings, self.database, self.loop.utc, spawn=self._spawn_streamer)
+        while True:
+            if self.loop.time() >= self.daemon_until:
+                outcome = control.tick()
+                if not outcome.decision.reason.startswith("renewed"):
+                    self.say(f"sensor: {outcome.decision.reason}")
+            await asyncio.sleep(SENSOR_SECONDS)
+
+    async def _schedule(self) -> None:
+        queue = PositionQueue(self.database, self.loop.utc)
+        while True:
+            await asyncio.sleep(SCHEDULE_SECONDS)
+            if self.loop.time() < self.daemon_until or not self.refreshes:
+                continue
+            active = next((worker.name for worker in self.workers if worker.is_alive), None)
+            now = self.loop.utc()
+            decision = decide_refresh(
+                market_open=True,
+                active_run_id=active,
+                due=queue.count_due(refresh_seconds=self.settings.refresh_seconds, interval_seconds=LOOKAHEAD_SECONDS),
+                queue=queue.stats(),
+                last_run_at=self.last_run_at,
+                refresh_seconds=self.settings.refresh_seconds,
+                now=now,
+            )
+            if decision.refresh:
+                self.last_run_at = now
+                self.start_worker(RefreshScope(interval_seconds=LOOKAHEAD_SECONDS))
+
+    # Processes
+
+    def _spawn_streamer(self, _settings: Settings, epoch: int) -> None:
+        # Now and then it runs where the sensor can neither look nor kill, as on another machine.
+        reachable = self.rng(f"streamer/{epoch}").random() < 0.8
+
+        async def body(process: SimulatedProcess) -> None:
+            await asyncio.sleep(1.5)  # Python starts
+            forget_other_streamers()
+            try:
+                await stream(
+                    self.settings,
+                    asyncio.Event(),
+                    authority=Authority.SPAWNED,
+                    epoch=epoch,
+                    clock=self.loop.utc,
+                    policy=POLICY,
+                )
+                self.say(f"{process.name} ended")
+            except V6Error as error:
+                self.say(f"{process.name} failed: {error}")
+            except Exception as error:
+                self.crashes.append(f"{process.name}: {type(error).__name__}: {error}")
+                log.exception("crash of %s", process.name)
+                raise
+
+        self.figures.streamers += 1
+        self.streamer = self.loop.start_process(f"{STREAMER}/{epoch}", body, reachable=reachable)
+
+    def start_worker(self, scope: RefreshScope) -> SimulatedProcess:
+        """A run that refreshes, as of ``queued_positions`` or ``v6 refresh``."""
+        self.figures.runs += 1
+        run_id = f"run-{self.figures.runs:04d}"
+
+        async def body(process: SimulatedProcess) -> None:
+            await asyncio.sleep(2.0)
+            database = self.open_database()
+            try:
+                worker = QueueWorker(
+                    self.settings,
+                    database,
+                    Lake.from_settings(self.settings),
+                    run_id=run_id,
+                    trading_day=self.calendar.trading_day,
+                    clock=self.loop.utc,
+                )
+                await worker.run(scope)
+            except V6Error as error:
+                self.figures.failed_runs += 1
+                self.say(f"{process.name} failed: {error}")
+            except Exception as error:
+                self.crashes.append(f"{process.name}: {type(error).__name__}: {error}")
+                log.exception("crash of %s", process.name)
+                raise
+            finally:
+                database.close()
+
+        self.workers = [worker for worker in self.workers if worker.is_alive]
+        worker = self.loop.start_process(f"{WORKER}/{run_id}", body)
+        self.workers.append(worker)
+        return worker
+
+    @property
+    def living(self) -> list[SimulatedProcess]:
+        """Processes that are alive, stopped ones included."""
+        return [process for process in self.loop.processes if process.is_alive]
+
+    # The market
+
+    async def _market(self) -> None:
+        draw = self.rng("market")
+        while True:
+            if self.loop.time() < self.lively_until:
+                await asyncio.sleep(draw.uniform(1, 4))
+            elif self.is_session:
+                # Just within what the streamer takes for life.
+                await asyncio.sleep(draw.uniform(15, 60))
+            else:
+                await asyncio.sleep(draw.uniform(60, 600))
+                if draw.random() < 0.7:
+                    continue
+            if self.loop.time() >= self.still_until:
+                self.gateway.tick_once()
+
+    # The people
+
+    @property
+    def registry(self) -> StrategyRegistry:
+        registry = StrategyRegistry(self.database, self.loop.utc, timezone=self.settings.timezone)
+        registry.initialize()
+        return registry
+
+    @property
+    def queue(self) -> PositionQueue:
+        return PositionQueue(self.database, self.loop.utc)
+
+    @property
+    def ledger(self) -> SlotLedger:
+        return SlotLedger.from_settings(self.settings, self.database, self.loop.utc)
+
+    # Trouble
+
+    @contextlib.contextmanager
+    def lake_trouble(self, kind: str) -> Iterator[None]:
+        """Within it no commit succeeds: the disk is full, or the answer is lost though the commit landed."""
+        write = DeltaTableStore.write
+
+        def fail(store: DeltaTableStore, *args: Any) -> None:
+            if kind == "lost answer":
+                write(store, *args)
+            raise OSError(28, "No space left on device")
+
+        with patch.object(DeltaTableStore, "write", fail):
+            yield
+
+
+def session_span(day: date, *, hours: tuple[float, float] | None = None) -> Span:
+    """The trading day, or a part of it: hours after its begin at 04:00 New York."""
+    calendar = TradingCalendar()
+    begin = calendar.begins_at(day)
+    if hours is None:
+        return Span(day, begin, begin + timedelta(hours=24))
+    return Span(day, begin + timedelta(hours=hours[0]), begin + timedelta(hours=hours[1]))
+
+
+class DiaryHandler(logging.Handler):
+    """The product's log, into the world's diary."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.INFO)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        process = PROCESS.get()
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f" [{record.exc_info[1]!r}]"
+        self._world.say(f"{process.name if process else 'daemon'} {record.name.removeprefix('v6_pipeline.')}: {text}")
