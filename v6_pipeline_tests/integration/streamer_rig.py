@@ -23,9 +23,13 @@ from v6_pipeline.sync.registry import StrategyRegistry
 from v6_pipeline.sync.slots import SlotLedger
 from v6_pipeline.sync.stream_lines import SLOT_TTL_SECONDS
 from v6_pipeline.sync.streamer import IBPositionStreamer
+from v6_pipeline.sync.streamer_policy import StreamerPolicy
 from v6_pipeline.sync.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock
+
+QUICK = StreamerPolicy(lease=0.05, registry=0.05, upkeep=0.05)
+"""Looks often, so that tests wait for less."""
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Rig:
             flush_seconds=self.settings.flush_seconds,
         )
         await writer.open()
-        streamer = build_streamer(self.settings, self.database, writer, epoch=epoch, clock=self.clock)
+        streamer = build_streamer(self.settings, self.database, writer, epoch=epoch, clock=self.clock, policy=QUICK)
         stop = asyncio.Event()
         running = asyncio.create_task(streamer.run(stop, connect_once=True))
         try:

@@ -116,10 +116,11 @@ async def test_market_data_that_was_lost_is_asked_for_again_at_once(rig: Rig) ->
 async def test_no_row_is_made_up_while_data_is_away(rig: Rig) -> None:
     [conid] = streamed(rig, 1)
     async with rig.streaming() as streamer:
-        await eventually(lambda: rig.rows(conid), "a row")
+        await eventually(lambda: any(row["price_time"] for row in rig.rows(conid)), "a row with a price")
         rig.gateway.perform("link_lost")
         await until_blind(streamer)
         await two_looks(streamer)
+        await eventually(lambda: streamer.status()["writer"]["buffered"] == 0, "all that was heard is written")
         rows = len(rig.rows(conid))
 
         await pass_time(rig, streamer, rig.settings.refresh_seconds - 1)

@@ -1,16 +1,20 @@
-"""What simulated processes ask the operating system: who am I, does that one live, end it.
+"""What simulated processes ask the operating system: who am I, does that one live, end it, open that database.
 
-The only places where the product is patched: a pid of the simulation is none of the machine's.
+The only places where the product is patched: a pid of the simulation is none of the machine's, and a power cut, for
+which the database flushes to the disk, is tested elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 from unittest.mock import patch
 
 from ib_async import Ticker
+from sqlalchemy import URL, Engine, event
 
+from v6_pipeline.state import database
 from v6_pipeline.sync import streamer_control
 from v6_pipeline.sync.leases import ProcessIdentity, StreamerLeaseState
 from v6_pipeline.sync.streamer import IBPositionStreamer
@@ -58,11 +62,41 @@ def simulated_operating_system(loop: VirtualLoop) -> Iterator[None]:
         patch.object(ProcessIdentity, "current", staticmethod(current)),
         patch.object(ProcessIdentity, "is_alive", is_alive),
         patch.object(streamer_control, "_end_process", end_process),
+        _one_engine(),
         # By default a hash is a memory address, and with it the order of a set of tickers: another in each run.
         patch.object(Ticker, "__hash__", hash_of),
         patch.object(IBPositionStreamer, "_in_process", False),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _one_engine() -> Iterator[None]:
+    """All processes share one engine, and what it has compiled: a third of a day's cost is SQL made anew by each."""
+    engines: dict[str, Engine] = {}
+    make = database._engine
+
+    def engine_of(url: URL, busy_seconds: float) -> Engine:
+        name = url.render_as_string(hide_password=False)
+        if name not in engines:
+            engines[name] = make(url, busy_seconds)
+            event.listen(engines[name], "connect", _never_flush)
+        return engines[name]
+
+    try:
+        with patch.object(database, "_engine", engine_of), patch.object(database.StateDatabase, "close", _keep_open):
+            yield
+    finally:
+        for engine in engines.values():
+            engine.dispose()
+
+
+def _keep_open(_database: database.StateDatabase) -> None:
+    """The engine is closed with the world."""
+
+
+def _never_flush(raw: Any, _record: object) -> None:
+    raw.execute("PRAGMA synchronous=OFF")
 
 
 def forget_other_streamers() -> None:

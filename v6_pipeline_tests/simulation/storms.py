@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from v6_pipeline.errors import UsageError
 from v6_pipeline.sync.worker import RefreshScope
 from v6_pipeline_tests.simulation.loop import SimulatedProcess, State
-from v6_pipeline_tests.simulation.world import NEW_YORK, World
+from v6_pipeline_tests.simulation.world import AWAKE_AFTER_STORM, NEW_YORK, World
 
 if TYPE_CHECKING:
     from v6_pipeline_tests.simulation.oracle import Oracle
@@ -58,6 +58,7 @@ class Storms:
                 await asyncio.sleep(calm)
                 storm = self._storm
             self.oracle.storm_begins()
+            self.world.stormy_until = float("inf")
             await storm()
             self._heal()
             self.oracle.calm_begins()
@@ -84,10 +85,11 @@ class Storms:
         self.until = self.world.loop.time() + length
         faults = self.draw.sample(sorted(FAULTS), self.draw.choice((1, 1, 2, 2, 3, 4)))
         deeds = self.draw.choices(sorted(DEEDS), k=self.draw.choice((1, 2, 3, 4, 6)))
-        moments = [(self.draw.uniform(0, length), name) for name in (*faults, *deeds)]
+        rushes = ["rush"] * self.draw.choice((0, 1, 1, 2) if self.world.refreshes else (0, 0, 1))
+        moments = [(self.draw.uniform(0, length), name) for name in (*faults, *deeds, *rushes)]
         for moment, name in sorted(moments):
             await asyncio.sleep(max(0.0, self.until - length + moment - self.world.loop.time()))
-            await (FAULTS.get(name) or DEEDS[name])(self)
+            await (rush if name == "rush" else FAULTS.get(name) or DEEDS[name])(self)
             if name in FAULTS:
                 self.world.figures.faults[name] += 1
         await asyncio.sleep(max(0.0, self.until - self.world.loop.time()))
@@ -100,6 +102,7 @@ class Storms:
         self.perform("lines", lines=world.lines)
         world.daemon_until = 0.0
         world.lively_until = world.loop.time() + 40
+        world.stormy_until = world.loop.time() + AWAKE_AFTER_STORM
         for process in world.living:
             world.loop.continue_process(process)
 
@@ -300,17 +303,17 @@ async def feed_taken(storm: Storms) -> None:
 
 
 async def kill_streamer(storm: Storms) -> None:
-    process = storm.process("streamer")
-    if process is not None:
-        storm.world.say(f"kill -9 {process.name}")
-        storm.oracle.note("kill", {})
-        storm.world.loop.kill_process(process)
+    _kill(storm, "streamer")
 
 
 async def kill_worker(storm: Storms) -> None:
     storm.world.start_worker(RefreshScope(everything=True))
     await asyncio.sleep(storm.draw.choice((storm.seconds(2, 2.3), storm.seconds(2, 12))))
-    process = storm.process("worker")
+    _kill(storm, "worker")
+
+
+def _kill(storm: Storms, kind: str) -> None:
+    process = storm.process(kind)
     if process is not None:
         storm.world.say(f"kill -9 {process.name}")
         storm.oracle.note("kill", {})
@@ -427,6 +430,29 @@ async def run_and_ask(storm: Storms) -> None:
     await asyncio.sleep(storm.draw.choice((storm.seconds(2.02, 2.4), storm.seconds(2.02, 6.0))))
     for _ in range(6):
         await ask(storm)
+
+
+async def rush(storm: Storms) -> None:
+    """All lines are in use, and more are wanted: several runs, slow quotes, strategies that change in the same second.
+
+    Runs are killed within it, so that their lines and items are left.
+    """
+    if storm.draw.random() < 0.7:
+        # Their quotes do not come: a batch keeps the line until it gives up.
+        storm.perform("quiet", conids=storm.conids(12))
+    for _ in range(storm.draw.choice((2, 2, 3))):
+        storm.world.start_worker(RefreshScope(everything=True))
+    await asyncio.sleep(storm.seconds(2.1, 6))
+    for _ in range(storm.draw.randint(2, 5)):
+        chance = storm.draw.random()
+        if chance < 0.6:
+            await deactivate(storm)
+            _activate(storm, storm.conids(5))
+        elif chance < 0.8:
+            await ask(storm)
+        else:
+            _kill(storm, "worker")
+        await asyncio.sleep(storm.draw.choice((storm.seconds(0, 0.5), storm.seconds(0.5, 5))))
 
 
 def _activate(storm: Storms, conids: list[int]) -> None:

@@ -41,10 +41,9 @@ from v6_pipeline_tests.simulation.wire import SimulatedLoop
 
 log = logging.getLogger("simulation")
 
-SENSOR_SECONDS = 45
 SCHEDULE_SECONDS = 60
-POLICY = StreamerPolicy(lease=45, registry=10, upkeep=30)
-"""A thirtieth of the usual looks: they are most of a quiet night's cost."""
+AWAKE_AFTER_STORM = 240.0
+"""For so long everybody looks as often as in the storm itself."""
 STREAMER, WORKER = "streamer", "worker"
 _DIARY_LINES = 4000
 NEW_YORK = ZoneInfo("America/New_York")
@@ -72,6 +71,36 @@ class Figures:
     faults: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """Seconds between the looks of the streamer, and of the sensor.
+
+    Far less often than they really look, but for what is drawn here nobody would notice: they are most of the cost of a
+    quiet hour. ``upkeep`` renews the lines, which last a minute.
+    """
+
+    policy: StreamerPolicy
+    sensor: float
+
+
+STORMY = Rhythm(StreamerPolicy(lease=20, registry=2, upkeep=15), sensor=30)
+CALM = Rhythm(StreamerPolicy(lease=60, registry=20, upkeep=40), sensor=60)
+NIGHT = Rhythm(StreamerPolicy(lease=90, registry=60, upkeep=40), sensor=90)
+
+
+class _Policy(StreamerPolicy):
+    """The streamer's part of the rhythm of the moment."""
+
+    def __init__(self, world: World) -> None:
+        object.__setattr__(self, "_world", world)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in {"lease", "registry", "upkeep"}:
+            world: World = object.__getattribute__(self, "_world")
+            return getattr(world.rhythm.policy, name)
+        return object.__getattribute__(self, name)
+
+
 class World:
     """Everything of one day; ``live`` runs it.
 
@@ -88,12 +117,12 @@ class World:
         self.span = span
         self.calendar = TradingCalendar()
         draw = self.rng("shape")
-        self.lines = draw.choice((14, 18, 24))
+        self.lines = draw.choice((12, 14, 18))
         self.gateway = PaperGateway(
             GatewayConfig(
                 control_port=None,
                 accounts=("SIM0000001", "SIM0000002"),
-                positions=draw.randrange(25, 41),
+                positions=draw.randrange(20, 26),
                 seed=draw.randrange(1, 1_000_000),
                 lines=self.lines,
                 tick_seconds=None,
@@ -118,6 +147,8 @@ class World:
         """No tick before."""
         self.lively_until = 0.0
         """Until then ticks come every few seconds, as they do on a real market when a link is back."""
+        self.stormy_until = 0.0
+        """Until then everybody looks often."""
         self.last_run_at: datetime | None = None
         self.crashes: list[str] = []
 
@@ -138,10 +169,11 @@ class World:
                 ib_port=self.gateway.port,
                 market_data_lines=self.lines,
                 reserved_lines=4,
-                batch_lines=4,
+                # Few lines for many: streams and batches together want more than there are, at any time.
+                batch_lines=self._shape.choice((1, 2, 4)),
                 flush_seconds=60,
                 lease_seconds=180,
-                queue_batch=self._shape.choice((7, 20, 50)),
+                queue_batch=self._shape.choice((4, 7, 20)),
                 refresh_seconds=self._shape.choice((600, 900)),
             )
             self.database = self.open_database()
@@ -179,6 +211,13 @@ class World:
                     await self.loop.bury()
 
     # Time
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """How often everybody looks now."""
+        if self.loop.time() < self.stormy_until:
+            return STORMY
+        return CALM if self.refreshes else NIGHT
 
     @property
     def now(self) -> datetime:
@@ -220,7 +259,7 @@ class World:
                 outcome = control.tick()
                 if not outcome.decision.reason.startswith("renewed"):
                     self.say(f"sensor: {outcome.decision.reason}")
-            await asyncio.sleep(SENSOR_SECONDS)
+            await asyncio.sleep(self.rhythm.sensor)
 
     async def _schedule(self) -> None:
         queue = PositionQueue(self.database, self.loop.utc)
@@ -259,7 +298,7 @@ class World:
                     authority=Authority.SPAWNED,
                     epoch=epoch,
                     clock=self.loop.utc,
-                    policy=POLICY,
+                    policy=_Policy(self),
                 )
                 self.say(f"{process.name} ended")
             except V6Error as error:
