@@ -2,15 +2,15 @@
 
 IB counts the messages of a login in any rolling second, whichever process sends them (50 at 100 market-data lines). So
 every message needs an *instant*, and instants are handed out from one row per gateway: consecutive ones lie
-``1 / rate`` apart, over all processes. A message is sent within ``TOLERANCE`` after its instant or not at all; an
-instant that was missed is wasted. Idle time is not saved up, and a process that dies wastes only what it held.
+``(1 + TOLERANCE) / rate`` apart, over all processes. A message is sent within ``TOLERANCE`` after its instant or not at
+all; an instant that was missed is wasted. Idle time is not saved up, and a process that dies wastes only what it held.
 
 *The bound.* A message sent in a given second, a half-open interval, has its instant in that second or up to
-``TOLERANCE`` before it: in a half-open interval of ``1 + TOLERANCE`` seconds. Points at least ``1 / rate`` apart are at
-most ``ceil(rate * (1 + TOLERANCE))`` in it: 48 at the default of 45 a second. With 200 ms of tolerance it would be 54,
-with 100 ms exactly 50. At 50 ms, what is added between us and the gateway's count (network, a busy gateway) may vary by
-60 ms more before 50 could be passed; less tolerance would waste instants whenever an event loop is late. A lower rate
-only widens the distances, so the bound holds across every change of it.
+``TOLERANCE`` before it: in a half-open interval of ``1 + TOLERANCE`` seconds. Points at least that long divided by the
+rate apart are at most ``rate`` in it: the rate is kept in any second, and not only on average. At the default of 45,
+what is added between us and the gateway's count (network, a busy gateway) may vary by 115 ms before IB's 50 could be
+passed; more tolerance would cost throughput, less would waste instants whenever a loop is late. A lower rate only
+widens the distances, so the bound holds across every change of it.
 
 *Clocks.* Instants are UTC by each process's own clock. One that is d seconds ahead of another's adds d to the tolerance
 between the two, and the one behind waits d longer for its turn: keep machines on NTP. A row whose next instant is
@@ -101,7 +101,7 @@ def grant(
     longest = 2 * SHARES * max(GRANT_SECONDS, 1 / rate)
     if state.shares_until is not None and now < state.shares_until:
         rate /= SHARES
-    spacing = timedelta(microseconds=math.ceil(1e6 / rate))
+    spacing = timedelta(microseconds=math.ceil(1e6 * (1 + TOLERANCE.total_seconds()) / rate))
     # What another clock has handed out of the next second passes first.
     free_at = state.next_at if (state.next_at - now).total_seconds() <= longest else now + PAUSE
     first = max(now, earliest, free_at)

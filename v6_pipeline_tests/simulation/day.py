@@ -126,7 +126,7 @@ async def _day(seed: str, span: Span, folder: Path) -> Verdict:
                 virtual_hours=loop.time() / 3600,
                 wall_seconds=0.0,
                 cpu_seconds=0.0,
-                peak_lines=statistics.peak_lines,
+                peak_lines=max(oracle.peak_lines, statistics.peak_lines),
                 peak_rate=statistics.peak_rate,
                 line_errors=statistics.errors[101],
                 diary=list(world.diary),

@@ -7,7 +7,7 @@ says of itself.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,8 @@ from v6_pipeline_tests.simulation.truth import Key, Truth
 from v6_pipeline_tests.simulation.world import World
 
 LOOK_SECONDS = 5.0
+SLOTS_OUTLIVE_BY = 75.0
+"""A slot lasts at most a minute from when its holder last renewed it."""
 STREAMS_AFTER = 120.0
 """45 s after a storm, and the stretched looks: registry, upkeep, sensor."""
 RESTART_AFTER = 220.0
@@ -64,6 +66,8 @@ class Oracle:
         self.violation: asyncio.Future[str] = world.loop.create_future()
         self.checks = 0
         self.convergences = 0
+        self.peak_lines = 0
+        """The most at the gateway so far."""
         self._members: dict[str, dict[int, int]] = defaultdict(dict)
         self._notes: list[tuple[float, str, dict[str, Any]]] = []
         self._last: dict[str, float] = {}
@@ -84,6 +88,7 @@ class Oracle:
         self.quantities: dict[Key, list[tuple[datetime, float]]] = defaultdict(list)
         """What was held from when on."""
         self._seen: dict[str, tuple[float, object]] = {}
+        self._dead_since: dict[str, float] = {}
         self._hook()
 
     # What storms tell
@@ -136,6 +141,9 @@ class Oracle:
         self._check_crashes()
         self._check_errors()
         self._check_rate()
+        self._check_peak()
+        if self._is_every(15.0):
+            self._check_dead_slots()
         calm = self._calm_for()
         restarted = bool(self._storm_had & _PROCESS_TROUBLE)
         settled = RESTART_AFTER if restarted else STREAMS_AFTER
@@ -261,6 +269,26 @@ class Oracle:
         peak = self.world.gateway.statistics.peak_rate
         if peak > _MESSAGES_PER_SECOND:
             self.wrong(f"{peak} messages in a second, of all clients together")
+
+    def _check_peak(self) -> None:
+        """The gateway's own count of lines, while no process or connection ends: none is left behind by one then."""
+        statistics, settings = self.world.gateway.statistics, self.world.settings
+        peak, allowed = statistics.peak_lines, settings.market_data_lines - settings.reserved_lines
+        self.peak_lines = max(self.peak_lines, peak)
+        if peak > allowed and self._calm_for() >= RESTART_AFTER:
+            self.wrong(f"{peak} lines in use at the gateway, {allowed} allowed")
+        statistics.peak_lines = statistics.lines
+
+    def _check_dead_slots(self) -> None:
+        """In storms as well: no slot outlives its holder by more than its time to live."""
+        now = self.world.loop.time()
+        living = {process.name.rpartition("/")[2] for process in self.world.living}  # the epoch, or the run's name
+        holders = Counter(slot.holder for slot in self.world.ledger.usage().slots)
+        dead = [holder for holder in holders if holder.rpartition("/")[2] not in living]
+        self._dead_since = {holder: self._dead_since.get(holder, now) for holder in dead}
+        for holder, since in self._dead_since.items():
+            if now - since > SLOTS_OUTLIVE_BY:
+                self.wrong(f"{holders[holder]} lines are kept for {holder}, dead for {now - since:.0f} s")
 
     # After a storm
 

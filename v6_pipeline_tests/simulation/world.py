@@ -84,8 +84,8 @@ class Rhythm:
 
 
 STORMY = Rhythm(StreamerPolicy(lease=20, registry=2, upkeep=15), sensor=30)
-CALM = Rhythm(StreamerPolicy(lease=60, registry=20, upkeep=40), sensor=60)
-NIGHT = Rhythm(StreamerPolicy(lease=90, registry=60, upkeep=40), sensor=90)
+CALM = Rhythm(StreamerPolicy(lease=45, registry=20, upkeep=40), sensor=60)
+NIGHT = Rhythm(StreamerPolicy(lease=45, registry=60, upkeep=40), sensor=90)
 
 
 class _Policy(StreamerPolicy):

@@ -1,4 +1,4 @@
-"""``v6 slots``: who uses the market-data lines."""
+"""``v6 slots``: who uses the market-data lines, and how fast messages may go."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from v6_pipeline.cli.output import JsonOption
 
 if TYPE_CHECKING:
     from v6_pipeline.settings import Settings
+    from v6_pipeline.state.pacing import PacingReport
     from v6_pipeline.sync.slots import Slot, SlotUsage
 
 
 def slots(*, as_json: JsonOption = False) -> None:
-    """Show the market-data lines in use, by contract, holder and purpose, how many are left, and who waits."""
+    """Show the market-data lines in use, by contract, holder and purpose, how many are left, and the message rate."""
     settings = home.load()
-    from v6_pipeline.state import contracts
+    from v6_pipeline.state import contracts, pacing
     from v6_pipeline.sync.slots import SlotLedger
 
     with home.open_state(settings, must_exist=True) as database:
         usage = SlotLedger.from_settings(settings, database).usage()
         with database.read() as connection:
             known = contracts.get(connection, [slot.conid for slot in usage.slots])
+            rates = pacing.describe(connection, now=usage.limit.at)
     names = {conid: cached.spec.local_symbol or cached.spec.symbol for conid, cached in known.items()}
     if as_json:
-        output.document(_document(usage, names, settings))
+        output.document({**_document(usage, names, settings), "message_rates": [asdict(rate) for rate in rates]})
         return
     _show(usage, names)
-    for line in _summary(usage, settings):
+    for line in (*_summary(usage, settings), *map(_pace, rates)):
         output.line(line)
 
 
@@ -125,6 +127,13 @@ def _summary(usage: SlotUsage, settings: Settings) -> list[str]:
     if usage.limit.is_learned:
         lines.append(_learned(usage, usage.limit.at))
     return lines
+
+
+def _pace(rate: PacingReport) -> str:
+    allowed = f"{rate.current_rate:g} messages a second to {rate.gateway}, for all processes together"
+    if rate.since is None:
+        return allowed
+    return f"{allowed}; {rate.configured_rate:g} again after some quiet minutes, slowed by {rate.reason}"
 
 
 def _learned(usage: SlotUsage, now: datetime) -> str:

@@ -8,7 +8,9 @@ import pytest
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
+from v6_pipeline.state import pacing
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import utc_now
 from v6_pipeline.sync.slots import SlotLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
 
@@ -43,6 +45,7 @@ def test_lines_in_use_and_those_left(v6: Run, ledger: SlotLedger) -> None:
         "demands": [],
         "market_data_lines": 100,
         "reserved_lines": 10,
+        "message_rates": [],
     }
     assert [(slot["conid"], slot["holder"], slot["purpose"], slot["priority"], slot["state"]) for slot in slots] == [
         (11, "streamer/1", "stream", 5, "confirmed"),
@@ -83,3 +86,18 @@ def test_who_waits(v6: Run, settings: Settings) -> None:
 
 def test_none_in_use(v6: Run, settings: Settings) -> None:
     assert v6("slots").out.startswith("0 of 90 lines in use")
+
+
+def test_the_message_rate_and_what_slowed_it(v6: Run, settings: Settings) -> None:
+    gateway = "127.0.0.1:4002"
+    database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
+    with database.write() as connection:
+        pacing.take(connection, gateway, 1, configured_rate=45, now=utc_now())
+    assert f"45 messages a second to {gateway}, for all processes together" in v6("slots").out
+    with database.write() as connection:
+        pacing.back_off(connection, gateway, reason="100 Max rate exceeded", configured_rate=45, now=utc_now())
+    database.close()
+
+    [rate] = v6("slots", "--json").document["message_rates"]
+    assert (rate["current_rate"], rate["configured_rate"]) == (22.5, 45)
+    assert "22.5 messages a second" in v6("slots").out

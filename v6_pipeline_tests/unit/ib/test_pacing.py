@@ -64,7 +64,7 @@ def test_messages_leave_in_order_at_the_rate() -> None:
 
         assert wire.texts == [b"%d" % number for number in range(450)]
         assert wire.peak <= 46
-        assert asyncio.get_running_loop().time() == pytest.approx(10, abs=0.1)
+        assert asyncio.get_running_loop().time() == pytest.approx(10.5, abs=0.1)
 
     run_virtually(body())
 
@@ -109,7 +109,7 @@ def test_an_instant_that_was_missed_is_not_made_up_for() -> None:
         await drained(wire.outbox)
 
         assert wire.pacer.wasted > 0
-        assert wire.peak <= 48
+        assert wire.peak <= 45
         assert len(wire.sent) == 60
 
     run_virtually(body())
@@ -156,7 +156,7 @@ def test_processes_together_never_pass_the_bound(
         for wire in wires:
             await drained(wire.outbox)
 
-        assert peak([moment for wire in wires for moment, _ in wire.sent]) <= 48
+        assert peak([moment for wire in wires for moment, _ in wire.sent]) <= 45
         for wire, amount in zip(wires, amounts, strict=False):
             assert wire.texts == [b"%d" % number for number in range(amount)]
 
@@ -236,7 +236,7 @@ def test_a_new_socket_begins_with_an_empty_queue_and_the_same_allowance() -> Non
         await drained(wire.outbox)
 
         assert wire.texts[-100:] == [b"%d" % number for number in range(100)]
-        assert wire.peak <= 48
+        assert wire.peak <= 45
 
     run_virtually(body())
 
