@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
+from filelock import FileLock, Timeout
 
 from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake.durability import local_path
@@ -22,6 +25,9 @@ TARGET_BYTES = 4 * 2**20
 SMALL_FILES = 50
 """So many little files of one day are worth merging: with that, an append's cost does not grow over the day."""
 
+LOCK = "_v6_compaction.lock"
+"""File of a table that whoever compacts it has locked; Delta ignores names that begin with ``_``."""
+
 RETENTION_HOURS = 168
 """A replaced file is kept for a week, Delta's own rule: a reader or a writer may still be at work with it."""
 
@@ -35,6 +41,29 @@ class Compaction:
     files_added: int = 0
 
 
+@contextlib.contextmanager
+def compacting(store: DeltaTableStore) -> Iterator[None]:
+    """Be the only one that compacts a table on a local disk.
+
+    delta-rs finds no conflict between two compactions of the same files (seen with 1.6.6, whatever transaction or
+    number of retries they are given): both add their merged copy, and every row is there twice. The operating system
+    keeps the lock for a process that stands still, and frees it with one that dies. Object stores have none: there
+    runs leave compaction to one place.
+
+    Raises:
+        LakeConflictError: another compaction is under way.
+    """
+    folder = local_path(store.uri)
+    if folder is None or not folder.is_dir():
+        yield
+        return
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise LakeConflictError(f"table {store.spec.name}: another compaction is under way") from None
+
+
 def compact(
     store: DeltaTableStore, handle: DeltaTable | None = None, *, target_bytes: int = TARGET_BYTES
 ) -> Compaction:
@@ -42,14 +71,21 @@ def compact(
 
     Args:
         store: the table.
-        handle: a handle to work on, afterwards at the new version; by default a new one.
+        handle: a handle at the newest version, to work on; afterwards at the new one. By default a new one.
         target_bytes: size of the files to make, at least of those to leave alone.
 
     Raises:
-        LakeConflictError: another compaction or a replaced partition came first; nothing is lost, try again later.
+        LakeConflictError: another compaction is under way, or another commit came first; nothing is lost.
         LakeError: damaged, not writable or unreachable.
     """
-    table = handle if handle is not None else store.open()
+    with compacting(store):
+        newest = store.open()
+        if handle is not None and handle.version() != newest.version():
+            raise LakeConflictError(f"table {store.spec.name}: version {newest.version()} came before the compaction")
+        return _merge(store, newest if handle is None else handle, target_bytes)
+
+
+def _merge(store: DeltaTableStore, table: DeltaTable, target_bytes: int = TARGET_BYTES) -> Compaction:
     before = table.version()
     try:
         metrics = table.optimize.compact(
@@ -110,21 +146,28 @@ def vacuum(store: DeltaTableStore, *, retention_hours: int = RETENTION_HOURS, dr
 def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FILES) -> Compaction:
     """``compact`` once a trading day has ``small_files`` files below the target size; for writers that commit rarely.
 
-    Another compaction that came first is as good. Cost without one: opening the table.
+    Another compaction that came first is as good. Cost without one: opening the table. In an object store it does
+    nothing, for two runs could compact the same files.
 
     Raises:
         LakeError: damaged, not writable or unreachable.
     """
-    handle = store.load()
-    if handle is None:
+    if local_path(store.uri) is None:
         return Compaction(version=None)
+    try:
+        with compacting(store):
+            # Loaded under the lock: nobody else compacts between this and the commit.
+            handle = store.load()
+            if handle is None or not _is_fragmented(store, handle, small_files):
+                return Compaction(version=None)
+            return _merge(store, handle)
+    except LakeConflictError:
+        return Compaction(version=None)
+
+
+def _is_fragmented(store: DeltaTableStore, handle: DeltaTable, small_files: int) -> bool:
     with store.faults():
         files = pl.DataFrame(handle.get_add_actions(flatten=True))
     # Per day, for a year of days with one small file each has nothing to merge.
     per_day = files.filter(pl.col("size_bytes") < TARGET_BYTES).group_by(f"partition.{PARTITION_COLUMN}").len()
-    if per_day.filter(pl.col("len") >= small_files).is_empty():
-        return Compaction(version=None)
-    try:
-        return compact(store, handle)
-    except LakeConflictError:
-        return Compaction(version=None)
+    return not per_day.filter(pl.col("len") >= small_files).is_empty()

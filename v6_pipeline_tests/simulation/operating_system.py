@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -15,8 +16,9 @@ from ib_async import Ticker
 from sqlalchemy import URL, Engine, event
 
 from v6_pipeline.state import database
-from v6_pipeline.sync import streamer_control
+from v6_pipeline.sync import quotes, stream_lines, streamer_control
 from v6_pipeline.sync.leases import ProcessIdentity, StreamerLeaseState
+from v6_pipeline.sync.quotes import QuotePatience
 from v6_pipeline.sync.streamer import IBPositionStreamer
 from v6_pipeline_tests.simulation.loop import PROCESS, SimulatedProcess, VirtualLoop
 
@@ -63,6 +65,9 @@ def simulated_operating_system(loop: VirtualLoop) -> Iterator[None]:
         patch.object(ProcessIdentity, "is_alive", is_alive),
         patch.object(streamer_control, "_end_process", end_process),
         _one_engine(),
+        # A look at the ledger takes longer than most answers of the gateway do here: four of five find nothing new.
+        patch.object(quotes, "QuotePatience", partial(QuotePatience, turn=0.25, poll=1.0)),
+        patch.object(stream_lines, "TURN_SECONDS", 0.25),
         # By default a hash is a memory address, and with it the order of a set of tickers: another in each run.
         patch.object(Ticker, "__hash__", hash_of),
         patch.object(IBPositionStreamer, "_in_process", False),

@@ -18,9 +18,11 @@ from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.state import holdings as holdings_store
 from v6_pipeline.sync.queue import QueueState
 from v6_pipeline_tests.simulation.truth import Key, Truth
-from v6_pipeline_tests.simulation.world import World
+from v6_pipeline_tests.simulation.world import FLUSH_SECONDS, World
 
 LOOK_SECONDS = 5.0
+QUIET_LOOK_SECONDS = 15.0
+"""Once a storm is long over."""
 SLOTS_OUTLIVE_BY = 75.0
 """A slot lasts at most a minute from when its holder last renewed it."""
 STREAMS_AFTER = 120.0
@@ -34,7 +36,7 @@ RESTED_AFTER = 720.0
 REFRESHED_AFTER = 300.0
 ASKED_WITHIN = 260.0
 _REFRESH_MARGIN = 75.0
-_STILL_SECONDS = 68.0
+_STILL_SECONDS = FLUSH_SECONDS + 8.0
 _AWAKE_AFTER = 240.0
 """At night a stream that died without a word is not missed: it is looked at again once the exchange is open."""
 _MOST_LINE_ERRORS = ((30.0, 5), (600.0, 12))
@@ -128,8 +130,8 @@ class Oracle:
         """Look again and again, until the day is over or something is wrong."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            is_quiet = self._calm_for() > RESTED_AFTER and not self.world.refreshes
-            if not is_quiet or self._is_every(60.0):
+            is_quiet = self._calm_for() > RESTART_AFTER + STREAMS_AFTER
+            if not is_quiet or self._is_every(QUIET_LOOK_SECONDS if self.world.refreshes else 60.0):
                 self.look()
 
     def look(self) -> None:
@@ -142,7 +144,7 @@ class Oracle:
         self._check_errors()
         self._check_rate()
         self._check_peak()
-        if self._is_every(15.0):
+        if self._is_every(30.0) and self._calm_for() < LINES_AFTER:
             self._check_dead_slots()
         calm = self._calm_for()
         restarted = bool(self._storm_had & _PROCESS_TROUBLE)
@@ -318,7 +320,8 @@ class Oracle:
             self.wrong(f"streamed, though of no active strategy or not held: {sorted(surplus)}")
         if self._stays("lacking", with_lines and lacking > 0, 45.0) and with_lines and lacking > 0:
             self.wrong(f"{len(streamed)} contracts streamed, {lacking} more expected; not streamed: {sorted(missing)}")
-        rested = self._calm_for() >= RESTED_AFTER or not self._storm_had & _DATA_TROUBLE
+        better = [conid for conid in better if conid not in self._lately_quiet()]
+        rested = self._calm_for() >= RESTED_AFTER or not self._storm_had & (_DATA_TROUBLE - {"quiet"})
         is_fair = with_lines and rested and self.world.is_session
         if self._stays("better", is_fair and better, 30.0) and is_fair and better:
             self.wrong(f"contracts of a better priority than some that stream get none: {better}")
@@ -330,6 +333,13 @@ class Oracle:
             for _, name, fields in self._notes
             if name in _CONTRACT_TROUBLE or name in faults
             for conid in fields.get("conids", self._wanted())
+        }
+
+    def _lately_quiet(self) -> set[int]:
+        """Contracts whose silence may have cost them their line."""
+        since = self.world.loop.time() - 2 * RESTED_AFTER
+        return {
+            conid for at, name, fields in self._notes if name == "quiet" and at > since for conid in fields["conids"]
         }
 
     def _check_ledger(self) -> None:
@@ -432,8 +442,8 @@ class Oracle:
         if self._values_due is None:
             self.world.gateway.tick_once()
             self._values_due = now + _STILL_SECONDS
-            self.world.still_until = self._values_due
-        elif self._values_due <= now < self._values_due + LOOK_SECONDS:
+            self.world.still_until = self._values_due + QUIET_LOOK_SECONDS
+        elif self._values_due <= now < self.world.still_until:
             self.check_values()
 
     def check_values(self) -> None:

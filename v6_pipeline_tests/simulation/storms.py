@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from v6_pipeline.errors import UsageError
+from v6_pipeline.sync.queue import QueueState
 from v6_pipeline.sync.worker import RefreshScope
 from v6_pipeline_tests.simulation.loop import SimulatedProcess, State
 from v6_pipeline_tests.simulation.world import AWAKE_AFTER_STORM, NEW_YORK, World
@@ -93,6 +94,8 @@ class Storms:
             if name in FAULTS:
                 self.world.figures.faults[name] += 1
         await asyncio.sleep(max(0.0, self.until - self.world.loop.time()))
+        if self.world.refreshes and self.draw.random() < 0.5:
+            await ask_for_leased(self)
 
     def _heal(self) -> None:
         world = self.world
@@ -430,6 +433,21 @@ async def run_and_ask(storm: Storms) -> None:
     await asyncio.sleep(storm.draw.choice((storm.seconds(2.02, 2.4), storm.seconds(2.02, 6.0))))
     for _ in range(6):
         await ask(storm)
+
+
+async def ask_for_leased(storm: Storms) -> None:
+    """What runs have in hand is asked for again, between its observation and its acknowledgement if it so happens.
+
+    The last deed of a storm: nothing else refreshes it soon after, which would hide that the wish was forgotten.
+    """
+    storm.perform("quiet", conids=storm.conids(6))  # a batch waits for those, while the others are observed
+    storm.world.start_worker(RefreshScope(everything=True))
+    await asyncio.sleep(storm.seconds(2.5, 6))
+    for item in storm.world.queue.items(QueueState.LEASED, limit=8):
+        storm.world.say(f"people: refresh {item.account} {item.conid}, which a run has")
+        storm.world.queue.insert(item.conid, item.symbol, account=item.account)
+        storm.oracle.asked(item.key)
+    await asyncio.sleep(storm.seconds(0, 6))
 
 
 async def rush(storm: Storms) -> None:

@@ -42,6 +42,8 @@ from v6_pipeline_tests.simulation.wire import SimulatedLoop
 log = logging.getLogger("simulation")
 
 SCHEDULE_SECONDS = 60
+FLUSH_SECONDS = 120.0
+"""Of the streamer; nothing is lost by a crash but what the next download brings back."""
 AWAKE_AFTER_STORM = 240.0
 """For so long everybody looks as often as in the storm itself."""
 STREAMER, WORKER = "streamer", "worker"
@@ -83,7 +85,7 @@ class Rhythm:
     sensor: float
 
 
-STORMY = Rhythm(StreamerPolicy(lease=20, registry=2, upkeep=15), sensor=30)
+STORMY = Rhythm(StreamerPolicy(lease=20, registry=4, upkeep=20), sensor=30)
 CALM = Rhythm(StreamerPolicy(lease=45, registry=20, upkeep=40), sensor=60)
 NIGHT = Rhythm(StreamerPolicy(lease=45, registry=60, upkeep=40), sensor=90)
 
@@ -171,9 +173,9 @@ class World:
                 reserved_lines=4,
                 # Few lines for many: streams and batches together want more than there are, at any time.
                 batch_lines=self._shape.choice((1, 2, 4)),
-                flush_seconds=60,
+                flush_seconds=FLUSH_SECONDS,
                 lease_seconds=180,
-                queue_batch=self._shape.choice((4, 7, 20)),
+                queue_batch=self._shape.choice((7, 20)),
                 refresh_seconds=self._shape.choice((600, 900)),
             )
             self.database = self.open_database()
@@ -358,7 +360,7 @@ class World:
                 await asyncio.sleep(draw.uniform(1, 4))
             elif self.is_session:
                 # Just within what the streamer takes for life.
-                await asyncio.sleep(draw.uniform(15, 60))
+                await asyncio.sleep(draw.uniform(20, 70))
             else:
                 await asyncio.sleep(draw.uniform(60, 600))
                 if draw.random() < 0.7:
