@@ -23,7 +23,8 @@ class Reaction(enum.StrEnum):
     LINES_EXHAUSTED = "lines_exhausted"
     """TWS and API together hold all lines: give this one back, do not ask again at once."""
     BACK_OFF = "back_off"
-    """Messages came too fast: all processes send less."""
+    """Messages came too fast: all processes send less. After 100, which drops a message without saying which, a new
+    session begins as well."""
     FEED_LOST = "feed_lost"
     """The account feed went to another client or account."""
     LINK_LOST = "link_lost"

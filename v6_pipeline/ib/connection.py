@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+RATE_EXCEEDED = 100
 PORT_CHANGED = 1300
 
 ErrorListener = Callable[[int, int, str], None]
@@ -428,7 +429,8 @@ class IBConnectionManager:
             listener(req_id, code, text)
         if reaction is Reaction.TOO_OLD:
             self._breaker.open()
-        if reaction in {Reaction.RECONNECT, Reaction.TOO_OLD}:
+        # Error 100 names no request: which subscribe or cancel was dropped is not known, and a new session forgets all.
+        if reaction in {Reaction.RECONNECT, Reaction.TOO_OLD} or code == RATE_EXCEEDED:
             # Code 1300 names the port to come back on; should that one not answer, the configured one is tried again.
             self.port = new_port(text) or self.port if code == PORT_CHANGED else self.port
             self._drop_client()

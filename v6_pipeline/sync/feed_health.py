@@ -112,7 +112,9 @@ class FeedHealth:
         self._since: dict[int, datetime] = {}
         """When a contract last ticked; before its first tick, since when it has been subscribed."""
         self._expected: dict[int, datetime] = {}
-        """By when a contract that was lively before an event has to tick."""
+        """By when a contract has to tick that was just subscribed, or that was lively before an event."""
+        self._unheard: dict[int, int] = {}
+        """How often in a row a contract was subscribed again without a tick: it is asked for ever less."""
         self._open_since: datetime | None = None
         self._competing = CompetingSession()
 
@@ -124,6 +126,7 @@ class FeedHealth:
         self._feed_of.clear()
         self._since.clear()
         self._expected.clear()
+        self._unheard.clear()
         self._competing.clear()
 
     def track(self, contracts: Mapping[int, SecType], now: datetime) -> None:
@@ -132,8 +135,12 @@ class FeedHealth:
             del self._feed_of[conid], self._since[conid]
             self._expected.pop(conid, None)
         for conid, sec_type in contracts.items():
+            if conid not in self._feed_of:
+                self._since[conid] = now
+                # Whatever else happens, a subscription begins with the values that there are: without any it is dead.
+                patience = min(CONTRACT_VERIFY_WITHIN * 2 ** self._unheard.get(conid, 0), RETRY_MAX)
+                self._expected[conid] = now + patience
             self._feed_of[conid] = Feed.of(sec_type)
-            self._since.setdefault(conid, now)
 
     def knows(self, conid: int) -> bool:
         """Whether a contract is tracked."""
@@ -146,6 +153,7 @@ class FeedHealth:
             return
         self._since[conid] = now
         self._expected.pop(conid, None)
+        self._unheard.pop(conid, None)
         if self._competing.ticked(now):
             self._end_competing(conid, now)
         record = self._records[feed]
@@ -215,7 +223,7 @@ class FeedHealth:
         renewals = [renewal for feed in Feed if (renewal := self._feed_due(feed, now, is_open=is_open)) is not None]
         late = self._late(now).difference(*(renewal.conids for renewal in renewals))
         if late:
-            renewals.append(Renewal(late, "they did not tick since their feed came back"))
+            renewals.append(Renewal(late, "no tick since they were subscribed, or since their feed came back"))
         return renewals
 
     @property
@@ -309,6 +317,7 @@ class FeedHealth:
         )
         for conid in late:
             del self._expected[conid]
+            self._unheard[conid] = min(self._unheard.get(conid, 0) + 1, 10)
         return late
 
     def _try_one(self, now: datetime) -> list[Renewal]:

@@ -265,3 +265,16 @@ async def test_expired_assigned_and_unknown_contracts_are_ordinary_events(rig: R
         await two_looks(streamer)
         assert streamer.status()["state"] == "streaming"
         assert streamer.status()["connects"] == 1
+
+
+async def test_after_error_100_which_drops_a_message_without_saying_which_a_new_session_begins(rig: Rig) -> None:
+    conids = streamed(rig)
+    other = next(conid for conid in rig.held() if conid not in conids)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        rig.gateway.perform("exceed_rate")
+        rig.registry.add_active("later", [other])
+
+        await eventually(lambda: streamer.status()["connects"] == 2, "a new session")
+        await eventually(lambda: rig.subscribed() == dict.fromkeys([*conids, other], 1), "each once, the new one too")
+        assert streamer.status()["error_codes"]["100"] == 1

@@ -466,11 +466,23 @@ async def rush(storm: Storms) -> None:
         if chance < 0.6:
             await deactivate(storm)
             _activate(storm, storm.conids(5))
+            _want_too_many(storm)
         elif chance < 0.8:
             await ask(storm)
         else:
             _kill(storm, "worker")
         await asyncio.sleep(storm.draw.choice((storm.seconds(0, 0.5), storm.seconds(0.5, 5))))
+
+
+def _want_too_many(storm: Storms) -> None:
+    """More contracts than lines: who gives way to whom is a question only then."""
+    settings = storm.world.settings
+    budget = settings.market_data_lines - settings.reserved_lines - settings.batch_lines
+    active = {conid for strategy in STRATEGIES for conid in storm.oracle.members(strategy)}
+    others = sorted({conid for _, conid in storm.held()} - active)
+    missing = budget + 4 - len(active)
+    if missing > 0 and others:
+        _activate(storm, storm.draw.sample(others, min(missing, len(others))))
 
 
 def _activate(storm: Storms, conids: list[int]) -> None:

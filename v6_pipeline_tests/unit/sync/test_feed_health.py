@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -217,7 +218,8 @@ def test_what_never_ticked_since_it_was_subscribed_is_silent_too() -> None:
     rig = Rig()
     rig.health.begin_session()
     rig.health.track({STOCK: SecType.STOCK}, rig.now)
-    assert rig.pass_time(SILENT_AFTER) == [{STOCK}]
+    assert rig.pass_time(CONTRACT_VERIFY_WITHIN) == [{STOCK}], "by itself"
+    assert rig.pass_time(SILENT_AFTER - CONTRACT_VERIFY_WITHIN) == [{STOCK}], "with its feed"
 
 
 def test_contracts_that_hardly_trade_are_asked_for_ever_more_rarely(rig: Rig) -> None:
@@ -319,3 +321,19 @@ def test_a_new_session_begins_without_doubts(rig: Rig) -> None:
     rig.health.track({STOCK: SecType.STOCK}, rig.now)
     assert rig.health.competing_since is None
     assert rig.health.stale_since is None
+
+
+def test_a_contract_that_never_brought_a_tick_is_asked_for_again_ever_more_rarely(rig: Rig) -> None:
+    """A message that the gateway dropped, or a request that died: nothing else would ever tell."""
+    contracts = {STOCK: SecType.STOCK, OTHER_STOCK: SecType.STOCK, OPTION: SecType.OPTION, 4: SecType.STOCK}
+    rig.health.track(contracts, rig.now)
+    assert rig.pass_time(CONTRACT_VERIFY_WITHIN - SECOND, STOCK, OTHER_STOCK, OPTION) == []
+    renewed_at = []
+    for _ in range(2 * 3600):
+        if rig.pass_time(SECOND, STOCK, OTHER_STOCK, OPTION) == [{4}]:
+            renewed_at.append(rig.now)
+            rig.health.track({conid: kind for conid, kind in contracts.items() if conid != 4}, rig.now)
+            rig.health.track(contracts, rig.now)
+    gaps = [later - earlier for earlier, later in pairwise(renewed_at)]
+    assert gaps[:3] == [CONTRACT_VERIFY_WITHIN * 2, CONTRACT_VERIFY_WITHIN * 4, CONTRACT_VERIFY_WITHIN * 8]
+    assert gaps[-1] == RETRY_MAX
