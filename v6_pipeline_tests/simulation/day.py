@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -60,11 +61,25 @@ def simulate(seed: str, *, hours: tuple[float, float] | None = None) -> Verdict:
     state = random.getstate()
     random.seed(f"{seed}/product")  # the jitter of reconnecting
     try:
-        with _folder() as folder, asyncio.Runner(loop_factory=lambda: _loop(seed, span)) as runner:
+        with _rare_collections(), _folder() as folder, asyncio.Runner(loop_factory=lambda: _loop(seed, span)) as runner:
             verdict = runner.run(_day(seed, span, folder))
     finally:
         random.setstate(state)
     return _timed(verdict, time.perf_counter() - began, time.process_time() - cpu)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Python walks through all that lives for every 700 new objects; a day makes many millions, few of them in rings."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def _timed(verdict: Verdict, wall: float, cpu: float) -> Verdict:

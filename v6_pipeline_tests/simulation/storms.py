@@ -86,7 +86,7 @@ class Storms:
         self.until = self.world.loop.time() + length
         faults = self.draw.sample(sorted(FAULTS), self.draw.choice((1, 1, 2, 2, 3, 4)))
         deeds = self.draw.choices(sorted(DEEDS), k=self.draw.choice((1, 2, 3, 4, 6)))
-        rushes = ["rush"] * self.draw.choice((0, 1, 1, 2) if self.world.refreshes else (0, 0, 1))
+        rushes = ["rush"] * self.draw.choice((0, 1, 1) if self.world.refreshes else (0, 0, 1))
         moments = [(self.draw.uniform(0, length), name) for name in (*faults, *deeds, *rushes)]
         for moment, name in sorted(moments):
             await asyncio.sleep(max(0.0, self.until - length + moment - self.world.loop.time()))
