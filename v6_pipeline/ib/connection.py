@@ -20,6 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from v6_pipeline.errors import ClientIdInUseError, GatewayError, GatewayUnreachableError, RequestTimeoutError
 from v6_pipeline.ib.allowance import LocalAllowance
+from v6_pipeline.ib.breaker import CircuitBreaker, loop_time
 from v6_pipeline.ib.client import ReadOnlyIB
 from v6_pipeline.ib.codes import Reaction, is_healthy_notice, new_port, reaction_to
 from v6_pipeline.ib.pacing import MessagePacer
@@ -35,11 +36,6 @@ PORT_CHANGED = 1300
 
 ErrorListener = Callable[[int, int, str], None]
 """Called with IB's request id (-1: none), code and text."""
-
-
-def loop_time() -> float:
-    """Monotonic seconds, by the running loop."""
-    return asyncio.get_running_loop().time()
 
 
 class ConnectionState(enum.StrEnum):
@@ -69,45 +65,6 @@ class ConnectionPolicy:
     outage_pause: float = 20
     """Between attempts while the broker is expected to be away, such as in its nightly reset."""
     messages_per_second: int = 45
-
-
-class CircuitBreaker:
-    """Stops attempts for a while after ``failures`` in a row, so that a dead gateway is not hammered all night.
-
-    Args:
-        failures: how many in a row open it.
-        pause_seconds: how long it stays open; then one attempt decides.
-        clock: monotonic seconds.
-    """
-
-    def __init__(self, failures: int, pause_seconds: float, clock: Callable[[], float] = loop_time) -> None:
-        self._limit = failures
-        self._pause = pause_seconds
-        self._clock = clock
-        self._failed = 0
-        self._opened_at: float | None = None
-
-    def seconds_open(self) -> float:
-        """Seconds until the next attempt is allowed; 0 if it is now."""
-        if self._opened_at is None:
-            return 0.0
-        return max(0.0, self._opened_at + self._pause - self._clock())
-
-    def record_success(self) -> None:
-        """Close it."""
-        self._failed = 0
-        self._opened_at = None
-
-    def record_failure(self) -> None:
-        """Count a failure; the one that reaches the limit, and each after it, opens the breaker (again)."""
-        self._failed += 1
-        if self._failed >= self._limit:
-            self._opened_at = self._clock()
-
-    def open(self) -> None:
-        """Open it at once: it is known that the next attempt would fail."""
-        self._failed = self._limit
-        self._opened_at = self._clock()
 
 
 class IBConnectionManager:

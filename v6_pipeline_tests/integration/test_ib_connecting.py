@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from v6_pipeline.errors import ClientIdInUseError, GatewayError, GatewayUnreachableError
-from v6_pipeline.ib.connection import CircuitBreaker, ConnectionPolicy, ConnectionState, IBConnectionManager
+from v6_pipeline.ib.breaker import CircuitBreaker
+from v6_pipeline.ib.connection import ConnectionPolicy, ConnectionState, IBConnectionManager
 from v6_pipeline.paper import GatewayConfig, PaperGateway
 from v6_pipeline_tests.integration.conftest import OpenConnection
 from v6_pipeline_tests.integration.scripted_gateway import START_API, ScriptedGateway
