@@ -70,7 +70,7 @@ def simulate(seed: str, *, hours: tuple[float, float] | None = None) -> Verdict:
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Python walks through all that lives for every 700 new objects; a day makes many millions, few of them in rings."""
+    """Python walks through its objects for every 700 new ones; a day makes many millions, few of them in rings."""
     thresholds = gc.get_threshold()
     gc.collect()
     gc.freeze()

@@ -91,6 +91,9 @@ class Oracle:
         """What was held from when on."""
         self._seen: dict[str, tuple[float, object]] = {}
         self._dead_since: dict[str, float] = {}
+        self._streamed_in_storm: set[int] = set()
+        self.urgent: int | None = None
+        """Must stream whatever else does."""
         self._hook()
 
     # What storms tell
@@ -105,6 +108,16 @@ class Oracle:
     def storm_begins(self) -> None:
         self._calm_since = None
         self._storm_had = set()
+        self._streamed_in_storm.clear()
+        self.urgent = None
+
+    def excused(self) -> set[int]:
+        """Contracts that may have lost their right to a line: refused, or streamed in the storm without a tick."""
+        return self._troubled() | self._lately_quiet() | self._streamed_in_storm
+
+    def storm_had(self, name: str) -> bool:
+        """Whether such a fault happened since the storm began."""
+        return name in self._storm_had
 
     def calm_begins(self) -> None:
         """Everything is healed, nobody does anything."""
@@ -147,6 +160,8 @@ class Oracle:
         if self._is_every(30.0) and self._calm_for() < LINES_AFTER:
             self._check_dead_slots()
         calm = self._calm_for()
+        if calm < STREAMS_AFTER:
+            self._streamed_in_storm |= self.truth.streamed().keys()
         restarted = bool(self._storm_had & _PROCESS_TROUBLE)
         settled = RESTART_AFTER if restarted else STREAMS_AFTER
         if calm < settled:
@@ -323,6 +338,9 @@ class Oracle:
         better = [conid for conid in better if conid not in self._lately_quiet()]
         rested = self._calm_for() >= RESTED_AFTER or not self._storm_had & (_DATA_TROUBLE - {"quiet"})
         is_fair = with_lines and rested and self.world.is_session
+        pressing = self.urgent if with_lines and self.urgent in missing else None
+        if self._stays("urgent", pressing, 60.0) and pressing is not None:
+            self.wrong(f"{pressing}, wanted more than all that stream, gets no line")
         if self._stays("better", is_fair and better, 30.0) and is_fair and better:
             self.wrong(f"contracts of a better priority than some that stream get none: {better}")
 

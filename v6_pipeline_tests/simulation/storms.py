@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STRATEGIES = ("wheel", "condors", "hedge")
 _FARMS = ("usfarm", "usopt", "usfuture", "cashfarm")
 _STREAMER_ID = 60
+_URGENT_AFTER = 330.0
 _LIFE_AFTER = {"link_restored", "server_broken", "farm_broken", "competing_session"}
 
 Deed = Callable[["Storms"], Awaitable[None]]
@@ -63,6 +64,7 @@ class Storms:
             await storm()
             self._heal()
             self.oracle.calm_begins()
+            self.after(_URGENT_AFTER, self._urgent)
 
     def _seconds_to_reset(self) -> float:
         """IB's servers restart between 00:15 and 01:45 New York."""
@@ -97,12 +99,24 @@ class Storms:
         if self.world.refreshes and self.draw.random() < 0.5:
             await ask_for_leased(self)
 
+    def _urgent(self) -> None:
+        """Somebody needs one contract more than all that stream: the one change of a calm, and nothing excuses it."""
+        active = {conid for strategy in STRATEGIES for conid in self.oracle.members(strategy)}
+        others = sorted({conid for _, conid in self.held()} - active - self.oracle.excused())
+        if self.world.is_session and others:
+            conid = self.draw.choice(others)
+            self.world.say(f"people: {STRATEGIES[0]} needs {conid} at priority 1")
+            self.world.registry.add_active(STRATEGIES[0], [conid], priority=1)
+            self.oracle.activated(STRATEGIES[0], [conid], 1)
+            self.oracle.urgent = conid
+
     def _heal(self) -> None:
         world = self.world
         world.say("heal: the storm is over")
         self._undo.close()
         self.perform("heal")
-        self.perform("lines", lines=world.lines)
+        if self.oracle.storm_had("lines"):
+            self.perform("lines", lines=world.lines)
         world.daemon_until = 0.0
         world.lively_until = world.loop.time() + 40
         world.stormy_until = world.loop.time() + AWAKE_AFTER_STORM
