@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, bindparam, delete, select
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.schema import slot_demands, slot_limits
@@ -50,7 +50,7 @@ class Demand:
 
 def limit(connection: Connection) -> LearnedLimit:
     """What is known; nothing at first."""
-    row = connection.execute(select(slot_limits).where(slot_limits.c.name == _GATEWAY)).mappings().one_or_none()
+    row = connection.execute(_LIMIT).mappings().one_or_none()
     return LearnedLimit() if row is None else LearnedLimit(**{key: row[key] for key in row if key != "name"})
 
 
@@ -61,10 +61,9 @@ def save_limit(connection: Connection, known: LearnedLimit) -> None:
 
 def demands(connection: Connection, *, now: datetime) -> tuple[Demand, ...]:
     """Who waits now, by holder and purpose."""
-    query = select(slot_demands).where(slot_demands.c.expires_at > now)
-    query = query.order_by(slot_demands.c.holder, slot_demands.c.purpose)
     return tuple(
-        Demand(**dict(row) | {"purpose": SlotPurpose(row["purpose"])}) for row in connection.execute(query).mappings()
+        Demand(**dict(row) | {"purpose": SlotPurpose(row["purpose"])})
+        for row in connection.execute(_DEMANDS, {"now": now}).mappings()
     )
 
 
@@ -84,3 +83,12 @@ def drop_demand(connection: Connection, *, holder: str, purpose: SlotPurpose | N
 def sweep_demands(connection: Connection, *, now: datetime) -> None:
     """Delete the demands of those who have stopped asking."""
     connection.execute(delete(slot_demands).where(slot_demands.c.expires_at <= now))
+
+
+# Built once, for building a query costs more than running it.
+_LIMIT = select(slot_limits).where(slot_limits.c.name == _GATEWAY)
+_DEMANDS = (
+    select(slot_demands)
+    .where(slot_demands.c.expires_at > bindparam("now"))
+    .order_by(slot_demands.c.holder, slot_demands.c.purpose)
+)

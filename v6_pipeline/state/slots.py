@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, select, update
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.keys import chunks
@@ -39,18 +39,27 @@ class Slot:
 
 def sweep_expired(connection: Connection, *, now: datetime) -> int:
     """Delete slots that were not renewed in time; how many."""
-    return connection.execute(delete(slots).where(slots.c.expires_at <= now)).rowcount
+    return connection.execute(_SWEEP, {"now": now}).rowcount
 
 
 def live(connection: Connection, *, now: datetime) -> tuple[Slot, ...]:
     """The slots in use, by conid and holder."""
     # By position: the ledger is read several times a second by each process, and rows by name cost four times as much.
-    query = select(*(slots.c[item.name] for item in fields(Slot))).where(slots.c.expires_at > now)
-    rows = connection.execute(query.order_by(slots.c.conid, slots.c.holder))
     return tuple(
         Slot(conid, holder, SlotPurpose(purpose), acquired_at, expires_at, priority, confirmed_at, closing_at)
-        for conid, holder, purpose, acquired_at, expires_at, priority, confirmed_at, closing_at in rows
+        for conid, holder, purpose, acquired_at, expires_at, priority, confirmed_at, closing_at in connection.execute(
+            _LIVE, {"now": now}
+        )
     )
+
+
+# Built once, for building a query costs more than running it.
+_SWEEP = delete(slots).where(slots.c.expires_at <= bindparam("now"))
+_LIVE = (
+    select(*(slots.c[item.name] for item in fields(Slot)))
+    .where(slots.c.expires_at > bindparam("now"))
+    .order_by(slots.c.conid, slots.c.holder)
+)
 
 
 def put(connection: Connection, taken: Iterable[Slot]) -> None:
