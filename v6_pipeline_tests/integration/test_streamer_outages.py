@@ -133,7 +133,7 @@ async def test_a_gateway_that_stays_without_its_link_gets_a_new_session(rig: Rig
         await eventually(lambda: rig.subscribed() == {conid: 1})
         rig.gateway.perform("notice", code=1100, text="Connectivity has been lost.")
         await until_blind(streamer)
-        rig.clock.advance(LINK_PATIENCE.total_seconds())
+        await pass_time(rig, streamer, LINK_PATIENCE.total_seconds())
         await eventually(lambda: streamer.status()["connects"] == 2, "a new session")
         await until_seeing(streamer)
 
@@ -146,8 +146,7 @@ async def test_in_the_nightly_reset_the_socket_is_kept(rig: Rig) -> None:
         rig.gateway.perform("link_lost")
         await until_blind(streamer)
         assert streamer.status()["expected_outage"] == "IB's nightly reset until 06:45 UTC"
-        rig.clock.advance(LINK_PATIENCE.total_seconds())
-        await two_looks(streamer)
+        await pass_time(rig, streamer, LINK_PATIENCE.total_seconds())
         assert streamer.status()["connects"] == 1
 
 
