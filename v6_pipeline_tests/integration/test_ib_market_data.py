@@ -268,7 +268,8 @@ async def test_after_a_loss_that_dropped_all_nothing_is_cancelled(
     heard.quotes.clear()
     gateway.tick_once()
     await connection.round_trip()
-    assert sorted(conid for conid, _ in heard.quotes) == [AAPL, SPY]
+    # ib_async tells of each packet that arrives, and the network may cut one tick in two.
+    assert {conid for conid, _ in heard.quotes} == {AAPL, SPY}
 
     for conid in specs:
         market.cancel(conid)
