@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -150,25 +152,38 @@ def test_a_long_log_is_put_aside_at_the_start(children: Children, monkeypatch: p
     assert children.log_path.with_name("log.1").read_text() == "long"
 
 
+@contextlib.contextmanager
+def disposition(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """What this process does with a signal, whatever it inherited: a test run under nohup ignores SIGHUP."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_wait(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with StopSignals() as signals:
+    with disposition(number, signal.default_int_handler):
+        with StopSignals() as signals:
+            signals.check()
+            os.kill(os.getpid(), number)
+            with pytest.raises(StopRequested):
+                wait_until(lambda: None, seconds=20, checks=(signals.check,))
+        assert signal.getsignal(number) is signal.default_int_handler
+
+
+def test_a_hang_up_that_is_ignored_on_purpose_stays_so() -> None:
+    """``nohup v6 up`` outlives its terminal."""
+    with disposition(signal.SIGHUP, signal.SIG_IGN), StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
         signals.check()
-        os.kill(os.getpid(), number)
-        with pytest.raises(StopRequested):
-            wait_until(lambda: None, seconds=20, checks=(signals.check,))
-    assert signal.getsignal(number) is before
 
 
 def test_children_hear_signals_that_a_shell_had_them_ignore(children: Children) -> None:
     """``v6 up &`` in a script inherits SIGINT as ignored, and would hand that down."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with StopSignals():
-            children.start(python("child", "import signal; print(signal.getsignal(2), flush=True); " + SLEEPER))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with disposition(signal.SIGINT, signal.SIG_IGN), StopSignals():
+        children.start(python("child", "import signal; print(signal.getsignal(2), flush=True); " + SLEEPER))
     eventually(lambda: "default_int_handler" in children.log_path.read_text())
 
 
