@@ -61,6 +61,8 @@ class PriceSource(enum.StrEnum):
     LAST = "last"
     CLOSE = "close"
     PORTFOLIO = "portfolio"
+    FLEX = "flex"
+    HISTORICAL_CLOSE = "historical_close"
 
 
 class QueuePriority(enum.IntEnum):

@@ -20,9 +20,10 @@ from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, broker_colum
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import row_count
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TableSpec
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import Commit
 from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS
 from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope

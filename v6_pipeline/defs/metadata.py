@@ -12,9 +12,10 @@ from typing import Any
 import dagster as dg
 
 from v6_pipeline.defs.origins import ACCOUNTS, QUEUED, STREAMED, column_lineage
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TableSpec
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 
 KINDS = {"deltalake", "polars"}
 LINEAGE = {

@@ -10,8 +10,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.schema import ArrayType, PrimitiveType, StructType
 
 from v6_pipeline.errors import LakeConflictError, LakeError
+from v6_pipeline.lake.columns import PARTITION_COLUMN, Column, TableSpec
 from v6_pipeline.lake.faults import is_conflict
-from v6_pipeline.lake.schemas import PARTITION_COLUMN, Column, TableSpec
 
 SCHEMA_VERSION = "v6.schema_version"
 CHECKPOINT_INTERVAL = 20

@@ -16,10 +16,10 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 
 from v6_pipeline.errors import LakeError
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.definition import ONCE
 from v6_pipeline.lake.durability import Fsync, fsync_path, local_path, make_durable
 from v6_pipeline.lake.faults import lake_faults, safe_uri
-from v6_pipeline.lake.schemas import TableSpec
 from v6_pipeline.lake.table import DeltaTableStore
 
 if TYPE_CHECKING:

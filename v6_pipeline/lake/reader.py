@@ -9,7 +9,8 @@ from datetime import date
 import polars as pl
 from deltalake import DeltaTable
 
-from v6_pipeline.lake.schemas import POSITION_COLUMNS, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.columns import POSITION_COLUMNS
+from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
 
 LOOKBACK_DAYS = 10

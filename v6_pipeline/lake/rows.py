@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 import polars as pl
 
 from v6_pipeline.errors import LakeError
-from v6_pipeline.lake.schemas import TableSpec
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.model import AccountValues, PositionUpdate, UpdateSource
 
 TradingDay = Callable[[datetime], date]

@@ -11,7 +11,7 @@ from datetime import date
 import polars as pl
 
 from v6_pipeline.errors import LakeError
-from v6_pipeline.lake.schemas import PARTITION_COLUMN, TableSpec
+from v6_pipeline.lake.columns import PARTITION_COLUMN, TableSpec
 
 
 def conform(frame: pl.DataFrame, spec: TableSpec, *, partition: str | None = None) -> pl.DataFrame:

@@ -18,11 +18,12 @@ from v6_pipeline.errors import AccountFeedError, StateError
 from v6_pipeline.ib.account_feed import AccountFeed
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.positions import download_positions, subscribe_positions
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.maintenance import compact_if_fragmented
 from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, TableSpec
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.lake.table import Commit
 from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, QueuePriority, Quote, UpdateSource
 from v6_pipeline.settings import Settings

@@ -121,6 +121,12 @@ def test_with_nothing_wrong_nothing_is_done(v6: Run, table: DeltaTableStore) -> 
         "streamed_positions: nothing wrong",
         "queued_positions: nothing wrong",
         "account_values: nothing wrong",
+        "flex_statements: nothing wrong",
+        "flex_positions: nothing wrong",
+        "flex_activity: nothing wrong",
+        "historical_closes: nothing wrong",
+        "position_snapshots: nothing wrong",
+        "portfolio_exposure: nothing wrong",
     ]
 
 

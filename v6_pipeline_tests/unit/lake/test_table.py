@@ -14,10 +14,11 @@ from deltalake.exceptions import CommitFailedError
 
 from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake import definition
+from v6_pipeline.lake.columns import Column, TableSpec
 from v6_pipeline.lake.faults import is_conflict
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.reader import latest_positions, schema_of
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, Column, TableSpec
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline_tests.unit.lake.builders import DAY, by_run, no_fsync, queued, store, stored_rows, update
 
