@@ -7,10 +7,10 @@ import dagster as dg
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_positions
 from v6_pipeline.defs.checks import stream_checks
-from v6_pipeline.defs.jobs import refresh_queued_positions
+from v6_pipeline.defs.jobs import maintain_lake, refresh_queued_positions
 from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.defs.schedules import queued_positions_schedule
+from v6_pipeline.defs.schedules import lake_maintenance_schedule, queued_positions_schedule
 from v6_pipeline.defs.sensors import ib_streamer_sensor
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.settings import Settings, load_settings
@@ -33,8 +33,8 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
     return dg.Definitions(
         assets=[*broker_assets(), streamed_positions(lake, days), queued_positions(lake, days, calendar)],
         asset_checks=stream_checks(),
-        jobs=[refresh_queued_positions()],
-        schedules=[queued_positions_schedule(settings, calendar)],
+        jobs=[refresh_queued_positions(), maintain_lake()],
+        schedules=[queued_positions_schedule(settings, calendar), lake_maintenance_schedule(settings)],
         sensors=[ib_streamer_sensor()],
         resources={"pipeline": pipeline or PipelineResource()},
         # A run is one short step: a process per step would spend five seconds importing for each.

@@ -3,19 +3,58 @@
 https://docs.dagster.io/guides/build/jobs
 """
 
-from __future__ import annotations
+# No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
 import dagster as dg
 
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
+from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.errors import V6Error
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
+from v6_pipeline.lake.upkeep import Upkeep, maintain
 
 REFRESH_JOB = "refresh_queued_positions"
+MAINTENANCE_JOB = "maintain_lake"
+MAINTENANCE_POOL = "lake_maintenance"
+"""One at a time: no lock keeps two compactions apart in an object store."""
 
 
-def refresh_queued_positions() -> dg.UnresolvedAssetJobDefinition:
+def refresh_queued_positions() -> "dg.UnresolvedAssetJobDefinition":
     """Drains the position queue for one trading day."""
     return dg.define_asset_job(
         REFRESH_JOB,
         selection=dg.AssetSelection.assets(QUEUED_POSITIONS.name, ACCOUNT_VALUES.name),
         description="Refreshes the positions that are not streamed, and the account figures.",
     )
+
+
+def maintain_lake() -> dg.JobDefinition:
+    """Merges small files of every table and deletes what no version of the last week needs."""
+
+    @dg.op(name="keep_up_tables", pool=MAINTENANCE_POOL)
+    def keep_up_tables(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
+        try:
+            done = maintain(pipeline.lake(), TABLES, compacted_elsewhere=[STREAMED_POSITIONS.name])
+        except V6Error as error:
+            raise dg.Failure(str(error)) from None
+        for table in done:
+            context.log.info("%s", describe_upkeep(table))
+        if failed := [table for table in done if table.failed]:
+            raise dg.Failure("; ".join(table.note for table in failed))
+
+    @dg.job(
+        name=MAINTENANCE_JOB,
+        description="Merges small files of every table and deletes what no version of the last week needs.",
+    )
+    def job() -> None:
+        keep_up_tables()
+
+    return job
+
+
+def describe_upkeep(table: Upkeep) -> str:
+    """What was done to a table, in one line."""
+    done = (
+        f"{table.table}: {table.files_merged} small files merged, {table.files_deleted} dead ones deleted "
+        f"({table.bytes_deleted / 2**20:.1f} MiB)"
+    )
+    return f"{done}; {table.note}" if table.note else done

@@ -12,7 +12,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.assets import RefreshConfig
-from v6_pipeline.defs.jobs import REFRESH_JOB
+from v6_pipeline.defs.jobs import MAINTENANCE_JOB, REFRESH_JOB
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
@@ -58,6 +58,18 @@ def queued_positions_schedule(settings: Settings, calendar: TradingCalendar) -> 
         )
 
     return schedule
+
+
+def lake_maintenance_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Each day between two trading days, when hardly anything is written."""
+    return dg.ScheduleDefinition(
+        name="lake_maintenance_schedule",
+        job_name=MAINTENANCE_JOB,
+        cron_schedule="30 3 * * *",
+        execution_timezone=settings.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Keeps the Delta tables small: merges their small files, deletes those of no use any more.",
+    )
 
 
 def decide(
