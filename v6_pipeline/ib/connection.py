@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 RATE_EXCEEDED = 100
 PORT_CHANGED = 1300
+NO_REQUEST = -1
+_OF_THE_LINK = {Reaction.LINK_LOST, Reaction.VERIFY, Reaction.RESUBSCRIBE}
 
 ErrorListener = Callable[[int, int, str], None]
 """Called with IB's request id (-1: none), code and text."""
@@ -159,8 +161,9 @@ class IBConnectionManager:
             raise GatewayError(f"gateway at {self.address} failed too often: next attempt in {pause:.0f} s")
         self._drop_client()
         self._state = ConnectionState.CONNECTING
+        notices: list[tuple[int, str]] = []
         try:
-            ib = await self._connect_once()
+            ib = await self._connect_once(notices)
         except BaseException as error:
             self._state = ConnectionState.DISCONNECTED
             if isinstance(error, GatewayError):
@@ -175,6 +178,9 @@ class IBConnectionManager:
         self._lost.clear()
         self.connects += 1
         log.info("connected to %s as client %d, accounts %s", self.address, self.client_id, ",".join(self.accounts))
+        for code, text in notices:
+            if reaction_to(code, text) in _OF_THE_LINK:
+                self._on_error(NO_REQUEST, code, text, None)
 
     async def connect_persistently(self) -> None:
         """Connect, however long it takes: backoff with jitter, more of it in the broker's resets and by the breaker."""
@@ -301,7 +307,8 @@ class IBConnectionManager:
         await self._lost.wait()
         return self._lost_reason
 
-    async def _connect_once(self) -> ReadOnlyIB:
+    async def _connect_once(self, notices: list[tuple[int, str]]) -> ReadOnlyIB:
+        """A new session; ``notices`` receives what the gateway said meanwhile."""
         await self._pacer.turn()  # for the greeting, which does not pass the queue
         ib = ReadOnlyIB(self._pacer)
         ib.wrapper.clientId = self.client_id
@@ -312,7 +319,8 @@ class IBConnectionManager:
                 refusal.set_result(error)
 
         def on_error(_req_id: int, code: int, text: str, _contract: object) -> None:
-            if reaction_to(code) is Reaction.ID_IN_USE:
+            reaction = reaction_to(code, text)
+            if reaction is Reaction.ID_IN_USE:
                 refuse(
                     ClientIdInUseError(
                         f"the gateway at {self.address} already serves a client with id {self.client_id}: "
@@ -320,6 +328,7 @@ class IBConnectionManager:
                     )
                 )
             elif not is_healthy_notice(code):
+                notices.append((code, text))
                 log.info("while connecting: %d %s", code, text)
             self._slow_down_on(code, text)
 

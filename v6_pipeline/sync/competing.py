@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-RETRY = timedelta(seconds=60)
+RETRY = timedelta(seconds=20)
+"""One contract a probe is nothing against what may be sent, and what it finds is to flow within 45 s."""
+EAGER_FOR = timedelta(minutes=15)
+"""Users report that IB lets go within that time; a login that lasts longer may last for hours."""
 RETRY_MAX = timedelta(minutes=5)
 ALERT_EVERY = timedelta(minutes=15)
 SETTLE = timedelta(seconds=2)
@@ -24,12 +27,12 @@ class CompetingSession:
         self._told_at: datetime | None = None
         self._heard_at: datetime | None = None
         self._retry_at: datetime | None = None
-        self._retries = 0
+        self._pause = RETRY
 
     def heard(self, now: datetime) -> bool:
         """The code came, for one contract or for all; whether to alert: once, and again in a quarter of an hour."""
         if self.since is None:
-            self.since, self._retries, self._retry_at = now, 0, now + RETRY
+            self.since, self._pause, self._retry_at = now, RETRY, now + RETRY
         self._heard_at = now
         if self._told_at is not None and timedelta() <= now - self._told_at < ALERT_EVERY:
             return False
@@ -49,8 +52,9 @@ class CompetingSession:
 
     def is_retry_due(self, now: datetime) -> bool:
         """Whether to ask for one contract again now; asking counts as done."""
-        if self._retry_at is None or now < self._retry_at:
+        if self.since is None or self._retry_at is None or now < self._retry_at:
             return False
-        self._retries += 1
-        self._retry_at = now + min(RETRY * 2**self._retries, RETRY_MAX)
+        if now - self.since >= EAGER_FOR:
+            self._pause = min(2 * self._pause, RETRY_MAX)
+        self._retry_at = now + self._pause
         return True

@@ -17,13 +17,16 @@ from datetime import datetime, timedelta
 
 from v6_pipeline.model import SecType
 from v6_pipeline.sync.competing import CompetingSession
+from v6_pipeline.sync.rhythm import Rhythm
 
 FIRST_BURST = timedelta(seconds=2)
 """Ticks this soon after an event may be what the gateway had kept: they prove nothing."""
 VERIFY_WITHIN = timedelta(seconds=10)
 """A feed that did not tick by then, while the exchange is open, is subscribed again."""
-SILENT_AFTER = timedelta(seconds=90)
-"""A feed of which nothing has ticked for so long, while the exchange is open, is subscribed again."""
+SILENT_RETRY = timedelta(seconds=160)
+"""A feed that fell silent and was subscribed again in vain is asked for again after that, then ever more rarely."""
+HEARD_EVERY = timedelta(seconds=1)
+"""A contract counts once in that time for how often its feed ticks."""
 LIVELY = timedelta(seconds=60)
 """A contract that ticked this shortly before an event is expected to tick after it."""
 CONTRACT_VERIFY_WITHIN = timedelta(seconds=30)
@@ -91,6 +94,8 @@ class _Record:
     ask_at: datetime | None = None
     """When to subscribe again."""
     asked: int = 0
+    retry: timedelta = 2 * VERIFY_WITHIN
+    """When to subscribe again after that, should it be in vain; twice as late each time."""
     asked_at: datetime | None = None
     silences: int = 0
     """How often in a row it fell silent after it was asked for: contracts that hardly trade are asked for ever less."""
@@ -108,7 +113,11 @@ class FeedHealth:
     def __init__(self, is_open: Callable[[datetime], bool]) -> None:
         self._is_open = is_open
         self._records = {feed: _Record() for feed in Feed}
+        self._rhythms = {feed: Rhythm() for feed in Feed}
         self._feed_of: dict[int, Feed] = {}
+        self._rhythm_of_all = Rhythm()
+        self._counted_at: dict[int, datetime] = {}
+        """When a contract last counted for its feed's rhythm."""
         self._since: dict[int, datetime] = {}
         """When a contract last ticked; before its first tick, since when it has been subscribed."""
         self._expected: dict[int, datetime] = {}
@@ -123,7 +132,10 @@ class FeedHealth:
     def begin_session(self) -> None:
         """A new connection: everything is subscribed anew, and no farm is known to be broken."""
         self._records = {feed: _Record() for feed in Feed}
+        for feed in Feed:
+            self._pause_rhythm(feed)
         self._feed_of.clear()
+        self._counted_at.clear()
         self._since.clear()
         self._expected.clear()
         self._unheard.clear()
@@ -132,11 +144,13 @@ class FeedHealth:
     def track(self, contracts: Mapping[int, SecType], now: datetime) -> None:
         """The contracts that are subscribed now, each with its type."""
         for conid in self._feed_of.keys() - contracts.keys():
-            del self._feed_of[conid], self._since[conid]
+            del self._feed_of[conid], self._since[conid], self._counted_at[conid]
             self._expected.pop(conid, None)
         for conid, sec_type in contracts.items():
             if conid not in self._feed_of:
                 self._since[conid] = now
+                # What a subscription brings at once says nothing of what follows.
+                self._counted_at[conid] = now + FIRST_BURST - HEARD_EVERY
                 # Whatever else happens, a subscription begins with the values that there are: without any it is dead.
                 patience = min(CONTRACT_VERIFY_WITHIN * 2 ** self._unheard.get(conid, 0), RETRY_MAX)
                 self._expected[conid] = now + patience
@@ -152,6 +166,10 @@ class FeedHealth:
         if feed is None:
             return
         self._since[conid] = now
+        if now - self._counted_at[conid] >= HEARD_EVERY:
+            self._counted_at[conid] = now
+            self._rhythms[feed].heard(now)
+            self._rhythm_of_all.heard(now)
         self._expected.pop(conid, None)
         self._unheard.pop(conid, None)
         if self._competing.ticked(now):
@@ -220,7 +238,9 @@ class FeedHealth:
             self._open_since = None
         if self._competing.since is not None:
             return self._try_one(now)
-        renewals = [renewal for feed in Feed if (renewal := self._feed_due(feed, now, is_open=is_open)) is not None]
+        if is_open:
+            self._notice_silences(now)
+        renewals = [renewal for feed in Feed if (renewal := self._feed_due(feed, now)) is not None]
         late = self._late(now).difference(*(renewal.conids for renewal in renewals))
         if late:
             renewals.append(Renewal(late, "no tick since they were subscribed, or since their feed came back"))
@@ -256,19 +276,21 @@ class FeedHealth:
 
     def _mark_stale(self, feed: Feed, now: datetime, reason: str) -> None:
         record = self._records[feed]
+        self._pause_rhythm(feed)
         self._expect(feed, now)
         record.state, record.reason, record.since = FeedState.STALE, reason, record.since or now
-        record.event_at, record.ask_at, record.asked = now, None, 0
+        record.event_at, record.ask_at, record.asked, record.retry = now, None, 0, 2 * VERIFY_WITHIN
 
     def _verify(self, feed: Feed, now: datetime, reason: str) -> None:
         record = self._records[feed]
+        self._pause_rhythm(feed)
         self._expect(feed, now)
         # What ticked until the event, such as a future at night, is expected to tick after it at any hour.
         lively = any(self._feed_of[conid] is feed for conid in self._expected)
         ticks = lively or self._is_open(now)
         record.state = FeedState.VERIFYING if ticks else FeedState.UNVERIFIED
         record.reason, record.since = reason, record.since or now
-        record.event_at, record.asked = now, 0
+        record.event_at, record.asked, record.retry = now, 0, 2 * VERIFY_WITHIN
         record.ask_at = now + VERIFY_WITHIN if ticks else None
 
     def _end_competing(self, ticked: int, now: datetime) -> None:
@@ -285,29 +307,52 @@ class FeedHealth:
             if known is feed and (conid in self._expected or now - self._since[conid] <= LIVELY):
                 self._expected[conid] = now + CONTRACT_VERIFY_WITHIN
 
-    def _feed_due(self, feed: Feed, now: datetime, *, is_open: bool) -> Renewal | None:
+    def _feed_due(self, feed: Feed, now: datetime) -> Renewal | None:
         conids = frozenset(conid for conid, known in self._feed_of.items() if known is feed)
         if not conids:
             return None
         record = self._records[feed]
-        if record.state is FeedState.FLOWING and is_open:
-            self._notice_silence(record, conids, now)
         if record.ask_at is None or now < record.ask_at:
             return None
         reason = f"no {feed.value}: {record.reason}"
+        record.asked_at, record.ask_at = now, now + min(record.retry * 2**record.asked, RETRY_MAX)
         record.asked += 1
-        record.asked_at, record.ask_at = now, now + min(VERIFY_WITHIN * 2**record.asked, RETRY_MAX)
         if not record.farms:
             # What a new subscription brings is proof at once: it was asked for, not kept.
             record.state, record.event_at = FeedState.VERIFYING, None
         return Renewal(conids, reason)
 
-    def _notice_silence(self, record: _Record, conids: frozenset[int], now: datetime) -> None:
-        newest = max(self._since[conid] for conid in conids)
-        if now - max(newest, self._open_since or now) >= min(SILENT_AFTER * 2**record.silences, RETRY_MAX):
-            record.state, record.reason, record.since = FeedState.VERIFYING, "it fell silent", newest
-            record.event_at, record.ask_at, record.asked = None, now, 0
-            record.silences += 1
+    def _notice_silences(self, now: datetime) -> None:
+        """Each feed for itself, or all of them together: the silence of all tells more than that of two stocks."""
+        newest: dict[Feed, datetime] = {}
+        for conid, feed in self._feed_of.items():
+            newest[feed] = max(self._since[conid], newest.get(feed, self._since[conid]))
+        if not newest:
+            return
+        opened_at = self._open_since or now
+        of_all, silence_of_all = self._rhythm_of_all.patience(now), now - max(*newest.values(), opened_at)
+        for feed, heard_at in newest.items():
+            record, rhythm = self._records[feed], self._rhythms[feed]
+            patience, silence = rhythm.patience(now), now - max(heard_at, opened_at)
+            is_silent = any(
+                lasted >= min(limit * 2**record.silences, RETRY_MAX)
+                for lasted, limit in ((silence, patience), (silence_of_all, of_all))
+            )
+            if is_silent and record.state is FeedState.FLOWING:
+                self._doubt(record, heard_at, now)
+                rhythm.acted(now, after=silence)
+                self._rhythm_of_all.pause()
+        if silence_of_all >= of_all:
+            self._rhythm_of_all.acted(now, after=silence_of_all)
+
+    def _doubt(self, record: _Record, heard_at: datetime, now: datetime) -> None:
+        record.state, record.reason, record.since = FeedState.VERIFYING, "it fell silent", heard_at
+        record.event_at, record.ask_at, record.asked, record.retry = None, now, 0, SILENT_RETRY
+        record.silences += 1
+
+    def _pause_rhythm(self, feed: Feed) -> None:
+        self._rhythms[feed].pause()
+        self._rhythm_of_all.pause()
 
     def _late(self, now: datetime) -> frozenset[int]:
         late = frozenset(

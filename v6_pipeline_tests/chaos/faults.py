@@ -38,8 +38,6 @@ class Fault(ABC):
     """False for what is everyday life, after which nothing has to recover."""
     seconds: float = 0.0
     happened: bool = True
-    patience: float = 0.0
-    """Seconds that the product waits on purpose after this fault, on top of the deadline for all."""
 
     @abstractmethod
     def begin(self, world: World) -> None:
@@ -278,7 +276,6 @@ class AtGateway(Fault):
         which: contracts that ``conids`` of the actions are, as fractions of ``among``.
         among: ``wanted`` (those to be streamed) or ``held``.
         unsold: whether the product may leave these contracts alone until it logs in again.
-        patience: as for every fault.
     """
 
     name: str  # type: ignore[misc]  # of the instance here
@@ -289,7 +286,6 @@ class AtGateway(Fault):
     which: tuple[float, ...] = ()
     among: str = "wanted"
     unsold: bool = False
-    patience: float = 0.0
     _conids: tuple[int, ...] = ()
 
     def begin(self, world: World) -> None:

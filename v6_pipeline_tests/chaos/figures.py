@@ -46,18 +46,13 @@ class Figures:
     faults: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     recoveries: list[float] = field(default_factory=list)
-    patient: list[float] = field(default_factory=list)
-    """Recoveries from faults after which the product waits on purpose."""
     slowest: tuple[float, str] = (0.0, "")
     memory: dict[str, Memory] = field(default_factory=dict)
     peak_messages: int = 0
     peak_lines: int = 0
 
-    def recovered(self, seconds: float, after: str, *, patient: bool = False) -> None:
+    def recovered(self, seconds: float, after: str) -> None:
         """All streamed again so long after the last fault's end."""
-        if patient:
-            self.patient.append(seconds)
-            return
         self.recoveries.append(seconds)
         self.slowest = max(self.slowest, (seconds, after))
 
@@ -105,7 +100,6 @@ class Figures:
             ("recoveries", f"{len(self.recoveries)}"),
             ("recovery s, median / p90 / max", _spread(times)),
             ("slowest after", self.slowest[1]),
-            ("where a wait is meant, s", ", ".join(f"{seconds:.0f}" for seconds in self.patient)),
             ("streamed rows, commits", f"{world.streamed.rows}, {world.streamed.commits}"),
             ("queued rows, commits", f"{world.queued.rows}, {world.queued.commits}"),
             ("queue markers", str(len(world.markers))),

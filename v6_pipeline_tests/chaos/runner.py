@@ -80,14 +80,14 @@ class Runner:
         self.log.write("round", number=current.number, faults=[repr(item) for item in current.faults])
         healed_at = self._break(current)
         names = ", ".join(item.fault.name for item in current.faults)
-        taken = self.wait_for_streams(healed_at, seconds=self.deadline_seconds + current.patience)
+        taken = self.wait_for_streams(healed_at)
         self.figures.rounds += 1
         if taken is None:
             self._say_who_is_stale(healed_at, f"round {current.number} ({names})")
             # One slow recovery must not count as the next round's too.
             self.wait_for_streams(healed_at, seconds=4 * self.deadline_seconds)
             return None
-        self.figures.recovered(taken, names, patient=current.patience > 0)
+        self.figures.recovered(taken, names)
         self.log.write("recovered", number=current.number, seconds=round(taken, 2))
         return taken
 

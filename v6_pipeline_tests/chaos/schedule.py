@@ -30,10 +30,6 @@ from v6_pipeline_tests.chaos.faults import (
 
 Draw = Callable[[random.Random], Fault]
 STREAMER_CLIENT = 60
-COMPETING_PATIENCE = 75.0
-"""One contract is tried a minute after another login took the data, the others once that one ticks."""
-SILENCE_PATIENCE = 100.0
-"""Streams that die without a word are asked for again once nothing of their feed has ticked for 90 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +51,6 @@ class Round:
     def seconds(self) -> float:
         """Until the last fault has ended."""
         return max(item.at + item.fault.seconds for item in self.faults)
-
-    @property
-    def patience(self) -> float:
-        """Seconds that the product waits on purpose after its faults."""
-        return max(item.fault.patience for item in self.faults)
 
 
 def rounds(seed: int, catalogue: Mapping[str, Draw], weights: Mapping[str, float]) -> Iterator[Round]:
@@ -166,7 +157,6 @@ def _competing(draw: random.Random) -> Fault:
         _seconds(3, 15)(draw),
         (("competing_session", {}),),
         end,
-        patience=COMPETING_PATIENCE if dead else 0.0,
     )
 
 
@@ -206,9 +196,7 @@ GATEWAY_FAULTS: dict[str, Draw] = {
     "server broken": _for_seconds("server broken", "server_broken", 2, 12),
     "farm broken": _farm,
     "competing session": _competing,
-    "dead streams": lambda _: AtGateway(
-        "dead streams", begin_with=(("kill_streams", {"client_id": STREAMER_CLIENT}),), patience=SILENCE_PATIENCE
-    ),
+    "dead streams": _at_once("dead streams", "kill_streams", client_id=STREAMER_CLIENT),
     "halted": _on_contracts("halted", "halt", "end_halt"),
     "no greeks": _on_contracts("no greeks", "withhold_greeks"),
     "distorted prices": _on_contracts("distorted prices", "distort_prices", prices="max_double"),

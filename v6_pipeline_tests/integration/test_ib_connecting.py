@@ -205,3 +205,15 @@ async def test_connecting_goes_on_through_backoff_and_breaker_until_the_gateway_
         assert sleeps[1] <= 2
         assert sleeps[2:] == pytest.approx([300, 300])
         await connection.close()
+
+
+async def test_what_the_gateway_says_of_its_link_while_it_lets_a_client_in_is_heard() -> None:
+    async with PaperGateway(GatewayConfig(port=0, control_port=None)) as gateway:
+        gateway.perform("link_lost")
+        connection = manager(gateway.port)
+        heard: list[int] = []
+        connection.add_error_listener(lambda _request, code, _text: heard.append(code))
+        await connection.connect()
+        assert connection.state is ConnectionState.LINK_LOST
+        assert heard == [1100]
+        await connection.close("over")

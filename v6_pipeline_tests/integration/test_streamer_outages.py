@@ -80,6 +80,26 @@ async def test_a_fill_during_an_outage_is_found_and_data_is_believed_once_it_tic
         assert rig.queued() == dict.fromkeys(rig.queued(), 2)
 
 
+async def test_a_streamer_that_logs_in_while_the_link_is_away_is_blind_until_it_is_back(rig: Rig) -> None:
+    """The gateway says so at once, within the login itself."""
+    conids = streamed(rig)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        rig.gateway.perform("drop")
+        rig.gateway.perform("link_lost")
+        logins = rig.gateway.statistics.connections.total()
+        await eventually(lambda: rig.gateway.statistics.connections.total() > logins, "the next login")
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
+        await two_looks(streamer)
+        assert streamer.status()["blind_since"] is not None
+
+        rig.gateway.perform("link_restored")
+        await until_verifying(streamer)
+        rig.clock.advance(BELIEVED_AFTER)
+        rig.gateway.tick_once()
+        await until_seeing(streamer)
+
+
 async def test_data_said_to_be_kept_that_is_dead_is_asked_for_again_each_contract_once(rig: Rig) -> None:
     conids = streamed(rig)
     async with rig.streaming() as streamer:

@@ -43,6 +43,7 @@ _MOST_LINE_ERRORS = ((30.0, 5), (600.0, 12))
 """In so many seconds so many errors 101: five at once when lines go, then one per probe."""
 _MESSAGES_PER_SECOND = 50
 _SLACK = timedelta(seconds=3)
+_UNTROUBLED_BEFORE = 300.0
 
 NEVER = {300: "cancel of an unknown request", 321: "invalid request", 322: "duplicate id", 102: "duplicate id"}
 ORDER_CODES = {103, 104, 105, 106, 107, 109, 110, 201, 202, 203, 399, 404, 434}
@@ -52,6 +53,14 @@ _DATA_TROUBLE = {
 }  # fmt: skip
 _LINE_TROUBLE = {"lines", "tws_lines"}
 _PROCESS_TROUBLE = {"kill", "stop", "daemon"}
+
+
+_HARMLESS = {"competing_session", "kill_streams", "resize", "open", "close", "assign", "quiet", "heal"}
+
+
+def _kills_at_most_all(name: str, fields: dict[str, Any]) -> bool:
+    """Not a trouble that hides whether streams that died together are missed."""
+    return name in _HARMLESS and not (name == "kill_streams" and "conids" in fields)
 
 
 class Oracle:
@@ -68,6 +77,7 @@ class Oracle:
         self.violation: asyncio.Future[str] = world.loop.create_future()
         self.checks = 0
         self.convergences = 0
+        self.revivals = 0
         self.peak_lines = 0
         """The most at the gateway so far."""
         self._members: dict[str, dict[int, int]] = defaultdict(dict)
@@ -92,6 +102,8 @@ class Oracle:
         self._seen: dict[str, tuple[float, object]] = {}
         self._dead_since: dict[str, float] = {}
         self._streamed_in_storm: set[int] = set()
+        self._alive_by: tuple[float, float] | None = None
+        """From when on nothing else may go wrong, and by when no stream may be dead any more."""
         self.urgent: int | None = None
         """Must stream whatever else does."""
         self._hook()
@@ -137,6 +149,11 @@ class Oracle:
     def asked(self, key: Key) -> None:
         self._asked.append((key, self.world.now, self.world.loop.time()))
 
+    def streams_must_live(self, *, in_seconds: float) -> None:
+        """What has died is to be streaming again by then, unless something else goes wrong."""
+        now = self.world.loop.time()
+        self._alive_by = now - _UNTROUBLED_BEFORE, now + in_seconds
+
     # Watching
 
     async def watch(self) -> None:
@@ -157,6 +174,7 @@ class Oracle:
         self._check_errors()
         self._check_rate()
         self._check_peak()
+        self._check_alive()
         if self._is_every(30.0) and self._calm_for() < LINES_AFTER:
             self._check_dead_slots()
         calm = self._calm_for()
@@ -306,6 +324,18 @@ class Oracle:
         for holder, since in self._dead_since.items():
             if now - since > SLOTS_OUTLIVE_BY:
                 self.wrong(f"{holders[holder]} lines are kept for {holder}, dead for {now - since:.0f} s")
+
+    def _check_alive(self) -> None:
+        """In storms as well, where no other trouble is to blame."""
+        if self._alive_by is None or self.world.loop.time() < self._alive_by[1]:
+            return
+        untroubled_since, _ = self._alive_by
+        self._alive_by = None
+        if all(at < untroubled_since or _kills_at_most_all(name, fields) for at, name, fields in self._notes):
+            self.revivals += 1
+            dead = self.truth.dead()
+            if dead:
+                self.wrong(f"dead streams that nobody has missed: {sorted(dead)}")
 
     # After a storm
 

@@ -16,7 +16,7 @@ from v6_pipeline.errors import UsageError
 from v6_pipeline.sync.queue import QueueState
 from v6_pipeline.sync.worker import RefreshScope
 from v6_pipeline_tests.simulation.loop import SimulatedProcess, State
-from v6_pipeline_tests.simulation.world import AWAKE_AFTER_STORM, NEW_YORK, World
+from v6_pipeline_tests.simulation.world import ALIVE_WITHIN, AWAKE_AFTER_STORM, NEW_YORK, World
 
 if TYPE_CHECKING:
     from v6_pipeline_tests.simulation.oracle import Oracle
@@ -25,6 +25,8 @@ STRATEGIES = ("wheel", "condors", "hedge")
 _FARMS = ("usfarm", "usopt", "usfuture", "cashfarm")
 _STREAMER_ID = 60
 _URGENT_AFTER = 330.0
+_BRISK_FOR = 20
+"""Seconds for which the streamer sees its feeds tick before they die."""
 _LIFE_AFTER = {"link_restored", "server_broken", "farm_broken", "competing_session"}
 
 Deed = Callable[["Storms"], Awaitable[None]]
@@ -252,11 +254,21 @@ async def farm(storm: Storms) -> None:
 
 
 async def competing(storm: Storms) -> None:
-    storm.perform("competing_session", seconds=storm.seconds(5, 120), dead=storm.draw.random() < 0.5)
+    seconds = storm.seconds(5, 120)
+    storm.perform("competing_session", seconds=seconds, dead=storm.draw.random() < 0.5)
+    storm.oracle.streams_must_live(in_seconds=seconds + ALIVE_WITHIN)
 
 
 async def dead_streams(storm: Storms) -> None:
-    storm.perform("kill_streams", conids=storm.conids(5))
+    """Some of any kind, which may be contracts that do not trade; or all of the streamer, while the market is brisk."""
+    if not storm.world.is_session or storm.draw.random() < 0.5:
+        storm.perform("kill_streams", conids=storm.conids(5))
+        return
+    for _ in range(_BRISK_FOR):
+        storm.world.gateway.tick_once()
+        await asyncio.sleep(1.0)
+    storm.perform("kill_streams", client_id=_STREAMER_ID)
+    storm.oracle.streams_must_live(in_seconds=ALIVE_WITHIN)
 
 
 # Faults of lines and of contracts

@@ -48,6 +48,16 @@ class Truth:
                     counts[conid] += 1
         return dict(counts)
 
+    def dead(self) -> set[int]:
+        """Contracts whose stream will not tick again, of streamers that run."""
+        return {
+            item.contract.conid
+            for session, process in self.sessions()
+            if process is not None and process.name.startswith("streamer") and process.state is State.RUNNING
+            for item in session.subscriptions.market_data.values()
+            if item.is_dead
+        }
+
     def sees(self) -> bool:
         """Whether some streamer is connected to a gateway that has its link."""
         connected = any(process is not None and process.name.startswith("streamer") for _, process in self.sessions())

@@ -46,6 +46,8 @@ FLUSH_SECONDS = 120.0
 """Of the streamer; nothing is lost by a crash but what the next download brings back."""
 AWAKE_AFTER_STORM = 240.0
 """For so long everybody looks as often as in the storm itself."""
+ALIVE_WITHIN = 45.0
+"""Streams that died are streams again by then."""
 STREAMER, WORKER = "streamer", "worker"
 _DIARY_LINES = 4000
 NEW_YORK = ZoneInfo("America/New_York")

@@ -8,16 +8,18 @@ from itertools import pairwise
 import pytest
 
 from v6_pipeline.model import SecType
+from v6_pipeline.sync import competing
 from v6_pipeline.sync.feed_health import (
     CONTRACT_VERIFY_WITHIN,
     FARM_PATIENCE,
     FIRST_BURST,
     RETRY_MAX,
-    SILENT_AFTER,
+    SILENT_RETRY,
     VERIFY_WITHIN,
     Feed,
     FeedHealth,
 )
+from v6_pipeline.sync.rhythm import MOST_QUICK, QUICK_WITHIN, SILENT_AFTER, SUSPICIOUS_AFTER
 
 STOCK, OTHER_STOCK, OPTION = 1, 2, 3
 SECOND = timedelta(seconds=1)
@@ -214,6 +216,45 @@ def test_a_feed_that_falls_silent_without_any_notice_is_subscribed_again(rig: Ri
     assert rig.health.stale_since is None
 
 
+def test_a_feed_that_ticked_each_second_is_missed_after_twenty(rig: Rig) -> None:
+    rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+    assert rig.pass_time(SUSPICIOUS_AFTER - SECOND, OPTION) == []
+    assert rig.pass_time(SECOND, OPTION) == [{STOCK, OTHER_STOCK}]
+
+
+def test_what_a_subscription_brings_at_once_is_no_rhythm(rig: Rig) -> None:
+    """Two options that hardly trade bring their values when they are subscribed, in some packets, and then nothing."""
+    rig.pass_time(FIRST_BURST, OPTION)
+    assert rig.pass_time(SILENT_AFTER - SECOND, STOCK, OTHER_STOCK) == []
+
+
+def test_a_feed_that_stays_silent_is_asked_for_once_in_some_minutes(rig: Rig) -> None:
+    rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+    assert rig.pass_time(SUSPICIOUS_AFTER, OPTION) == [{STOCK, OTHER_STOCK}]
+    assert rig.pass_time(SILENT_RETRY - SECOND, OPTION) == []
+    assert rig.pass_time(SECOND, OPTION) == [{STOCK, OTHER_STOCK}]
+    assert rig.pass_time(2 * SILENT_RETRY - SECOND, OPTION) == []
+
+
+def test_a_market_that_stutters_makes_no_storm(rig: Rig) -> None:
+    """It ticks for a minute and holds its breath for half of one, all day."""
+    renewed = []
+    for _ in range(int(QUICK_WITHIN / timedelta(seconds=90))):
+        renewed += rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+        renewed += rig.pass_time(timedelta(seconds=30), OPTION)
+    assert renewed == [{STOCK, OTHER_STOCK}] * MOST_QUICK
+
+
+def test_a_feed_that_dies_right_after_an_outage_is_missed_as_soon_as_ever(rig: Rig) -> None:
+    rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+    rig.health.link_lost(rig.now)
+    rig.pass_time(timedelta(minutes=5))
+    rig.health.resubscribed(rig.now)
+    rig.tick(STOCK, OTHER_STOCK, OPTION)
+    assert rig.pass_time(SUSPICIOUS_AFTER - SECOND, OPTION) == []
+    assert rig.pass_time(SECOND, OPTION) == [{STOCK, OTHER_STOCK}]
+
+
 def test_what_never_ticked_since_it_was_subscribed_is_silent_too() -> None:
     rig = Rig()
     rig.health.begin_session()
@@ -259,7 +300,7 @@ def test_after_another_login_at_night_all_are_asked_for_again(rig: Rig) -> None:
     rig.open = False
     rig.pass_time(timedelta(hours=1))
     rig.health.competing_session(rig.now)
-    [tried] = rig.pass_time(timedelta(minutes=2))
+    [tried] = rig.pass_time(competing.RETRY)
     rig.tick(*tried)
     renewed = rig.pass_time(VERIFY_WITHIN)
     assert set().union(*renewed) == {STOCK, OTHER_STOCK, OPTION} - tried
@@ -280,25 +321,42 @@ def test_what_came_back_while_closed_is_unverified_until_the_open(rig: Rig) -> N
 # Another login
 
 
-def test_another_login_is_told_once_in_a_quarter_of_an_hour_and_tried_slowly(rig: Rig) -> None:
-    told = 0
-    tried: list[set[int]] = []
-    for _ in range(3600):
-        rig.now += SECOND
-        tried_now = [set(renewal.conids) for renewal in rig.health.due(rig.now)]
-        tried += tried_now
-        if tried_now or not tried:
-            told += rig.health.competing_session(rig.now)
-    assert all(len(conids) == 1 for conids in tried)
-    assert 10 <= len(tried) <= 15
+def test_another_login_is_told_once_in_a_quarter_of_an_hour(rig: Rig) -> None:
+    told = sum(rig.health.competing_session(rig.now + number * SECOND) for number in range(3600))
     assert told == 4
+
+
+def test_while_another_login_has_the_data_one_contract_is_tried_often_for_a_while_and_then_slowly(rig: Rig) -> None:
+    began = rig.now
+    rig.health.competing_session(rig.now)
+    tried_at = []
+    while rig.now - began < timedelta(hours=1):
+        for renewal in rig.health.due(rig.now):
+            assert len(renewal.conids) == 1
+            tried_at.append(rig.now)
+            rig.health.competing_session(rig.now)
+        rig.now += SECOND
+    gaps = [later - earlier for earlier, later in pairwise([began, *tried_at])]
+    eager = int(competing.EAGER_FOR / competing.RETRY)
+    assert gaps[:eager] == [competing.RETRY] * eager
+    assert gaps[eager : eager + 3] == [2 * competing.RETRY, 4 * competing.RETRY, 8 * competing.RETRY]
+    assert gaps[-1] == competing.RETRY_MAX
+
+
+def test_the_next_login_that_takes_the_data_is_tried_as_often_again(rig: Rig) -> None:
+    rig.health.competing_session(rig.now)
+    rig.pass_time(timedelta(hours=1))
+    rig.tick(STOCK)
+    rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+    rig.health.competing_session(rig.now)
+    assert [len(tried) for tried in rig.pass_time(3 * competing.RETRY)] == [1, 1, 1]
 
 
 def test_one_contracts_tick_ends_it_and_the_others_are_asked_for_unless_they_tick(rig: Rig) -> None:
     rig.health.competing_session(rig.now)
     rig.now += FIRST_BURST
     rig.tick(STOCK)  # it was under way before, and proves nothing
-    [tried] = rig.pass_time(timedelta(minutes=2))
+    [tried] = rig.pass_time(competing.RETRY)
     assert len(tried) == 1
 
     rig.tick(*tried)
