@@ -64,5 +64,9 @@ class FencedError(V6Error):
         self.epoch = epoch
 
 
+class FlexError(V6Error):
+    """A Flex statement cannot be read or says what cannot be: names file, row, field and value."""
+
+
 class UsageError(V6Error):
     """The command was used wrongly (exit code 2)."""
