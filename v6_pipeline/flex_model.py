@@ -28,8 +28,8 @@ class FlexActivityKind(enum.StrEnum):
 class FlexPosition:
     """An open position at the end of a statement's period.
 
-    ``sec_type`` is IB's asset category. ``mark_price`` is as quoted (bonds: percent of par), ``position_value`` IB's own
-    value, ``cost_basis_money`` the cost of the whole position. ``report_date`` is the day that IB reports it for.
+    ``sec_type`` is IB's asset category. ``mark_price`` is as quoted (bonds: percent of par), ``position_value`` IB's
+    own value, ``cost_basis_money`` the cost of the whole position. ``report_date`` is the day that IB reports it for.
     """
 
     conid: int
