@@ -7,7 +7,7 @@ thinned while they are read: of a million rows a day, only the few per contract 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 import polars as pl
@@ -45,10 +45,11 @@ _OWN = (STREAMED_POSITIONS, QUEUED_POSITIONS)
 class DayWindow:
     """A trading day and the observations that count for it: from ``begins_at`` up to ``cut_off``, both included, UTC.
 
-    ``cut_off`` is the session's, or the day's end where the market never closes.
+    ``previous`` is the session before; ``cut_off`` the session's, or the day's end where the market never closes.
     """
 
     day: date
+    previous: date
     begins_at: datetime
     cut_off: datetime
 
@@ -60,7 +61,7 @@ class DayWindow:
             CalendarError: ``day`` is no session.
         """
         cut_off = calendar.ends_at(day) if always else calendar.session(day).cut_off
-        return cls(day, calendar.begins_at(day), cut_off)
+        return cls(day, calendar.previous_session(day), calendar.begins_at(day), cut_off)
 
     def until(self, now: datetime) -> datetime:
         """The last instant to read at ``now``: the cut-off, or before it ``now``."""
@@ -115,6 +116,19 @@ class DayInputs:
         """The trading day."""
         return self.window.day
 
+    def cut(self) -> DayInputs:
+        """The same without anything observed after ``until``; whose lineage is later stays."""
+        observed = observed_until(self.observed.lazy(), self.until).filter(pl.col("timestamp") >= self.window.begins_at)
+        return replace(
+            self,
+            observed=observed.collect(),
+            earlier=self.earlier.filter(pl.col("timestamp") < self.window.begins_at),
+            account_values=self.account_values.filter(pl.col("timestamp") <= self.until),
+            flex_positions=self.flex_positions.filter(pl.col("timestamp") <= self.until),
+            activity=self.activity.filter(pl.col("activity_date") <= self.day),
+            closes=self.closes.filter(pl.col("bar_time").is_null() | (pl.col("bar_time") <= self.until)),
+        )
+
 
 class LakeDays:
     """Trading days of a lake as it is when each table is first asked for.
@@ -149,20 +163,20 @@ class LakeDays:
         before = self._sessions_before(day)
         self._forget(before)
         own = [self._own_rows(spec, day, last) for spec in _OWN]
-        values = self._table(ACCOUNT_VALUES).rows(day).filter(pl.col("timestamp") <= last)
-        return DayInputs(
+        inputs = DayInputs(
             window=window,
             until=last,
             observed=pl.concat(own),
             earlier=self._earlier(before),
-            account_values=values,
+            account_values=self._table(ACCOUNT_VALUES).rows(day),
             statements=self._table(FLEX_STATEMENTS).rows(day),
-            flex_positions=self._table(FLEX_POSITIONS).rows(day).filter(pl.col("timestamp") <= last),
-            activity=self._table(FLEX_ACTIVITY).rows(day).filter(pl.col("activity_date") <= day),
-            closes=self._table(HISTORICAL_CLOSES).rows(day).filter(_until("bar_time", last)),
+            flex_positions=self._table(FLEX_POSITIONS).rows(day),
+            activity=self._table(FLEX_ACTIVITY).rows(day),
+            closes=self._table(HISTORICAL_CLOSES).rows(day),
             accounts=frozenset().union(*(self._accounts_of(found) for found in (*before, day))),
             versions=self._versions(),
         )
+        return inputs.cut()
 
     def snapshot(self, day: date) -> tuple[pl.DataFrame, int | None]:
         """A day's snapshot and the version it was read from."""
@@ -232,7 +246,7 @@ class LakeDays:
     def _forget(self, before: Sequence[date]) -> None:
         for kept in (self._newest, self._accounts):
             for day in [day for day in kept if day not in before]:
-                del kept[day]  # type: ignore[attr-defined]  # both are dicts by day
+                del kept[day]
 
     def _versions(self) -> Versions:
         return Versions(
@@ -307,7 +321,3 @@ def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
 def has_any(names: Sequence[str]) -> pl.Expr:
     """Whether any of the columns is known."""
     return pl.any_horizontal(pl.col(name).is_not_null() for name in names)
-
-
-def _until(name: str, last: datetime) -> pl.Expr:
-    return pl.col(name).is_null() | (pl.col(name) <= last)

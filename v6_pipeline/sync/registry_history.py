@@ -1,6 +1,6 @@
-"""The registry as it was: which strategies a holding served at an instant, from entries that say when they were in force.
+"""The registry as it was: which strategies a holding served at an instant.
 
-Pure; ``StrategyRegistry.active_on`` gives the entries.
+Pure: ``StrategyRegistry.active_on`` gives the entries, which say when they were in force.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ class RegistryAt:
         for found in self._members.values():  # what is said of the account itself comes last, and wins
             found.sort(key=lambda entry: entry.account is not None)
 
-    def assignments(self, holding: Holding) -> tuple[Assignment, ...]:
-        """The strategies that a holding served, the most important first; as ``StrategyRegistry.assignments``."""
+    def assignments(self, holding: Holding, *, expired: bool = False) -> tuple[Assignment, ...]:
+        """The strategies that a holding served, the most important first; as ``StrategyRegistry.assignments``.
+
+        ``expired`` asks for those of an expired contract too: whose it was until then.
+        """
         contract = holding.contract
-        if contract.expiry is not None and contract.expiry < self._day:
+        if not expired and contract.expiry is not None and contract.expiry < self._day:
             return ()
         found: dict[str, Assignment] = {}
         for selector, entry in self._selectors:

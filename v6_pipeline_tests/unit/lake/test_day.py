@@ -78,7 +78,8 @@ def monday(lake: Lake) -> DayInputs:
 
 
 def test_the_window_of_a_day() -> None:
-    assert DayWindow.of(CALENDAR, FRIDAY) == DayWindow(FRIDAY, datetime(2026, 3, 6, 9, tzinfo=UTC), FRIDAY_CUT_OFF)
+    begins_at = datetime(2026, 3, 6, 9, tzinfo=UTC)
+    assert DayWindow.of(CALENDAR, FRIDAY) == DayWindow(FRIDAY, date(2026, 3, 5), begins_at, FRIDAY_CUT_OFF)
     assert DayWindow.of(CALENDAR, FRIDAY, always=True).cut_off == datetime(2026, 3, 9, 8, tzinfo=UTC)
     early = DayWindow.of(CALENDAR, date(2026, 11, 27))
     assert early.cut_off == datetime(2026, 11, 27, 18, 35, tzinfo=UTC)
