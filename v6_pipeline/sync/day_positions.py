@@ -16,6 +16,11 @@ from v6_pipeline.lake.day import KEY, OBSERVED_SCHEMA, DayInputs
 from v6_pipeline.model import ContractSpec, Holding, SecType, UpdateSource
 
 POSITIONS_SCHEMA = pl.Schema({**OBSERVED_SCHEMA, "position_source": pl.String(), "carried_forward": pl.Boolean()})
+HOLDING_COLUMNS = (
+    *("account", "conid", "symbol", "local_symbol", "trading_class", "sec_type", "right", "strike", "expiry"),
+    *("multiplier", "currency", "underlying_conid", "position", "average_cost", "timestamp"),
+)
+"""What ``holding_of`` looks at: a row as a dictionary of all columns costs three times as much."""
 _REMEDY = (
     "drop a Flex statement of that day into V6_FLEX_DIR, or set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID, then materialize "
     "flex_positions for it"

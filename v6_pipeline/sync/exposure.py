@@ -16,11 +16,15 @@ import polars as pl
 from v6_pipeline.lake.day import DayWindow
 from v6_pipeline.lake.history_schemas import PORTFOLIO_EXPOSURE
 from v6_pipeline.model import ContractSpec, Holding, SecType
-from v6_pipeline.sync.day_positions import holding_of
+from v6_pipeline.sync.day_positions import HOLDING_COLUMNS, holding_of
 from v6_pipeline.sync.registry import Assignment
 from v6_pipeline.sync.registry_history import RegistryAt
 
 UNASSIGNED = "unassigned"
+_COLUMNS = (
+    *(*HOLDING_COLUMNS, "market_price", "market_value", "unrealized_pnl", "realized_pnl"),
+    *("delta", "gamma", "vega", "theta", "underlying_price", "base_currency", "fx_rate_to_base"),
+)
 _KEY = ("account", "underlying", "underlying_conid", "strategy")
 _WITHOUT_DELTA = frozenset({SecType.BOND, SecType.BILL})
 """Their risk is in rates, which no delta to an underlying tells."""
@@ -129,18 +133,20 @@ def exposure(
         activity: of ``flex_activity``, the day's.
         snapshot_version: Delta version that the snapshot was read from.
     """
-    before = {(row["account"], row["conid"]): row for row in previous.iter_rows(named=True)}
+    before = {(row["account"], row["conid"]): row for row in previous.select(_COLUMNS).iter_rows(named=True)}
     known_before = {account for account, _ in before}
     groups: dict[_Group, _Totals] = {}
-    for row in (*snapshot.iter_rows(named=True), *_gone(snapshot, before, _booked(activity, window))):
+    present = snapshot.select(_COLUMNS).iter_rows(named=True)
+    for row in (*present, *_gone(snapshot, before, _booked(activity, window))):
         earlier = before.get((row["account"], row["conid"]))
         holding = holding_of(row, contracts)
         amounts = _amounts(row, holding.contract, earlier, has_previous=row["account"] in known_before)
         shares = _shares(holding, earlier, registry)
-        expiring, in_the_money = _short_option(row, window.day, next_session)
+        expiring, in_the_money = _short_option(row, holding.contract, window.day, next_session)
         for strategy, share in shares:
             totals = groups.setdefault(
-                (row["account"], row["symbol"], _underlying(row), strategy), _Totals(timestamp=row["timestamp"])
+                (row["account"], row["symbol"], _underlying(holding.contract), strategy),
+                _Totals(timestamp=row["timestamp"]),
             )
             _add(totals, row, amounts, share)
             totals.expiring += expiring
@@ -265,23 +271,22 @@ def _times(*factors: float | None) -> float | None:
     return product
 
 
-def _short_option(row: Mapping[str, Any], day: date, next_session: date) -> tuple[bool, bool]:
+def _short_option(row: Mapping[str, Any], contract: ContractSpec, day: date, next_session: date) -> tuple[bool, bool]:
     """Whether it is a short option that expires by the next trading day, and one in the money."""
-    if row["position"] >= 0 or not SecType.parse(row["sec_type"]).is_option:
+    if row["position"] >= 0 or not contract.sec_type.is_option:
         return False, False
-    expiring = row["expiry"] is not None and day <= row["expiry"] <= next_session
-    price, strike = row["underlying_price"], row["strike"]
+    expiring = contract.expiry is not None and day <= contract.expiry <= next_session
+    price, strike = row["underlying_price"], contract.strike
     if price is None or strike is None:
         return expiring, False
-    return expiring, price > strike if row["right"] == "C" else row["right"] == "P" and price < strike
+    return expiring, price > strike if contract.right == "C" else contract.right == "P" and price < strike
 
 
-def _underlying(row: Mapping[str, Any]) -> int | None:
+def _underlying(contract: ContractSpec) -> int | None:
     """Stocks and the like are their own underlying, so that they are in one group with their options."""
-    found: int | None = row["underlying_conid"]
-    if found is None and SecType.parse(row["sec_type"]) in _OWN_UNDERLYING:
-        found = row["conid"]
-    return found
+    if contract.underlying_conid is None and contract.sec_type in _OWN_UNDERLYING:
+        return contract.conid
+    return contract.underlying_conid
 
 
 def _add(totals: _Totals, row: Mapping[str, Any], amounts: _Amounts, share: float) -> None:

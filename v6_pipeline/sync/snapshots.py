@@ -16,7 +16,7 @@ from v6_pipeline.ib.valuation import market_value, unrealized_pnl
 from v6_pipeline.lake.day import GREEKS, KEY, QUOTE, DayInputs, has_any
 from v6_pipeline.lake.history_schemas import POSITION_SNAPSHOTS
 from v6_pipeline.model import ContractSpec, PriceSource, UpdateSource
-from v6_pipeline.sync.day_positions import day_positions, holding_of, newest_first
+from v6_pipeline.sync.day_positions import HOLDING_COLUMNS, day_positions, holding_of, newest_first
 from v6_pipeline.sync.registry_history import RegistryAt
 
 _IS_FLEX = pl.col("position_source") == UpdateSource.FLEX.value
@@ -174,7 +174,8 @@ def _with_values(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec], regi
     values: list[float | None] = []
     profits: list[float | None] = []
     strategies: list[list[str]] = []
-    for row in rows.iter_rows(named=True):
+    wanted = rows.select(*HOLDING_COLUMNS, "market_price", "market_value", "unrealized_pnl")
+    for row in wanted.iter_rows(named=True):
         holding = holding_of(row, contracts)
         value, profit = _value(row, holding.contract)
         values.append(value)

@@ -9,7 +9,7 @@ import pytest
 
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.lake.day import DayInputs, DayWindow
-from v6_pipeline.sync.day_positions import coverage, day_positions
+from v6_pipeline.sync.day_positions import Coverage, coverage, day_positions
 from v6_pipeline_tests.unit.sync.day_builders import CALENDAR, DAY, INSTANT, NOON, WINDOW, YESTERDAY, by_flex, day, own
 
 
@@ -78,7 +78,7 @@ def test_accounts_are_covered_each_by_its_own() -> None:
         accounts=["DU1", "DU2"],
     )
     covered = coverage(inputs)
-    assert (covered.flex, covered.own) == ({"DU1"}, {"DU2"})
+    assert covered == Coverage(flex=frozenset({"DU1"}), own=frozenset({"DU2"}))
     assert [(row[0], row[3]) for row in held(inputs)] == [("DU1", "flex"), ("DU2", "stream")]
 
 

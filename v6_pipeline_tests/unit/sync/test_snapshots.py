@@ -95,7 +95,7 @@ def test_a_price_from_before_the_day_keeps_its_time_where_there_is_no_other() ->
 
 def test_what_is_carried_forward_has_no_price_of_its_own_day() -> None:
     """Yesterday's price is not the day's; a close of the day is."""
-    inputs = {"values": [{"timestamp": NOON}], "earlier": [priced(YESTERDAY, average_cost=3.0)]}
+    inputs: dict[str, Any] = {"values": [{"timestamp": NOON}], "earlier": [priced(YESTERDAY, average_cost=3.0)]}
     without, with_close = one(day(**inputs)), one(day(**inputs, closes=[{"close": 4.0, "bar_time": CLOSE}]))
     assert without["carried_forward"] is True
     assert price_of(without) == (None, None, None)
@@ -230,6 +230,11 @@ def test_a_flat_day_is_a_snapshot_without_rows() -> None:
 
 
 def test_the_contract_is_described_by_the_row_of_the_position() -> None:
-    described = {"local_symbol": "AAPL  260320C00200000", "right": "C", "strike": 200.0, "underlying_conid": 9}
+    described: dict[str, Any] = {
+        "local_symbol": "AAPL  260320C00200000",
+        "right": "C",
+        "strike": 200.0,
+        "underlying_conid": 9,
+    }
     row = one(day([own(sec_type="OPT", **described)]))
     assert {name: row[name] for name in described} == described

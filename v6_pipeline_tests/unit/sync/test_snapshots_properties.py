@@ -186,9 +186,8 @@ def _seconds(row: dict[str, Any], name: str, value: Any) -> float:
 def _is_computed(row: dict[str, Any]) -> bool:
     holding = holding_of(row, {})
     value = market_value(holding.contract, holding.position, row["market_price"])
-    return row["market_value"] == value and row["unrealized_pnl"] == unrealized_pnl(
-        holding.position, value, holding.average_cost
-    )
+    profit = unrealized_pnl(holding.position, value, holding.average_cost)
+    return (row["market_value"], row["unrealized_pnl"]) == (value, profit)
 
 
 def test_a_cell_from_after_the_cut_off_would_be_seen() -> None:
