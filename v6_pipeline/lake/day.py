@@ -129,6 +129,17 @@ class DayInputs:
             closes=self.closes.filter(pl.col("bar_time").is_null() | (pl.col("bar_time") <= self.until)),
         )
 
+    def own_only(self) -> DayInputs:
+        """The same without Flex, and of the accounts that own rows cover: to compare both."""
+        return replace(
+            self,
+            statements=self.statements.clear(),
+            flex_positions=self.flex_positions.clear(),
+            activity=self.activity.clear(),
+            accounts=frozenset(self.observed.get_column("account"))
+            | frozenset(self.account_values.get_column("account")),
+        )
+
 
 class LakeDays:
     """Trading days of a lake as it is when each table is first asked for.

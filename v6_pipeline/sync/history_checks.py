@@ -92,7 +92,7 @@ def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUE
     Compared are the contracts that both value; Flex's rates are used for both where ours are unknown.
 
     Args:
-        own: positions of the day by own observations, with ``market_value`` and ``fx_rate_to_base``.
+        own: the day's snapshot by own observations alone, made from ``DayInputs.own_only()``.
         flex: of ``flex_positions``, the day.
         within: difference allowed, as a fraction of Flex's gross value.
     """

@@ -225,6 +225,17 @@ def test_each_row_names_the_versions_it_was_made_from() -> None:
     assert (row["run_id"], row["ingested_at"], row["date"]) == ("run-1", LATER, DAY)
 
 
+def test_what_our_own_logs_alone_say_can_be_compared_with_flex() -> None:
+    inputs = day(
+        [priced(account="DU1", position=3.0)],
+        statements=[{"account": account} for account in ("DU1", "DU2")],
+        flex=[{"account": account, "source": "flex"} for account in ("DU1", "DU2")],
+        accounts=["DU1", "DU2"],
+    )
+    row = one(inputs.own_only())
+    assert (row["account"], row["position"], row["position_source"]) == ("DU1", 3.0, "stream")
+
+
 def test_a_flat_day_is_a_snapshot_without_rows() -> None:
     assert snapshot(by_flex()) == []
 

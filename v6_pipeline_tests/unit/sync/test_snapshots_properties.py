@@ -272,3 +272,21 @@ def test_a_weekend_and_a_late_backfill_leave_friday_alone(lake: Lake) -> None:
     frame = assembled(inputs)
     assert frame.get_column("position").to_list() == [number("position", 0)] * 2
     assert late_cells(frame) == []
+
+
+def test_a_second_backfill_commits_nothing_though_the_logs_went_on(lake: Lake) -> None:
+    """The versions that were read are others by then: they are lineage."""
+    snapshots = lake.table(POSITION_SNAPSHOTS)
+    lineage = CommitLineage(asset="position_snapshots", source="backfill", code_version="1")
+    inputs = LakeDays(lake, CALENDAR).day(WINDOW)
+    first = replace_rows(snapshots, assembled(inputs), [(DAY,)], lineage)
+    after = observation(MONDAY_PRE_MARKET + 60, conid=1, source="queue", groups=["price"], priced_at=5)
+    log = CommitLineage(asset="queued_positions", source="queue", code_version="1")
+    lake.table(QUEUED_POSITIONS).append(table(QUEUED_POSITIONS, after), log)
+
+    later = LakeDays(lake, CALENDAR).day(WINDOW)
+    again = assembled(later, now=LATER + timedelta(days=1), run_id="run-2")
+    second = replace_rows(snapshots, again, [(DAY,)], replace(lineage, commit_id="another"))
+
+    assert later.versions != inputs.versions
+    assert (second.version, second.changed, second.rows) == (first.version, False, 2)
