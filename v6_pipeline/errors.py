@@ -52,6 +52,10 @@ class LakeConflictError(LakeError):
     """A commit lost against another writer."""
 
 
+class SnapshotRefusedError(V6Error):
+    """No source covers an account on a trading day, or one contradicts itself: nothing is made up in its place."""
+
+
 class FencedError(V6Error):
     """Another owner has taken over: this one must stop writing at once.
 

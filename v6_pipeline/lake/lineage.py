@@ -8,6 +8,7 @@ schema.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,8 @@ class CommitLineage:
     """Who commits: the Dagster asset, its partition if the commit belongs to one, and the run or the streamer's epoch.
 
     With ``partition`` (an ISO date) rows of any other date are refused; leave it out where a commit may span the turn
-    of a trading day. ``commit_id`` is unique: after a failure that may have landed it tells whether it did, so a
+    of a trading day. ``replaced`` names the groups of rows that a replacement took the place of, column to text.
+    ``commit_id`` is unique: after a failure that may have landed it tells whether it did, so a
     caller who tries again passes the same object.
     """
 
@@ -63,6 +65,7 @@ class CommitLineage:
     run_id: str | None = None
     epoch: int | None = None
     kind: CommitKind = CommitKind.DATA
+    replaced: tuple[Mapping[str, str], ...] = ()
     commit_id: str = field(default_factory=lambda: uuid4().hex)
 
     def metadata(self, summary: FrameSummary) -> dict[str, Any]:
@@ -76,6 +79,7 @@ class CommitLineage:
             "v6.partition": self.partition,
             "v6.run_id": self.run_id,
             "v6.epoch": self.epoch,
+            "v6.replaced": [dict(group) for group in self.replaced] or None,
             "v6.rows": summary.rows,
             "v6.contracts": summary.contracts,
             "v6.rows_by_date": {day.isoformat(): count for day, count in summary.rows_by_date.items()},
@@ -87,7 +91,10 @@ class CommitLineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSummary:
-    """What a frame holds: ``contracts`` counts distinct (account, conid), 0 for a table without contracts."""
+    """What a frame holds: ``contracts`` counts distinct (account, conid), or conids where rows have no account.
+
+    It is 0 for a table without contracts.
+    """
 
     rows: int
     contracts: int
@@ -99,7 +106,8 @@ class FrameSummary:
     def of(cls, frame: pl.DataFrame) -> FrameSummary:
         """Count a frame of a table's exact schema."""
         days = frame.group_by("date").len().sort("date")
-        contracts = frame.select("account", "conid").n_unique() if "conid" in frame.columns and frame.height else 0
+        of_contract = [name for name in ("account", "conid") if name in frame.columns]
+        contracts = frame.select(of_contract).n_unique() if "conid" in of_contract and frame.height else 0
         return cls(
             rows=frame.height,
             contracts=contracts,
@@ -128,6 +136,7 @@ class CommitInfo:
     code_version: str | None = None
     first_timestamp: datetime | None = None
     last_timestamp: datetime | None = None
+    replaced: tuple[Mapping[str, str], ...] = ()
     commit_id: str | None = None
 
     @classmethod
@@ -150,6 +159,7 @@ class CommitInfo:
             code_version=entry.get("v6.code_version"),
             first_timestamp=_instant(entry.get("v6.first_timestamp")),
             last_timestamp=_instant(entry.get("v6.last_timestamp")),
+            replaced=tuple(entry.get("v6.replaced", ())),
             commit_id=entry.get(COMMIT_ID),
         )
 

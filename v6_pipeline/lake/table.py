@@ -6,7 +6,7 @@ at a time may write is written through ``lake.fencing`` instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date
@@ -144,34 +144,57 @@ class DeltaTableStore:
         rows = self.prepare(frame, commit)
         if not rows.height:
             return Commit(version=None)
-        if self._handle is None:
-            self._handle = self.open()
         for _ in range(CONFLICT_ATTEMPTS):
-            self.refresh(self._handle)
-            landed = self.look_up(self._handle, commit.commit_id)
+            handle = self.current()
+            landed = self.look_up(handle, commit.commit_id)
             if landed is not None:
                 return self.describe(landed, rows, commit)
             try:
-                return self.commit(self._handle, rows, commit)
+                return self.commit(handle, rows, commit)
             except LakeConflictError:
                 continue
         raise LakeConflictError(
             f"table {self.spec.name} is being changed by others: {CONFLICT_ATTEMPTS} commits lost; try again"
         )
 
-    def prepare(self, frame: pl.DataFrame, commit: CommitLineage) -> pl.DataFrame:
+    def current(self) -> DeltaTable:
+        """The store's own handle at the newest version; the table is opened, or created, first.
+
+        Raises:
+            LakeError: as ``open`` and ``refresh``.
+        """
+        if self._handle is None:
+            self._handle = self.open()
+        self.refresh(self._handle)
+        return self._handle
+
+    def prepare(self, frame: pl.DataFrame, commit: CommitLineage, *, accounts: Collection[str] = ()) -> pl.DataFrame:
         """The frame as the table wants it, its accounts admitted to the lake; nothing is written.
+
+        Args:
+            frame: the rows.
+            commit: who commits.
+            accounts: whose rows they are, for a table without a column that says so.
 
         Raises:
             LakeError: the rows are refused.
         """
         rows = conform(frame, self.spec, partition=commit.partition)
         if self._admit is not None and rows.height:
-            self._admit(rows.get_column("account").unique().to_list())
+            named = rows.get_column("account").unique().to_list() if self.spec.has("account") else sorted(accounts)
+            if not named:
+                raise LakeError(f"rows of {self.spec.name} name no account: pass the accounts that they are for")
+            self._admit(named)
         return rows
 
     def commit(
-        self, handle: DeltaTable, rows: pl.DataFrame, commit: CommitLineage, transaction: Transaction | None = None
+        self,
+        handle: DeltaTable,
+        rows: pl.DataFrame,
+        commit: CommitLineage,
+        transaction: Transaction | None = None,
+        *,
+        replacing: str | None = None,
     ) -> Commit:
         """One attempt on this very handle, without refreshing it first; durable on return.
 
@@ -180,6 +203,7 @@ class DeltaTableStore:
             rows: as given by ``prepare``; may be empty, which makes a commit without rows.
             commit: who commits.
             transaction: application transaction that goes with it.
+            replacing: predicate of the rows that these take the place of; by default none.
 
         Raises:
             LakeConflictError: lost against another commit; nothing was written.
@@ -188,7 +212,10 @@ class DeltaTableStore:
         self._check_present()
         before = handle.version()
         try:
-            self.write(handle, rows, commit, transaction)
+            if replacing is None:
+                self.write(handle, rows, commit, transaction)
+            else:
+                self.overwrite(handle, rows, commit, replacing)
         except (DeltaError, OSError) as error:
             if is_conflict(error):
                 raise LakeConflictError(f"table {self.spec.name}: another commit came first: {error}") from error
@@ -214,6 +241,21 @@ class DeltaTableStore:
             commit_properties=CommitProperties(
                 custom_metadata=commit.metadata(FrameSummary.of(rows)),
                 app_transactions=None if transaction is None else [transaction],
+            ),
+            post_commithook_properties=_HOOKS,
+        )
+
+    def overwrite(self, handle: DeltaTable, rows: pl.DataFrame, commit: CommitLineage, predicate: str) -> None:
+        """As ``write``, in place of the rows of ``predicate``; lost if any commit came since the handle's version."""
+        write_deltalake(
+            handle,
+            rows,
+            mode="overwrite",
+            predicate=predicate,
+            # delta-rs would retry what it takes to be no conflict. Without, the rows that were looked at before are
+            # those that are replaced, whatever the other commit was.
+            commit_properties=CommitProperties(
+                custom_metadata=commit.metadata(FrameSummary.of(rows)), max_commit_retries=0
             ),
             post_commithook_properties=_HOOKS,
         )

@@ -121,10 +121,10 @@ class StrategyRegistry:
         view = self._view
         if self._has_expired(view.contracts.get(conid)):
             return False
-        if any(_is_account(row.account, account) for row in view.members.get(conid, ())):
+        if any(is_account(row.account, account) for row in view.members.get(conid, ())):
             return True
         return any(
-            _is_account(holding.account, account) and selector.matches(holding)
+            is_account(holding.account, account) and selector.matches(holding)
             for holding in view.held.get(conid, ())
             for selector, _ in view.selectors
         )
@@ -140,11 +140,11 @@ class StrategyRegistry:
         found: dict[str, Assignment] = {}
         for selector, row in view.selectors:
             if selector.matches(holding):
-                _add(found, Assignment(row.strategy, row.priority))
+                add_assignment(found, Assignment(row.strategy, row.priority))
         members = view.members.get(holding.contract.conid, ())
         for member in sorted(members, key=lambda row: row.account is not None):
-            if _is_account(member.account, holding.account):
-                _add(found, Assignment(member.strategy, member.priority, member.quantity))
+            if is_account(member.account, holding.account):
+                add_assignment(found, Assignment(member.strategy, member.priority, member.quantity))
         return tuple(sorted(found.values(), key=lambda item: (item.priority, item.strategy)))
 
     def get_all_active(self) -> frozenset[int]:
@@ -336,14 +336,14 @@ def _read_view(connection: Connection) -> _View:
     )
 
 
-def _add(found: dict[str, Assignment], new: Assignment) -> None:
+def add_assignment(found: dict[str, Assignment], new: Assignment) -> None:
     """Keep one assignment per strategy: the newer one's quantity, the better one's priority."""
     old = found.get(new.strategy)
     priority = new.priority if old is None else min(old.priority, new.priority)
     found[new.strategy] = Assignment(new.strategy, priority, new.quantity)
 
 
-def _is_account(account: str | None, asked: str | None) -> bool:
+def is_account(account: str | None, asked: str | None) -> bool:
     """Whether what is in force in ``account`` matters in ``asked``; ``None`` is any account, on both sides."""
     return account is None or asked is None or account == asked
 

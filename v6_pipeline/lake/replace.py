@@ -1,0 +1,172 @@
+"""Replacing a group of rows as a whole: a trading day, or an account's trading day, of the tables of history.
+
+Content is compared first, lineage columns aside: a second run of equal content commits nothing. Whatever happens, the
+table holds a group's old rows or its new ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import reduce
+from operator import or_
+
+import polars as pl
+from deltalake import DeltaTable
+
+from v6_pipeline.errors import LakeConflictError, LakeError
+from v6_pipeline.lake.columns import PARTITION_COLUMN, TableSpec
+from v6_pipeline.lake.commit_log import commit_entries
+from v6_pipeline.lake.lineage import CommitInfo, CommitKind, CommitLineage
+from v6_pipeline.lake.reader import scan
+from v6_pipeline.lake.table import DeltaTableStore
+
+Group = tuple[date | str, ...]
+"""Values of ``TableSpec.replaced_by``: (date,) or (date, account)."""
+
+REPLACE_ATTEMPTS = 50
+"""Any other commit is a conflict, those of other days too: each attempt has a landed change of another behind it."""
+_VERSIONS_AT_ONCE = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """What a replacement left: the rows of its groups, the version that holds them, whether that is a new one.
+
+    ``version`` is None if there is no table yet, and no row for it.
+    """
+
+    version: int | None
+    changed: bool
+    rows: int
+
+
+def replace(
+    store: DeltaTableStore,
+    frame: pl.DataFrame,
+    groups: Sequence[Group],
+    commit: CommitLineage,
+    *,
+    accounts: Collection[str] = (),
+) -> Replacement:
+    """Let ``frame`` take the place of all rows of ``groups``, in one commit at most, durable on return.
+
+    Args:
+        store: a table with ``replaced_by``.
+        frame: the new rows, of these groups only; a group without any is emptied.
+        groups: what is replaced.
+        commit: who commits; after a failure, call again with the same: what did land is found.
+        accounts: for a table without accounts, those that the rows are for, which the lake must admit.
+
+    Raises:
+        LakeError: the groups or rows are refused, or the table is damaged, not writable or unreachable.
+        LakeConflictError: others changed the table each time.
+    """
+    _check_groups(store.spec, groups)
+    rows = store.prepare(frame, commit, accounts=accounts)
+    _check_inside(store.spec, rows, groups)
+    named = dataclasses.replace(commit, replaced=tuple(_named(store.spec, group) for group in groups))
+    if not rows.height and store.load() is None:
+        return Replacement(version=None, changed=False, rows=0)
+    for _ in range(REPLACE_ATTEMPTS):
+        handle = store.current()
+        landed = store.look_up(handle, commit.commit_id)
+        if landed is not None:
+            return Replacement(version=landed, changed=True, rows=rows.height)
+        if _is_there(store, handle, rows, groups):
+            return Replacement(version=_written_by(store, handle, named.replaced), changed=False, rows=rows.height)
+        try:
+            made = store.commit(handle, rows, named, replacing=_predicate(store.spec, groups))
+        except LakeConflictError:
+            continue
+        return Replacement(version=made.version, changed=True, rows=rows.height)
+    raise LakeConflictError(
+        f"table {store.spec.name} is being changed by others: {REPLACE_ATTEMPTS} commits lost; try again"
+    )
+
+
+def _check_groups(spec: TableSpec, groups: Sequence[Group]) -> None:
+    if not spec.replaced_by:
+        raise LakeError(f"table {spec.name} is a log: append to it")
+    if not groups:
+        raise LakeError(f"table {spec.name}: no group to replace: name its {', '.join(spec.replaced_by)}")
+    for group in groups:
+        fits = len(group) == len(spec.replaced_by) and all(
+            isinstance(value, date) and not isinstance(value, datetime)
+            if name == PARTITION_COLUMN
+            else isinstance(value, str)
+            for name, value in zip(spec.replaced_by, group, strict=False)
+        )
+        if not fits:
+            raise LakeError(f"table {spec.name}: {group!r} is no group of ({', '.join(spec.replaced_by)})")
+
+
+def _check_inside(spec: TableSpec, rows: pl.DataFrame, groups: Sequence[Group]) -> None:
+    outside = rows.filter(~_of_groups(spec, groups))
+    if outside.height:
+        example = ", ".join(str(value) for value in outside.select(spec.replaced_by).row(0))
+        raise LakeError(
+            f"table {spec.name} refused the rows: {outside.height} lie outside the groups replaced, such as {example}"
+        )
+
+
+def _is_there(store: DeltaTableStore, handle: DeltaTable, rows: pl.DataFrame, groups: Sequence[Group]) -> bool:
+    """Whether the table holds these very rows of the groups and no other, in any order."""
+    spec = store.spec
+    told = [name for name in spec.column_names if name not in spec.lineage]
+    days = {value for group in groups for value in group if isinstance(value, date)}
+    with store.faults():
+        # The days apart, for they alone keep other files from being read.
+        of_days = scan(store, handle, None).filter(pl.col(PARTITION_COLUMN).is_in(days))
+        held = of_days.filter(_of_groups(spec, groups)).select(told).collect()
+    key = list(spec.key)
+    return held.height == rows.height and held.sort(key).equals(rows.select(told).sort(key), null_equal=True)
+
+
+def _written_by(store: DeltaTableStore, handle: DeltaTable, groups: Sequence[Mapping[str, str]]) -> int:
+    """The version by which all the groups had their content: the newest that replaced one of them.
+
+    The handle's own where the log no longer reaches back that far.
+    """
+    newest = handle.version()
+    last = newest
+    while last >= 0:
+        first = max(last - _VERSIONS_AT_ONCE + 1, 0)
+        with store.faults():
+            entries = commit_entries(handle, store.uri, first=first, limit=last - first + 1)
+        commits = [CommitInfo.parse(entry) for entry in entries]
+        for commit in reversed(commits):
+            if commit.kind is CommitKind.DATA and any(group in groups for group in commit.replaced):
+                return commit.version
+        if len(commits) < last - first + 1:  # expired from here on
+            break
+        last = first - 1
+    return newest
+
+
+def _of_groups(spec: TableSpec, groups: Sequence[Group]) -> pl.Expr:
+    return reduce(
+        or_,
+        [
+            pl.all_horizontal(pl.col(name) == value for name, value in zip(spec.replaced_by, group, strict=True))
+            for group in groups
+        ],
+    )
+
+
+def _named(spec: TableSpec, group: Group) -> dict[str, str]:
+    return {name: str(value) for name, value in zip(spec.replaced_by, group, strict=True)}
+
+
+def _predicate(spec: TableSpec, groups: Sequence[Group]) -> str:
+    alternatives = [
+        " AND ".join(f"{name} = {_literal(value)}" for name, value in _named(spec, group).items()) for group in groups
+    ]
+    return " OR ".join(f"({alternative})" for alternative in alternatives)
+
+
+def _literal(text: str) -> str:
+    quoted = text.replace("'", "''")
+    return f"'{quoted}'"
