@@ -64,5 +64,17 @@ class FencedError(V6Error):
         self.epoch = epoch
 
 
+class FlexServiceError(V6Error):
+    """The Flex Web Service refused, answered nonsense, or had no statement in time.
+
+    Attributes:
+        code: the service's own error code, where it gave one.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class UsageError(V6Error):
     """The command was used wrongly (exit code 2)."""
