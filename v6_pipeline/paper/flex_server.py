@@ -203,6 +203,8 @@ class FlexServer:
         first, last = _day(given.get("fd", "")), _day(given.get("td", ""))
         if first is None or last is None or not 0 <= (last - first).days < _MOST_DAYS:
             return _refusal(1020)
+        # A day's statement is there on the next day; what is later is left out without a word, as IB does.
+        last = min(last, self.config.utcnow().astimezone(_NEW_YORK).date() - timedelta(days=1))
         if not self._past().between(first, last):
             return _refusal(1003)
         reference = str(next(self._references))
