@@ -7,7 +7,7 @@ path, not one of these.
 """
 
 import math
-from datetime import date, datetime
+from datetime import date
 
 from v6_pipeline.paper.contracts import FUTURE, OPTION, Contract, Universe
 from v6_pipeline.paper.instruments import CURRENCY_PAIR_CONID
@@ -56,7 +56,7 @@ def daily_exchange_rate(universe: Universe, currency: str, day: date) -> float:
 
 def expiry_of(contract: Contract) -> date | None:
     """The day a contract expires, `None` if it does not."""
-    return datetime.strptime(contract.expiry, "%Y%m%d").date() if contract.expiry else None  # noqa: DTZ007 - a date
+    return date.fromisoformat(contract.expiry) if contract.expiry else None
 
 
 def _linear_close(universe: Universe, contract: Contract, day: date) -> float:

@@ -4,6 +4,7 @@ Belongs here: how a past day is written down. What happened on it is in `past`; 
 `flex_server`. Attributes are those of IB's activity statements, of which a query chooses; dates are ``yyyymmdd``.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -228,7 +229,11 @@ def _trade_id(day: date, number: int) -> str:
 
 
 def _attributes(row: Row) -> str:
-    return "".join(f" {name}={quoteattr(str(value))}" for name, value in row.items())
+    return "".join([f" {name}={_quoted(str(value))}" for name, value in row.items()])
+
+
+# Most values are those of the row before: quoting them anew took two thirds of the time.
+_quoted = functools.lru_cache(maxsize=16_384)(quoteattr)
 
 
 def _day(day: date) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import stat
@@ -257,6 +258,26 @@ def test_a_folder_that_cannot_be_written_is_named(server: FlexServer, service: F
         service.download(FIRST, LAST, tmp_path / "flex" / "statements.xml")
 
 
+def test_a_drip_of_bytes_ends_with_the_deadline(server: FlexServer, time: VirtualTime, file: Path) -> None:
+    """Each byte comes before the read time-out: only the whole takes too long."""
+    with scripted("<FlexStatementResponse>" + " " * 200, drip=time) as url:
+        text = refused(service_of(server, time, url=url, limits=FlexLimits(deadline=100, read=2)), file)
+
+    assert "did not arrive within 100 s" in text
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "chunked"])
+def test_statements_may_come_compressed_or_in_chunks(
+    server: FlexServer, time: VirtualTime, file: Path, encoding: str
+) -> None:
+    body = (
+        "<FlexStatementResponse><Status>Fail</Status><ErrorCode>1012</ErrorCode>"
+        f"<ErrorMessage>{'x' * 300}</ErrorMessage></FlexStatementResponse>"
+    )
+    with scripted(body, encoding=encoding) as url:
+        assert "error 1012, token has expired" in refused(service_of(server, time, url=url), file)
+
+
 # The token
 
 
@@ -315,14 +336,35 @@ def test_nonsense_is_called_so(time: VirtualTime, file: Path, body: str, said: s
 
 
 class scripted:  # noqa: N801 - reads as a function
-    """A web server that answers every question with the same bytes."""
+    """A web server that answers every question with the same bytes, as they are, compressed or in chunks.
 
-    def __init__(self, body: str) -> None:
+    With ``drip`` a second passes with each byte, and the end never comes.
+    """
+
+    def __init__(self, body: str, *, encoding: str = "", drip: VirtualTime | None = None) -> None:
+        stopping = self._stopping = threading.Event()
+
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self) -> None:
+                data = body.encode()
+                self.close_connection = True
                 self.send_response(200)
+                if encoding == "gzip":
+                    self.send_header("Content-Encoding", "gzip")
+                    data = gzip.compress(data)
+                elif encoding == "chunked":
+                    self.send_header("Transfer-Encoding", "chunked")
+                    pieces = [data[start : start + 50] for start in range(0, len(data), 50)]
+                    data = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
                 self.end_headers()
-                self.wfile.write(body.encode())
+                for start in range(0, len(data), 1 if drip else max(1, len(data))):
+                    self.wfile.write(data[start : start + 1] if drip else data)
+                    if drip:
+                        drip.seconds += 1
+                if drip:
+                    stopping.wait(10)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
                 """Silent."""
@@ -335,6 +377,7 @@ class scripted:  # noqa: N801 - reads as a function
         return f"http://127.0.0.1:{self._server.server_port}/flex"
 
     def __exit__(self, *_: object) -> None:
+        self._stopping.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
