@@ -72,5 +72,17 @@ class FlexError(V6Error):
     """A Flex statement cannot be read or says what cannot be: names file, row, field and value."""
 
 
+class FlexServiceError(V6Error):
+    """The Flex Web Service refused, answered nonsense, or had no statement in time.
+
+    Attributes:
+        code: the service's own error code, where it gave one.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class UsageError(V6Error):
     """The command was used wrongly (exit code 2)."""

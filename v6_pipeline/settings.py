@@ -118,7 +118,12 @@ class Settings(BaseSettings):
     start_date: Annotated[date, Field(description="first trading day of the partitions")] = date(2025, 1, 2)
     flex_dir: Annotated[Path | None, Field(description="folder in which Flex statements are dropped")] = None
     flex_token: Annotated[SecretStr | None, Field(description="token of the Flex Web Service")] = None
-    flex_query_id: Annotated[str | None, Field(description="activity query of the Flex Web Service")] = None
+    flex_query_id: Annotated[
+        str | None, Field(pattern=r"^[0-9]+$", description="activity query of the Flex Web Service")
+    ] = None
+    flex_url: Annotated[str, Field(description="address of the Flex Web Service; https, or on this machine")] = (
+        "https://ndcdyn.interactivebrokers.com/AccountManagement/FlexWebService"
+    )
     handlers: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -150,6 +155,24 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("flex_query_id", mode="before")
+    @classmethod
+    def _number_is_text(cls, value: object) -> object:
+        """In the file the id may well stand without quotes."""
+        return str(value) if type(value) is int else value
+
+    @field_validator("flex_url")
+    @classmethod
+    def _safe_for_the_token(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if not re.fullmatch(r"https://[\w.-]+(:\d{1,5})?(/[\w./-]*)?", value, re.ASCII) and not (
+            re.fullmatch(r"http://[\w.:\[\]-]+(/[\w./-]*)?", value, re.ASCII)
+            and parts.hostname in {"127.0.0.1", "localhost", "::1"}
+        ):
+            msg = "must be a plain https:// address, or http:// on this machine: the token is sent there"
+            raise ValueError(msg)
+        return value.rstrip("/")
 
     @field_validator("handlers")
     @classmethod
@@ -200,6 +223,19 @@ class Settings(BaseSettings):
             )
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _flex_is_whole(self) -> Settings:
+        if (self.flex_token is None) != (self.flex_query_id is None):
+            missing = "flex_query_id" if self.flex_query_id is None else "flex_token"
+            msg = f"{missing} is not set: the Flex Web Service needs both flex_token and flex_query_id"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def flex_archive(self) -> Path:
+        """Where statements that were fetched from the Flex Web Service are kept."""
+        return self.home / "flex"
 
     @property
     def state_database_url(self) -> str:

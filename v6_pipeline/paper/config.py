@@ -40,6 +40,7 @@ class GatewayConfig:
     Attributes:
         port: the API port; 0 picks a free one.
         control_port: the control port; 0 picks a free one, `None` opens none.
+        flex_port: the port of the simulated Flex Web Service; 0 picks a free one, `None` opens none.
         accounts: managed accounts, each ``SIM`` and up to twelve capitals or digits.
         positions: how many positions the accounts hold together at the start.
         seed: what quantities, costs and prices derive from.
@@ -59,6 +60,7 @@ class GatewayConfig:
 
     port: int = 0
     control_port: int | None = 0
+    flex_port: int | None = None
     accounts: tuple[str, ...] = ("SIM0000001", "SIM0000002")
     positions: int = 60
     seed: int = 1
@@ -84,6 +86,10 @@ class GatewayConfig:
             (
                 self.control_port is None or 0 <= self.control_port <= 65535,
                 f"control port {self.control_port} is not between 0 and 65535",
+            ),
+            (
+                self.flex_port is None or 0 <= self.flex_port <= 65535,
+                f"Flex port {self.flex_port} is not between 0 and 65535",
             ),
             (not self.port or self.port != self.control_port, f"port and control port are both {self.port}"),
             (self.lines >= 0, f"lines cannot be {self.lines}"),

@@ -6,6 +6,7 @@ IB's rules are in the desks (`market_data`, `account_feeds`) and in `session`; f
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
@@ -20,11 +21,13 @@ from v6_pipeline.paper.connection_faults import ConnectionFaults
 from v6_pipeline.paper.contract_faults import ContractFaults
 from v6_pipeline.paper.contracts import Holding, Universe
 from v6_pipeline.paper.control import ControlServer
+from v6_pipeline.paper.flex_server import FlexConfig, FlexServer
 from v6_pipeline.paper.handlers import Dispatcher
 from v6_pipeline.paper.link_faults import LinkFaults
 from v6_pipeline.paper.listener import Listener
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.market_data import MarketDataDesk
+from v6_pipeline.paper.past import Past
 from v6_pipeline.paper.registry import action_table
 from v6_pipeline.paper.scenario import Player, Scenario, shipped_scenario
 from v6_pipeline.paper.session import ClientSession
@@ -46,6 +49,7 @@ class PaperGateway:
         statistics: what clients did, seen from this side.
         book: positions and account values now.
         market: quotes and sequence numbers now.
+        flex: the Flex Web Service, which serves if the configuration names a port for it.
         actions: what may be done to it while it runs, by name; see `perform`.
         connection_faults, link_faults, contract_faults, account_faults: the same as methods with types. Unlike
             `perform` they take it for granted that accounts and contracts exist.
@@ -62,6 +66,12 @@ class PaperGateway:
         self.statistics = Statistics(self.config.clock, self.config.utcnow)
         self.market = Market(self.universe, self.statistics, self.config.lines)
         self.book = Book(self.market)
+        # The past takes a while to work out, and most gateways are never asked for it.
+        self._past = functools.cache(lambda: Past(self.universe))
+        self.flex = FlexServer(
+            self._past,
+            FlexConfig(port=self.config.flex_port or 0, clock=self.config.clock, utcnow=self.config.utcnow),
+        )
         self._sessions: dict[int, ClientSession] = {}
         self._open: set[ClientSession] = set()
         self._connections: set[asyncio.Task[object]] = set()
@@ -100,6 +110,12 @@ class PaperGateway:
             except GatewayError:
                 await self.stop()
                 raise
+        if self.config.flex_port is not None:
+            try:
+                self.flex.start()
+            except GatewayError:
+                await self.stop()
+                raise
         self._portfolio_sent_at = self.config.clock()
         if self.config.tick_seconds is not None:
             self._ticker = asyncio.create_task(self._tick_forever(self.config.tick_seconds), name="paper gateway ticks")
@@ -121,6 +137,10 @@ class PaperGateway:
         for session in list(self._open):
             session.close()
         self._control.close()
+        try:
+            self.flex.stop()
+        except Exception as problem:  # noqa: BLE001 - raised at the end, when all else has stopped
+            self._failures.append(problem)
         waiting = self._connections - {task for task in (asyncio.current_task(),) if task is not None}
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=_STOP_SECONDS)
@@ -204,7 +224,8 @@ class PaperGateway:
 
     def heal(self) -> None:
         """End every fault that lasts or is still to come; the line limit and positions stay."""
-        for faults in (self.connection_faults, self.link_faults, self.contract_faults, self.account_faults):
+        parts = (self.connection_faults, self.link_faults, self.contract_faults, self.account_faults, self.flex.faults)
+        for faults in parts:
             faults.heal()
 
     def open_position(self, account: str, conid: int, quantity: float, average_cost: float | None = None) -> Holding:

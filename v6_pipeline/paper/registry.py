@@ -55,6 +55,7 @@ def action_table(gateway: "PaperGateway") -> dict[str, Callable[..., object]]:
         "cut_position_download": accounts.cut_position_download,
         "evict_account_feed": accounts.evict_account_feed,
         "refuse_account_feed": accounts.refuse_account_feed,
+        "flex_fault": gateway.flex.faults.flex_fault,
         "open": accounts.open_position,
         "resize": accounts.resize_position,
         "close": accounts.close_position,

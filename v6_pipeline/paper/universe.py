@@ -21,7 +21,8 @@ MAX_POSITIONS = 15_000
 
 _STRIKES_EACH_SIDE = 10
 _MONTH_CODES = "FGHJKMNQUVXZ"
-_OPTIONED = tuple(spec for spec in UNDERLYINGS if spec.strike_step)
+OPTIONED = tuple(spec for spec in UNDERLYINGS if spec.strike_step)
+"""The underlyings that have options."""
 # Short and long wing of each condor, in strikes away from the money: five condors use twenty different contracts.
 _CONDOR_WINGS = ((1, 3), (2, 4), (5, 7), (6, 8), (9, 10))
 _OPTIONS_PER_LADDER = 4 * len(_CONDOR_WINGS)
@@ -54,7 +55,7 @@ def build_universe(*, seed: int, as_of: date, accounts: tuple[str, ...], positio
     if not 0 <= positions <= MAX_POSITIONS:
         raise GatewayError(f"positions must be 0..{MAX_POSITIONS}, not {positions}")
     ladders = math.ceil(positions / _OPTIONS_PER_LADDER)
-    expiries = weekly_expiries(as_of, max(4, math.ceil(ladders / len(_OPTIONED))))
+    expiries = weekly_expiries(as_of, max(4, math.ceil(ladders / len(OPTIONED))))
     contracts = list(_contracts(as_of, expiries))
     market = Universe(seed=seed, as_of=as_of, accounts=accounts, contracts=contracts, holdings=())
     holdings = [
@@ -73,7 +74,7 @@ def _contracts(as_of: date, expiries: list[date]) -> Iterator[Contract]:
     for future in FUTURES:
         for expiry in quarterly_expiries(as_of, 3):
             yield _future(future, expiry, taken)
-    for option in _OPTIONED:
+    for option in OPTIONED:
         for expiry in expiries:
             yield from _ladder(option, expiry, taken)
 
@@ -155,32 +156,36 @@ def _future(spec: FutureSpec, expiry: date, taken: set[int]) -> Contract:
 
 def _ladder(spec: UnderlyingSpec, expiry: date, taken: set[int]) -> Iterator[Contract]:
     center = round(spec.base_price / spec.strike_step)
-    is_index = spec.sec_type == INDEX
     for step in range(-_STRIKES_EACH_SIDE, _STRIKES_EACH_SIDE + 1):
-        strike = (center + step) * spec.strike_step
         for right in "PC":
-            occ = f"{spec.option_class:<6}{expiry:%y%m%d}{right}{round(strike * 1000):08d}"
-            yield Contract(
-                conid=derived_conid(occ, taken),
-                symbol=spec.symbol,
-                sec_type=OPTION,
-                currency=spec.currency,
-                local_symbol=occ,
-                trading_class=spec.option_class,
-                exchanges=("SMART", "CBOE") if is_index else ("SMART", "CBOE", "AMEX", "ISE"),
-                min_tick=0.05 if is_index else 0.01,
-                long_name=spec.long_name,
-                market_name=spec.option_class,
-                expiry=f"{expiry:%Y%m%d}",
-                strike=strike,
-                right=right,
-                multiplier="100",
-                underlying_conid=spec.conid,
-                underlying_symbol=spec.symbol,
-                underlying_sec_type=spec.sec_type,
-                industry=spec.industry,
-                volatility=spec.volatility,
-            )
+            yield option(spec, expiry, (center + step) * spec.strike_step, right, taken)
+
+
+def option(spec: UnderlyingSpec, expiry: date, strike: float, right: str, taken: set[int]) -> Contract:
+    """An option of a stock or index that has some; adds its conid to `taken`."""
+    is_index = spec.sec_type == INDEX
+    occ = f"{spec.option_class:<6}{expiry:%y%m%d}{right}{round(strike * 1000):08d}"
+    return Contract(
+        conid=derived_conid(occ, taken),
+        symbol=spec.symbol,
+        sec_type=OPTION,
+        currency=spec.currency,
+        local_symbol=occ,
+        trading_class=spec.option_class,
+        exchanges=("SMART", "CBOE") if is_index else ("SMART", "CBOE", "AMEX", "ISE"),
+        min_tick=0.05 if is_index else 0.01,
+        long_name=spec.long_name,
+        market_name=spec.option_class,
+        expiry=f"{expiry:%Y%m%d}",
+        strike=strike,
+        right=right,
+        multiplier="100",
+        underlying_conid=spec.conid,
+        underlying_symbol=spec.symbol,
+        underlying_sec_type=spec.sec_type,
+        industry=spec.industry,
+        volatility=spec.volatility,
+    )
 
 
 def _positions(
@@ -219,7 +224,7 @@ def _condors(market: Universe, expiries: list[date]) -> Iterator[list[tuple[Cont
     numbers = itertools.count()
     for expiry in expiries:
         for short, long in _CONDOR_WINGS:
-            for spec in _OPTIONED:
+            for spec in OPTIONED:
                 ladder = ladders[spec.conid, f"{expiry:%Y%m%d}"]
                 number = next(numbers)
                 lots = float(1 + number % 5)

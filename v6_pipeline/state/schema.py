@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every schema revision that this version knows, oldest first. Kept here so that a start need not import alembic."""
 
 VERSION_TABLE = "v6_schema_version"
@@ -245,6 +245,15 @@ message_pacing = Table(
     Column("shares_until", UtcDateTime),
 )
 """When the next message to a gateway may be sent, and how fast: one row for all processes."""
+
+request_rates = Table(
+    "request_rates",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sent_at", JSON, nullable=False),
+    Column("paused_until", UtcDateTime),
+)
+"""When a rate-limited service was last asked, for all processes: epoch microseconds, oldest first, as many as count."""
 
 named_leases = Table(
     "named_leases",

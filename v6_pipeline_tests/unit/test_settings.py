@@ -107,11 +107,61 @@ def test_no_message_and_no_representation_shows_a_secret(monkeypatch: pytest.Mon
 
     monkeypatch.setenv("V6_STATE_URL", "postgresql+psycopg://user:hunter2@host:5/db")
     monkeypatch.setenv("V6_FLEX_TOKEN", "hunter3")
+    monkeypatch.setenv("V6_FLEX_QUERY_ID", "1000001")
     monkeypatch.setenv("V6_LAKE_OPTIONS", '{"AWS_SECRET_ACCESS_KEY": "hunter4"}')
     settings = load_settings()
     assert "hunter" not in repr(settings)
     assert settings.safe_state_url == "postgresql+psycopg://host:5/db"
     assert settings.lake_storage_options == {"AWS_SECRET_ACCESS_KEY": "hunter4"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "missing"),
+    [("V6_FLEX_TOKEN", "hunter3", "flex_query_id"), ("V6_FLEX_QUERY_ID", "1000001", "flex_token")],
+)
+def test_half_of_the_flex_settings_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, missing: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert str(caught.value) == f"{missing} is not set: the Flex Web Service needs both flex_token and flex_query_id"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://ndcdyn.interactivebrokers.com/AccountManagement/FlexWebService",
+        "https://user:hunter3@ndcdyn.interactivebrokers.com/x",
+        "https://ndcdyn.interactivebrokers.com/x?y=z",
+        "http://127.0.0.1@example.com/",
+        "http://127.0.0.1.example.com/",
+        "ftp://127.0.0.1/",
+        "ndcdyn.interactivebrokers.com",
+    ],
+)
+def test_the_flex_token_is_sent_nowhere_unsafe(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("V6_FLEX_URL", url)
+
+    with pytest.raises(
+        SettingsError, match="V6_FLEX_URL: must be a plain https:// address, or http:// on this machine"
+    ):
+        load_settings()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/x", "http://[::1]:80/x", "http://localhost:1", "https://a.b/x"])
+def test_the_flex_address_is_https_or_on_this_machine(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("V6_FLEX_URL", url + "/")
+
+    assert load_settings().flex_url == url
+
+
+def test_a_query_id_may_stand_in_the_file_without_quotes(tmp_path: Path) -> None:
+    (tmp_path / "v6.toml").write_text('flex_token = "hunter3"\nflex_query_id = 1000001\n')
+
+    assert load_settings(tmp_path).flex_query_id == "1000001"
 
 
 def test_the_rendered_file_lists_every_setting_and_reads_back(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ def gateway(
         int | None, typer.Option(help="API port; 0 picks a free one. Default: V6_IB_PORT.", show_default=False)
     ] = None,
     control_port: Annotated[int, typer.Option(help="Control port; 0 picks a free one.")] = 0,
+    flex_port: Annotated[
+        int | None,
+        typer.Option(help="Port of a Flex Web Service for these accounts; 0 picks a free one. Default: none."),
+    ] = None,
     accounts: Annotated[str, typer.Option(help="How many accounts, or their names: SIM1,SIM2.")] = "2",
     positions: Annotated[int, typer.Option(help="Positions that the accounts hold together.")] = 60,
     seed: Annotated[int, typer.Option(help="What quantities, costs and prices derive from.")] = 1,
@@ -56,6 +60,7 @@ def gateway(
     config = GatewayConfig(
         port=home.load().ib_port if port is None else port,
         control_port=control_port,
+        flex_port=flex_port,
         accounts=_account_names(accounts),
         positions=positions,
         seed=seed,
@@ -112,6 +117,17 @@ async def _serve(config: GatewayConfig, scenario: str | None) -> None:
                 "control_port": paper.control_port,
                 "accounts": config.accounts,
                 "positions": len(paper.book.held()),
+                **({} if config.flex_port is None else _flex(paper)),
             }
         )
         await paper.wait_stopped()
+
+
+def _flex(paper: PaperGateway) -> dict[str, object]:
+    """What V6_FLEX_URL, V6_FLEX_TOKEN and V6_FLEX_QUERY_ID have to be; the token opens nothing but the simulation."""
+    return {
+        "flex_port": paper.flex.port,
+        "flex_url": paper.flex.url,
+        "flex_token": paper.flex.config.token,
+        "flex_query_id": paper.flex.config.query_id,
+    }

@@ -1,0 +1,165 @@
+"""What the Flex Web Service answered: a short envelope, or statements; told apart while the bytes arrive.
+
+Belongs here: whether a document is whole, what it is, and which periods its statements have. What is in a statement is
+`reader`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from xml.parsers import expat
+
+from v6_pipeline.errors import FlexServiceError
+
+_ENVELOPE = "FlexStatementResponse"
+_STATEMENTS = "FlexQueryResponse"
+_DATE = re.compile(r"([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})", re.ASCII)
+_LONGEST_TEXT = 200
+_LONGEST_ENVELOPE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """The account and the first and last day of one statement."""
+
+    account: str
+    first: date
+    last: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """The service's own words: where a statement will be, or why there is none."""
+
+    status: str
+    reference: str = ""
+    url: str = ""
+    code: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """A whole document of statements."""
+
+    periods: tuple[Period, ...]
+
+
+class ReplyScanner:
+    """Reads a reply piece by piece, keeping nothing but what it says about itself.
+
+    Every error is a ``FlexServiceError`` in one line that shows neither addresses nor the reply's text.
+    """
+
+    def __init__(self) -> None:
+        self._parser = expat.ParserCreate()
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+        self._parser.StartDoctypeDeclHandler = self._doctype
+        self._root = ""
+        self._open: list[str] = []
+        self._fields: dict[str, str] = {}
+        self._periods: list[Period] = []
+        self._bytes = 0
+
+    def feed(self, piece: bytes) -> None:
+        """Read the next bytes.
+
+        Raises:
+            FlexServiceError: this can no longer become a reply of the service.
+        """
+        self._bytes += len(piece)
+        self._parse(piece, final=False)
+        if self._root == _ENVELOPE and self._bytes > _LONGEST_ENVELOPE:
+            raise FlexServiceError("the Flex Web Service answered with an endless message instead of a statement")
+
+    def close(self) -> Envelope | Statements:
+        """What the reply is, now that all of it was read.
+
+        Raises:
+            FlexServiceError: it is only a part, or an envelope that says nothing.
+        """
+        self._parse(b"", final=True)
+        return Statements(tuple(self._periods)) if self._root == _STATEMENTS else _envelope(self._fields)
+
+    def _parse(self, piece: bytes, *, final: bool) -> None:
+        problem = ""
+        try:
+            self._parser.Parse(piece, final)
+        except expat.ExpatError as error:
+            problem = self._explain(error)
+        if problem:  # raised here, so that no context carries the reply's text along
+            raise FlexServiceError(problem)
+
+    def _explain(self, error: expat.ExpatError) -> str:
+        if not self._bytes:
+            return "the Flex Web Service answered with nothing"
+        if not self._root:
+            return "the Flex Web Service answered with something that is no XML: it may be down for maintenance"
+        return (
+            f"the Flex Web Service's reply is not whole: {expat.ErrorString(error.code)} at line {error.lineno} of a "
+            f"{self._root}, after {self._bytes:,} bytes; nothing of it was kept, ask again"
+        )
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        if not self._root:
+            if tag not in {_ENVELOPE, _STATEMENTS}:
+                raise FlexServiceError(_no_reply(tag))
+            self._root = tag
+        elif tag == "FlexStatement" and self._root == _STATEMENTS:
+            self._periods.append(_period(attributes))
+        self._open.append(tag)
+
+    def _end(self, tag: str) -> None:  # noqa: ARG002  (expat's signature)
+        self._open.pop()
+
+    def _text(self, text: str) -> None:
+        if self._root == _ENVELOPE and len(self._open) == 2:
+            self._fields[self._open[1]] = self._fields.get(self._open[1], "") + text
+
+    def _doctype(self, name: str, *_: object) -> None:
+        raise FlexServiceError(_no_reply(name))
+
+
+def parse_date(text: str) -> date | None:
+    """A date as statements write it, ``20260318`` or ``2026-03-18``; ``None`` if it is neither."""
+    found = _DATE.fullmatch(text)
+    try:
+        return date(int(found[1]), int(found[3]), int(found[4])) if found else None
+    except ValueError:
+        return None
+
+
+def _period(attributes: dict[str, str]) -> Period:
+    account = attributes.get("accountId", "")
+    days = [parse_date(attributes.get(name, "")) for name in ("fromDate", "toDate")]
+    if not account or days[0] is None or days[1] is None or days[0] > days[1]:
+        shown = ", ".join(f"{name} {attributes.get(name)!r:.40}" for name in ("accountId", "fromDate", "toDate"))
+        raise FlexServiceError(
+            f"the Flex Web Service sent a statement without a readable account and period ({shown}): set the query's "
+            "date format to yyyyMMdd or yyyy-MM-dd"
+        )
+    return Period(account=account, first=days[0], last=days[1])
+
+
+def _envelope(fields: dict[str, str]) -> Envelope:
+    words = {name: " ".join(text.split()) for name, text in fields.items()}
+    status, code = words.get("Status", ""), words.get("ErrorCode", "")
+    if not status or (code and not code.isdecimal()):
+        raise FlexServiceError("the Flex Web Service answered with a message that has no status or no readable code")
+    return Envelope(
+        status=status,
+        reference=words.get("ReferenceCode", ""),
+        url=words.get("Url", ""),
+        code=int(code) if code else None,
+        message=words.get("ErrorMessage", "")[:_LONGEST_TEXT],
+    )
+
+
+def _no_reply(tag: str) -> str:
+    kind = "a web page" if tag.lower() == "html" else f"a document of type {tag!r:.40}"
+    return f"the Flex Web Service answered with {kind} instead of a statement: it may be down for maintenance"

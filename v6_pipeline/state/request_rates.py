@@ -1,0 +1,107 @@
+"""How often a web service may be asked, over all processes: at most so many requests in any window of time.
+
+One row per service and credential remembers when the last requests were allowed. Who wants to ask takes the write
+lock, looks at the windows and either is allowed, which is remembered at once, or hears how long to wait and comes
+again. Nothing is reserved for later, so a process that dies while it waits costs nobody anything.
+
+*Clocks.* The clock is read while the write lock is held, so a wait for the lock cannot make it stale. A remembered
+instant that lies ahead was written before a clock was set back, or by a machine whose clock is ahead: it counts as it
+stands, which can only be too careful, but never further ahead than the longest window, so that nobody waits an hour
+for an hour that was taken back. A clock set forward makes requests look older than they are; nothing here can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, select
+
+from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.schema import request_rates
+from v6_pipeline.state.upsert import upsert
+
+LONGEST_PAUSE = timedelta(minutes=10)
+"""A pause that reaches further was written under a wrong clock, and does not count."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most ``count`` requests in any ``length`` of time."""
+
+    count: int
+    length: timedelta
+
+
+def wait_for(sent_at: Sequence[datetime], windows: Sequence[Window], *, now: datetime) -> timedelta:
+    """How long until one more request keeps every window; zero: it may be sent now.
+
+    Args:
+        sent_at: when earlier ones were sent, oldest first.
+        windows: what is allowed.
+        now: by the clock that wrote them.
+    """
+    waits = [sent_at[-window.count] + window.length - now for window in windows if len(sent_at) >= window.count]
+    return max([timedelta(0), *waits])
+
+
+def take(connection: Connection, name: str, windows: Sequence[Window], *, clock: Clock) -> timedelta:
+    """Allow a request now and remember it, or say how long to wait before asking here again.
+
+    Args:
+        connection: in a write transaction.
+        name: of the service and credential; must not be a secret itself.
+        windows: what is allowed.
+        clock: read here, for only here are we the only writer.
+
+    Returns:
+        Zero if the request may be sent at once, and has been counted.
+    """
+    now = clock()
+    known, paused_until = _read(connection, name)
+    latest = now + max(window.length for window in windows)
+    # Set back to now, and written: at every look anew the wait would never end.
+    sent_at = sorted(now if instant > latest else instant for instant in known)
+    wait = max(wait_for(sent_at, windows, now=now), _left(paused_until, now))
+    if wait <= timedelta(0):
+        # After a clock was set back, what was sent before may lie ahead, where it did not forbid this one.
+        sent_at = sorted([*sent_at, now])[-max(window.count for window in windows) :]
+        wait = timedelta(0)
+    if sent_at != known:
+        _write(connection, name, sent_at, paused_until)
+    return wait
+
+
+def pause(connection: Connection, name: str, duration: timedelta, *, clock: Clock) -> None:
+    """Let nobody ask for a while: the service said that we are too fast. A longer pause in force stays.
+
+    Args:
+        connection: in a write transaction.
+        name: as in ``take``.
+        duration: at most ``LONGEST_PAUSE`` counts.
+        clock: read here.
+    """
+    now = clock()
+    sent_at, paused_until = _read(connection, name)
+    _write(connection, name, sent_at, now + max(min(duration, LONGEST_PAUSE), _left(paused_until, now)))
+
+
+def _left(paused_until: datetime | None, now: datetime) -> timedelta:
+    """What is left of a pause; nothing of one that no pause can have reached."""
+    left = timedelta(0) if paused_until is None else paused_until - now
+    return left if timedelta(0) < left <= LONGEST_PAUSE else timedelta(0)
+
+
+def _read(connection: Connection, name: str) -> tuple[list[datetime], datetime | None]:
+    row = connection.execute(select(request_rates).where(request_rates.c.name == name)).first()
+    if row is None:
+        return [], None
+    return [_EPOCH + number * _MICROSECOND for number in row.sent_at], row.paused_until
+
+
+def _write(connection: Connection, name: str, sent_at: Sequence[datetime], paused_until: datetime | None) -> None:
+    numbers = [(instant - _EPOCH) // _MICROSECOND for instant in sent_at]
+    upsert(connection, request_rates, [{"name": name, "sent_at": numbers, "paused_until": paused_until}])
