@@ -6,7 +6,8 @@ ending with the first 101 (or at the configured ceiling, where all is forgotten)
 
 A line counts as *standing* where the gateway is known to have it. Lines that the gateway granted before its limit fell
 are kept by it, so the first 101 proves only that there is not one more than those that stand; a second one, with no
-line granted in between, proves that there are far fewer: then the ceiling is halved.
+line granted in between, proves that there are far fewer: then the ceiling is halved. Half is a guess, so that after the
+first halving more is tried soon: lines that are really there shall not lie idle for minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from v6_pipeline.state.slot_limits import LearnedLimit
 
 PROBE_AFTER = (timedelta(minutes=2), timedelta(minutes=4), timedelta(minutes=8))
 """How long after a 101 one line more is tried; the last one for every further attempt."""
+PROBE_AFTER_HALVING = timedelta(seconds=10)
+"""The same after the ceiling was halved for the first time; by then the lines given up are free at the gateway."""
 RETRY_AFTER = timedelta(seconds=2)
 """No process asks for a new line before that after a 101; doubles with each in a row."""
 RETRY_AFTER_MAX = timedelta(minutes=2)
@@ -124,7 +127,7 @@ def after_exhausted(limit: LineLimit, *, conid: int, granted_at: datetime | None
         exhausted_at=now,
         retry_at=now + min(RETRY_AFTER * 2 ** min(strikes - 1, 10), RETRY_AFTER_MAX),
         probes=probes,
-        probe_at=now + PROBE_AFTER[min(probes, len(PROBE_AFTER) - 1)],
+        probe_at=now + (PROBE_AFTER_HALVING if strikes == 2 else PROBE_AFTER[min(probes, len(PROBE_AFTER) - 1)]),
     )
 
 

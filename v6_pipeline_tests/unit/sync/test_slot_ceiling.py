@@ -43,6 +43,17 @@ def test_a_second_one_with_nothing_granted_in_between_halves_it() -> None:
     assert known.reason == "error 101 for contract 7 with 75 lines in use, 2 in a row"
 
 
+def test_half_is_a_guess_so_that_more_is_tried_soon_but_only_once() -> None:
+    """A gateway of 23 lines that had kept 25 was used with 12 for two minutes."""
+    halved = exhausted(exhausted(LearnedLimit(), 25), 25, after=3 * SECOND)
+    assert not limit(halved, after=12 * SECOND).is_probing
+    assert limit(halved, after=13 * SECOND).is_probing
+
+    halved_again = exhausted(halved, 12, after=14 * SECOND)
+    assert not limit(halved_again, after=2 * MINUTE).is_probing
+    assert limit(halved_again, after=5 * MINUTE).is_probing
+
+
 def test_a_line_that_was_granted_in_between_makes_the_next_one_a_first_one_again() -> None:
     known = exhausted(LearnedLimit(), 85)
     known = confirmed(known, used=60, streams=55, after=3 * SECOND)
