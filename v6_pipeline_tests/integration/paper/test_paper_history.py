@@ -52,8 +52,9 @@ async def ask(
 
 def start(client: Client, conid: int, number: int = 0, bar_size: str = "30 secs", what: str = "TRADES") -> int:
     """Ask without waiting; ``number`` tells requests apart by their end."""
-    request_id: int = client.ib.client.getReqId()
-    client.ib.client.reqHistoricalData(
+    api: Any = client.ib.client
+    request_id: int = api.getReqId()
+    api.reqHistoricalData(
         request_id, contract_of(conid), f"20261119-15:{number:02d}:00", "600 S", bar_size, what, 1, 2, False, []
     )
     return request_id
@@ -130,7 +131,8 @@ async def test_what_cannot_be_asked_draws_ibs_error(
     client: Client, changes: dict[str, Any], code: int, text: str
 ) -> None:
     contract = contract_of(AAPL, changes.get("exchange", "SMART"))
-    client.ib.client.reqHistoricalData(
+    api: Any = client.ib.client
+    api.reqHistoricalData(
         7,
         contract,
         changes.get("end", ""),
@@ -181,8 +183,9 @@ async def test_the_fifty_first_open_request_is_refused(client: Client, gateway: 
 async def test_a_cancel_ends_an_open_request_and_no_other(client: Client, gateway: PaperGateway) -> None:
     gateway.perform("ignore_history")
     request_id = start(client, AAPL, 0, "1 min")
-    client.ib.client.cancelHistoricalData(request_id)
-    client.ib.client.cancelHistoricalData(request_id)
+    api: Any = client.ib.client
+    api.cancelHistoricalData(request_id)
+    api.cancelHistoricalData(request_id)
     await settled(client)
 
     assert client.codes() == [162, 366]
