@@ -32,6 +32,20 @@ class RequestTimeoutError(GatewayError):
     """A request got no answer within its deadline."""
 
 
+class HistoryRefusedError(GatewayError):
+    """A historical request was refused.
+
+    Attributes:
+        code: IB's.
+        text: IB's.
+    """
+
+    def __init__(self, message: str, *, code: int, text: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.text = text
+
+
 class UnknownContractError(GatewayError):
     """The broker has no definition for a conid (error 200), or it is not held."""
 

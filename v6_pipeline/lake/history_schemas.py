@@ -112,7 +112,11 @@ HISTORICAL_CLOSES = TableSpec(
         optional("bar_size", pl.String(), "IB's bar size of the bar that gave the close, such as '1 day'"),
         optional("what_to_show", pl.String(), "IB's data of that bar: TRADES, MIDPOINT, ..."),
         optional("bar_time", TIMESTAMP, "end of that bar, never after the day's cut-off (UTC)"),
-        optional("reason", pl.String(), "why there is no close: expired, no_data, no_permission, unknown_contract"),
+        optional(
+            "reason",
+            pl.String(),
+            "why there is no close: expired, no_data, no_permission, unknown_contract, no_answer (is asked again)",
+        ),
         required("timestamp", TIMESTAMP, "end of the bar, or of the session where there is none (UTC)"),
         SOURCE_COLUMN,
         RUN_ID_COLUMN,

@@ -49,6 +49,9 @@ class GatewayConfig:
         tick_seconds: time between price changes, at least 0.05; `None` leaves ticking to `PaperGateway.tick_once`.
         portfolio_seconds: time between updates of marks and account values; IB's is three minutes and fixed.
         snapshot_seconds: time until a snapshot ends; IB's is about eleven seconds.
+        history_seconds: time until a historical request is answered.
+        history_rate: historical answers a second for bars of a minute and more; what is asked faster waits. IB slows
+            clients down likewise, and gives no number.
         as_of: the day from which expiries are laid out; by default that of `utcnow`.
         account_conflict: see `AccountConflict`.
         clock: monotonic seconds, for rate windows and the portfolio's cadence.
@@ -69,6 +72,8 @@ class GatewayConfig:
     tick_seconds: float | None = 1.0
     portfolio_seconds: float = 180.0
     snapshot_seconds: float = 0.0
+    history_seconds: float = 0.0
+    history_rate: float = 50.0
     as_of: date | None = None
     account_conflict: AccountConflict = AccountConflict.EVICT
     clock: Callable[[], float] = time.monotonic
@@ -99,6 +104,8 @@ class GatewayConfig:
                 f"tick seconds must be at least 0.05, not {self.tick_seconds}",
             ),
             (self.portfolio_seconds > 0, f"portfolio seconds cannot be {self.portfolio_seconds}"),
+            (self.history_seconds >= 0, f"history seconds cannot be {self.history_seconds}"),
+            (self.history_rate > 0, f"history rate cannot be {self.history_rate}"),
             (self.snapshot_seconds >= 0, f"snapshot seconds cannot be {self.snapshot_seconds}"),
         )
         for holds, text in checks:

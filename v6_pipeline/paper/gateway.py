@@ -23,6 +23,8 @@ from v6_pipeline.paper.contracts import Holding, Universe
 from v6_pipeline.paper.control import ControlServer
 from v6_pipeline.paper.flex_server import FlexConfig, FlexServer
 from v6_pipeline.paper.handlers import Dispatcher
+from v6_pipeline.paper.history import HistoryDesk
+from v6_pipeline.paper.history_faults import HistoryFaults
 from v6_pipeline.paper.link_faults import LinkFaults
 from v6_pipeline.paper.listener import Listener
 from v6_pipeline.paper.market import Market
@@ -51,8 +53,8 @@ class PaperGateway:
         market: quotes and sequence numbers now.
         flex: the Flex Web Service, which serves if the configuration names a port for it.
         actions: what may be done to it while it runs, by name; see `perform`.
-        connection_faults, link_faults, contract_faults, account_faults: the same as methods with types. Unlike
-            `perform` they take it for granted that accounts and contracts exist.
+        connection_faults, link_faults, contract_faults, history_faults, account_faults: the same as methods with
+            types. Unlike `perform` they take it for granted that accounts and contracts exist.
     """
 
     def __init__(self, config: GatewayConfig | None = None) -> None:
@@ -80,13 +82,15 @@ class PaperGateway:
         self._timers = Timers(self._failed)
         self._market_data = MarketDataDesk(self.config, self.market, self.statistics)
         self._accounts = AccountDesk(self.config, self.book, self.statistics, self._logged_in)
-        self._dispatcher = Dispatcher(self.config, self._market_data, self._accounts, self.statistics)
+        self._history = HistoryDesk(self.config, self.market, self.statistics)
+        self._dispatcher = Dispatcher(self.config, self._market_data, self._history, self._accounts, self.statistics)
         self._listener = Listener(self._serve_client, self._timers)
         self._control_listener = Listener(self._serve_control, self._timers)
         self._control = ControlServer(self)
         self.connection_faults = ConnectionFaults(self._listener, self._timers, lambda: list(self._open), self._release)
         self.link_faults = LinkFaults(self.market, self._market_data, self._timers, self._logged_in)
         self.contract_faults = ContractFaults(self.market, self._market_data, self.statistics, self._logged_in)
+        self.history_faults = HistoryFaults(self._history)
         self.account_faults = AccountFaults(self.book, self._accounts, self._logged_in)
         self.actions = Actions(action_table(self), self.market, self.statistics)
         self._player = Player(self.actions, self._timers)
@@ -224,8 +228,8 @@ class PaperGateway:
 
     def heal(self) -> None:
         """End every fault that lasts or is still to come; the line limit and positions stay."""
-        parts = (self.connection_faults, self.link_faults, self.contract_faults, self.account_faults, self.flex.faults)
-        for faults in parts:
+        market = (self.link_faults, self.contract_faults, self.history_faults)
+        for faults in (self.connection_faults, *market, self.account_faults, self.flex.faults):
             faults.heal()
 
     def open_position(self, account: str, conid: int, quantity: float, average_cost: float | None = None) -> Holding:
@@ -313,8 +317,9 @@ class PaperGateway:
         return True
 
     def _release(self, session: ClientSession) -> None:
-        """Free what a client holds: its lines and its id."""
+        """Free what a client holds: its lines, its historical requests and its id."""
         self._market_data.disconnected(session)
+        self._history.disconnected(session)
         if self._sessions.get(session.client_id) is session:
             del self._sessions[session.client_id]
             self.statistics.clients.discard(session.client_id)

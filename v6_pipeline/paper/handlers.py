@@ -9,6 +9,7 @@ from collections.abc import Callable
 from v6_pipeline.paper import messages
 from v6_pipeline.paper.account_feeds import AccountDesk
 from v6_pipeline.paper.config import GatewayConfig
+from v6_pipeline.paper.history import HistoryDesk
 from v6_pipeline.paper.market_data import MarketDataDesk, validation_error
 from v6_pipeline.paper.requests import ORDER_REQUESTS, REQUEST_ID_INDEX, RequestId, parse_versioned_id
 from v6_pipeline.paper.session import ClientSession
@@ -25,7 +26,12 @@ class Dispatcher:
     """Sends each message of a logged-in client to its handler."""
 
     def __init__(
-        self, config: GatewayConfig, market_data: MarketDataDesk, accounts: AccountDesk, statistics: Statistics
+        self,
+        config: GatewayConfig,
+        market_data: MarketDataDesk,
+        history: HistoryDesk,
+        accounts: AccountDesk,
+        statistics: Statistics,
     ) -> None:
         self._config = config
         self._statistics = statistics
@@ -34,6 +40,8 @@ class Dispatcher:
             RequestId.CANCEL_MARKET_DATA: market_data.cancel,
             RequestId.MARKET_DATA_TYPE: market_data.market_data_type,
             RequestId.CONTRACT_DETAILS: market_data.contract_details,
+            RequestId.HISTORICAL_DATA: history.request,
+            RequestId.CANCEL_HISTORICAL_DATA: history.cancel,
             RequestId.POSITIONS: accounts.positions,
             RequestId.CANCEL_POSITIONS: accounts.cancel_positions,
             RequestId.ACCOUNT_UPDATES: accounts.account_updates,

@@ -5,6 +5,7 @@ to 178. When a message is sent, and to whom, is decided elsewhere.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -217,6 +218,14 @@ def contract_details(request_id: int, contract: Contract, exchange: str, today: 
 def contract_details_end(request_id: int) -> Message:
     """No more contracts match."""
     return 52, 1, request_id
+
+
+def historical_data(request_id: int, start: str, end: str, bars: Sequence[Message]) -> Message:
+    """All bars of a request; below server version 196 this is also its end.
+
+    A bar is its time, open, high, low, close, volume, average price and the number of trades.
+    """
+    return 17, request_id, start, end, len(bars), *(field for bar in bars for field in bar)
 
 
 def market_data_type(ticker_id: int, kind: int) -> Message:

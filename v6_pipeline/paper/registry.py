@@ -15,6 +15,7 @@ def action_table(gateway: "PaperGateway") -> dict[str, Callable[..., object]]:
     """Every action of a gateway by its name."""
     connections, link = gateway.connection_faults, gateway.link_faults
     contracts, accounts = gateway.contract_faults, gateway.account_faults
+    history = gateway.history_faults
     return {
         "drop": connections.drop,
         "refuse_connections": connections.refuse_connections,
@@ -50,6 +51,9 @@ def action_table(gateway: "PaperGateway") -> dict[str, Callable[..., object]]:
         "advise": contracts.advise,
         "reject_market_data": contracts.reject_market_data,
         "restore_contracts": contracts.restore_contracts,
+        "delay_history": history.delay_history,
+        "ignore_history": history.ignore_history,
+        "refuse_history": history.refuse_history,
         "account_conflict": accounts.set_account_conflict,
         "cut_account_download": accounts.cut_account_download,
         "cut_position_download": accounts.cut_position_download,

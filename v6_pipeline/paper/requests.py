@@ -26,7 +26,9 @@ class RequestId(enum.IntEnum):
     AUTO_OPEN_ORDERS = 15
     ALL_OPEN_ORDERS = 16
     MANAGED_ACCOUNTS = 17
+    HISTORICAL_DATA = 20
     EXERCISE_OPTIONS = 21
+    CANCEL_HISTORICAL_DATA = 25
     CURRENT_TIME = 49
     GLOBAL_CANCEL = 58
     MARKET_DATA_TYPE = 59
@@ -85,6 +87,22 @@ class MarketDataRequest:
     generic_ticks: frozenset[str]
     snapshot: bool
     regulatory_snapshot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HistoricalDataRequest:
+    """reqHistoricalData, its texts as they came."""
+
+    request_id: int
+    query: ContractQuery
+    include_expired: bool
+    end: str
+    bar_size: str
+    duration: str
+    use_rth: bool
+    what_to_show: str
+    format_date: int
+    keep_up_to_date: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +173,28 @@ def parse_contract_details(fields: Fields) -> tuple[int, ContractQuery]:
     """reqContractDetails: request id and what to look for."""
     fields.skip(1)
     return fields.integer(), parse_contract(fields)
+
+
+def parse_historical_data(fields: Fields) -> HistoricalDataRequest:
+    """reqHistoricalData; it carries no version, and the legs of a combination are passed over."""
+    request_id = fields.integer()
+    query = parse_contract(fields)
+    include_expired, end, bar_size, duration = fields.flag(), fields.text(), fields.text(), fields.text()
+    use_rth, what_to_show, format_date = fields.flag(), fields.text(), fields.integer()
+    if query.sec_type == "BAG":
+        fields.skip(4 * fields.integer())
+    return HistoricalDataRequest(
+        request_id=request_id,
+        query=query,
+        include_expired=include_expired,
+        end=end,
+        bar_size=bar_size,
+        duration=duration,
+        use_rth=use_rth,
+        what_to_show=what_to_show,
+        format_date=format_date,
+        keep_up_to_date=fields.flag(),
+    )
 
 
 def parse_account_updates(fields: Fields) -> tuple[bool, str]:

@@ -13,6 +13,51 @@ from v6_pipeline.paper.config import utcnow
 KEPT_EVENTS = 1_000
 """How many of the newest errors (of each code) and actions are kept with their times."""
 
+KEPT_REQUESTS = 50_000
+"""How many of the newest historical requests are kept."""
+
+
+class HistoryStatistics:
+    """Historical requests as the gateway saw them.
+
+    Attributes:
+        asked: requests by conid, refused ones included.
+        log: the newest requests: seconds since the start, conid, bar size, data, end and duration.
+        open_now: requests that are not answered yet; `peak_open` is the most at any moment.
+        answers: replies with bars; `empty` are those without any.
+        violations: requests refused because they came too fast (pacing) or were too many at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked: Counter[int] = Counter()
+        self.log: deque[tuple[float, int, str, str, str, str]] = deque(maxlen=KEPT_REQUESTS)
+        self.open_now = 0
+        self.peak_open = 0
+        self.answers = 0
+        self.empty = 0
+        self.violations = 0
+
+    def opened(self) -> None:
+        """A request was accepted."""
+        self.open_now += 1
+        self.peak_open = max(self.peak_open, self.open_now)
+
+    def closed(self) -> None:
+        """A request was answered, refused or cancelled, or its client went."""
+        self.open_now -= 1
+
+    def snapshot(self) -> dict[str, object]:
+        """As JSON can carry it; the log is left out."""
+        return {
+            "asked": _text_keys(self.asked),
+            "asked_total": self.asked.total(),
+            "open": self.open_now,
+            "peak_open": self.peak_open,
+            "answers": self.answers,
+            "empty": self.empty,
+            "violations": self.violations,
+        }
+
 
 class RollingCount:
     """How many events fell into the last rolling second, and the most there ever were."""
@@ -69,6 +114,7 @@ class Statistics:
         last_portfolio: by account and conid, the portfolio row last put on the wire.
         ticks_sent: tick messages sent, `ticks_by_contract` by conid; `messages_sent` counts every message.
         bad_clients: connections closed for bytes that are not the protocol.
+        history: historical requests, see `HistoryStatistics`.
         actions: the newest actions: seconds since the start, name and fields.
     """
 
@@ -96,6 +142,7 @@ class Statistics:
         self.ticks_by_contract: Counter[int] = Counter()
         self.messages_sent = 0
         self.bad_clients = 0
+        self.history = HistoryStatistics()
         self.actions: deque[tuple[float, str, dict[str, object]]] = deque(maxlen=KEPT_EVENTS)
         self._rate_by_client: dict[int, RollingCount] = {}
         self._rate = RollingCount()
@@ -209,6 +256,7 @@ class Statistics:
             "ticks_by_contract": _text_keys(self.ticks_by_contract),
             "messages_sent": self.messages_sent,
             "bad_clients": self.bad_clients,
+            "history": self.history.snapshot(),
             "actions": [[seconds, name, fields] for seconds, name, fields in self.actions],
         }
 

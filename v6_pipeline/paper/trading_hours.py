@@ -4,7 +4,8 @@ Belongs here: closed-form dates only. The product's own calendar is another and 
 disagree in a test.
 """
 
-from datetime import date, timedelta
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, STOCK, Contract
 
@@ -12,6 +13,10 @@ _MONDAY, _THURSDAY, _FRIDAY = 0, 3, 4
 _FIXED_HOLIDAYS = frozenset({(1, 1), (6, 19), (7, 4), (12, 25)})
 # Month, weekday and which one: Martin Luther King, Presidents', Labor and Thanksgiving Day.
 _NTH_WEEKDAYS = frozenset({(1, _MONDAY, 3), (2, _MONDAY, 3), (9, _MONDAY, 1), (11, _THURSDAY, 4)})
+
+_SPECIAL_CLOSINGS = frozenset({date(2025, 1, 9)})  # the day of mourning for President Carter
+NEW_YORK = ZoneInfo("America/New_York")
+_REGULAR_CLOSE, _EARLY_CLOSE = time(16), time(13)
 
 
 def _easter(year: int) -> date:
@@ -28,9 +33,9 @@ def _easter(year: int) -> date:
 
 
 def is_trading_day(day: date) -> bool:
-    """Whether US exchanges open, by the rules in force since 2022; early and special closings are not modelled."""
+    """Whether US exchanges open, by the rules in force since 2022."""
     weekday = day.weekday()
-    if weekday > _FRIDAY or day == _easter(day.year) - timedelta(days=2):
+    if day in _SPECIAL_CLOSINGS or weekday > _FRIDAY or day == _easter(day.year) - timedelta(days=2):
         return False
     if (day.month, weekday, (day.day + 6) // 7) in _NTH_WEEKDAYS:
         return False
@@ -42,6 +47,18 @@ def is_trading_day(day: date) -> bool:
         weekday == _FRIDAY and (after.month, after.day) in _FIXED_HOLIDAYS - {(1, 1)}
     )
     return (day.month, day.day) not in _FIXED_HOLIDAYS and not moved
+
+
+def closes_early(day: date) -> bool:
+    """Whether US exchanges close at 13:00: the eves of Independence Day and Christmas, the day after Thanksgiving."""
+    is_eve = (day.month, day.day) in {(7, 3), (12, 24)} and day.weekday() < _FRIDAY
+    after_thanksgiving = day.month == 11 and day.weekday() == _FRIDAY and 23 <= day.day <= 29
+    return is_trading_day(day) and (is_eve or after_thanksgiving)
+
+
+def us_close(day: date) -> datetime:
+    """When US exchanges close on a trading day."""
+    return datetime.combine(day, _EARLY_CLOSE if closes_early(day) else _REGULAR_CLOSE, tzinfo=NEW_YORK)
 
 
 def weekly_expiries(as_of: date, count: int) -> list[date]:
@@ -86,17 +103,40 @@ def hours(contract: Contract, today: date, days: int = 6) -> tuple[str, str]:
 
     A day is ``20240722:0400-20240722:2000`` or ``20240721:CLOSED``, days are separated by ``;``.
     """
-    wide, liquid = {
+    wide, liquid = _spans(contract)
+    dates = [today + timedelta(days=offset) for offset in range(days)]
+    return ";".join(_session(day, wide) for day in dates), ";".join(_session(day, liquid) for day in dates)
+
+
+def session(contract: Contract, day: date, *, regular: bool) -> tuple[datetime, datetime] | None:
+    """Begin and end of a contract's session of a day, aware in its own zone; `None` if it has none.
+
+    US exchanges that close early end the extended hours of stocks at 17:00 and futures a quarter of an hour later.
+    """
+    if not is_trading_day(day):
+        return None
+    wide, liquid = _spans(contract)
+    zone = ZoneInfo(time_zone(contract))
+    opens, closes = (time(int(text[:2]), int(text[2:])) for text in (liquid if regular else wide))
+    begin = datetime.combine(day - timedelta(days=1) if opens > closes else day, opens, tzinfo=zone)
+    end = datetime.combine(day, closes, tzinfo=zone)
+    if closes_early(day) and contract.sec_type != CASH and contract.currency != "EUR":
+        later = {FUTURE: timedelta(minutes=15), STOCK: timedelta(0) if regular else timedelta(hours=4)}
+        end = min(end, (us_close(day) + later.get(contract.sec_type, timedelta(0))).astimezone(zone))
+    return begin, end
+
+
+def _spans(contract: Contract) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Trading and liquid hours of a day, in the contract's zone."""
+    if contract.currency == "EUR" and contract.sec_type == STOCK:
+        return ("0900", "1730"), ("0900", "1730")
+    return {
         STOCK: (("0400", "2000"), ("0930", "1600")),
         OPTION: (("0930", "1600"), ("0930", "1600")),
         INDEX: (("0930", "1600"), ("0930", "1600")),
         FUTURE: (("1700", "1600"), ("0830", "1600")),
         CASH: (("1715", "1700"), ("1715", "1700")),
     }[contract.sec_type]
-    if contract.currency == "EUR" and contract.sec_type == STOCK:
-        wide = liquid = ("0900", "1730")
-    dates = [today + timedelta(days=offset) for offset in range(days)]
-    return ";".join(_session(day, wide) for day in dates), ";".join(_session(day, liquid) for day in dates)
 
 
 def _session(day: date, span: tuple[str, str]) -> str:

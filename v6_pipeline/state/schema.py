@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every schema revision that this version knows, oldest first. Kept here so that a start need not import alembic."""
 
 VERSION_TABLE = "v6_schema_version"
@@ -254,6 +254,56 @@ request_rates = Table(
     Column("paused_until", UtcDateTime),
 )
 """When a rate-limited service was last asked, for all processes: epoch microseconds, oldest first, as many as count."""
+
+historical_pacing = Table(
+    "historical_pacing",
+    metadata,
+    Column("gateway", Text, primary_key=True),
+    Column("configured_rate", Double, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("slowed_to", Double),
+    Column("slowed_at", UtcDateTime),
+    Column("slowed_by", Text),
+)
+"""When the next historical request to a gateway may be made, and how fast: one row for all processes."""
+
+historical_permits = Table(
+    "historical_permits",
+    metadata,
+    Column("gateway", Text, primary_key=True),
+    Column("holder", Text, primary_key=True),
+    Column("permits", Integer, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+"""How many historical requests each process may have open."""
+
+small_bar_requests = Table(
+    "small_bar_requests",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("gateway", Text, nullable=False),
+    Column("contract", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("cost", Integer, nullable=False),
+    Column("granted_at", UtcDateTime, nullable=False),
+    Column("left_at", UtcDateTime),
+    Index("ix_small_bar_requests_gateway_granted_at", "gateway", "granted_at"),
+)
+"""Requests for bars of 30 seconds and less, of the last minutes: IB counts them one by one."""
+
+fetched_closes = Table(
+    "fetched_closes",
+    metadata,
+    Column("conid", BigInteger, primary_key=True, autoincrement=False),
+    Column("day", Date, primary_key=True),
+    Column("close", Double),
+    Column("bar_size", Text),
+    Column("what_to_show", Text),
+    Column("bar_time", UtcDateTime),
+    Column("reason", Text),
+    Column("fetched_at", UtcDateTime, nullable=False),
+)
+"""What IB said of a contract's close on a trading day, so that it is not asked again."""
 
 named_leases = Table(
     "named_leases",

@@ -1,0 +1,163 @@
+"""Which bars give a contract's close, and which of them is the close of a trading day.
+
+Pure functions; nothing asks the broker here. IB has no bars of a day for options
+(https://interactivebrokers.github.io/tws-api/historical_limitations.html), and those of futures and currencies end at
+17:00 New York, after a day's cut-off: for them the close is the last half-hour bar that ends by then.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.model import ContractSpec, SecType
+
+_DAY = timedelta(days=1)
+
+
+class CloseReason(enum.StrEnum):
+    """Why there is no close."""
+
+    EXPIRED = "expired"
+    """IB has no history of expired options."""
+    NO_DATA = "no_data"
+    NO_PERMISSION = "no_permission"
+    UNKNOWN_CONTRACT = "unknown_contract"
+    NO_ANSWER = "no_answer"
+    """The request failed or was not answered: asked again the next time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarType:
+    """A kind of bars; ``longest_days`` is what one request may span (IB's step sizes)."""
+
+    bar_size: str
+    what_to_show: str
+    seconds: int
+    longest_days: int
+
+    @property
+    def is_day(self) -> bool:
+        """Whether a bar is a whole session, labelled with its date."""
+        return self.seconds == 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What is used of a bar: when it begins (a date for bars of a day) and its close."""
+
+    begin: datetime | date
+    close: float
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWindow:
+    """The bars that may give a day's close begin at ``begins_at`` or later and end by ``cut_off``; UTC."""
+
+    day: date
+    begins_at: datetime
+    closes_at: datetime
+    cut_off: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FoundClose:
+    """A close and the end of the bar that gave it."""
+
+    close: float
+    bar_time: datetime
+
+
+def _days(what: str) -> BarType:
+    return BarType(bar_size="1 day", what_to_show=what, seconds=86_400, longest_days=365)
+
+
+def _half_hours(what: str) -> BarType:
+    return BarType(bar_size="30 mins", what_to_show=what, seconds=1_800, longest_days=30)
+
+
+_SESSION_BOUND = (_days("TRADES"), _days("MIDPOINT"))
+_INTRADAY = (_half_hours("TRADES"), _half_hours("MIDPOINT"))
+_PLANS: dict[SecType, tuple[BarType, ...]] = {
+    **dict.fromkeys((SecType.STOCK, SecType.FUND, SecType.BOND, SecType.BILL, SecType.OTHER), _SESSION_BOUND),
+    SecType.INDEX: (_days("TRADES"),),
+    **dict.fromkeys((SecType.OPTION, SecType.FUTURE_OPTION, SecType.WARRANT, SecType.FUTURE), _INTRADAY),
+    **dict.fromkeys((SecType.CURRENCY, SecType.CFD, SecType.COMMODITY), (_half_hours("MIDPOINT"),)),
+    SecType.CRYPTO: (_half_hours("AGGTRADES"), _half_hours("MIDPOINT")),
+    # A combination has no history of its own.
+    SecType.COMBO: (),
+}
+
+
+def bar_types(sec_type: SecType) -> tuple[BarType, ...]:
+    """The bars that may give a close, best first: a later kind is asked only for days that an earlier lacks."""
+    return _PLANS[sec_type]
+
+
+def has_expired(contract: ContractSpec, today: date) -> bool:
+    """Whether IB has forgotten the contract; expired futures it still knows.
+
+    Args:
+        contract: what is asked for.
+        today: the exchange's date.
+    """
+    return contract.sec_type.is_option and contract.expiry is not None and contract.expiry < today
+
+
+def close_window(calendar: TradingCalendar, day: date, *, until_end: bool = False) -> CloseWindow:
+    """The window of a trading day.
+
+    Args:
+        calendar: knows the sessions.
+        day: a trading day.
+        until_end: the cut-off is the day's end (``V6_MARKET_HOURS=always``).
+    """
+    session = calendar.session(day)
+    cut_off = calendar.ends_at(day) if until_end else session.cut_off
+    return CloseWindow(day, calendar.begins_at(day), session.closes_at, cut_off)
+
+
+def closes_in(
+    bars: Iterable[Bar], bar_type: BarType, windows: Iterable[CloseWindow], *, now: datetime
+) -> dict[date, FoundClose]:
+    """The close of each day: of the last bar that ends by the day's cut-off, and that has ended.
+
+    A bar that straddles the cut-off may hold a later price and is left out, although the session may end within it. The
+    bar of a day ends with the session.
+    """
+    known = list(bars)
+    found: dict[date, FoundClose] = {}
+    for window in windows:
+        until = min(window.cut_off, now)
+        ends = [(end, bar.close) for bar in known if (end := _end(bar, bar_type, window)) is not None and end <= until]
+        if ends:
+            end, close = max(ends)
+            found[window.day] = FoundClose(close, end)
+    return found
+
+
+def _end(bar: Bar, bar_type: BarType, window: CloseWindow) -> datetime | None:
+    """When a bar ends, if it belongs to the day."""
+    if not isinstance(bar.begin, datetime):
+        return window.closes_at if bar_type.is_day and bar.begin == window.day else None
+    return bar.begin + timedelta(seconds=bar_type.seconds) if bar.begin >= window.begins_at else None
+
+
+def spans(windows: Sequence[CloseWindow], longest_days: int) -> list[list[CloseWindow]]:
+    """The windows in as few requests as their length allows, the newest first; days between them cost nothing."""
+    groups: list[list[CloseWindow]] = []
+    for window in sorted(windows, key=lambda item: item.day, reverse=True):
+        if groups and days_of(groups[-1][0].cut_off, window) <= longest_days:
+            groups[-1].append(window)
+        else:
+            groups.append([window])
+    return groups
+
+
+def days_of(end: datetime, first: CloseWindow) -> int:
+    """The days of a request that ends at ``end`` and reaches back to the begin of ``first``."""
+    return max(1, math.ceil((end - first.begins_at) / _DAY))

@@ -1,0 +1,296 @@
+"""Historical bars, asked for within IB's rules, and the daily closes that they give.
+
+Which bars are asked for, and which of them is a close, is in ``close_plan``; when, in ``historical_pacing``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from ib_async import BarData, BarDataList, Contract
+from ib_async.wrapper import RequestError
+
+from v6_pipeline.errors import GatewayError, HistoryRefusedError, RequestTimeoutError
+from v6_pipeline.ib.close_plan import (
+    Bar,
+    BarType,
+    CloseReason,
+    CloseWindow,
+    FoundClose,
+    bar_types,
+    closes_in,
+    days_of,
+    has_expired,
+    spans,
+)
+from v6_pipeline.ib.codes import Reaction, reaction_to
+from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.historical_pacing import BarsKey, HistoricalPacer
+from v6_pipeline.ib.valuation import known
+from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.state.closes import FetchedClose
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 60.0
+"""How long a request may take once it has left: IB slows down who asks for much."""
+ATTEMPTS = 2
+"""A request that was not answered is made once more."""
+PACING_ATTEMPTS = 6
+"""A request that came too fast is made again at half the rate, and so on."""
+_EPOCH = 2  # instants as seconds since 1970, which no time zone changes
+_NEW_YORK = ZoneInfo("America/New_York")
+_PERMISSION_CODES = frozenset({354, 10168, 10186, 10187})
+# Of these alone a price may be below 0.
+_SIGNED = frozenset({SecType.FUTURE, SecType.COMBO, SecType.COMMODITY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarsRequest:
+    """Bars of a contract in its regular hours, ``days`` back from ``end`` (UTC)."""
+
+    contract: ContractSpec
+    bar_type: BarType
+    end: datetime
+    days: int
+
+    @property
+    def key(self) -> BarsKey:
+        """What IB's rules go by."""
+        what = self.bar_type.what_to_show
+        contract = f"{self.contract.conid} {self.contract.exchange} {what}"
+        return BarsKey(
+            bar_seconds=self.bar_type.seconds,
+            contract=contract,
+            identity=f"{contract} {self.bar_type.bar_size} {self.end.isoformat()} {self.days}",
+            is_bid_ask=what == "BID_ASK",
+        )
+
+    def __str__(self) -> str:
+        kind = f"{self.bar_type.bar_size} {self.bar_type.what_to_show}"
+        return f"{kind} bars of contract {self.contract.conid}, {self.days} days to {self.end:%Y-%m-%d %H:%M} UTC"
+
+
+async def request_bars(
+    connection: IBConnectionManager,
+    request: BarsRequest,
+    *,
+    left: Callable[[], None] = lambda: None,
+    timeout: float = ANSWER_SECONDS,  # noqa: ASYNC109
+) -> list[Bar]:
+    """One request, and its bars; none if IB has none. It is cancelled when it takes too long.
+
+    Args:
+        connection: connected.
+        request: what to ask.
+        left: called when the message has left.
+        timeout: seconds from then on.
+
+    Raises:
+        HistoryRefusedError: IB refused it; the code says why.
+        RequestTimeoutError: no answer in time.
+        GatewayError: the connection closed.
+    """
+    ib = connection.ib
+    client: Any = ib.client
+    req_id = client.getReqId()
+    contract = _contract(request.contract)
+    answer = ib.wrapper.startReq(req_id, contract, container=BarDataList())
+
+    def on_error(failed_id: int, code: int, text: str, _contract: object) -> None:
+        # ib_async takes 321 for a warning and never ends the request.
+        if failed_id == req_id and reaction_to(code) is Reaction.FAIL_REQUEST and not answer.done():
+            answer.set_exception(RequestError(req_id, code, text))
+
+    ib.errorEvent += on_error
+    try:
+        client.reqHistoricalData(
+            req_id,
+            contract,
+            endDateTime=f"{request.end.astimezone(UTC):%Y%m%d-%H:%M:%S}",
+            durationStr=f"{request.days} D",
+            barSizeSetting=request.bar_type.bar_size,
+            whatToShow=request.bar_type.what_to_show,
+            useRTH=True,
+            formatDate=_EPOCH,
+            keepUpToDate=False,
+            chartOptions=[],
+        )
+        forget = ib.outbox.when_left(left)
+        try:
+            bars: BarDataList = await connection.request(answer, str(request), timeout=timeout)
+        finally:
+            forget()
+    except RequestTimeoutError:
+        if connection.is_connected:
+            client.cancelHistoricalData(req_id)
+        raise
+    except GatewayError as error:
+        return _refused(error, request)
+    finally:
+        ib.errorEvent -= on_error
+        ib.wrapper._endReq(req_id)  # noqa: SLF001  (else ib_async keeps what was not answered for ever)
+    return [bar for item in bars if (bar := _bar(item, request.contract)) is not None]
+
+
+async def daily_closes(
+    connection: IBConnectionManager,
+    pacer: HistoricalPacer,
+    contract: ContractSpec,
+    windows: Sequence[CloseWindow],
+    *,
+    clock: Callable[[], datetime],
+    timeout: float = ANSWER_SECONDS,  # noqa: ASYNC109
+) -> list[FetchedClose]:
+    """The close of each day, or why there is none: one request per span of days, and a second kind for what it lacks.
+
+    Args:
+        connection: connected.
+        pacer: says when.
+        contract: qualified.
+        windows: of the days.
+        clock: UTC now.
+        timeout: seconds per request.
+
+    Raises:
+        GatewayError: the connection closed.
+        StateError: the state database failed.
+    """
+    now = clock()
+    if has_expired(contract, now.astimezone(_NEW_YORK).date()):
+        return [without_close(contract.conid, window.day, CloseReason.EXPIRED, now) for window in windows]
+    found: dict[date, FetchedClose] = {}
+    reasons: dict[date, CloseReason] = {}
+    for bar_type in bar_types(contract.sec_type):
+        missing = [window for window in windows if window.day not in found]
+        for span in spans(missing, bar_type.longest_days):
+            request = _request(contract, bar_type, span, now)
+            try:
+                bars = await _persistently(connection, pacer, request, timeout)
+            except (HistoryRefusedError, RequestTimeoutError) as error:
+                if not connection.is_connected:
+                    raise
+                reason = reason_of(error)
+                log.warning("no close: %s", error)
+                reasons |= {window.day: reason for window in span}
+                if reason in {CloseReason.UNKNOWN_CONTRACT, CloseReason.EXPIRED, CloseReason.NO_PERMISSION}:
+                    # Of the contract, not of the span: no other request would fare better.
+                    reasons |= {window.day: reason for window in missing}
+                    return _complete(contract.conid, windows, found, reasons, now)
+            else:
+                closes = closes_in(bars, bar_type, span, now=now)
+                found |= {day: _fetched(contract.conid, day, bar_type, close, now) for day, close in closes.items()}
+    return _complete(contract.conid, windows, found, reasons, now)
+
+
+def reason_of(error: HistoryRefusedError | RequestTimeoutError) -> CloseReason:
+    """What a failed request says of the closes that it was for."""
+    if isinstance(error, RequestTimeoutError):
+        return CloseReason.NO_ANSWER
+    if error.code == 200:
+        return CloseReason.UNKNOWN_CONTRACT
+    if error.code == 166:
+        return CloseReason.EXPIRED
+    text = error.text.casefold()
+    if error.code in _PERMISSION_CODES or "permission" in text or "not subscribed" in text:
+        return CloseReason.NO_PERMISSION
+    return CloseReason.NO_ANSWER
+
+
+def without_close(conid: int, day: date, reason: CloseReason, now: datetime) -> FetchedClose:
+    """The entry of a day without a close."""
+    return FetchedClose(conid=conid, day=day, reason=reason.value, fetched_at=now)
+
+
+async def _persistently(
+    connection: IBConnectionManager,
+    pacer: HistoricalPacer,
+    request: BarsRequest,
+    timeout: float,  # noqa: ASYNC109
+) -> list[Bar]:
+    """One request, made again when it came too fast or was not answered."""
+    unanswered = too_fast = 0
+    while True:
+        async with pacer.turn(request.key) as turn:
+            try:
+                return await request_bars(connection, request, left=turn.left, timeout=timeout)
+            except RequestTimeoutError:
+                unanswered += 1
+                if unanswered >= ATTEMPTS or not connection.is_connected:
+                    raise
+            except HistoryRefusedError as error:
+                too_fast += 1
+                if not is_too_fast(error.code, error.text) or too_fast >= PACING_ATTEMPTS:
+                    raise
+                await pacer.back_off(f"{error.code} {error.text}")
+
+
+def is_too_fast(code: int, text: str) -> bool:
+    """Whether a refusal is about how fast, or how much at once, we ask."""
+    return reaction_to(code, text) is Reaction.BACK_OFF or (code == 322 and "simultaneous" in text.casefold())
+
+
+def _request(contract: ContractSpec, bar_type: BarType, span: Sequence[CloseWindow], now: datetime) -> BarsRequest:
+    """Of a span of days, the newest first; it ends with the newest one's cut-off, or now."""
+    end = max(min(span[0].cut_off, now), span[-1].begins_at)
+    return BarsRequest(contract=contract, bar_type=bar_type, end=end, days=days_of(end, span[-1]))
+
+
+def _contract(spec: ContractSpec) -> Contract:
+    return Contract(
+        conId=spec.conid,
+        exchange=spec.exchange,
+        symbol=spec.symbol,
+        secType=spec.sec_type,
+        includeExpired=spec.sec_type is SecType.FUTURE,
+    )
+
+
+def _refused(error: GatewayError, request: BarsRequest) -> list[Bar]:
+    """No bars, if that is what IB's refusal says; else the refusal with its code."""
+    cause = error.__cause__
+    if not isinstance(cause, RequestError):
+        raise error
+    if reaction_to(cause.code, cause.message) is Reaction.NO_DATA:
+        return []
+    message = f"the gateway refused the request for {request}: {cause.code} {cause.message}"
+    raise HistoryRefusedError(message, code=cause.code, text=cause.message) from error
+
+
+def _bar(item: BarData, contract: ContractSpec) -> Bar | None:
+    """What is used of IB's bar; one without a price has none."""
+    close = known(item.close)
+    if close is None or (close < 0 and contract.sec_type not in _SIGNED):
+        return None
+    return Bar(item.date, close)
+
+
+def _fetched(conid: int, day: date, bar_type: BarType, found: FoundClose, now: datetime) -> FetchedClose:
+    return FetchedClose(
+        conid=conid,
+        day=day,
+        close=found.close,
+        bar_size=bar_type.bar_size,
+        what_to_show=bar_type.what_to_show,
+        bar_time=found.bar_time,
+        fetched_at=now,
+    )
+
+
+def _complete(
+    conid: int,
+    windows: Sequence[CloseWindow],
+    found: dict[date, FetchedClose],
+    reasons: dict[date, CloseReason],
+    now: datetime,
+) -> list[FetchedClose]:
+    """An entry for each day."""
+    return [
+        found.get(window.day) or without_close(conid, window.day, reasons.get(window.day, CloseReason.NO_DATA), now)
+        for window in windows
+    ]

@@ -1,0 +1,219 @@
+"""Bars of the past: pure functions of the universe, a contract and a span of time.
+
+Belongs here: which bars a contract has, and their prices. Prices walk within a day from the close of the day before to
+the close of `daily_prices`, which they reach when US exchanges close or, if that is earlier, with the regular session.
+What comes after it in the extended hours differs, so that a client who takes too late a bar is found out. Which request
+is served is `history`'s business.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from v6_pipeline.paper.contracts import CASH, INDEX, OPTION, Contract, Universe
+from v6_pipeline.paper.daily_prices import daily_close
+from v6_pipeline.paper.prices import unit
+from v6_pipeline.paper.trading_hours import is_trading_day, session, us_close
+from v6_pipeline.paper.wire import Message
+
+BAR_SECONDS = {
+    **{f"{count} secs": count for count in (1, 5, 10, 15, 30)},
+    "1 min": 60,
+    **{f"{count} mins": count * 60 for count in (2, 3, 5, 10, 15, 20, 30)},
+    "1 hour": 3_600,
+    **{f"{count} hours": count * 3_600 for count in (2, 3, 4, 8)},
+    "1 day": 86_400,
+}
+"""IB's bar sizes, but for weeks and months."""
+DAY = 86_400
+SMALL_BAR = 30
+"""Bars of so many seconds or less are IB's small ones."""
+
+_TRADES_THAT_DAY = 0.7
+_TRADES_IN_A_BAR = 0.6
+_NO_TRADES = -1
+_TRADES_SALT, _BAR_SALT, _NOISE_SALT, _LATE_SALT, _VOLUME_SALT = 30, 31, 32, 33, 34
+
+
+class What(StrEnum):
+    """The data that bars are made of."""
+
+    TRADES = "TRADES"
+    MIDPOINT = "MIDPOINT"
+    BID = "BID"
+    ASK = "ASK"
+    BID_ASK = "BID_ASK"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar; `begin` is a date for bars of a day. Other data than trades have a volume and a count of -1."""
+
+    begin: datetime | date
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    average: float
+    count: int
+
+    def fields(self, *, as_epoch: bool, zone: str) -> Message:
+        """The bar as a message carries it: days always as a date, other times with their zone or as epoch seconds."""
+        if not isinstance(self.begin, datetime):
+            text = f"{self.begin:%Y%m%d}"
+        elif as_epoch:
+            text = str(int(self.begin.timestamp()))
+        else:
+            text = f"{self.begin.astimezone(ZoneInfo(zone)):%Y%m%d %H:%M:%S} {zone}"
+        return text, self.open, self.high, self.low, self.close, self.volume, self.average, self.count
+
+
+def has_data(contract: Contract, what: What, bar_seconds: int) -> bool:
+    """Whether IB has bars of that kind: none of a day for options, no trades of currencies, only those of indices."""
+    if contract.sec_type == OPTION and bar_seconds >= DAY:
+        return False
+    if contract.sec_type == CASH and what is What.TRADES:
+        return False
+    return contract.sec_type != INDEX or what is What.TRADES
+
+
+def bars_between(
+    universe: Universe,
+    contract: Contract,
+    what: What,
+    bar_seconds: int,
+    begin: datetime,
+    end: datetime,
+    *,
+    regular: bool,
+) -> list[Bar]:
+    """The bars that begin in [begin, end), oldest first; what comes after `end` is in none of them."""
+    if not has_data(contract, what, bar_seconds):
+        return []
+    found: list[Bar] = []
+    day, last = begin.date() - timedelta(days=1), end.date() + timedelta(days=1)
+    while day <= last:
+        path = day_path(universe, contract, day)
+        if path is not None:
+            found += _day(path, what, bar_seconds, day, begin, end, regular=regular)
+        day += timedelta(days=1)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class DayPath:
+    """How the price of a contract goes on one day: from the close `before` to `close`, between `begin` and `end`.
+
+    It stays there until `late_from`, the end of the regular session.
+    """
+
+    seed: int
+    contract: Contract
+    before: float
+    close: float
+    begin: datetime
+    end: datetime
+    late_from: datetime
+
+    def price_at(self, moment: datetime) -> float:
+        """The price at a moment, to the tick."""
+        if moment > self.late_from:  # off by a thousandth and more, so that it is never the close
+            off = 0.001 + 0.01 * unit(self.seed, self.contract.conid, _LATE_SALT, int(moment.timestamp()))
+            return self._to_tick(self.close * (1 + off) + self.contract.min_tick)
+        if moment >= self.end:
+            return self.close
+        share = max(0.0, (moment - self.begin) / (self.end - self.begin))
+        noise = unit(self.seed, self.contract.conid, _NOISE_SALT, int(moment.timestamp())) - 0.5
+        wave = 0.02 * self.before * noise * math.sqrt(share * (1 - share))
+        return self._to_tick(self.before + (self.close - self.before) * share + wave)
+
+    def _to_tick(self, price: float) -> float:
+        tick = self.contract.min_tick
+        return round(max(0.0, math.floor(price / tick + 0.5) * tick), 9)
+
+
+def day_path(universe: Universe, contract: Contract, day: date) -> DayPath | None:
+    """The path of a day; `None` if the contract has no session then, or has expired."""
+    close = daily_close(universe, contract.conid, day)
+    hours = session(contract, day, regular=True)
+    if close is None or hours is None:
+        return None
+    begin, late_from = hours
+    # Xetra closes before the US exchanges open for long: its closes are its own.
+    end = late_from if contract.currency == "EUR" else max(begin, min(late_from, us_close(day)))
+    before = daily_close(universe, contract.conid, _session_before(day))
+    return DayPath(
+        seed=universe.seed,
+        contract=contract,
+        before=close if before is None else before,
+        close=close,
+        begin=begin,
+        end=end,
+        late_from=late_from,
+    )
+
+
+def _day(
+    path: DayPath, what: What, bar_seconds: int, day: date, begin: datetime, end: datetime, *, regular: bool
+) -> Iterator[Bar]:
+    if bar_seconds >= DAY:
+        # A bar of a day is asked for by any moment of it.
+        if begin < path.late_from and path.begin < end:
+            yield _bar(path, what, day, path.begin, min(path.late_from, end))
+        return
+    hours = session(path.contract, day, regular=regular)
+    if hours is None or (what is What.TRADES and not _trades_on(path, day)):
+        return
+    at, closes = hours
+    while at < closes:
+        until = min(_next_boundary(at, bar_seconds), closes)
+        if begin <= at < end and (what is not What.TRADES or until >= closes or _trades_in(path, at)):
+            yield _bar(path, what, at, at, min(until, end))
+        at = until
+
+
+def _bar(path: DayPath, what: What, label: datetime | date, at: datetime, until: datetime) -> Bar:
+    opened, between, closed = (path.price_at(moment) for moment in (at, at + (until - at) / 2, until))
+    high, low = max(opened, between, closed), min(opened, between, closed)
+    half = path.contract.min_tick
+    if what is What.BID_ASK:  # the averages of bid and ask, the highest ask and the lowest bid
+        return Bar(label, max(closed - half, 0), high + half, max(low - half, 0), closed + half, -1, -1, _NO_TRADES)
+    shift = {What.BID: -half, What.ASK: half}.get(what, 0.0)
+    opened, high, low, closed = (round(max(price + shift, 0.0), 9) for price in (opened, high, low, closed))
+    if what is not What.TRADES:
+        return Bar(label, opened, high, low, closed, _NO_TRADES, -1, _NO_TRADES)
+    volume = 1 + math.floor(900 * unit(path.seed, path.contract.conid, _VOLUME_SALT, int(at.timestamp())))
+    average = round((opened + closed) / 2, 9)
+    return Bar(label, opened, high, low, closed, volume, average, max(1, volume // 3))
+
+
+def _next_boundary(at: datetime, seconds: int) -> datetime:
+    """The end of the bar that begins at `at`: bars lie at multiples of their size since local midnight."""
+    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    elapsed = int((at - midnight).total_seconds())
+    return at + timedelta(seconds=seconds - elapsed % seconds)
+
+
+def _trades_on(path: DayPath, day: date) -> bool:
+    """Whether a contract trades at all on a day: options do not on three days in ten."""
+    conid = path.contract.conid
+    return path.contract.sec_type != OPTION or unit(path.seed, conid, _TRADES_SALT, day.toordinal()) < _TRADES_THAT_DAY
+
+
+def _trades_in(path: DayPath, at: datetime) -> bool:
+    """Whether a contract that trades that day does so in a bar; in the last one it always does."""
+    minute = int(at.timestamp()) // 60
+    return (
+        path.contract.sec_type != OPTION or unit(path.seed, path.contract.conid, _BAR_SALT, minute) < _TRADES_IN_A_BAR
+    )
+
+
+def _session_before(day: date) -> date:
+    day -= timedelta(days=1)
+    while not is_trading_day(day):
+        day -= timedelta(days=1)
+    return day

@@ -1,0 +1,309 @@
+"""Historical bars and daily closes over the paper gateway's socket: what is asked, and what each refusal means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.errors import GatewayError, HistoryRefusedError, RequestTimeoutError
+from v6_pipeline.ib.close_plan import BarType, CloseWindow, bar_types, close_window
+from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.contracts import qualify
+from v6_pipeline.ib.historical_pacing import HistoricalPacer
+from v6_pipeline.ib.history import BarsRequest, daily_closes, request_bars
+from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.paper import PaperGateway
+from v6_pipeline.paper.daily_prices import daily_close
+from v6_pipeline.state.closes import FetchedClose
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline_tests.integration.conftest import eventually
+from v6_pipeline_tests.unit.state.databases import ManualClock
+
+pytestmark = pytest.mark.usefixtures("quiet_loop")
+
+AAPL, SPX, EURUSD = 265598, 416904, 12087792
+NOW = datetime(2026, 11, 30, 22, tzinfo=UTC)
+DAYS = [date(2026, 11, 24), date(2026, 11, 25), date(2026, 11, 27), date(2026, 11, 30)]
+CALENDAR = TradingCalendar()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW)
+
+
+@pytest.fixture
+async def pacer(database: StateDatabase, clock: ManualClock) -> AsyncIterator[HistoricalPacer]:
+    pacer = HistoricalPacer(database, "gateway:4002", holder="test", clock=clock, rate=10_000)
+    async with pacer.permits(8):
+        yield pacer
+
+
+def windows(days: list[date] | None = None) -> list[CloseWindow]:
+    return [close_window(CALENDAR, day) for day in days or DAYS]
+
+
+def an_option(gateway: PaperGateway, symbol: str = "SPX", index: int = 0) -> int:
+    found = [c.conid for c in gateway.universe.contracts.values() if (c.symbol, c.sec_type) == (symbol, "OPT")]
+    return found[index]
+
+
+async def closes(
+    connection: IBConnectionManager,
+    pacer: HistoricalPacer,
+    conid: int,
+    clock: ManualClock,
+    *,
+    days: list[date] | None = None,
+    seconds: float = 5,
+) -> list[FetchedClose]:
+    spec = await qualify(connection, conid)
+    return await daily_closes(connection, pacer, spec, windows(days), clock=clock, timeout=seconds)
+
+
+def asked(gateway: PaperGateway) -> list[tuple[str, str, str]]:
+    """Bar size, data and duration of each request, in order."""
+    return [(bar_size, what, duration) for _, _, bar_size, what, _, duration in gateway.statistics.history.log]
+
+
+# The closes of each kind of contract
+
+
+async def test_a_stocks_closes_are_one_request(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    found = await closes(connection, pacer, AAPL, clock)
+
+    assert [item.close for item in found] == [daily_close(gateway.universe, AAPL, day) for day in DAYS]
+    assert [item.bar_time for item in found] == [CALENDAR.session(day).closes_at for day in DAYS]
+    assert asked(gateway) == [("1 day", "TRADES", "7 D")]
+
+
+@pytest.mark.parametrize("conid", [SPX, EURUSD])
+async def test_an_index_has_trades_and_a_currency_middles(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock, conid: int
+) -> None:
+    found = await closes(connection, pacer, conid, clock)
+
+    assert [item.close for item in found] == [daily_close(gateway.universe, conid, day) for day in DAYS]
+    assert len(asked(gateway)) == 1
+
+
+async def test_an_options_closes_are_half_hour_trades_and_middles_where_it_did_not_trade(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    seen: set[str | None] = set()
+    for index in range(6):
+        option = an_option(gateway, index=80 + index)
+        found = await closes(connection, pacer, option, clock)
+        assert [item.close for item in found] == [daily_close(gateway.universe, option, day) for day in DAYS]
+        assert all(item.bar_time and item.bar_time <= CALENDAR.session(item.day).cut_off for item in found)
+        seen |= {item.what_to_show for item in found}
+
+    assert seen == {"TRADES", "MIDPOINT"}
+    assert {bar_size for bar_size, _, _ in asked(gateway)} == {"30 mins"}
+
+
+async def test_a_future_closes_by_the_cut_off_although_its_session_goes_on(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    future = next(c.conid for c in gateway.universe.contracts.values() if c.symbol == "ES" and c.sec_type == "FUT")
+
+    found = await closes(connection, pacer, future, clock, days=DAYS[-1:])
+
+    assert found[0].close == daily_close(gateway.universe, future, DAYS[-1])
+    assert found[0].bar_time == CALENDAR.session(DAYS[-1]).closes_at + timedelta(minutes=30)
+
+
+async def test_an_expired_option_costs_no_request(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    spec = ContractSpec(
+        conid=1, symbol="SPX", sec_type=SecType.OPTION, currency="USD", expiry=date(2026, 11, 27), exchange="SMART"
+    )
+
+    found = await daily_closes(connection, pacer, spec, windows(), clock=clock)
+
+    assert {item.reason for item in found} == {"expired"}
+    assert asked(gateway) == []
+
+
+async def test_a_day_that_is_not_over_has_no_close_yet(
+    connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    clock.now = datetime(2026, 11, 30, 18, tzinfo=UTC)
+
+    found = await closes(connection, pacer, AAPL, clock)
+
+    assert [item.close is None for item in found] == [False, False, False, True]
+    assert found[-1].reason == "no_data"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "reason", "requests"),
+    [
+        ("deny", {}, "no_permission", 1),
+        ("unqualify", {}, "unknown_contract", 0),
+        ("refuse_history", {"why": "no_data", "count": 2}, "no_data", 2),
+        ("refuse_history", {"why": "failed", "count": 2}, "no_answer", 2),
+    ],
+)
+async def test_a_refusal_becomes_the_reason(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    pacer: HistoricalPacer,
+    clock: ManualClock,
+    action: str,
+    fields: dict[str, object],
+    reason: str,
+    requests: int,
+) -> None:
+    spec = await qualify(connection, AAPL)
+    gateway.perform(action, **(fields or {"conids": [AAPL]}))
+
+    found = await daily_closes(connection, pacer, spec, windows(), clock=clock, timeout=5)
+
+    assert {item.reason for item in found} == {reason}
+    assert len(asked(gateway)) == requests
+
+
+async def test_an_empty_exchange_ends_at_once_with_its_refusal(
+    connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    spec = ContractSpec(conid=AAPL, symbol="AAPL", sec_type=SecType.STOCK, currency="USD")
+    request = BarsRequest(contract=spec, bar_type=bar_types(SecType.STOCK)[0], end=NOW, days=5)
+
+    with pytest.raises(HistoryRefusedError, match=r"321 .*exchange") as refused:
+        await request_bars(connection, request, timeout=60)
+    assert refused.value.code == 321
+
+
+async def test_too_fast_is_asked_again_at_half_the_rate(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    database: StateDatabase,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("v6_pipeline.state.historical_pacing.PAUSE", timedelta(0))
+    gateway.perform("refuse_history", why="pacing")
+    pacer = HistoricalPacer(database, "gateway:4002", holder="test", clock=clock, rate=100)
+    async with pacer.permits(1):
+        found = await closes(connection, pacer, AAPL, clock)
+
+    assert [item.close for item in found] == [daily_close(gateway.universe, AAPL, day) for day in DAYS]
+    assert (pacer.refusals, pacer.made) == (1, 2)
+
+
+async def test_what_is_not_answered_is_cancelled_and_asked_once_more(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    gateway.perform("ignore_history")
+
+    found = await closes(connection, pacer, AAPL, clock, seconds=0.1)
+
+    assert {item.reason for item in found} == {None}
+    assert (len(asked(gateway)), gateway.statistics.history.open_now) == (2, 0)
+
+
+async def test_silence_is_no_answer_and_leaves_nothing_open(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    gateway.perform("ignore_history", count=100)
+
+    found = await closes(connection, pacer, AAPL, clock, seconds=0.05)
+
+    assert {item.reason for item in found} == {"no_answer"}
+    await eventually(lambda: gateway.statistics.history.open_now == 0)
+    assert not connection.ib.wrapper._futures
+
+
+async def test_a_late_answer_and_a_cancel_of_what_has_ended_are_harmless(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    client: Any = connection.ib.client
+    client.cancelHistoricalData(4_711)
+    await connection.round_trip()
+
+    assert connection.error_counts[366] == 1
+    assert {item.reason for item in await closes(connection, pacer, AAPL, clock)} == {None}
+
+
+async def test_a_connection_that_goes_ends_the_request(
+    gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
+) -> None:
+    spec = await qualify(connection, AAPL)
+    gateway.perform("ignore_history")
+    asking = asyncio.create_task(daily_closes(connection, pacer, spec, windows(), clock=clock))
+    await eventually(lambda: gateway.statistics.history.open_now)
+    gateway.perform("drop")
+
+    with pytest.raises(GatewayError, match="closed"):
+        await asking
+    assert pacer.open_now == 0
+
+
+async def test_a_request_that_times_out_says_what_it_was_for(
+    gateway: PaperGateway, connection: IBConnectionManager
+) -> None:
+    gateway.perform("ignore_history")
+    spec = await qualify(connection, AAPL)
+    request = BarsRequest(contract=spec, bar_type=bar_types(SecType.STOCK)[0], end=NOW, days=5)
+
+    with pytest.raises(RequestTimeoutError, match=r"1 day TRADES bars of contract 265598.*within 0.05 s"):
+        await request_bars(connection, request, timeout=0.05)
+
+
+# Permits
+
+
+async def test_no_more_requests_are_open_than_there_are_permits(
+    gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
+) -> None:
+    pacer = HistoricalPacer(database, "gateway:4002", holder="test", clock=clock, rate=10_000)
+    gateway.perform("delay_history", seconds=0.01)
+    spec = await qualify(connection, AAPL)
+    async with pacer.permits(3):
+        await asyncio.gather(
+            *(daily_closes(connection, pacer, spec, windows([day]), clock=clock) for day in [*DAYS, *DAYS, *DAYS])
+        )
+
+    assert gateway.statistics.history.peak_open == 3
+
+
+SMALL = BarType(bar_size="30 secs", what_to_show="TRADES", seconds=30, longest_days=1)
+
+
+async def test_small_bars_of_two_runs_wait_for_ibs_window(
+    connection: IBConnectionManager, database: StateDatabase, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second, identical request of another run goes once the first is fifteen seconds old."""
+    monkeypatch.setattr("v6_pipeline.ib.historical_pacing.POLL_SECONDS", 0.01)
+    spec = await qualify(connection, AAPL)
+    request = BarsRequest(contract=spec, bar_type=SMALL, end=NOW, days=1)
+    first, second = (
+        HistoricalPacer(database, "gateway:4002", holder=name, clock=clock, rate=10_000) for name in ("one", "two")
+    )
+    async with first.permits(1), second.permits(1):
+        async with first.turn(request.key) as turn:
+            turn.left()
+        waiting = asyncio.create_task(_take(second, request))
+        await eventually(lambda: second.waiting == 1)
+        await asyncio.sleep(0.05)
+        assert second.made == 0
+        clock.advance(17)
+        await waiting
+    assert second.made == 1
+
+
+async def _take(pacer: HistoricalPacer, request: BarsRequest) -> None:
+    async with pacer.turn(request.key):
+        return
