@@ -1,0 +1,1 @@
+"""Flex statements: the broker's own account of past days."""
