@@ -5,6 +5,7 @@ Which bars are asked for, and which of them is a close, is in ``close_plan``; wh
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -132,8 +133,8 @@ async def request_bars(
             bars: BarDataList = await connection.request(answer, str(request), timeout=timeout)
         finally:
             forget()
-    except RequestTimeoutError:
-        if connection.is_connected:
+    except (RequestTimeoutError, asyncio.CancelledError):
+        if connection.is_connected:  # else it would stay open at the gateway, of which there are 50
             client.cancelHistoricalData(req_id)
         raise
     except GatewayError as error:

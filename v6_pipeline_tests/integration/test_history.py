@@ -285,6 +285,7 @@ async def test_no_more_requests_are_open_than_there_are_permits(
 
     assert gateway.statistics.history.peak_open == 3
     assert (pacer.open_now, pacer.waiting) == (0, 0)
+    await eventually(lambda: gateway.statistics.history.open_now == 0, "requests given up are cancelled")
 
 
 SMALL = BarType(bar_size="30 secs", what_to_show="TRADES", seconds=30, longest_days=1)
