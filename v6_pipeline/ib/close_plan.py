@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -129,22 +130,22 @@ def closes_in(
     A bar that straddles the cut-off may hold a later price and is left out, although the session may end within it. The
     bar of a day ends with the session.
     """
-    known = list(bars)
+    if bar_type.is_day:
+        by_date = {bar.begin: bar.close for bar in bars if not isinstance(bar.begin, datetime)}
+        return {
+            window.day: FoundClose(by_date[window.day], window.closes_at)
+            for window in windows
+            if window.day in by_date and window.closes_at <= min(window.cut_off, now)
+        }
+    length = timedelta(seconds=bar_type.seconds)
+    known = sorted((bar.begin, bar.close) for bar in bars if isinstance(bar.begin, datetime))
+    begins = [begin for begin, _ in known]
     found: dict[date, FoundClose] = {}
     for window in windows:
-        until = min(window.cut_off, now)
-        ends = [(end, bar.close) for bar in known if (end := _end(bar, bar_type, window)) is not None and end <= until]
-        if ends:
-            end, close = max(ends)
-            found[window.day] = FoundClose(close, end)
+        last = bisect_right(begins, min(window.cut_off, now) - length) - 1
+        if last >= 0 and begins[last] >= window.begins_at:
+            found[window.day] = FoundClose(known[last][1], begins[last] + length)
     return found
-
-
-def _end(bar: Bar, bar_type: BarType, window: CloseWindow) -> datetime | None:
-    """When a bar ends, if it belongs to the day."""
-    if not isinstance(bar.begin, datetime):
-        return window.closes_at if bar_type.is_day and bar.begin == window.day else None
-    return bar.begin + timedelta(seconds=bar_type.seconds) if bar.begin >= window.begins_at else None
 
 
 def spans(windows: Sequence[CloseWindow], longest_days: int) -> list[list[CloseWindow]]:

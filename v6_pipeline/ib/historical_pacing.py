@@ -30,7 +30,9 @@ SMALL_BAR_SECONDS = 30
 LEASE_SECONDS = 60.0
 RENEW_EVERY_SECONDS = 15.0
 POLL_SECONDS = 1.0
-"""Between two looks while all permits are out, or windows are full of requests that have not left yet."""
+"""Between two looks while all permits are out."""
+LOOK_AGAIN_SECONDS = 5.0
+"""Between two looks while IB's windows are full: what has not left yet may make them look fuller than they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ class HistoricalPacer:
         self._rate = rate
         self._permits = 0
         self._changed = asyncio.Condition()
+        self._windows = asyncio.Lock()
         self.open_now = 0
         """Requests that are open."""
         self.waiting = 0
@@ -175,13 +178,14 @@ class HistoricalPacer:
 
     async def _take_window(self, key: BarsKey, request_id: str) -> None:
         cost = 2 if key.is_bid_ask else 1
-        while True:
-            now = self._now()
-            request = SmallBarRequest(contract=key.contract, identity=key.identity, cost=cost, granted_at=now)
-            seconds = await asyncio.to_thread(self._take_small, request_id, request, now)
-            if not seconds:
-                return
-            await asyncio.sleep(min(seconds, POLL_SECONDS))
+        async with self._windows:  # one looks, the others wait behind it
+            while True:
+                now = self._now()
+                request = SmallBarRequest(contract=key.contract, identity=key.identity, cost=cost, granted_at=now)
+                seconds = await asyncio.to_thread(self._take_small, request_id, request, now)
+                if not seconds:
+                    return
+                await asyncio.sleep(min(seconds, LOOK_AGAIN_SECONDS))
 
     async def _note_left(self, turn: Turn, request_id: str) -> None:
         await turn.has_left.wait()

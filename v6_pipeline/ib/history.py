@@ -5,6 +5,7 @@ Which bars are asked for, and which of them is a close, is in ``close_plan``; wh
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ ATTEMPTS = 2
 """A request that was not answered is made once more."""
 PACING_ATTEMPTS = 6
 """A request that came too fast is made again at half the rate, and so on."""
+_DAY_SECONDS = 86_400
 _EPOCH = 2  # instants as seconds since 1970, which no time zone changes
 _NEW_YORK = ZoneInfo("America/New_York")
 _PERMISSION_CODES = frozenset({354, 10168, 10186, 10187})
@@ -52,12 +54,17 @@ _SIGNED = frozenset({SecType.FUTURE, SecType.COMBO, SecType.COMMODITY})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarsRequest:
-    """Bars of a contract in its regular hours, ``days`` back from ``end`` (UTC)."""
+    """Bars of a contract in its regular hours, so many ``seconds`` back from ``end`` (UTC)."""
 
     contract: ContractSpec
     bar_type: BarType
     end: datetime
-    days: int
+    seconds: int
+
+    @property
+    def duration(self) -> str:
+        """As IB writes it: seconds below a day, and whole days."""
+        return f"{self.seconds} S" if self.seconds < _DAY_SECONDS else f"{-(-self.seconds // _DAY_SECONDS)} D"
 
     @property
     def key(self) -> BarsKey:
@@ -67,13 +74,13 @@ class BarsRequest:
         return BarsKey(
             bar_seconds=self.bar_type.seconds,
             contract=contract,
-            identity=f"{contract} {self.bar_type.bar_size} {self.end.isoformat()} {self.days}",
+            identity=f"{contract} {self.bar_type.bar_size} {self.end.isoformat()} {self.duration}",
             is_bid_ask=what == "BID_ASK",
         )
 
     def __str__(self) -> str:
         kind = f"{self.bar_type.bar_size} {self.bar_type.what_to_show}"
-        return f"{kind} bars of contract {self.contract.conid}, {self.days} days to {self.end:%Y-%m-%d %H:%M} UTC"
+        return f"{kind} bars of contract {self.contract.conid}, {self.duration} to {self.end:%Y-%m-%d %H:%M} UTC"
 
 
 async def request_bars(
@@ -113,7 +120,7 @@ async def request_bars(
             req_id,
             contract,
             endDateTime=f"{request.end.astimezone(UTC):%Y%m%d-%H:%M:%S}",
-            durationStr=f"{request.days} D",
+            durationStr=request.duration,
             barSizeSetting=request.bar_type.bar_size,
             whatToShow=request.bar_type.what_to_show,
             useRTH=True,
@@ -126,8 +133,8 @@ async def request_bars(
             bars: BarDataList = await connection.request(answer, str(request), timeout=timeout)
         finally:
             forget()
-    except RequestTimeoutError:
-        if connection.is_connected:
+    except (RequestTimeoutError, asyncio.CancelledError):
+        if connection.is_connected:  # else it would stay open at the gateway, of which there are 50
             client.cancelHistoricalData(req_id)
         raise
     except GatewayError as error:
@@ -238,7 +245,8 @@ def is_too_fast(code: int, text: str) -> bool:
 def _request(contract: ContractSpec, bar_type: BarType, span: Sequence[CloseWindow], now: datetime) -> BarsRequest:
     """Of a span of days, the newest first; it ends with the newest one's cut-off, or now."""
     end = max(min(span[0].cut_off, now), span[-1].begins_at)
-    return BarsRequest(contract=contract, bar_type=bar_type, end=end, days=days_of(end, span[-1]))
+    seconds = days_of(end, span[-1]) * _DAY_SECONDS
+    return BarsRequest(contract=contract, bar_type=bar_type, end=end, seconds=seconds)
 
 
 def _contract(spec: ContractSpec) -> Contract:

@@ -179,7 +179,7 @@ async def test_an_empty_exchange_ends_at_once_with_its_refusal(
     connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
 ) -> None:
     spec = ContractSpec(conid=AAPL, symbol="AAPL", sec_type=SecType.STOCK, currency="USD")
-    request = BarsRequest(contract=spec, bar_type=bar_types(SecType.STOCK)[0], end=NOW, days=5)
+    request = BarsRequest(contract=spec, bar_type=bar_types(SecType.STOCK)[0], end=NOW, seconds=5 * 86_400)
 
     with pytest.raises(HistoryRefusedError, match=r"321 .*exchange") as refused:
         await request_bars(connection, request, timeout=60)
@@ -256,7 +256,7 @@ async def test_a_request_that_times_out_says_what_it_was_for(
 ) -> None:
     gateway.perform("ignore_history")
     spec = await qualify(connection, AAPL)
-    request = BarsRequest(contract=spec, bar_type=bar_types(SecType.STOCK)[0], end=NOW, days=5)
+    request = BarsRequest(contract=spec, bar_type=bar_types(SecType.STOCK)[0], end=NOW, seconds=5 * 86_400)
 
     with pytest.raises(RequestTimeoutError, match=r"1 day TRADES bars of contract 265598.*within 0.05 s"):
         await request_bars(connection, request, timeout=0.05)
@@ -269,14 +269,23 @@ async def test_no_more_requests_are_open_than_there_are_permits(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     pacer = HistoricalPacer(database, "gateway:4002", holder="test", clock=clock, rate=10_000)
-    gateway.perform("delay_history", seconds=0.01)
+    gateway.perform("ignore_history", count=100)
     spec = await qualify(connection, AAPL)
     async with pacer.permits(3):
-        await asyncio.gather(
-            *(daily_closes(connection, pacer, spec, windows([day]), clock=clock) for day in [*DAYS, *DAYS, *DAYS])
-        )
+        asking = [
+            asyncio.create_task(daily_closes(connection, pacer, spec, windows([day]), clock=clock))
+            for day in [*DAYS, *DAYS]
+        ]
+        await eventually(lambda: gateway.statistics.history.open_now == 3)
+        await connection.round_trip()
+        assert (pacer.open_now, pacer.waiting) == (3, 5)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
 
     assert gateway.statistics.history.peak_open == 3
+    assert (pacer.open_now, pacer.waiting) == (0, 0)
+    await eventually(lambda: gateway.statistics.history.open_now == 0, "requests given up are cancelled")
 
 
 SMALL = BarType(bar_size="30 secs", what_to_show="TRADES", seconds=30, longest_days=1)
@@ -286,9 +295,9 @@ async def test_small_bars_of_two_runs_wait_for_ibs_window(
     connection: IBConnectionManager, database: StateDatabase, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second, identical request of another run goes once the first is fifteen seconds old."""
-    monkeypatch.setattr("v6_pipeline.ib.historical_pacing.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("v6_pipeline.ib.historical_pacing.LOOK_AGAIN_SECONDS", 0.01)
     spec = await qualify(connection, AAPL)
-    request = BarsRequest(contract=spec, bar_type=SMALL, end=NOW, days=1)
+    request = BarsRequest(contract=spec, bar_type=SMALL, end=NOW, seconds=28_800)
     first, second = (
         HistoricalPacer(database, "gateway:4002", holder=name, clock=clock, rate=10_000) for name in ("one", "two")
     )

@@ -16,6 +16,7 @@ from ibapi.contract import Contract
 from ibapi.wrapper import EWrapper
 
 from v6_pipeline.paper import GatewayConfig, GatewayThread, quote_at
+from v6_pipeline.paper.daily_prices import daily_close
 from v6_pipeline_tests.integration.paper.client import AAPL, FIRST, IBM, an_option
 
 SECONDS = 20.0
@@ -23,7 +24,7 @@ CALLBACKS = (
     *("managedAccounts", "nextValidId", "error", "position", "positionEnd"),
     *("updatePortfolio", "updateAccountValue", "accountDownloadEnd", "pnlSingle"),
     *("tickPrice", "tickSize", "tickGeneric", "tickOptionComputation", "marketDataType", "tickSnapshotEnd"),
-    *("contractDetails", "contractDetailsEnd"),
+    *("contractDetails", "contractDetailsEnd", "historicalData", "historicalDataEnd"),
 )
 
 
@@ -164,6 +165,18 @@ def test_contract_details_carry_what_the_contract_is(running: GatewayThread, cli
         "US/Eastern",
     )
     assert (details.stockType, float(details.minSize), float(details.suggestedSizeIncrement)) == ("", 1.0, 1.0)
+
+
+def test_historical_bars_and_their_end(running: GatewayThread, client: OfficialClient) -> None:
+    day = date(2025, 11, 19)
+    client.reqHistoricalData(9, a_contract(AAPL), "20251119-21:35:00", "1 D", "1 day", "TRADES", 1, 1, False, [])
+    ended = client.wait_for("historicalDataEnd")
+    bars = {row[1].date: row[1] for row in client.calls("historicalData")}
+    assert ended == (9, "20251118 16:35:00 US/Eastern", "20251119 16:35:00 US/Eastern")
+    assert bars["20251119"].close == daily_close(running.gateway.universe, AAPL, day)
+    client.cancelHistoricalData(9)
+    client.wait(client.errors)
+    assert client.errors() == [(9, 366)]
 
 
 def test_errors_reach_the_request_that_they_are_about(running: GatewayThread, client: OfficialClient) -> None:

@@ -1,0 +1,148 @@
+"""Historical requests on the virtual loop: how long IB's pacing makes them take, and whether it is ever broken.
+
+Belongs here: the runs that ``benchmarks/historical_pacing.py`` prints and a test judges. The gateway is the paper one,
+which counts violations; hours pass in seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.ib.close_plan import BarType
+from v6_pipeline.ib.contracts import qualify
+from v6_pipeline.ib.historical_pacing import REQUESTS_PER_SECOND, HistoricalPacer
+from v6_pipeline.ib.history import BarsRequest, request_bars
+from v6_pipeline.paper import GatewayConfig, PaperGateway
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.closes import CloseFetcher
+from v6_pipeline.sync.contract_book import ContractBook
+from v6_pipeline.sync.gateway_session import leased_connection
+from v6_pipeline_tests.simulation.wire import SimulatedLoop
+
+BEGIN = datetime(2026, 11, 30, 23, tzinfo=UTC)
+DAYS = TradingCalendar().sessions_between(date(2026, 9, 3), date(2026, 11, 30))
+ANSWER_SECONDS = 0.5
+SMALL_BARS = BarType(bar_size="30 secs", what_to_show="TRADES", seconds=30, longest_days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run amounted to; ``bound`` is the least time that pacing lets its requests take, seconds."""
+
+    requests: int
+    seconds: float
+    bound: float
+    violations: int
+    peak_open: int
+    closes: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """Wall time by the bound."""
+        return self.seconds / self.bound
+
+
+Body = Callable[[SimulatedLoop, PaperGateway, Settings, StateDatabase], Coroutine[Any, Any, Figures]]
+
+
+def simulate(body: Body, folder: Path, *, seed: int = 1) -> Figures:
+    """Run ``body`` on a loop of its own, with a gateway and an empty state database."""
+    loop = SimulatedLoop(random.Random(seed), BEGIN)
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_simulate(body, loop, folder))
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def _simulate(body: Body, loop: SimulatedLoop, folder: Path) -> Figures:
+    config = GatewayConfig(
+        control_port=None,
+        as_of=BEGIN.date(),
+        tick_seconds=None,
+        message_rate=50,
+        history_seconds=ANSWER_SECONDS,
+        clock=loop.time,
+        utcnow=loop.peek,
+    )
+    async with PaperGateway(config) as gateway:
+        settings = Settings(home=folder, ib_port=gateway.port)
+        database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
+        with contextlib.closing(database):
+            return await body(loop, gateway, settings, database)
+
+
+def closes_of_options(runs: int, contracts: int, days: Sequence[date] = DAYS) -> Body:
+    """So many runs at once fetch the closes of these trading days, of so many options each."""
+
+    async def body(loop: SimulatedLoop, gateway: PaperGateway, settings: Settings, database: StateDatabase) -> Figures:
+        options = [item.conid for item in gateway.universe.contracts.values() if item.sec_type == "OPT"]
+        fetchers = [
+            CloseFetcher(settings, database, run_id=f"run-{number}", calendar=TradingCalendar(), clock=loop.utc)
+            for number in range(runs)
+        ]
+        await _qualify(settings, database, options[: runs * contracts], loop)
+        began = loop.time()
+        reports = await asyncio.gather(
+            *(
+                fetcher.fetch(dict.fromkeys(options[number::runs][:contracts], days), {})
+                for number, fetcher in enumerate(fetchers)
+            )
+        )
+        seconds = loop.time() - began
+        history = gateway.statistics.history
+        requests = history.asked.total()
+        closes = sum(entry.close is not None for report in reports for entry in report.entries.values())
+        bound = requests / REQUESTS_PER_SECOND
+        return Figures(requests, seconds, bound, history.violations, history.peak_open, closes)
+
+    return body
+
+
+def small_bars(runs: int, requests: int) -> Body:
+    """So many runs at once ask for bars of 30 seconds, of which IB allows 60 in ten minutes."""
+
+    async def body(loop: SimulatedLoop, gateway: PaperGateway, settings: Settings, database: StateDatabase) -> Figures:
+        stocks = [item.conid for item in gateway.universe.contracts.values() if item.sec_type == "STK"]
+        wanted = [(stocks[number % len(stocks)], number) for number in range(requests)]
+        began = loop.time()
+        await asyncio.gather(
+            *(_ask_for_small_bars(settings, database, loop, f"run-{run}", wanted[run::runs]) for run in range(runs))
+        )
+        history = gateway.statistics.history
+        bound = 600.0 * ((requests - 1) // 60)
+        return Figures(history.asked.total(), loop.time() - began, bound, history.violations, history.peak_open)
+
+    return body
+
+
+async def _qualify(settings: Settings, database: StateDatabase, conids: list[int], loop: SimulatedLoop) -> None:
+    """Definitions first, as a holding account has them: they are no historical requests."""
+    async with leased_connection(settings, database, owner="book", clock=loop.utc) as connection:
+        await ContractBook(database, connection, loop.utc).qualified(conids)
+
+
+async def _ask_for_small_bars(
+    settings: Settings, database: StateDatabase, loop: SimulatedLoop, owner: str, wanted: list[tuple[int, int]]
+) -> None:
+    pacer = HistoricalPacer(database, settings.ib_address, holder=owner, clock=loop.utc)
+    async with leased_connection(settings, database, owner=owner, clock=loop.utc) as connection, pacer.permits(10):
+        specs = {conid: await qualify(connection, conid) for conid in {conid for conid, _ in wanted}}
+
+        async def one(conid: int, number: int) -> None:
+            end = BEGIN - timedelta(minutes=5 * number)
+            request = BarsRequest(contract=specs[conid], bar_type=SMALL_BARS, end=end, seconds=28_800)
+            async with pacer.turn(request.key) as turn:
+                await request_bars(connection, request, left=turn.left)
+
+        await asyncio.gather(*(one(conid, number) for conid, number in wanted))

@@ -1,0 +1,24 @@
+"""IB's pacing of historical requests over all runs: never broken, and no slower than it has to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from v6_pipeline_tests.simulation.history import DAYS, Body, closes_of_options, simulate, small_bars
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body",
+    [closes_of_options(2, 100, DAYS[-5:]), small_bars(3, 130)],
+    ids=["closes of options", "bars of 30 seconds"],
+)
+def test_pacing_is_kept_and_costs_no_more_than_it_must(body: Body, tmp_path: Path) -> None:
+    figures = simulate(body, tmp_path)
+
+    assert figures.requests >= 130
+    assert figures.violations == 0
+    assert figures.peak_open <= 40
+    assert figures.ratio <= 1.1
