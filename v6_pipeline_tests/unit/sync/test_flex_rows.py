@@ -186,6 +186,15 @@ def test_an_unknown_category_is_kept_beside_other() -> None:
     ]
 
 
+def test_attributes_stay_with_their_position() -> None:
+    given = [(), (("a", "1"), ("b", "2")), (), (("a", "3"),)]
+    held = tuple(position(conid, attributes=attributes) for conid, attributes in enumerate(given))
+
+    kept = flex_position_rows([statement(positions=held)], OF).get_column("attributes").to_list()
+
+    assert [tuple((pair["name"], pair["value"]) for pair in row) for row in kept] == given
+
+
 @pytest.mark.parametrize("unset", NO_NUMBERS)
 def test_what_is_no_number_is_unknown(unset: float) -> None:
     names = ("mark_price", "position_value", "cost_basis_money", "unrealized_pnl", "accrued_interest", "strike")
