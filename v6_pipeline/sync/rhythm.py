@@ -62,7 +62,11 @@ class Rhythm:
         return max(SUSPICIOUS_AFTER, timedelta(seconds=MISSED_TICKS / rate))
 
     def acted(self, now: datetime, *, after: timedelta) -> None:
-        """The feed was taken for dead after so long a silence."""
+        """The feed was taken for dead after so long a silence: how often it ticks has to be shown anew.
+
+        Else what a new subscription brings at once would be missed again and again in a market that has calmed down.
+        """
         if after < SILENT_AFTER:
             self._quick.append(now)
         self.pause()
+        self._weight, self._watched = 0.0, timedelta()

@@ -236,6 +236,19 @@ def test_a_feed_that_stays_silent_is_asked_for_once_in_some_minutes(rig: Rig) ->
     assert rig.pass_time(2 * SILENT_RETRY - SECOND, OPTION) == []
 
 
+def test_a_market_that_calmed_down_is_asked_for_once_in_some_minutes(rig: Rig) -> None:
+    """Each new subscription brings its values at once, and nothing after them."""
+    rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+    renewals = 0
+    for _ in range(int(timedelta(minutes=12) / SECOND)):
+        rig.now += SECOND
+        rig.tick(OPTION)
+        for renewal in rig.health.due(rig.now):
+            renewals += 1
+            rig.tick(*renewal.conids)
+    assert renewals <= 3
+
+
 def test_a_market_that_stutters_makes_no_storm(rig: Rig) -> None:
     """It ticks for a minute and holds its breath for half of one, all day."""
     renewed = []

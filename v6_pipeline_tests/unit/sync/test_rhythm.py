@@ -60,6 +60,14 @@ def test_the_time_of_an_outage_does_not_count() -> None:
     assert rhythm.patience(BEGIN) == SUSPICIOUS_AFTER
 
 
+def test_after_it_was_taken_for_dead_its_rhythm_is_learned_anew() -> None:
+    rhythm = heard(every=1, seconds=300)
+    rhythm.acted(BEGIN, after=SUSPICIOUS_AFTER)
+    assert rhythm.patience(BEGIN) == SILENT_AFTER
+    heard(every=1, seconds=10, rhythm=rhythm)
+    assert rhythm.patience(BEGIN) < timedelta(seconds=25)
+
+
 def test_a_feed_that_is_taken_for_dead_too_often_is_given_the_longest_time() -> None:
     rhythm = Rhythm()
     for _ in range(MOST_QUICK):
