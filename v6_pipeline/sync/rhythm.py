@@ -15,9 +15,11 @@ SILENT_AFTER = timedelta(seconds=90)
 SUSPICIOUS_AFTER = timedelta(seconds=20)
 """Of the liveliest feed: markets hold their breath, and a gateway may stand still for some seconds."""
 MISSED_TICKS = 15
-"""A silence that cost so many is no chance, even where ticks come in swarms."""
+"""A silence that cost so many is no chance."""
 MEMORY = timedelta(seconds=30)
 """What happened longer ago hardly counts."""
+SWARM = timedelta(seconds=0.5)
+"""What ticks within it is heard once: one move of an underlying is a tick of each of its options."""
 YOUNG = timedelta(seconds=10)
 """A shorter watch is taken for one of this length: a few ticks are no rate."""
 MOST_QUICK = 3
@@ -36,9 +38,11 @@ class Rhythm:
         self._quick: deque[datetime] = deque(maxlen=MOST_QUICK)
 
     def heard(self, now: datetime) -> None:
-        """A contract of the feed ticked; to be told once a second of each contract."""
+        """A contract of the feed ticked."""
         if self._heard_at is not None:
             gap = now - self._heard_at
+            if gap < SWARM:
+                return
             self._watched += gap
             self._weight = self._weight * math.exp(-(gap / MEMORY)) + 1
         self._heard_at = now

@@ -13,6 +13,7 @@ from v6_pipeline.sync.feed_health import (
     CONTRACT_VERIFY_WITHIN,
     FARM_PATIENCE,
     FIRST_BURST,
+    OPENING,
     RETRY_MAX,
     SILENT_RETRY,
     VERIFY_WITHIN,
@@ -224,7 +225,7 @@ def test_a_feed_that_ticked_each_second_is_missed_after_twenty(rig: Rig) -> None
 
 def test_what_a_subscription_brings_at_once_is_no_rhythm(rig: Rig) -> None:
     """Two options that hardly trade bring their values when they are subscribed, in some packets, and then nothing."""
-    rig.pass_time(FIRST_BURST, OPTION)
+    rig.pass_time(OPENING, OPTION)
     assert rig.pass_time(SILENT_AFTER - SECOND, STOCK, OTHER_STOCK) == []
 
 

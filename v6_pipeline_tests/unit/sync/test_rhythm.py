@@ -37,6 +37,15 @@ def test_a_few_ticks_are_no_rhythm() -> None:
     assert heard(every=60, seconds=60).patience(BEGIN) == SILENT_AFTER
 
 
+def test_what_ticks_together_is_one_tick() -> None:
+    """Eighty options, all of one underlying that moved twice in a minute."""
+    rhythm = Rhythm()
+    for second in (0, 1, 30, 60):
+        for _ in range(80):
+            rhythm.heard(BEGIN + timedelta(seconds=second))
+    assert rhythm.patience(BEGIN) == SILENT_AFTER
+
+
 def test_five_seconds_of_one_lively_contract_suffice_to_miss_it_within_half_a_minute() -> None:
     assert heard(every=1, seconds=5).patience(BEGIN) < timedelta(seconds=30)
 
