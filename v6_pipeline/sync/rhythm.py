@@ -14,13 +14,13 @@ SILENT_AFTER = timedelta(seconds=90)
 """Of a feed that is heard seldom, or of which nothing is known yet."""
 SUSPICIOUS_AFTER = timedelta(seconds=20)
 """Of the liveliest feed: markets hold their breath, and a gateway may stand still for some seconds."""
-MISSED_TICKS = 15
+MISSED_TICKS = 12
 """A silence that cost so many is no chance."""
 MEMORY = timedelta(seconds=30)
 """What happened longer ago hardly counts."""
 SWARM = timedelta(seconds=0.5)
 """What ticks within it is heard once: one move of an underlying is a tick of each of its options."""
-YOUNG = timedelta(seconds=10)
+YOUNG = timedelta(seconds=5)
 """A shorter watch is taken for one of this length: a few ticks are no rate."""
 MOST_QUICK = 3
 QUICK_WITHIN = timedelta(minutes=15)
