@@ -22,6 +22,8 @@ SWARM = timedelta(seconds=0.5)
 """What ticks within it is heard once: one move of an underlying is a tick of each of its options."""
 YOUNG = timedelta(seconds=5)
 """A shorter watch is taken for one of this length: a few ticks are no rate."""
+LEAST_WEIGHT = 3.0
+"""Fewer ticks of late, each worth less the older it is, tell nothing."""
 MOST_QUICK = 3
 QUICK_WITHIN = timedelta(minutes=15)
 """So many silences shorter than ``SILENT_AFTER`` are acted upon in that time: a market that stutters makes no storm."""
@@ -61,7 +63,7 @@ class Rhythm:
         """How long nothing may be heard before the feed is taken for dead."""
         rate = self.per_second
         is_tired = len(self._quick) == MOST_QUICK and now - self._quick[0] < QUICK_WITHIN
-        if is_tired or rate * SILENT_AFTER.total_seconds() <= MISSED_TICKS:
+        if is_tired or self._weight < LEAST_WEIGHT or rate * SILENT_AFTER.total_seconds() <= MISSED_TICKS:
             return SILENT_AFTER
         return max(SUSPICIOUS_AFTER, timedelta(seconds=MISSED_TICKS / rate))
 

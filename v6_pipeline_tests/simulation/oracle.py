@@ -334,7 +334,7 @@ class Oracle:
             self.revivals += 1
             dead = self.truth.dead()
             if dead:
-                self.wrong(f"dead streams that nobody has missed: {sorted(dead)}")
+                self.wrong(f"dead streams that nobody has missed: {dead}")
 
     # After a storm
 
