@@ -32,9 +32,10 @@ def conform(frame: pl.DataFrame, spec: TableSpec, *, partition: str | None = Non
     for name in spec.required:
         if nulls := cast.get_column(name).null_count():
             raise _refused(spec, f"{nulls} of {cast.height} rows have no {name}")
-    for column in spec.columns:
-        if column.dtype == pl.Float64 and not cast.get_column(column.name).is_finite().all():
-            raise _refused(spec, f"{column.name} holds NaN or an infinity, where unknown is null")
+    floats = [column.name for column in spec.columns if column.dtype == pl.Float64]
+    for name, are_finite in cast.select(pl.col(floats).is_finite().all()).row(0, named=True).items() if floats else ():
+        if not are_finite:
+            raise _refused(spec, f"{name} holds NaN or an infinity, where unknown is null")
     if twice := cast.height - cast.select(spec.key).n_unique():
         raise _refused(spec, f"{twice} rows repeat a key ({', '.join(spec.key)})")
     if partition is not None:

@@ -252,8 +252,11 @@ def _configure_sqlite(raw: Any, _record: object) -> None:  # noqa: ANN401  (the 
 
 def _begin_sqlite(connection: Connection) -> None:
     # IMMEDIATE takes the write lock at once: a transaction that began by reading could not upgrade once another wrote.
-    writes = connection.get_execution_options().get(_WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if connection.get_execution_options().get(_WRITE, False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        raw: Any = connection.connection.driver_connection  # nothing of this can fail that needs a translation
+        raw.execute("BEGIN")
 
 
 def _begin_postgresql(connection: Connection) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, or_, select, update
 
 from v6_pipeline.model import Holding
 from v6_pipeline.state import contracts as contract_cache
 from v6_pipeline.state import revisions
 from v6_pipeline.state.keys import Key, chunks, is_one_of
 from v6_pipeline.state.schema import contracts, holdings
-from v6_pipeline.state.upsert import upsert
+from v6_pipeline.state.upsert import Excluded, upsert
 
 _JOINED = select(
     holdings.c.account,
@@ -64,19 +65,27 @@ def upsert_holdings(connection: Connection, observed: Iterable[Holding]) -> None
         connection,
         holdings,
         rows,
-        changes=lambda new: {
-            "position": new.position,
-            "average_cost": new.average_cost,
-            "observed_at": new.observed_at,
-            "closed_at": case((new.position == 0, holdings.c.closed_at), else_=None),
-        },
-        only_if=lambda new: and_(
-            new.observed_at >= holdings.c.observed_at,
-            or_(holdings.c.closed_at.is_(None), new.observed_at > holdings.c.closed_at),
-        ),
+        changes=_observed,
+        only_if=_is_newer,
     )
     if any(key not in before or before[key].closed_at is not None for key in newest):
         revisions.bump(connection, revisions.Revision.HOLDINGS)
+
+
+def _observed(new: Excluded) -> dict[str, Any]:
+    return {
+        "position": new.position,
+        "average_cost": new.average_cost,
+        "observed_at": new.observed_at,
+        "closed_at": case((new.position == 0, holdings.c.closed_at), else_=None),
+    }
+
+
+def _is_newer(new: Excluded) -> ColumnElement[bool]:
+    return and_(
+        new.observed_at >= holdings.c.observed_at,
+        or_(holdings.c.closed_at.is_(None), new.observed_at > holdings.c.closed_at),
+    )
 
 
 def replace_account(

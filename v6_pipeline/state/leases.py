@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from v6_pipeline.state.schema import client_ids, named_leases, streamer_lease
 from v6_pipeline.state.upsert import upsert
@@ -102,7 +102,7 @@ class ClientIdState:
 
 def read_named(connection: Connection, name: str) -> NamedLeaseState:
     """A named lease; one never taken has epoch 0."""
-    row = connection.execute(select(named_leases).where(named_leases.c.name == name)).mappings().one_or_none()
+    row = connection.execute(_NAMED, {"lease": name}).mappings().one_or_none()
     return NamedLeaseState(name=name) if row is None else NamedLeaseState(**row)
 
 
@@ -113,7 +113,7 @@ def write_named(connection: Connection, lease: NamedLeaseState) -> None:
 
 def read_streamer(connection: Connection) -> StreamerLeaseState:
     """The streamer's lease; one never taken has epoch 0."""
-    row = connection.execute(select(streamer_lease).where(streamer_lease.c.name == _STREAMER)).mappings().one_or_none()
+    row = connection.execute(_STREAMERS).mappings().one_or_none()
     if row is None:
         return StreamerLeaseState()
     values = {name: value for name, value in row.items() if name != "name"}
@@ -137,3 +137,8 @@ def read_client_ids(connection: Connection) -> dict[int, ClientIdState]:
 def write_client_id(connection: Connection, state: ClientIdState) -> None:
     """Store what is known of a client id."""
     upsert(connection, client_ids, [asdict(state)])
+
+
+# Built once, for building a query costs more than running it.
+_NAMED = select(named_leases).where(named_leases.c.name == bindparam("lease"))
+_STREAMERS = select(streamer_lease).where(streamer_lease.c.name == _STREAMER)

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from v6_pipeline.state.keys import Key, chunks, is_one_of
 from v6_pipeline.state.schema import queue_items
-from v6_pipeline.state.upsert import upsert
+from v6_pipeline.state.upsert import Excluded, upsert
 
 _Q = queue_items.c
 
@@ -110,30 +110,29 @@ def put(connection: Connection, items: Iterable[tuple[str, int, str, int]], *, n
         }
         for account, conid, symbol, priority in sorted(items, key=lambda item: -item[3])  # of two, the better is kept
     }
+    upsert(connection, queue_items, list(rows.values()), changes=_folded)
+
+
+def _folded(new: Excluded) -> dict[str, Any]:
     leased, dead = _Q.token.is_not(None), _Q.dead_at.is_not(None)
-    upsert(
-        connection,
-        queue_items,
-        list(rows.values()),
-        changes=lambda new: {
-            "symbol": new.symbol,
-            "priority": case(
-                (leased, _Q.priority), (or_(dead, new.priority < _Q.priority), new.priority), else_=_Q.priority
-            ),
-            "queued_at": case((dead, new.queued_at), else_=_Q.queued_at),
-            "enqueued_at": case((leased, _Q.enqueued_at), else_=new.enqueued_at),
-            "requeued_at": case((leased, new.enqueued_at), else_=None),
-            "requeued_priority": case(
-                (and_(leased, _Q.requeued_priority < new.priority), _Q.requeued_priority),
-                (leased, new.priority),
-                else_=None,
-            ),
-            "attempts": case((dead, 0), else_=_Q.attempts),
-            "not_before": case((dead, None), else_=_Q.not_before),
-            "last_error": case((dead, None), else_=_Q.last_error),
-            "dead_at": None,
-        },
-    )
+    return {
+        "symbol": new.symbol,
+        "priority": case(
+            (leased, _Q.priority), (or_(dead, new.priority < _Q.priority), new.priority), else_=_Q.priority
+        ),
+        "queued_at": case((dead, new.queued_at), else_=_Q.queued_at),
+        "enqueued_at": case((leased, _Q.enqueued_at), else_=new.enqueued_at),
+        "requeued_at": case((leased, new.enqueued_at), else_=None),
+        "requeued_priority": case(
+            (and_(leased, _Q.requeued_priority < new.priority), _Q.requeued_priority),
+            (leased, new.priority),
+            else_=None,
+        ),
+        "attempts": case((dead, 0), else_=_Q.attempts),
+        "not_before": case((dead, None), else_=_Q.not_before),
+        "last_error": case((dead, None), else_=_Q.last_error),
+        "dead_at": None,
+    }
 
 
 def sweep_expired(connection: Connection, *, now: datetime) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from v6_pipeline.state.schema import fx_rates
-from v6_pipeline.state.upsert import upsert
+from v6_pipeline.state.upsert import Excluded, upsert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,12 @@ def save(
             }
             for currency, rate in rates.items()
         ],
-        only_if=lambda new: new.observed_at >= fx_rates.c.observed_at,
+        only_if=_is_newer,
     )
+
+
+def _is_newer(new: Excluded) -> ColumnElement[bool]:
+    return new.observed_at >= fx_rates.c.observed_at
 
 
 def list_all(connection: Connection, *, account: str | None = None) -> tuple[FxRate, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from sqlalchemy import Connection, select
 
 from v6_pipeline.state.schema import revisions
-from v6_pipeline.state.upsert import upsert
+from v6_pipeline.state.upsert import Excluded, upsert
 
 
 class Revision(enum.StrEnum):
@@ -25,8 +26,12 @@ def bump(connection: Connection, name: Revision) -> None:
         connection,
         revisions,
         [{"name": name.value, "revision": 1}],
-        changes=lambda _: {"revision": revisions.c.revision + 1},
+        changes=_one_more,
     )
+
+
+def _one_more(_new: Excluded) -> dict[str, Any]:
+    return {"revision": revisions.c.revision + 1}
 
 
 def read(connection: Connection) -> dict[Revision, int]:

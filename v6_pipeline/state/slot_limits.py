@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, delete, select
@@ -50,8 +50,8 @@ class Demand:
 
 def limit(connection: Connection) -> LearnedLimit:
     """What is known; nothing at first."""
-    row = connection.execute(_LIMIT).mappings().one_or_none()
-    return LearnedLimit() if row is None else LearnedLimit(**{key: row[key] for key in row if key != "name"})
+    row = connection.execute(_LIMIT).one_or_none()
+    return LearnedLimit() if row is None else LearnedLimit(**dict(zip(_LEARNED, row, strict=True)))
 
 
 def save_limit(connection: Connection, known: LearnedLimit) -> None:
@@ -62,8 +62,8 @@ def save_limit(connection: Connection, known: LearnedLimit) -> None:
 def demands(connection: Connection, *, now: datetime) -> tuple[Demand, ...]:
     """Who waits now, by holder and purpose."""
     return tuple(
-        Demand(**dict(row) | {"purpose": SlotPurpose(row["purpose"])})
-        for row in connection.execute(_DEMANDS, {"now": now}).mappings()
+        Demand(holder=holder, purpose=SlotPurpose(purpose), wanted=wanted, since=since, expires_at=expires_at)
+        for holder, purpose, wanted, since, expires_at in connection.execute(_DEMANDS, {"now": now})
     )
 
 
@@ -74,21 +74,25 @@ def save_demand(connection: Connection, demand: Demand) -> None:
 
 def drop_demand(connection: Connection, *, holder: str, purpose: SlotPurpose | None = None) -> None:
     """A holder waits no more, for this purpose or for any."""
-    statement = delete(slot_demands).where(slot_demands.c.holder == holder)
-    if purpose is not None:
-        statement = statement.where(slot_demands.c.purpose == purpose.value)
-    connection.execute(statement)
+    if purpose is None:
+        connection.execute(_DROP_ALL, {"owner": holder})
+    else:
+        connection.execute(_DROP, {"owner": holder, "what_for": purpose.value})
 
 
 def sweep_demands(connection: Connection, *, now: datetime) -> None:
     """Delete the demands of those who have stopped asking."""
-    connection.execute(delete(slot_demands).where(slot_demands.c.expires_at <= now))
+    connection.execute(_SWEEP, {"now": now})
 
 
 # Built once, for building a query costs more than running it.
-_LIMIT = select(slot_limits).where(slot_limits.c.name == _GATEWAY)
+_LEARNED = tuple(item.name for item in fields(LearnedLimit))
+_LIMIT = select(*(slot_limits.c[name] for name in _LEARNED)).where(slot_limits.c.name == _GATEWAY)
 _DEMANDS = (
-    select(slot_demands)
+    select(*(slot_demands.c[item.name] for item in fields(Demand)))
     .where(slot_demands.c.expires_at > bindparam("now"))
     .order_by(slot_demands.c.holder, slot_demands.c.purpose)
 )
+_DROP_ALL = delete(slot_demands).where(slot_demands.c.holder == bindparam("owner"))
+_DROP = _DROP_ALL.where(slot_demands.c.purpose == bindparam("what_for"))
+_SWEEP = delete(slot_demands).where(slot_demands.c.expires_at <= bindparam("now"))

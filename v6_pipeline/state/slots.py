@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, select, update
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.keys import chunks
 from v6_pipeline.state.schema import slots
-from v6_pipeline.state.upsert import upsert
+from v6_pipeline.state.upsert import Excluded, upsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,15 @@ _LIVE = (
     .where(slots.c.expires_at > bindparam("now"))
     .order_by(slots.c.conid, slots.c.holder)
 )
+_IS_OWNERS = slots.c.holder == bindparam("owner")
+_ARE_OWNERS = and_(_IS_OWNERS, slots.c.conid.in_(bindparam("conids", expanding=True)))
+_IS_LIVE = slots.c.expires_at > bindparam("now")
+_RENEW = update(slots).where(_IS_OWNERS, _IS_LIVE).values(expires_at=bindparam("until"))
+_HELD = select(slots.c.conid).where(_IS_OWNERS, _IS_LIVE)
+_CONFIRM = update(slots).where(_ARE_OWNERS, slots.c.confirmed_at.is_(None)).values(confirmed_at=bindparam("now"))
+_CLOSE = update(slots).where(_ARE_OWNERS, slots.c.closing_at.is_(None)).values(closing_at=bindparam("now"))
+_REMOVE_ALL = delete(slots).where(_IS_OWNERS)
+_REMOVE = delete(slots).where(_ARE_OWNERS)
 
 
 def put(connection: Connection, taken: Iterable[Slot]) -> None:
@@ -75,40 +85,35 @@ def put(connection: Connection, taken: Iterable[Slot]) -> None:
         }
         for slot in taken
     ]
-    upsert(connection, slots, rows, changes=lambda new: {"expires_at": new.expires_at, "priority": new.priority})
+    upsert(connection, slots, rows, changes=_renewed)
+
+
+def _renewed(new: Excluded) -> dict[str, Any]:
+    return {"expires_at": new.expires_at, "priority": new.priority}
 
 
 def renew(connection: Connection, *, holder: str, expires_at: datetime, now: datetime) -> frozenset[int]:
     """Give a holder's live slots a new expiry; their conids. An expired slot may be someone else's by now."""
-    connection.execute(
-        update(slots).where(slots.c.holder == holder, slots.c.expires_at > now).values(expires_at=expires_at)
-    )
-    return frozenset(
-        connection.scalars(select(slots.c.conid).where(slots.c.holder == holder, slots.c.expires_at > now))
-    )
+    connection.execute(_RENEW, {"owner": holder, "now": now, "until": expires_at})
+    return frozenset(connection.scalars(_HELD, {"owner": holder, "now": now}))
 
 
 def confirm(connection: Connection, *, holder: str, conids: Iterable[int], now: datetime) -> None:
     """Note that the gateway has granted these lines."""
     for chunk in chunks(set(conids)):
-        connection.execute(
-            update(slots).where(_of(holder, chunk), slots.c.confirmed_at.is_(None)).values(confirmed_at=now)
-        )
+        connection.execute(_CONFIRM, {"owner": holder, "conids": chunk, "now": now})
 
 
 def close(connection: Connection, *, holder: str, conids: Iterable[int], now: datetime) -> None:
     """Note that the holder is about to cancel these lines; they are in use until they are removed."""
     for chunk in chunks(set(conids)):
-        connection.execute(update(slots).where(_of(holder, chunk), slots.c.closing_at.is_(None)).values(closing_at=now))
+        connection.execute(_CLOSE, {"owner": holder, "conids": chunk, "now": now})
 
 
 def remove(connection: Connection, *, holder: str, conids: Iterable[int] | None) -> int:
     """Delete a holder's slots, all or those of ``conids``; how many."""
-    statement = delete(slots).where(slots.c.holder == holder)
     if conids is None:
-        return connection.execute(statement).rowcount
-    return sum(connection.execute(statement.where(slots.c.conid.in_(chunk))).rowcount for chunk in chunks(set(conids)))
-
-
-def _of(holder: str, conids: list[int]) -> ColumnElement[bool]:
-    return and_(slots.c.holder == holder, slots.c.conid.in_(conids))
+        return connection.execute(_REMOVE_ALL, {"owner": holder}).rowcount
+    return sum(
+        connection.execute(_REMOVE, {"owner": holder, "conids": chunk}).rowcount for chunk in chunks(set(conids))
+    )

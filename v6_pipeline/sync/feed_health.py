@@ -25,8 +25,8 @@ VERIFY_WITHIN = timedelta(seconds=10)
 """A feed that did not tick by then, while the exchange is open, is subscribed again."""
 SILENT_RETRY = timedelta(seconds=160)
 """A feed that fell silent and was subscribed again in vain is asked for again after that, then ever more rarely."""
-HEARD_EVERY = timedelta(seconds=1)
-"""A contract counts once in that time for how often its feed ticks."""
+OPENING = timedelta(seconds=1)
+"""What a subscription brings so soon says nothing of what follows."""
 LIVELY = timedelta(seconds=60)
 """A contract that ticked this shortly before an event is expected to tick after it."""
 CONTRACT_VERIFY_WITHIN = timedelta(seconds=30)
@@ -116,8 +116,7 @@ class FeedHealth:
         self._rhythms = {feed: Rhythm() for feed in Feed}
         self._feed_of: dict[int, Feed] = {}
         self._rhythm_of_all = Rhythm()
-        self._counted_at: dict[int, datetime] = {}
-        """When a contract last counted for its feed's rhythm."""
+        self._tracked_at: dict[int, datetime] = {}
         self._since: dict[int, datetime] = {}
         """When a contract last ticked; before its first tick, since when it has been subscribed."""
         self._expected: dict[int, datetime] = {}
@@ -135,7 +134,7 @@ class FeedHealth:
         for feed in Feed:
             self._pause_rhythm(feed)
         self._feed_of.clear()
-        self._counted_at.clear()
+        self._tracked_at.clear()
         self._since.clear()
         self._expected.clear()
         self._unheard.clear()
@@ -144,13 +143,11 @@ class FeedHealth:
     def track(self, contracts: Mapping[int, SecType], now: datetime) -> None:
         """The contracts that are subscribed now, each with its type."""
         for conid in self._feed_of.keys() - contracts.keys():
-            del self._feed_of[conid], self._since[conid], self._counted_at[conid]
+            del self._feed_of[conid], self._since[conid], self._tracked_at[conid]
             self._expected.pop(conid, None)
         for conid, sec_type in contracts.items():
             if conid not in self._feed_of:
-                self._since[conid] = now
-                # What a subscription brings at once says nothing of what follows.
-                self._counted_at[conid] = now + FIRST_BURST - HEARD_EVERY
+                self._since[conid] = self._tracked_at[conid] = now
                 # Whatever else happens, a subscription begins with the values that there are: without any it is dead.
                 patience = min(CONTRACT_VERIFY_WITHIN * 2 ** self._unheard.get(conid, 0), RETRY_MAX)
                 self._expected[conid] = now + patience
@@ -166,8 +163,7 @@ class FeedHealth:
         if feed is None:
             return
         self._since[conid] = now
-        if now - self._counted_at[conid] >= HEARD_EVERY:
-            self._counted_at[conid] = now
+        if now - self._tracked_at[conid] > OPENING:
             self._rhythms[feed].heard(now)
             self._rhythm_of_all.heard(now)
         self._expected.pop(conid, None)

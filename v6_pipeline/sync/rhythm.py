@@ -14,12 +14,16 @@ SILENT_AFTER = timedelta(seconds=90)
 """Of a feed that is heard seldom, or of which nothing is known yet."""
 SUSPICIOUS_AFTER = timedelta(seconds=20)
 """Of the liveliest feed: markets hold their breath, and a gateway may stand still for some seconds."""
-MISSED_TICKS = 15
-"""A silence that cost so many is no chance, even where ticks come in swarms."""
+MISSED_TICKS = 12
+"""A silence that cost so many is no chance."""
 MEMORY = timedelta(seconds=30)
 """What happened longer ago hardly counts."""
-YOUNG = timedelta(seconds=10)
+SWARM = timedelta(seconds=0.5)
+"""What ticks within it is heard once: one move of an underlying is a tick of each of its options."""
+YOUNG = timedelta(seconds=5)
 """A shorter watch is taken for one of this length: a few ticks are no rate."""
+LEAST_WEIGHT = 3.0
+"""Fewer ticks of late, each worth less the older it is, tell nothing."""
 MOST_QUICK = 3
 QUICK_WITHIN = timedelta(minutes=15)
 """So many silences shorter than ``SILENT_AFTER`` are acted upon in that time: a market that stutters makes no storm."""
@@ -36,9 +40,11 @@ class Rhythm:
         self._quick: deque[datetime] = deque(maxlen=MOST_QUICK)
 
     def heard(self, now: datetime) -> None:
-        """A contract of the feed ticked; to be told once a second of each contract."""
+        """A contract of the feed ticked."""
         if self._heard_at is not None:
             gap = now - self._heard_at
+            if gap < SWARM:
+                return
             self._watched += gap
             self._weight = self._weight * math.exp(-(gap / MEMORY)) + 1
         self._heard_at = now
@@ -57,12 +63,16 @@ class Rhythm:
         """How long nothing may be heard before the feed is taken for dead."""
         rate = self.per_second
         is_tired = len(self._quick) == MOST_QUICK and now - self._quick[0] < QUICK_WITHIN
-        if is_tired or rate * SILENT_AFTER.total_seconds() <= MISSED_TICKS:
+        if is_tired or self._weight < LEAST_WEIGHT or rate * SILENT_AFTER.total_seconds() <= MISSED_TICKS:
             return SILENT_AFTER
         return max(SUSPICIOUS_AFTER, timedelta(seconds=MISSED_TICKS / rate))
 
     def acted(self, now: datetime, *, after: timedelta) -> None:
-        """The feed was taken for dead after so long a silence."""
+        """The feed was taken for dead after so long a silence: how often it ticks has to be shown anew.
+
+        Else what a new subscription brings at once would be missed again and again in a market that has calmed down.
+        """
         if after < SILENT_AFTER:
             self._quick.append(now)
         self.pause()
+        self._weight, self._watched = 0.0, timedelta()

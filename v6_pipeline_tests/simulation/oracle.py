@@ -43,7 +43,6 @@ _MOST_LINE_ERRORS = ((30.0, 5), (600.0, 12))
 """In so many seconds so many errors 101: five at once when lines go, then one per probe."""
 _MESSAGES_PER_SECOND = 50
 _SLACK = timedelta(seconds=3)
-_UNTROUBLED_BEFORE = 300.0
 
 NEVER = {300: "cancel of an unknown request", 321: "invalid request", 322: "duplicate id", 102: "duplicate id"}
 ORDER_CODES = {103, 104, 105, 106, 107, 109, 110, 201, 202, 203, 399, 404, 434}
@@ -149,10 +148,10 @@ class Oracle:
     def asked(self, key: Key) -> None:
         self._asked.append((key, self.world.now, self.world.loop.time()))
 
-    def streams_must_live(self, *, in_seconds: float) -> None:
-        """What has died is to be streaming again by then, unless something else goes wrong."""
+    def streams_must_live(self, *, in_seconds: float, untroubled_for: float = 300.0) -> None:
+        """What has died is to be streaming again by then, unless something else goes wrong, or went wrong before."""
         now = self.world.loop.time()
-        self._alive_by = now - _UNTROUBLED_BEFORE, now + in_seconds
+        self._alive_by = now - untroubled_for, now + in_seconds
 
     # Watching
 
@@ -335,7 +334,7 @@ class Oracle:
             self.revivals += 1
             dead = self.truth.dead()
             if dead:
-                self.wrong(f"dead streams that nobody has missed: {sorted(dead)}")
+                self.wrong(f"dead streams that nobody has missed: {dead}")
 
     # After a storm
 

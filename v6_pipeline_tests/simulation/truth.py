@@ -48,15 +48,23 @@ class Truth:
                     counts[conid] += 1
         return dict(counts)
 
-    def dead(self) -> set[int]:
-        """Contracts whose stream will not tick again, of streamers that run."""
-        return {
-            item.contract.conid
+    def dead(self) -> dict[str, set[int]]:
+        """Contracts whose stream will not tick again, of streamers that run, by type; a type of which one lives is not.
+
+        A stream that began after the others died ticks: they may then be contracts that do not trade.
+        """
+        streams = [
+            item
             for session, process in self.sessions()
             if process is not None and process.name.startswith("streamer") and process.state is State.RUNNING
             for item in session.subscriptions.market_data.values()
-            if item.is_dead
-        }
+        ]
+        living = {item.contract.sec_type for item in streams if not item.is_dead}
+        dead: dict[str, set[int]] = defaultdict(set)
+        for item in streams:
+            if item.is_dead and item.contract.sec_type not in living:
+                dead[item.contract.sec_type].add(item.contract.conid)
+        return dict(dead)
 
     def sees(self) -> bool:
         """Whether some streamer is connected to a gateway that has its link."""

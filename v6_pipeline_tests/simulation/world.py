@@ -88,6 +88,8 @@ class Rhythm:
 
 
 STORMY = Rhythm(StreamerPolicy(lease=20, registry=4, upkeep=20), sensor=30)
+ALERT = Rhythm(StreamerPolicy(lease=20, registry=4, upkeep=2), sensor=30)
+"""Nearly as often as they really look, where it is timed how soon dead streams are missed."""
 CALM = Rhythm(StreamerPolicy(lease=45, registry=20, upkeep=40), sensor=60)
 NIGHT = Rhythm(StreamerPolicy(lease=45, registry=60, upkeep=40), sensor=90)
 
@@ -151,6 +153,8 @@ class World:
         """No tick before."""
         self.lively_until = 0.0
         """Until then ticks come every few seconds, as they do on a real market when a link is back."""
+        self.alert_until = 0.0
+        """Until then the streamer looks as often as it really does."""
         self.stormy_until = 0.0
         """Until then everybody looks often."""
         self.last_run_at: datetime | None = None
@@ -219,6 +223,8 @@ class World:
     @property
     def rhythm(self) -> Rhythm:
         """How often everybody looks now."""
+        if self.loop.time() < self.alert_until:
+            return ALERT
         if self.loop.time() < self.stormy_until:
             return STORMY
         return CALM if self.refreshes else NIGHT

@@ -13,6 +13,7 @@ from v6_pipeline.sync.feed_health import (
     CONTRACT_VERIFY_WITHIN,
     FARM_PATIENCE,
     FIRST_BURST,
+    OPENING,
     RETRY_MAX,
     SILENT_RETRY,
     VERIFY_WITHIN,
@@ -224,7 +225,7 @@ def test_a_feed_that_ticked_each_second_is_missed_after_twenty(rig: Rig) -> None
 
 def test_what_a_subscription_brings_at_once_is_no_rhythm(rig: Rig) -> None:
     """Two options that hardly trade bring their values when they are subscribed, in some packets, and then nothing."""
-    rig.pass_time(FIRST_BURST, OPTION)
+    rig.pass_time(OPENING, OPTION)
     assert rig.pass_time(SILENT_AFTER - SECOND, STOCK, OTHER_STOCK) == []
 
 
@@ -234,6 +235,19 @@ def test_a_feed_that_stays_silent_is_asked_for_once_in_some_minutes(rig: Rig) ->
     assert rig.pass_time(SILENT_RETRY - SECOND, OPTION) == []
     assert rig.pass_time(SECOND, OPTION) == [{STOCK, OTHER_STOCK}]
     assert rig.pass_time(2 * SILENT_RETRY - SECOND, OPTION) == []
+
+
+def test_a_market_that_calmed_down_is_asked_for_once_in_some_minutes(rig: Rig) -> None:
+    """Each new subscription brings its values at once, and nothing after them."""
+    rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+    renewals = 0
+    for _ in range(int(timedelta(minutes=12) / SECOND)):
+        rig.now += SECOND
+        rig.tick(OPTION)
+        for renewal in rig.health.due(rig.now):
+            renewals += 1
+            rig.tick(*renewal.conids)
+    assert renewals <= 3
 
 
 def test_a_market_that_stutters_makes_no_storm(rig: Rig) -> None:
