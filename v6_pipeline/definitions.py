@@ -7,11 +7,15 @@ import dagster as dg
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_positions
 from v6_pipeline.defs.checks import stream_checks
-from v6_pipeline.defs.jobs import maintain_lake, refresh_queued_positions
+from v6_pipeline.defs.flex_sensor import flex_statements_sensor
+from v6_pipeline.defs.history import flex_source, history
+from v6_pipeline.defs.history_checks import history_checks
+from v6_pipeline.defs.jobs import import_flex_statements, maintain_lake, refresh_queued_positions, snapshot_positions
 from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import lake_maintenance_schedule, queued_positions_schedule
 from v6_pipeline.defs.sensors import ib_streamer_sensor
+from v6_pipeline.defs.snapshot_schedule import position_snapshots_schedule
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.settings import Settings, load_settings
 
@@ -31,11 +35,21 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
     lake = Lake.from_settings(settings)
     days = trading_days(settings, calendar)
     return dg.Definitions(
-        assets=[*broker_assets(), streamed_positions(lake, days), queued_positions(lake, days, calendar)],
-        asset_checks=stream_checks(),
-        jobs=[refresh_queued_positions(), maintain_lake()],
-        schedules=[queued_positions_schedule(settings, calendar), lake_maintenance_schedule(settings)],
-        sensors=[ib_streamer_sensor()],
+        assets=[
+            *broker_assets(),
+            flex_source(),
+            streamed_positions(lake, days),
+            queued_positions(lake, days, calendar),
+            history(lake, days, calendar),
+        ],
+        asset_checks=[*stream_checks(), *history_checks()],
+        jobs=[refresh_queued_positions(), snapshot_positions(), import_flex_statements(), maintain_lake()],
+        schedules=[
+            queued_positions_schedule(settings, calendar),
+            position_snapshots_schedule(settings, calendar),
+            lake_maintenance_schedule(settings),
+        ],
+        sensors=[ib_streamer_sensor(), flex_statements_sensor()],
         resources={"pipeline": pipeline or PipelineResource()},
         # A run is one short step: a process per step would spend five seconds importing for each.
         executor=dg.in_process_executor,

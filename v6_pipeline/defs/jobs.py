@@ -9,10 +9,19 @@ import dagster as dg
 
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
+from v6_pipeline.lake.history_schemas import (
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    FLEX_STATEMENTS,
+    PORTFOLIO_EXPOSURE,
+    POSITION_SNAPSHOTS,
+)
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.lake.upkeep import Upkeep, maintain
 
 REFRESH_JOB = "refresh_queued_positions"
+SNAPSHOT_JOB = "snapshot_positions"
+FLEX_JOB = "import_flex_statements"
 MAINTENANCE_JOB = "maintain_lake"
 MAINTENANCE_POOL = "lake_maintenance"
 """One at a time: no lock keeps two compactions apart in an object store."""
@@ -24,6 +33,25 @@ def refresh_queued_positions() -> "dg.UnresolvedAssetJobDefinition":
         REFRESH_JOB,
         selection=dg.AssetSelection.assets(QUEUED_POSITIONS.name, ACCOUNT_VALUES.name),
         description="Refreshes the positions that are not streamed, and the account figures.",
+    )
+
+
+def snapshot_positions() -> "dg.UnresolvedAssetJobDefinition":
+    """Makes a trading day's snapshot and what it says of the risk."""
+    return dg.define_asset_job(
+        SNAPSHOT_JOB,
+        selection=dg.AssetSelection.assets(POSITION_SNAPSHOTS.name, PORTFOLIO_EXPOSURE.name),
+        description="Makes the snapshot of a trading day from what was observed until its cut-off, and the exposure.",
+    )
+
+
+def import_flex_statements() -> "dg.UnresolvedAssetJobDefinition":
+    """Takes in trading days' Flex statements, and makes the snapshots anew that they tell better."""
+    tables = (FLEX_STATEMENTS, FLEX_POSITIONS, FLEX_ACTIVITY, POSITION_SNAPSHOTS, PORTFOLIO_EXPOSURE)
+    return dg.define_asset_job(
+        FLEX_JOB,
+        selection=dg.AssetSelection.assets(*(spec.name for spec in tables)),
+        description="Takes in the Flex statements of trading days, then makes their snapshots and exposure anew.",
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from v6_pipeline.defs.history_origins import HISTORY_LINEAGE
 from v6_pipeline.defs.origins import ACCOUNTS, QUEUED, STREAMED, column_lineage
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.faults import safe_uri
@@ -22,6 +23,7 @@ LINEAGE = {
     STREAMED_POSITIONS.name: column_lineage(STREAMED, strategies=True),
     QUEUED_POSITIONS.name: column_lineage(QUEUED, strategies=True),
     ACCOUNT_VALUES.name: column_lineage(ACCOUNTS, strategies=False),
+    **HISTORY_LINEAGE,
 }
 
 

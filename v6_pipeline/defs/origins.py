@@ -1,4 +1,4 @@
-"""Column lineage: which field of the broker's messages, or of the registry, each column comes from.
+"""Column lineage: which field of the broker's messages or statements, or of another table, each column comes from.
 
 The names on the broker's side are IB's own, message and field; they are the columns of the asset ``ib_account``.
 https://docs.dagster.io/guides/build/assets/metadata-and-tags/column-level-lineage
@@ -10,6 +10,7 @@ import dagster as dg
 
 IB_ACCOUNT = "ib_account"
 STRATEGY_REGISTRY = "strategy_registry"
+FLEX = "ib_flex"
 
 BROKER_FIELDS: dict[str, str] = {
     "position.account": "account that holds the position",
@@ -33,6 +34,7 @@ BROKER_FIELDS: dict[str, str] = {
     "tickPrice.markPrice": "tick 37, asked for as generic tick 221",
     "tickOptionComputation.model": "tick 13: implied volatility, greeks, price of the underlying",
     "marketDataType": "1 live, 2 frozen, 3 delayed, 4 delayed and frozen",
+    "historicalData.close": "close of a historical bar",
 }
 """Column of ``ib_account`` -> what it is."""
 
@@ -116,3 +118,22 @@ def column_lineage(origins: dict[str, tuple[str, ...]], *, strategies: bool) -> 
 def broker_columns() -> dg.TableSchema:
     """The fields of ``ib_account`` as a table schema."""
     return dg.TableSchema(columns=[dg.TableColumn(name=name, description=text) for name, text in BROKER_FIELDS.items()])
+
+
+def flex_columns(fields: dict[str, tuple[str, ...]]) -> dg.TableColumnLineage:
+    """Lineage of a table that Flex statements fill: column -> attributes, as element.attribute."""
+    return _lineage({column: [(FLEX, field) for field in found] for column, found in fields.items()})
+
+
+def derived_columns(deps: dict[str, list[tuple[str, str]]]) -> dg.TableColumnLineage:
+    """Lineage of a table made from others: column -> (asset, column)."""
+    return _lineage(deps)
+
+
+def _lineage(deps: dict[str, list[tuple[str, str]]]) -> dg.TableColumnLineage:
+    return dg.TableColumnLineage(
+        deps_by_column={
+            column: [dg.TableColumnDep(asset_key=dg.AssetKey(asset), column_name=name) for asset, name in found]
+            for column, found in deps.items()
+        }
+    )

@@ -21,13 +21,14 @@ from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh
 
-_ACTIVE = [
+ACTIVE = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.STARTING,
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+"""Of runs that are under way."""
 
 
 def queued_positions_schedule(settings: Settings, calendar: TradingCalendar) -> dg.ScheduleDefinition:
@@ -97,7 +98,7 @@ def decide(
 def _active_refresh(instance: DagsterInstance) -> str | None:
     """A run that refreshes already: the schedule's, one from the asset's page, or a backfill's."""
     key = dg.AssetKey(QUEUED_POSITIONS.name)
-    for run in instance.get_runs(RunsFilter(statuses=_ACTIVE)):
+    for run in instance.get_runs(RunsFilter(statuses=ACTIVE)):
         if run.job_name == REFRESH_JOB or key in (run.asset_selection or ()):
             return run.run_id
     return None

@@ -198,6 +198,10 @@ class LakeDays:
         """The trading days that a table has rows of, sorted."""
         return sorted(self._table(spec).days)
 
+    def version(self, spec: TableSpec) -> int | None:
+        """The version at which a table is read; None if there is none."""
+        return self._table(spec).version
+
     def rows(self, spec: TableSpec, day: date) -> pl.DataFrame:
         """A trading day's rows of a table."""
         return self._table(spec).rows(day)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.lake.day import DayWindow
 
 PROVISIONAL_EVERY = timedelta(minutes=10)
 """How often the current day is snapshotted before its cut-off."""
@@ -50,7 +51,7 @@ class DayRules:
 
     def cut_off(self, day: date) -> datetime:
         """The last instant whose observations count for ``day``, UTC."""
-        return self.calendar.ends_at(day) if self.always else self.calendar.session(day).cut_off
+        return DayWindow.of(self.calendar, day, always=self.always).cut_off
 
     def opens_at(self, day: date) -> datetime:
         """From when on a provisional snapshot of ``day`` is worth making, UTC."""

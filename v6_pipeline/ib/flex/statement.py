@@ -113,7 +113,8 @@ def _positions(rows: Iterable[Row]) -> tuple[FlexPosition, ...]:
             raise row.refuse("levelOfDetail", f"{level!r} is neither {_SUMMARY} nor {_LOT}")
         position = _position(row)
         if level == _LOT:
-            lots[position.conid] = _together(lots.get(position.conid), position)
+            before = lots.get(position.conid)
+            lots[position.conid] = position if before is None else _together(before, position)
         else:
             by_model = summaries.setdefault(position.conid, {})
             model = row.text("model") or ""
@@ -125,13 +126,11 @@ def _positions(rows: Iterable[Row]) -> tuple[FlexPosition, ...]:
     for conid, row in places.items():
         whole: FlexPosition | None = None
         for part in summaries.get(conid, {}).values():
-            whole = _together(whole, part)
+            whole = part if whole is None else _together(whole, part)
         summed = lots.get(conid)
         if whole is not None and summed is not None and not _equal(whole.position, summed.position):
             raise row.refuse("position", f"{whole.position:g} is not the sum of its lots, {summed.position:g}")
-        position = whole or summed
-        if position is not None:
-            found.append(position)
+        found += [position for position in (whole or summed,) if position is not None]
     return tuple(found)
 
 
@@ -159,10 +158,8 @@ def _position(row: Row) -> FlexPosition:
     )
 
 
-def _together(one: FlexPosition | None, other: FlexPosition) -> FlexPosition:
+def _together(one: FlexPosition, other: FlexPosition) -> FlexPosition:
     """Two parts of a position in one contract; an amount that one of them lacks is unknown."""
-    if one is None:
-        return other
     return replace(
         one,
         position=one.position + other.position,

@@ -1,0 +1,132 @@
+"""``flex_statements_sensor``: files dropped into ``V6_FLEX_DIR`` become partitions by themselves.
+
+A tick looks at names, sizes and times; only files that are new or changed, and complete, are read, for the days that
+they cover. https://docs.dagster.io/guides/automate/sensors
+"""
+
+# No postponed annotations here: Dagster reads those of decorated functions as they stand.
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs.jobs import FLEX_JOB
+from v6_pipeline.defs.partitions import KEY_FORMAT
+from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.errors import FlexError, V6Error
+from v6_pipeline.ib.flex.reader import read_statements
+from v6_pipeline.settings import Settings
+from v6_pipeline.sync.flex_folder import ChangedFiles, FileState, changed, scan
+from v6_pipeline.sync.flex_index import index_file
+
+TICK_SECONDS = 30
+FILES_PER_TICK = 20
+"""A tick ends after 60 s; 50 MB take some seconds to read."""
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+def flex_statements_sensor() -> dg.SensorDefinition:
+    """Requests the partitions of the days that new Flex files cover."""
+
+    @dg.sensor(
+        name="flex_statements_sensor",
+        job_name=FLEX_JOB,
+        minimum_interval_seconds=TICK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Notices Flex statements that are dropped into V6_FLEX_DIR, and has the days that they cover imported and "
+            "snapshotted anew: one run per unbroken range of trading days."
+        ),
+    )
+    def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+        try:
+            result = tick(context.cursor, pipeline)
+        except V6Error as error:
+            raise dg.Failure(str(error)) from None
+        if result.skip_reason:
+            context.log.info("%s", result.skip_reason.skip_message)
+        return result
+
+    return sensor
+
+
+def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
+    """One look at the folder.
+
+    Raises:
+        FlexError: the folder is missing.
+    """
+    settings = pipeline.settings()
+    if settings.flex_dir is None:
+        return dg.SensorResult(skip_reason="V6_FLEX_DIR is not set: no folder to look at")
+    known, found = _known(cursor), scan([settings.flex_dir])
+    changes = changed(known, found, pipeline.now())
+    later = set(changes.new[FILES_PER_TICK:])
+    new = changes.new[:FILES_PER_TICK]
+    after = _dump({name: state for name, state in changes.known_after(known, found).items() if name not in later})
+    if not new:
+        return dg.SensorResult(skip_reason=_nothing_new(settings.flex_dir, found, changes), cursor=after)
+    days, unreadable = _covered(new, settings, pipeline.calendar())
+    requests = [_request(first, last, new) for first, last in _ranges(days, pipeline.calendar())]
+    if not requests:
+        said = unreadable or ["no trading day of ours is covered by " + ", ".join(Path(name).name for name in new)]
+        return dg.SensorResult(skip_reason="; ".join(said)[:1000], cursor=after)
+    return dg.SensorResult(run_requests=requests, cursor=after)
+
+
+def _covered(names: Sequence[str], settings: Settings, calendar: TradingCalendar) -> tuple[list[date], list[str]]:
+    """The trading days that files cover, from ``V6_START_DATE`` on, and why some could not be read.
+
+    One that cannot be read is not read again before it changes; whoever materializes its days is told why.
+    """
+    days: set[date] = set()
+    unreadable: list[str] = []
+    for name in names:
+        try:
+            days.update(index_file(Path(name), calendar, read_statements, settings.ib_accounts).days)
+        except FlexError as error:
+            unreadable.append(str(error))
+    return sorted(day for day in days if day >= settings.start_date), unreadable
+
+
+def _ranges(days: Sequence[date], calendar: TradingCalendar) -> list[tuple[date, date]]:
+    """Unbroken ranges of trading days."""
+    ranges: list[tuple[date, date]] = []
+    for day in days:
+        if ranges and calendar.next_session(ranges[-1][1]) == day:
+            ranges[-1] = (ranges[-1][0], day)
+        else:
+            ranges.append((day, day))
+    return ranges
+
+
+def _request(first: date, last: date, names: Sequence[str]) -> dg.RunRequest:
+    files = ", ".join(Path(name).name for name in names)
+    return dg.RunRequest(
+        tags={
+            RANGE_START: first.strftime(KEY_FORMAT),
+            RANGE_END: last.strftime(KEY_FORMAT),
+            "v6/reason": f"Flex files {files}"[:250],
+        }
+    )
+
+
+def _nothing_new(folder: Path, found: Mapping[str, FileState], changes: ChangedFiles) -> str:
+    waiting = f", {len(changes.waiting)} still being written" if changes.waiting else ""
+    return f"nothing new among {len(found)} files in {folder}{waiting}"
+
+
+def _known(cursor: str | None) -> dict[str, FileState]:
+    """From the cursor; an unreadable one starts over, which imports equal content and so commits nothing."""
+    try:
+        return {name: FileState(size, mtime_ns) for name, (size, mtime_ns) in json.loads(cursor or "{}").items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _dump(known: Mapping[str, FileState]) -> str:
+    return json.dumps({name: [state.size, state.mtime_ns] for name, state in sorted(known.items())})

@@ -1,0 +1,193 @@
+"""The assets of history: Flex statements, historical closes, snapshots, exposure, made per trading day.
+
+One step makes all that a run selects, since a day that cannot be made must not keep the others, or the tables after
+it, from being made: with a step each, one bad day would skip whatever lies downstream of all days. Each day is told to
+Dagster as it is committed; what could not be made fails the run at its end, all of it in one message.
+https://docs.dagster.io/guides/build/partitions-and-backfills/backfilling-data
+"""
+
+# No postponed annotations here: Dagster reads those of decorated functions as they stand.
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from v6_pipeline import __version__
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs.metadata import KINDS, data_version_tag, table_definition, table_materialization
+from v6_pipeline.defs.origins import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
+from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
+from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.errors import V6Error
+from v6_pipeline.lake.history_schemas import (
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    FLEX_STATEMENTS,
+    HISTORICAL_CLOSES,
+    HISTORY_TABLES,
+    PORTFOLIO_EXPOSURE,
+    POSITION_SNAPSHOTS,
+)
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.sync.history import make_history
+from v6_pipeline.sync.history_context import Failed, HistoryContext, Made
+
+STEP = "history"
+GROUP = "history"
+_OWN_LOGS = (STREAMED_POSITIONS.name, QUEUED_POSITIONS.name, ACCOUNT_VALUES.name)
+DEPENDS_ON: dict[str, tuple[str, ...]] = {
+    FLEX_STATEMENTS.name: (FLEX,),
+    FLEX_POSITIONS.name: (FLEX, FLEX_STATEMENTS.name),
+    FLEX_ACTIVITY.name: (FLEX, FLEX_STATEMENTS.name),
+    HISTORICAL_CLOSES.name: (IB_ACCOUNT, FLEX_POSITIONS.name, STREAMED_POSITIONS.name, QUEUED_POSITIONS.name),
+    POSITION_SNAPSHOTS.name: (
+        *(*_OWN_LOGS, FLEX_STATEMENTS.name, FLEX_POSITIONS.name, FLEX_ACTIVITY.name),
+        *(HISTORICAL_CLOSES.name, STRATEGY_REGISTRY),
+    ),
+    PORTFOLIO_EXPOSURE.name: (POSITION_SNAPSHOTS.name, FLEX_ACTIVITY.name, STRATEGY_REGISTRY),
+}
+"""What each table is made from."""
+
+
+class HistoryConfig(dg.Config):
+    """How a run of the tables of history goes about it."""
+
+    refetch: bool = False
+    """Ask IB again for what was fetched already: Flex statements of the days, and historical closes."""
+
+
+def flex_source() -> dg.AssetSpec:
+    """What lies upstream of history: IB's own account of past days."""
+    return dg.AssetSpec(
+        FLEX,
+        description=(
+            "IB's Flex statements, the broker's own account of past days: files in V6_FLEX_DIR, or fetched from the "
+            "Flex Web Service with V6_FLEX_TOKEN and V6_FLEX_QUERY_ID."
+        ),
+        group_name="broker",
+        kinds={"interactivebrokers", "xml"},
+    )
+
+
+def history(lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar) -> dg.AssetsDefinition:
+    """The tables of history, any of them for any trading days in one run."""
+    specs = [
+        dg.AssetSpec(
+            spec.name,
+            deps=DEPENDS_ON[spec.name],
+            description=spec.description,
+            metadata=table_definition(spec, lake),
+            group_name=GROUP,
+            kinds=KINDS,
+            code_version=__version__,
+            skippable=True,  # a day is told of with an event of its own; an output would tell of all days of the run
+        )
+        for spec in HISTORY_TABLES
+    ]
+
+    @dg.multi_asset(
+        name=STEP,
+        specs=specs,
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+    )
+    def make(
+        context: dg.AssetExecutionContext, config: HistoryConfig, pipeline: PipelineResource
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        """Make the selected tables for the run's trading days, each told of as it is done."""
+        now = pipeline.now()
+        for key in context.partition_keys:
+            require_begun(key, calendar=calendar, now=now)
+        _make(context, config, pipeline, calendar)
+        yield from ()  # outputs would tell of all days of the run: each has told of itself
+
+    return make
+
+
+def _make(
+    context: dg.AssetExecutionContext, config: HistoryConfig, pipeline: PipelineResource, calendar: TradingCalendar
+) -> None:
+    tables = {key.to_user_string() for key in context.selected_asset_keys}
+    days = [date.fromisoformat(key) for key in context.partition_keys]
+    failed: list[Failed] = []
+    try:
+        work = HistoryContext(
+            settings=pipeline.settings(),
+            database=pipeline.database(),
+            lake=pipeline.lake(),
+            calendar=calendar,
+            run_id=context.run.run_id,
+            now=pipeline.now,
+            say=context.log.info,
+        )
+        for outcome in make_history(work, tables, days, refetch=config.refetch):
+            if isinstance(outcome, Failed):
+                context.log.warning("%s: %s", outcome.spec.name, outcome.reason)
+                failed.append(outcome)
+            else:
+                context.log.info("%s", describe(outcome))
+                context.log_event(_materialization(work.lake, outcome))
+    except V6Error as error:
+        raise dg.Failure("; ".join([*_reasons(failed), str(error)]), allow_retries=False) from None
+    if failed:
+        raise dg.Failure("; ".join(_reasons(failed)), metadata=_failures(failed), allow_retries=False)
+
+
+def describe(made: Made) -> str:
+    """A day of a table in one line, for the run's log."""
+    what = f"{made.spec.name} {made.day}: {made.rows} rows"
+    if made.version is None:
+        return f"{what}; there is no table yet"
+    return f"{what} in Delta version {made.version}" + ("" if made.changed else ", unchanged")
+
+
+def _materialization(lake: Lake, made: Made) -> dg.AssetMaterialization:
+    metadata: dict[str, Any] = table_materialization(
+        made.spec,
+        lake,
+        partition_rows=made.rows,
+        delta_versions=[] if made.version is None else [made.version],
+        rows=made.rows if made.changed else 0,
+    )
+    metadata |= {name: value for name, value in made.numbers.items() if value is not None}
+    metadata["changed"] = made.changed
+    return dg.AssetMaterialization(
+        made.spec.name,
+        partition=made.day.strftime(KEY_FORMAT),
+        metadata=metadata,
+        tags={} if made.version is None else data_version_tag(made.version),
+    )
+
+
+def _reasons(failed: Iterable[Failed]) -> list[str]:
+    """One line per table: the days that failed, and the reason of the first; the failure's metadata has them all."""
+    by_table: dict[str, list[Failed]] = {}
+    for item in failed:
+        by_table.setdefault(item.spec.name, []).append(item)
+    found = []
+    for table, items in by_table.items():
+        days = sorted({day for item in items for day in item.days})
+        others = " (and so on: see not_made)" if len(items) > 1 else ""
+        found.append(f"{table} of {_span(days)}: {items[0].reason}{others}" if days else f"{table}: {items[0].reason}")
+    return found
+
+
+def _span(days: Sequence[date]) -> str:
+    ordered = sorted(set(days))
+    if len(ordered) <= 3:
+        return ", ".join(day.isoformat() for day in ordered)
+    return f"{len(ordered)} days from {ordered[0]} to {ordered[-1]}"
+
+
+def _failures(failed: Iterable[Failed]) -> dict[str, dg.MetadataValue[Any]]:
+    """Every day that failed, for the run's page."""
+    records = [
+        dg.TableRecord({"table": item.spec.name, "day": day.isoformat(), "reason": item.reason})
+        for item in failed
+        for day in item.days
+    ]
+    return {"not_made": dg.MetadataValue.table(records)}

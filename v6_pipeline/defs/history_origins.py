@@ -1,0 +1,125 @@
+"""Column lineage of the tables of history: which attributes of a statement, which columns of other tables.
+
+Names on the statement's side are IB's own, element and attribute.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, derived_columns, flex_columns
+from v6_pipeline.lake.columns import POSITION_COLUMNS
+from v6_pipeline.lake.history_schemas import (
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    FLEX_STATEMENTS,
+    HISTORICAL_CLOSES,
+    PORTFOLIO_EXPOSURE,
+    POSITION_SNAPSHOTS,
+)
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+
+_POSITION = "OpenPosition"
+FLEX_POSITION_FIELDS: dict[str, tuple[str, ...]] = {
+    "account": (f"{_POSITION}.accountId",),
+    "conid": (f"{_POSITION}.conid",),
+    "symbol": (f"{_POSITION}.symbol", f"{_POSITION}.underlyingSymbol"),
+    "local_symbol": (f"{_POSITION}.symbol",),
+    "sec_type": (f"{_POSITION}.assetCategory",),
+    "right": (f"{_POSITION}.putCall",),
+    "strike": (f"{_POSITION}.strike",),
+    "expiry": (f"{_POSITION}.expiry",),
+    "multiplier": (f"{_POSITION}.multiplier",),
+    "currency": (f"{_POSITION}.currency",),
+    "underlying_conid": (f"{_POSITION}.underlyingConid",),
+    "position": (f"{_POSITION}.position",),
+    "average_cost": (f"{_POSITION}.costBasisMoney", f"{_POSITION}.position"),
+    "market_price": (f"{_POSITION}.markPrice",),
+    "market_value": (f"{_POSITION}.positionValue",),
+    "unrealized_pnl": (f"{_POSITION}.fifoPnlUnrealized",),
+    "base_currency": ("AccountInformation.currency",),
+    "fx_rate_to_base": (f"{_POSITION}.fxRateToBase",),
+    "accrued_interest": (f"{_POSITION}.accruedInt",),
+}
+FLEX_STATEMENT_FIELDS: dict[str, tuple[str, ...]] = {
+    "account": ("FlexStatement.accountId",),
+    "from_date": ("FlexStatement.fromDate",),
+    "to_date": ("FlexStatement.toDate",),
+    "query_name": ("FlexQueryResponse.queryName",),
+    "base_currency": ("AccountInformation.currency",),
+    "positions": (_POSITION,),
+    "timestamp": ("FlexStatement.whenGenerated",),
+}
+_MOVES = ("Trade", "OptionEAE", "Transfer", "CorporateAction")
+FLEX_ACTIVITY_FIELDS: dict[str, tuple[str, ...]] = {
+    "account": ("FlexStatement.accountId",),
+    **{column: tuple(f"{move}.{field}" for move in _MOVES) for column, field in (("conid", "conid"),)},
+    "quantity": tuple(f"{move}.quantity" for move in _MOVES),
+    "symbol": tuple(f"{move}.symbol" for move in _MOVES),
+    "currency": tuple(f"{move}.currency" for move in _MOVES),
+    "price": ("Trade.tradePrice",),
+    "realized_pnl": ("Trade.fifoPnlRealized",),
+    "fx_rate_to_base": tuple(f"{move}.fxRateToBase" for move in _MOVES),
+}
+CLOSE_FIELDS: dict[str, list[tuple[str, str]]] = {
+    **{
+        column: [(table.name, column) for table in (STREAMED_POSITIONS, QUEUED_POSITIONS, FLEX_POSITIONS)]
+        for column in ("conid", "symbol", "sec_type", "currency")
+    },
+    **{column: [(IB_ACCOUNT, "historicalData.close")] for column in ("close", "bar_time", "bar_size", "what_to_show")},
+}
+_OBSERVED = (FLEX_POSITIONS, STREAMED_POSITIONS, QUEUED_POSITIONS)
+_PRICES = ("market_price", "market_value", "unrealized_pnl", "price_source", "price_time")
+_OWN_ONLY = frozenset(
+    {
+        *("bid", "ask", "last", "close", "implied_vol", "delta", "gamma", "vega", "theta"),
+        *("underlying_price", "market_data_type"),
+    }
+)
+
+
+def _snapshot_fields() -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for column in (column.name for column in POSITION_COLUMNS if column.name != "date"):
+        tables = _OBSERVED[1:] if column in _OWN_ONLY else _OBSERVED
+        found[column] = [(table.name, column) for table in tables]
+    for column in _PRICES:
+        found[column].append((HISTORICAL_CLOSES.name, "bar_time" if column == "price_time" else "close"))
+    found["realized_pnl"] = [(QUEUED_POSITIONS.name, "realized_pnl"), (FLEX_ACTIVITY.name, "realized_pnl")]
+    for column in ("base_currency", "fx_rate_to_base"):
+        origin = "base_currency" if column == "base_currency" else "exchange_rates"
+        found[column].append((ACCOUNT_VALUES.name, origin))
+    found["strategy_ids"] = [(STRATEGY_REGISTRY, "strategy")]
+    return found
+
+
+def _exposure_fields() -> dict[str, list[tuple[str, str]]]:
+    snapshot = POSITION_SNAPSHOTS.name
+    of = {
+        "account": ("account",),
+        "underlying": ("symbol",),
+        "underlying_conid": ("underlying_conid", "conid"),
+        "base_currency": ("base_currency",),
+        "positions": ("position",),
+        "market_value": ("market_value", "fx_rate_to_base"),
+        "daily_pnl": ("unrealized_pnl", "realized_pnl", "fx_rate_to_base"),
+        "dollar_delta": ("position", "multiplier", "delta", "underlying_price", "market_price", "fx_rate_to_base"),
+        "dollar_gamma": ("position", "multiplier", "gamma", "underlying_price", "fx_rate_to_base"),
+        "vega": ("position", "multiplier", "vega", "fx_rate_to_base"),
+        "theta": ("position", "multiplier", "theta", "fx_rate_to_base"),
+        "short_options_expiring": ("position", "expiry"),
+        "short_options_in_the_money": ("position", "right", "strike", "underlying_price"),
+    }
+    found = {column: [(snapshot, name) for name in names] for column, names in of.items()}
+    return found | {"strategy": [(STRATEGY_REGISTRY, "strategy")]}
+
+
+HISTORY_LINEAGE: dict[str, dg.TableColumnLineage] = {
+    FLEX_STATEMENTS.name: flex_columns(FLEX_STATEMENT_FIELDS),
+    FLEX_POSITIONS.name: flex_columns(FLEX_POSITION_FIELDS),
+    FLEX_ACTIVITY.name: flex_columns(FLEX_ACTIVITY_FIELDS),
+    HISTORICAL_CLOSES.name: derived_columns(CLOSE_FIELDS),
+    POSITION_SNAPSHOTS.name: derived_columns(_snapshot_fields()),
+    PORTFOLIO_EXPOSURE.name: derived_columns(_exposure_fields()),
+}
+"""Lineage of every table of history, by its name."""
