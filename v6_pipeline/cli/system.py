@@ -37,6 +37,7 @@ class Pages:
     assets: str
     sensor: str
     schedule: str
+    snapshots: str
     runs: str
 
     @classmethod
@@ -48,6 +49,7 @@ class Pages:
             assets=f"{url}/asset-groups",
             sensor=f"{location}/sensors/ib_streamer_sensor",
             schedule=f"{location}/schedules/queued_positions_schedule",
+            snapshots=f"{url}/assets/position_snapshots?view=partitions",
             runs=f"{url}/runs",
         )
 

@@ -16,6 +16,7 @@ import dagster as dg
 
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs.history_checks import evaluations
 from v6_pipeline.defs.metadata import KINDS, data_version_tag, table_definition, table_materialization
 from v6_pipeline.defs.origins import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
@@ -131,6 +132,8 @@ def _make(
             else:
                 context.log.info("%s", describe(outcome))
                 context.log_event(_materialization(work.lake, outcome))
+        for evaluation in evaluations(work, tables, days):
+            context.log_event(evaluation)
     except V6Error as error:
         raise dg.Failure("; ".join([*_reasons(failed), str(error)]), allow_retries=False) from None
     if failed:

@@ -1,13 +1,15 @@
 """Asset checks of history: no day missing, snapshots complete, values and quantities that agree with IB's own account.
 
-A run of partitions checks its days, the UI's *Execute* button the newest ones. What must hold is decided in
+The step ``history`` evaluates them for the days of its run, since Dagster skips check steps after a step that yields no
+output; the UI's *Execute* button evaluates them for the newest days. What must hold is decided in
 ``sync.history_checks``. https://docs.dagster.io/guides/test/asset-checks
 """
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
+from typing import Any
 
 import dagster as dg
 
@@ -53,6 +55,21 @@ def history_checks() -> list[dg.AssetChecksDefinition]:
     return [_check(name, asset, judge, text) for name, (asset, judge, text) in CHECKS.items()]
 
 
+def evaluations(work: HistoryContext, assets: Collection[str], days: Collection[date]) -> list[dg.AssetCheckEvaluation]:
+    """What the checks of these assets say of trading days that have a snapshot.
+
+    Raises:
+        LakeError: a table is damaged or unreachable.
+    """
+    checks = DayChecks(work)
+    chosen = [day for day in checks.days() if day in days]
+    return [
+        dg.AssetCheckEvaluation(asset_key=dg.AssetKey(asset), check_name=name, **_said(judge(checks, chosen)))
+        for name, (asset, judge, _) in CHECKS.items()
+        if asset in assets
+    ]
+
+
 def _check(name: str, asset: str, judge: _Judge, description: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, name=name, description=description)
     def check(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
@@ -71,14 +88,18 @@ def _check(name: str, asset: str, judge: _Judge, description: str) -> dg.AssetCh
             verdict = judge(checks, days_of(context.run.tags, checks))
         except V6Error as error:
             raise dg.Failure(str(error)) from None
-        return dg.AssetCheckResult(
-            passed=verdict.passed,
-            severity=dg.AssetCheckSeverity.ERROR if verdict.serious else dg.AssetCheckSeverity.WARN,
-            description=verdict.reason,
-            metadata=dict(verdict.numbers),
-        )
+        return dg.AssetCheckResult(**_said(verdict))
 
     return check
+
+
+def _said(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "passed": verdict.passed,
+        "severity": dg.AssetCheckSeverity.ERROR if verdict.serious else dg.AssetCheckSeverity.WARN,
+        "description": verdict.reason,
+        "metadata": dict(verdict.numbers),
+    }
 
 
 def days_of(tags: Mapping[str, str], checks: DayChecks) -> list[date]:

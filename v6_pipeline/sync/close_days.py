@@ -103,7 +103,7 @@ def _fetch(context: HistoryContext, wanted: _Wanted, *, refetch: bool) -> CloseR
 
     report = asyncio.run(fetcher.fetch(wanted.days, wanted.contracts, refetch=refetch, progress=tell))
     context.say(
-        f"closes: {len(report.entries)} of {len(wanted.days)} contracts' days, {report.reused} of them known before; "
+        f"closes: {len(report.entries)} wanted of {len(wanted.days)} contracts, {report.reused} of them known before; "
         f"{report.requests} requests, {report.refusals} refused as too many"
     )
     return report

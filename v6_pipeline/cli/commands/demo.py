@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -55,9 +56,16 @@ def demo(
 
     home.load()  # a setting that someone broke is told before anything starts
     system.check_unused(folder)  # before its file is changed
-    with GatewayThread(GatewayConfig(positions=60, seed=1)) as gateway:
+    with GatewayThread(GatewayConfig(positions=60, seed=1, flex_port=0)) as gateway:
         # In the file, so that 'v6 --home .v6/demo refresh' finds the gateway from another terminal.
-        _set_port(folder / "v6.toml", gateway.port)
+        flex = gateway.gateway.flex
+        addresses = {
+            "ib_port": str(gateway.port),
+            "flex_url": json.dumps(flex.url),
+            "flex_token": json.dumps(flex.config.token),
+            "flex_query_id": json.dumps(flex.config.query_id),
+        }
+        _set(folder / "v6.toml", addresses)
         settings = home.load()
 
         def prepare() -> None:
@@ -89,10 +97,16 @@ def _leave_environment(folder: Path) -> None:
     os.environ["V6_HOME"] = str(folder)
 
 
-def _set_port(path: Path, port: int) -> None:
+def _set(path: Path, values: dict[str, str]) -> None:
+    """Set lines of a settings file, values as TOML; a line that an older version did not write is added."""
     with home.disk_faults():
         text = path.read_text(encoding="utf-8")
-        path.write_text(re.sub(r"(?m)^(# )?ib_port = .*$", f"ib_port = {port}", text), encoding="utf-8")
+        for name, value in values.items():
+            line = f"{name} = {value}"
+            text, found = re.subn(rf"(?m)^(# )?{name} = .*$", line, text)
+            if not found:
+                text = f"{text.rstrip()}\n\n{line}\n"
+        path.write_text(text, encoding="utf-8")
 
 
 def _seed(settings: Settings) -> None:
@@ -125,6 +139,7 @@ def _show(settings: Settings, gateway: GatewayThread, pages: Pages, *, as_json: 
     )
     output.line(f"  assets    {pages.assets}")
     output.line(f"  sensor    {pages.sensor}")
+    output.line(f"  history   {pages.snapshots}: select days, Materialize")
     output.line(f"  schedule  {pages.schedule}")
     output.line(f"  slots     {command} slots")
     output.line(f"  values    {command} positions")

@@ -162,11 +162,22 @@ def test_the_demo_forgets_settings_of_a_real_home(home: Path, monkeypatch: pytes
     assert "V6_LAKE_URI" not in os.environ
 
 
-def test_the_demo_file_names_the_port_of_each_start(v6: Run, home: Path) -> None:
+def test_the_demo_file_names_the_addresses_of_each_start(v6: Run, home: Path) -> None:
     v6("init")
     for port in (4711, 4712):
-        demo._set_port(home / "v6.toml", port)
-        assert load_settings().ib_port == port
+        url = f"http://127.0.0.1:{port}/flex"
+        token = {"flex_token": '"SIM"', "flex_query_id": '"1"'}
+        demo._set(home / "v6.toml", {"ib_port": str(port), "flex_url": f'"{url}"'} | token)
+        settings = load_settings()
+        assert (settings.ib_port, settings.flex_url, settings.flex_query_id) == (port, url, "1")
+
+
+def test_a_demo_file_of_an_older_version_is_given_the_lines_that_it_lacks(home: Path) -> None:
+    file = home / "v6.toml"
+    file.write_text("ib_port = 1\n")
+    demo._set(file, {"ib_port": "4711", "queue_batch": "7"})
+    settings = load_settings()
+    assert (settings.ib_port, settings.queue_batch) == (4711, 7)
 
 
 def test_the_demo_is_seeded_once(settings: Settings) -> None:
