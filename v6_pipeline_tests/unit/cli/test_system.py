@@ -174,6 +174,7 @@ def test_the_demo_file_names_the_addresses_of_each_start(v6: Run, home: Path) ->
 
 def test_a_demo_file_of_an_older_version_is_given_the_lines_that_it_lacks(home: Path) -> None:
     file = home / "v6.toml"
+    home.mkdir()
     file.write_text("ib_port = 1\n")
     demo._set(file, {"ib_port": "4711", "queue_batch": "7"})
     settings = load_settings()
