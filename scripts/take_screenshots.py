@@ -1,13 +1,13 @@
 """Take the pictures in ``docs/images`` from a running demo: ``python scripts/take_screenshots.py http://127.0.0.1:3000``.
 
 Needs Debian's ``chromium`` (or ``--chromium PATH``) and the extra ``dev``. Waits until the sensor and the schedule have
-done their work, so start it beside ``v6 demo``.
+done their work, so start it beside ``v6 demo``, and backfill the last trading days there first.
 """
 
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -20,6 +20,12 @@ PAGES = {
     "asset-graph": ("/asset-groups", "broker"),
     "streamed-positions": ("/assets/streamed_positions?view=overview", "delta_version"),
     "queued-positions": ("/assets/queued_positions?view=partitions&partition={day}", "dagster/partition_row_count"),
+    "position-snapshots": (
+        "/assets/position_snapshots?view=partitions&partition={past}",
+        "dagster/partition_row_count",
+    ),
+    "portfolio-exposure": ("/assets/portfolio_exposure?view=partitions&partition={past}", "dollar_delta"),
+    "history-checks": ("/assets/position_snapshots?view=checks", "snapshot_complete"),
     "sensor": (f"{LOCATION}/sensors/ib_streamer_sensor", "0 runs requested"),
     "schedule": (f"{LOCATION}/schedules/queued_positions_schedule", "1 run requested"),
 }
@@ -28,11 +34,12 @@ _SETTLE_MILLISECONDS = 4000
 """The graph's layout and the plots are drawn after the text."""
 
 
-def take(page: Page, base: str, name: str, day: str) -> None:
-    """Open one page and keep its picture."""
+def take(page: Page, base: str, name: str, today: date) -> None:
+    """Open one page and keep its picture; past days must have been backfilled."""
     address, text = PAGES[name]
     page.set_viewport_size({"width": 1440, "height": 1250 if name == "asset-graph" else 900})
-    page.goto(base + address.format(day=day))
+    past = TradingCalendar().previous_session(today)
+    page.goto(base + address.format(day=today, past=past))
     page.get_by_text(text).first.wait_for(timeout=120_000)
     page.wait_for_timeout(_SETTLE_MILLISECONDS)
     if name == "asset-graph":
@@ -64,7 +71,7 @@ def main() -> None:
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     options = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
-    day = TradingCalendar().trading_day(datetime.now(UTC)).isoformat()
+    today = TradingCalendar().trading_day(datetime.now(UTC))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=options.chromium,
@@ -72,7 +79,7 @@ def main() -> None:
         )
         page = browser.new_page()
         for name in options.names:
-            take(page, options.base.rstrip("/"), name, day)
+            take(page, options.base.rstrip("/"), name, today)
         browser.close()
 
 
