@@ -21,7 +21,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.history import make_history
-from v6_pipeline.sync.history_context import Failed, HistoryContext, Made
+from v6_pipeline.sync.history_context import Failed, HistoryContext
 
 CLOSES = "historical_closes"
 LAST = date(2026, 11, 20)
@@ -47,7 +47,8 @@ def _position(conid: int, day: date, price: int) -> str:
     underlying = f"U{conid % 50}"
     return (
         f'<OpenPosition accountId="SIM1" currency="USD" fxRateToBase="1" assetCategory="OPT" '
-        f'symbol="{underlying} C{conid}" conid="{conid}" underlyingSymbol="{underlying}" underlyingConid="{10_000_000 + conid % 50}" multiplier="100" '
+        f'symbol="{underlying} C{conid}" conid="{conid}" multiplier="100" '
+        f'underlyingSymbol="{underlying}" underlyingConid="{10_000_000 + conid % 50}" '
         f'strike="{100 + conid % 90}" expiry="20271217" putCall="C" reportDate="{day:%Y%m%d}" position="-2" '
         f'markPrice="{price}" positionValue="{-200 * price}" costBasisMoney="-3000" '
         f'fifoPnlUnrealized="{3000 - 200 * price}" side="Short" levelOfDetail="SUMMARY" />\n'
@@ -73,7 +74,6 @@ def backfill(home: Path, statements: Path, days: list[date]) -> tuple[int, float
     for outcome in make_history(context, tables, days):
         if isinstance(outcome, Failed):
             raise SystemExit(outcome.reason)
-        assert isinstance(outcome, Made)
         rows += outcome.rows
         commits += outcome.changed
     seconds = time.perf_counter() - begun
@@ -108,7 +108,7 @@ def main() -> None:
     )
     print(f"memory         {before:.0f} MB before, {peak:.0f} MB at most")
     print(
-        f"ibflex.parse   {parsing:.0f} s for reading the file alone; the backfill takes {seconds / parsing:.1f} times that"
+        f"ibflex.parse   {parsing:.0f} s to read the file alone; the backfill takes {seconds / parsing:.1f} times that"
     )
 
 
