@@ -67,6 +67,9 @@ def _check_closings(rows: pl.DataFrame, oracle: Oracle, table: str) -> None:
     """A row that says closed is of a position that was."""
     for account, conid, at in rows.filter(pl.col("position") == 0).select("account", "conid", "timestamp").iter_rows():
         story = oracle.quantities[account, conid]
+        if not story:
+            oracle.wrong(f"{table}: {conid} of {account} closed at {at}, though never held")
+            return
         until = [*(begin for begin, _ in story[1:]), at + _LATE]
         if not any(
             quantity == 0 and begin <= at + _LATE and end >= at - _LATE

@@ -167,7 +167,7 @@ class Oracle:
         """One look."""
         self.checks += 1
         self._note_blindness()
-        self._note_book()
+        self.note_book()
         self._note_hours()
         self._check_crashes()
         self._check_errors()
@@ -474,7 +474,8 @@ class Oracle:
             self._blind_since = None
         self._looked_at = now
 
-    def _note_book(self) -> None:
+    def note_book(self) -> None:
+        """Which quantities the gateway holds from now on; told at each look and after each trade."""
         book, now = self.truth.book(), self.world.now
         for key in book.keys() | self.quantities.keys():
             story, quantity = self.quantities[key], book.get(key, 0.0)

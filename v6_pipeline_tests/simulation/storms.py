@@ -142,6 +142,7 @@ class Storms:
         self.world.say(f"gateway: {name} {told}")
         self.oracle.note(name, fields)
         self.world.gateway.perform(name, **fields)
+        self.oracle.note_book()  # a position may come and go between two looks
         if name in _LIFE_AFTER:
             self.world.lively_until = self.world.loop.time() + float(fields.get("seconds", 0)) + 30
 
