@@ -1,0 +1,207 @@
+"""Who owns the streamer, under a real Dagster: a reload leaves it be, a stopped sensor or a dead code server end it.
+
+Guards against orphans that hold lines, and against two streamers after a reload. The lease is shorter here than by
+default (120 s), and still longer than a reload, during which no sensor ticks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from v6_pipeline.cli import dagster_processes, home
+from v6_pipeline.cli.supervise import Children
+from v6_pipeline.paper import GatewayConfig, GatewayThread
+from v6_pipeline.settings import Settings, load_settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.leases import StreamerLeaseState
+from v6_pipeline.sync.leases import StreamerLease
+from v6_pipeline.sync.registry import StrategyRegistry
+
+LEASE_SECONDS = 30
+UP_SECONDS = 120
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("ownership")]
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.2)
+    return found
+
+
+_SELECTOR = f'repositoryLocationName: "{dagster_processes.LOCATION}", repositoryName: "__repository__"'
+
+
+class DagsterApi:
+    """The webserver's GraphQL, with the mutations that the UI sends."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def ask(self, query: str) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = json.load(response)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    def is_ready(self) -> bool:
+        status = dagster_processes.location_status(self.url)
+        return status is not None and status.state is dagster_processes.LoadState.LOADED
+
+    def reload_location(self) -> None:
+        self._done(f'reloadRepositoryLocation(repositoryLocationName: "{dagster_processes.LOCATION}")')
+
+    def stop_sensor(self, name: str) -> None:
+        [sensor] = self.ask(
+            f'{{ sensorOrError(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }}) {{ ... on Sensor {{ id }} }} }}'
+        ).values()
+        self._done(f'stopSensor(id: "{sensor["id"]}")')
+
+    def start_sensor(self, name: str) -> None:
+        self._done(f'startSensor(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }})')
+
+    def tick_ids(self, name: str) -> list[str]:
+        """Of the newest ticks that ended."""
+        [sensor] = self.ask(
+            f'{{ sensorOrError(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }}) '
+            "{ ... on Sensor { sensorState { ticks(limit: 20) { id status } } } } }"
+        ).values()
+        return [tick["id"] for tick in sensor["sensorState"]["ticks"] if tick["status"] in {"SKIPPED", "SUCCESS"}]
+
+    def _done(self, mutation: str) -> None:
+        [answer] = self.ask(f"mutation {{ {mutation} {{ __typename ... on PythonError {{ message }} }} }}").values()
+        assert "Error" not in answer["__typename"], answer
+
+
+class Owned:
+    """The system, and what is asked of it."""
+
+    def __init__(self, settings: Settings, gateway: GatewayThread, api: DagsterApi, children: Children) -> None:
+        self.settings, self.gateway, self.api, self.children = settings, gateway, api, children
+        self._database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
+
+    def close(self) -> None:
+        self._database.close()
+
+    @property
+    def lease(self) -> StreamerLeaseState:
+        return StreamerLease(self._database).read()
+
+    @property
+    def lines(self) -> int:
+        """Subscriptions at the gateway, by its own count."""
+        return self.gateway.call(lambda gateway: gateway.statistics.lines)
+
+    def streaming(self) -> psutil.Process | None:
+        """The streamer's process, once it holds its lines."""
+        lease = self.lease
+        if lease.pid is None or (lease.status or {}).get("state") != "streaming" or self.lines == 0:
+            return None
+        return psutil.Process(lease.pid)
+
+    def code_servers(self) -> list[psutil.Process]:
+        """The proxy and the process in which it keeps the code."""
+        own = psutil.Process(os.getpid()).children(recursive=True)
+        return [process for process in own if {"code-server", "grpc"} & set(process.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def owned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owned]:
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch, GatewayThread(GatewayConfig(control_port=None)) as gateway:
+        for name in list(os.environ):
+            if name.startswith("V6_"):
+                patch.delenv(name)
+        patch.setenv("V6_HOME", str(folder))
+        patch.setenv("V6_IB_PORT", str(gateway.port))
+        patch.setenv("V6_LEASE_SECONDS", str(LEASE_SECONDS))
+        settings = load_settings()
+        home.prepare_state(settings)
+        home.prepare_log_folder(settings)
+        home.prepare_dagster_home(settings)
+        with home.open_state(settings) as database:
+            StrategyRegistry(database).add_selector("condors", "symbol=SPX,sec_type=OPT")
+        with running_dagster(settings, folder) as (api, children):
+            system = Owned(settings, gateway, api, children)
+            yield system
+            system.close()
+
+
+class running_dagster:  # noqa: N801  (used as a function)
+    """Code server, webserver and daemon, without anyone who would restart or end them."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._settings = settings
+        self._children = Children(
+            log_path=settings.log_dir / "dagster.log",
+            record_path=folder / "children.json",
+            environ=dagster_processes.environment(settings, os.environ),
+        )
+
+    def __enter__(self) -> tuple[DagsterApi, Children]:
+        grpc_port, web_port = dagster_processes.free_port(), dagster_processes.free_port()
+        workspace = dagster_processes.write_workspace(self._settings, grpc_port)
+        self._children.start(dagster_processes.code_server(self._settings, grpc_port))
+        wait_for("code server", lambda: dagster_processes.accepts_connections(grpc_port), UP_SECONDS)
+        self._children.start(dagster_processes.webserver(workspace, web_port))
+        self._children.start(dagster_processes.daemon(workspace))
+        api = DagsterApi(f"http://127.0.0.1:{web_port}")
+        wait_for("webserver", api.is_ready, UP_SECONDS)
+        return api, self._children
+
+    def __exit__(self, *_: object) -> None:
+        self._children.stop()
+
+
+def test_a_reload_of_the_code_location_leaves_the_same_one_streamer(owned: Owned) -> None:
+    streamer = wait_for("streaming", owned.streaming, UP_SECONDS)
+    epoch, before = owned.lease.epoch, set(owned.api.tick_ids("ib_streamer_sensor"))
+
+    owned.api.reload_location()
+    wait_for("ticks", lambda: len(set(owned.api.tick_ids("ib_streamer_sensor")) - before) >= 2, UP_SECONDS)
+
+    assert owned.streaming() == streamer
+    assert owned.lease.epoch == epoch
+
+
+def test_stopping_the_sensor_ends_the_streamer_within_the_lease_and_starting_it_begins_a_new_one(owned: Owned) -> None:
+    streamer = wait_for("streaming", owned.streaming, UP_SECONDS)
+    epoch = owned.lease.epoch
+
+    owned.api.stop_sensor("ib_streamer_sensor")
+    wait_for("the streamer's end", lambda: is_over(streamer), LEASE_SECONDS + 10)
+    assert owned.lines == 0, "its market data is cancelled"
+
+    owned.api.start_sensor("ib_streamer_sensor")
+    wait_for("streaming again", owned.streaming, UP_SECONDS)
+    assert owned.lease.epoch == epoch + 1
+
+
+def test_a_code_server_killed_for_good_ends_the_streamer_within_the_lease(owned: Owned) -> None:
+    streamer = wait_for("streaming", owned.streaming, UP_SECONDS)
+
+    for process in owned.code_servers():
+        process.kill()
+    wait_for("the streamer's end", lambda: is_over(streamer), LEASE_SECONDS + 10)
+
+    assert owned.lines == 0, "its market data is cancelled"
+
+
+def is_over(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
