@@ -258,8 +258,8 @@ def test_a_trade_with_its_price_and_profit() -> None:
 
 def test_executions_are_counted_and_not_their_orders_and_sums_as_well() -> None:
     rows = [
-        *[TRADE | {"levelOfDetail": level, "quantity": 100} for level in ("ORDER", "SYMBOL_SUMMARY", "CLOSED_LOT")],
-        *[TRADE | {"quantity": 50, "tradeID": number} for number in (1, 2)],
+        *[TRADE | {"levelOfDetail": level, "quantity": "100"} for level in ("ORDER", "SYMBOL_SUMMARY", "CLOSED_LOT")],
+        *[TRADE | {"quantity": "50", "tradeID": str(number)} for number in (1, 2)],
     ]
     assert moves(read_one(positions(), trades(*rows))) == [("trade", 265598, 50), ("trade", 265598, 50)]
     assert moves(read_one(positions(), trades(*rows[:3]))) == [("trade", 265598, 100)], "orders, if there is no more"
