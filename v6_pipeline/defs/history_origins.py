@@ -53,13 +53,12 @@ FLEX_STATEMENT_FIELDS: dict[str, tuple[str, ...]] = {
 _MOVES = ("Trade", "OptionEAE", "Transfer", "CorporateAction")
 FLEX_ACTIVITY_FIELDS: dict[str, tuple[str, ...]] = {
     "account": ("FlexStatement.accountId",),
-    **{column: tuple(f"{move}.{field}" for move in _MOVES) for column, field in (("conid", "conid"),)},
-    "quantity": tuple(f"{move}.quantity" for move in _MOVES),
-    "symbol": tuple(f"{move}.symbol" for move in _MOVES),
-    "currency": tuple(f"{move}.currency" for move in _MOVES),
-    "price": ("Trade.tradePrice",),
-    "realized_pnl": ("Trade.fifoPnlRealized",),
+    **{column: tuple(f"{move}.{column}" for move in _MOVES) for column in ("conid", "quantity", "symbol", "currency")},
     "fx_rate_to_base": tuple(f"{move}.fxRateToBase" for move in _MOVES),
+    "price": ("Trade.tradePrice", "OptionEAE.tradePrice"),
+    "realized_pnl": ("Trade.fifoPnlRealized", "OptionEAE.realizedPnl", "CorporateAction.fifoPnlRealized"),
+    "activity_date": ("Trade.tradeDate", "OptionEAE.date", "Transfer.date", "CorporateAction.reportDate"),
+    "transaction_id": ("Trade.transactionID", "Transfer.transactionID", "CorporateAction.transactionID"),
 }
 CLOSE_FIELDS: dict[str, list[tuple[str, str]]] = {
     **{
