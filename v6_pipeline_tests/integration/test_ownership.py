@@ -6,18 +6,13 @@ default (120 s), and still longer than a reload, during which no sensor ticks.
 
 from __future__ import annotations
 
-import json
 import os
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from v6_pipeline.cli import dagster_processes, home
+from v6_pipeline.cli import home
 from v6_pipeline.cli.supervise import Children
 from v6_pipeline.paper import GatewayConfig, GatewayThread
 from v6_pipeline.settings import Settings, load_settings
@@ -25,65 +20,10 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases import StreamerLeaseState
 from v6_pipeline.sync.leases import StreamerLease
 from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline_tests.integration.real_dagster import UP_SECONDS, DagsterApi, running_dagster, wait_for
 
 LEASE_SECONDS = 30
-UP_SECONDS = 120
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("ownership")]
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
-    return found
-
-
-_SELECTOR = f'repositoryLocationName: "{dagster_processes.LOCATION}", repositoryName: "__repository__"'
-
-
-class DagsterApi:
-    """The webserver's GraphQL, with the mutations that the UI sends."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def ask(self, query: str) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        assert "errors" not in answer, answer["errors"]
-        return answer["data"]
-
-    def is_ready(self) -> bool:
-        status = dagster_processes.location_status(self.url)
-        return status is not None and status.state is dagster_processes.LoadState.LOADED
-
-    def reload_location(self) -> None:
-        self._done(f'reloadRepositoryLocation(repositoryLocationName: "{dagster_processes.LOCATION}")')
-
-    def stop_sensor(self, name: str) -> None:
-        [sensor] = self.ask(
-            f'{{ sensorOrError(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }}) {{ ... on Sensor {{ id }} }} }}'
-        ).values()
-        self._done(f'stopSensor(id: "{sensor["id"]}")')
-
-    def start_sensor(self, name: str) -> None:
-        self._done(f'startSensor(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }})')
-
-    def tick_ids(self, name: str) -> list[str]:
-        """Of the newest ticks that ended."""
-        [sensor] = self.ask(
-            f'{{ sensorOrError(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }}) '
-            "{ ... on Sensor { sensorState { ticks(limit: 20) { id status } } } } }"
-        ).values()
-        return [tick["id"] for tick in sensor["sensorState"]["ticks"] if tick["status"] in {"SKIPPED", "SUCCESS"}]
-
-    def _done(self, mutation: str) -> None:
-        [answer] = self.ask(f"mutation {{ {mutation} {{ __typename ... on PythonError {{ message }} }} }}").values()
-        assert "Error" not in answer["__typename"], answer
 
 
 class Owned:
@@ -130,40 +70,12 @@ def owned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owned]:
         patch.setenv("V6_LEASE_SECONDS", str(LEASE_SECONDS))
         settings = load_settings()
         home.prepare_state(settings)
-        home.prepare_log_folder(settings)
-        home.prepare_dagster_home(settings)
         with home.open_state(settings) as database:
             StrategyRegistry(database).add_selector("condors", "symbol=SPX,sec_type=OPT")
-        with running_dagster(settings, folder) as (api, children):
+        with running_dagster(settings) as (api, children):
             system = Owned(settings, gateway, api, children)
             yield system
             system.close()
-
-
-class running_dagster:  # noqa: N801  (used as a function)
-    """Code server, webserver and daemon, without anyone who would restart or end them."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self._settings = settings
-        self._children = Children(
-            log_path=settings.log_dir / "dagster.log",
-            record_path=folder / "children.json",
-            environ=dagster_processes.environment(settings, os.environ),
-        )
-
-    def __enter__(self) -> tuple[DagsterApi, Children]:
-        grpc_port, web_port = dagster_processes.free_port(), dagster_processes.free_port()
-        workspace = dagster_processes.write_workspace(self._settings, grpc_port)
-        self._children.start(dagster_processes.code_server(self._settings, grpc_port))
-        wait_for("code server", lambda: dagster_processes.accepts_connections(grpc_port), UP_SECONDS)
-        self._children.start(dagster_processes.webserver(workspace, web_port))
-        self._children.start(dagster_processes.daemon(workspace))
-        api = DagsterApi(f"http://127.0.0.1:{web_port}")
-        wait_for("webserver", api.is_ready, UP_SECONDS)
-        return api, self._children
-
-    def __exit__(self, *_: object) -> None:
-        self._children.stop()
 
 
 def test_a_reload_of_the_code_location_leaves_the_same_one_streamer(owned: Owned) -> None:

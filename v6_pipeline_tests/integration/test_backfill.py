@@ -1,0 +1,271 @@
+"""Backfills as the Dagster UI launches them, over sixty trading days: some with Flex, some observed, some with neither.
+
+A real Dagster, its streamer and schedules running beside; what the lake holds is read with polars. In the order of the
+module: each test goes on from what the one before left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.cli import home
+from v6_pipeline.lake.columns import TableSpec
+from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, FLEX_STATEMENTS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.lineage import CommitLineage
+from v6_pipeline.lake.rows import account_rows, position_rows
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
+from v6_pipeline.model import AccountValues, PositionUpdate, PriceSource, UpdateSource
+from v6_pipeline.paper import GatewayConfig, GatewayThread
+from v6_pipeline.settings import load_settings
+from v6_pipeline_tests.integration.real_dagster import DagsterApi, running_dagster, wait_for
+
+CALENDAR = TradingCalendar()
+DAYS, WITH_FLEX, WITHOUT = 60, 24, 12
+ACCOUNTS = ("SIM0000001", "SIM0000002")
+POSITIONS = 3
+"""Of each account, on each day."""
+ASSETS = ("flex_statements", "flex_positions", "flex_activity", "position_snapshots", "portfolio_exposure")
+RUN_SECONDS = 180
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("backfill")]
+
+
+@dataclass(frozen=True)
+class System:
+    api: DagsterApi
+    lake: Lake
+    flex_dir: Path
+    flex: tuple[date, ...]
+    neither: tuple[date, ...]
+    own: tuple[date, ...]
+
+    @property
+    def good(self) -> tuple[date, ...]:
+        return (*self.flex, *self.own)
+
+    def rows(self, spec: TableSpec) -> pl.DataFrame:
+        handle = self.lake.table(spec).load()
+        return pl.DataFrame(schema=spec.schema) if handle is None else pl.scan_delta(handle).collect()
+
+    def content(self, spec: TableSpec, days: Sequence[date]) -> pl.DataFrame:
+        """What the days say, without where it comes from."""
+        told = [name for name in spec.column_names if name not in spec.lineage]
+        return self.rows(spec).filter(pl.col("date").is_in(days)).select(told).sort(spec.key)
+
+    def versions(self) -> dict[str, int]:
+        return {spec.name: self.lake.table(spec).current().version() for spec in (*_FLEX, PORTFOLIO_EXPOSURE)}
+
+
+_FLEX = (FLEX_STATEMENTS, FLEX_POSITIONS)
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("home")
+    today = CALENDAR.trading_day(datetime.now(UTC))
+    days = CALENDAR.sessions_between(CALENDAR.first, CALENDAR.previous_session(today))[-DAYS:]
+    flex_dir = folder / "statements"
+    flex_dir.mkdir()
+    with pytest.MonkeyPatch.context() as patch, GatewayThread(GatewayConfig(control_port=None)) as gateway:
+        for name in list(os.environ):
+            if name.startswith("V6_"):
+                patch.delenv(name)
+        patch.setenv("V6_HOME", str(folder))
+        patch.setenv("V6_IB_PORT", str(gateway.port))
+        patch.setenv("V6_START_DATE", days[0].isoformat())
+        patch.setenv("V6_FLEX_DIR", str(flex_dir))
+        settings = load_settings()
+        home.prepare_state(settings)
+        lake = Lake.from_settings(settings)
+        flex, rest = tuple(days[:WITH_FLEX]), days[WITH_FLEX:]
+        neither, own = tuple(rest[:WITHOUT]), tuple(rest[WITHOUT:])
+        drop(flex_dir / "statements.xml", flex, quantity=10, made="210000")
+        observe(lake, own)
+        with running_dagster(settings) as (api, _):
+            yield System(api, lake, flex_dir, flex, neither, own)
+        wait_for("no process left", lambda: not psutil.Process().children(recursive=True), 60)
+
+
+def drop(path: Path, days: Sequence[date], *, quantity: int, made: str) -> None:
+    """A file of statements, complete as soon as it is seen."""
+    statements = [_statement(account, day, quantity, made) for day in days for account in ACCOUNTS]
+    text = (
+        f'<FlexQueryResponse queryName="Daily" type="AF"><FlexStatements count="{len(statements)}">'
+        f"{''.join(statements)}</FlexStatements></FlexQueryResponse>"
+    )
+    hidden = path.with_name(f".{path.name}")
+    hidden.write_text(text)
+    hidden.replace(path)
+
+
+def _statement(account: str, day: date, quantity: int, made: str) -> str:
+    positions = "".join(
+        f'<OpenPosition accountId="{account}" currency="USD" fxRateToBase="1" assetCategory="STK" symbol="S{conid}" '
+        f'conid="{conid}" multiplier="1" reportDate="{day:%Y%m%d}" position="{quantity * conid}" '
+        f'markPrice="{day.day}" positionValue="{quantity * conid * day.day}" costBasisMoney="{conid * 50}" '
+        f'fifoPnlUnrealized="{quantity * conid * day.day - conid * 50}" />'
+        for conid in range(1, POSITIONS + 1)
+    )
+    return (
+        f'<FlexStatement accountId="{account}" fromDate="{day:%Y%m%d}" toDate="{day:%Y%m%d}" '
+        f'whenGenerated="{day:%Y%m%d};{made}"><AccountInformation accountId="{account}" currency="USD" />'
+        f"<OpenPositions>{positions}</OpenPositions><Trades /></FlexStatement>"
+    )
+
+
+def observe(lake: Lake, days: Sequence[date]) -> None:
+    """What refreshes would have written on those days at noon."""
+    for day in days:
+        noon = datetime(day.year, day.month, day.day, 17, tzinfo=UTC)
+        common: dict[str, Any] = {"trading_day": CALENDAR.trading_day, "source": UpdateSource.QUEUE, "run_id": "seed"}
+        updates = [
+            PositionUpdate(
+                account=account,
+                conid=conid,
+                symbol=f"S{conid}",
+                sec_type="STK",
+                currency="USD",
+                position=7.0 * conid,
+                timestamp=noon,
+                market_price=float(day.day),
+                market_value=7.0 * conid * day.day,
+                unrealized_pnl=7.0 * conid,
+                realized_pnl=0.0,
+                price_source=PriceSource.PORTFOLIO,
+                price_time=noon,
+                base_currency="USD",
+                fx_rate_to_base=1.0,
+            )
+            for account in ACCOUNTS
+            for conid in range(1, POSITIONS + 1)
+        ]
+        values = [AccountValues(account=account, base_currency="USD", timestamp=noon) for account in ACCOUNTS]
+        frames = {
+            QUEUED_POSITIONS: position_rows(updates, spec=QUEUED_POSITIONS, ingested_at=noon, **common),
+            ACCOUNT_VALUES: account_rows(values, spec=ACCOUNT_VALUES, ingested_at=noon, **common),
+        }
+        for spec, frame in frames.items():
+            lake.table(spec).append(
+                frame, CommitLineage(asset=spec.name, source="queue", code_version="0", run_id="seed")
+            )
+
+
+def test_statements_that_are_dropped_become_partitions_by_themselves(system: System) -> None:
+    wait_for("the sensor's run", lambda: finished(system, "import_flex_statements"), RUN_SECONDS)
+
+    [run] = system.api.runs("import_flex_statements")
+    assert run["status"] == "SUCCESS"
+    for asset in ASSETS:
+        if asset != "flex_activity":
+            made = system.api.materializations(asset, run["runId"])
+            assert sorted(made) == [day.isoformat() for day in system.flex], asset
+    positions = system.api.materializations("flex_positions", run["runId"])
+    assert {item["dagster/partition_row_count"] for item in positions.values()} == {2 * POSITIONS}
+
+
+def finished(system: System, job: str) -> bool:
+    runs = system.api.runs(job)
+    return bool(runs) and all(run["status"] in {"SUCCESS", "FAILURE", "CANCELED"} for run in runs)
+
+
+def test_sixty_days_are_made_as_far_as_they_can_be_each_with_its_own_counts_and_sources(system: System) -> None:
+    days = (*system.flex, *system.neither, *system.own)
+    launched = system.api.launch_backfill(["position_snapshots", "portfolio_exposure"], days)
+    done = system.api.finished_backfill(launched, RUN_SECONDS)
+
+    assert done["status"] == "COMPLETED_FAILED"
+    good, bad = len(system.good), len(system.neither)
+    assert done["counts"] == {"position_snapshots": (good, bad), "portfolio_exposure": (good, bad)}
+    [run] = done["runs"]
+    said = system.api.failure(run["runId"])
+    assert f"position_snapshots of {bad} days from {system.neither[0]} to {system.neither[-1]}" in said
+    assert "drop a Flex statement of that day into V6_FLEX_DIR" in said
+    assert "\n" not in said
+    snapshots = system.api.materializations("position_snapshots", run["runId"])
+    exposure = system.api.materializations("portfolio_exposure", run["runId"])
+    assert set(snapshots) == set(exposure) == {day.isoformat() for day in system.good}
+    for days_of, name in ((system.flex, "positions_from_flex"), (system.own, "positions_from_queue")):
+        for day in days_of:
+            told = snapshots[day.isoformat()]
+            assert (told["dagster/partition_row_count"], told[name]) == (2 * POSITIONS, 2 * POSITIONS)
+            assert exposure[day.isoformat()]["dagster/partition_row_count"] == 2 * POSITIONS
+    rows = system.rows(POSITION_SNAPSHOTS).filter(pl.col("date").is_in(days))
+    assert dict(rows.group_by("date").len().iter_rows()) == dict.fromkeys(system.good, 2 * POSITIONS)
+    assert set(rows.filter(pl.col("date").is_in(system.flex)).get_column("position_source")) == {"flex"}
+    assert set(rows.filter(pl.col("date").is_in(system.own)).get_column("position_source")) == {"queue"}
+
+
+def test_a_second_backfill_changes_nothing(system: System) -> None:
+    """Of the newest days with Flex; that observed days do not change either is a unit test."""
+    before = system.versions(), system.content(POSITION_SNAPSHOTS, system.good)
+    runs_before = set(system.rows(POSITION_SNAPSHOTS).filter(pl.col("date").is_in(system.good)).get_column("run_id"))
+
+    launched = system.api.launch_backfill(ASSETS, system.flex[-12:])
+    done = system.api.finished_backfill(launched, RUN_SECONDS)
+
+    assert done["status"] == "COMPLETED_SUCCESS", done
+    [run] = done["runs"]
+    for asset in ("flex_positions", "position_snapshots", "portfolio_exposure"):
+        told = system.api.materializations(asset, run["runId"])
+        assert [item["changed"] for item in told.values()] == [False] * 12
+    after = system.versions(), system.content(POSITION_SNAPSHOTS, system.good)
+    assert {name: version for name, version in after[0].items() if name.startswith("flex")} == {
+        name: version for name, version in before[0].items() if name.startswith("flex")
+    }
+    assert after[1].equals(before[1])
+    of_days = system.rows(POSITION_SNAPSHOTS).filter(pl.col("date").is_in(system.good))
+    assert set(of_days.get_column("run_id")) == runs_before
+
+
+def test_a_run_killed_or_cancelled_in_the_middle_leaves_whole_days_and_the_next_one_ends_it(system: System) -> None:
+    """Corrected statements have come; the sensor that would import them is off."""
+    system.api.stop_sensor("flex_statements_sensor")
+    drop(system.flex_dir / "corrected.xml", system.flex, quantity=20, made="220000")
+    for end in (system.api.terminate, kill_worker):
+        launched = system.api.launch_backfill(ASSETS, system.flex)
+        run_id = wait_for("its run", lambda: running(system, launched), RUN_SECONDS)  # noqa: B023  (called at once)
+        wait_for("days", lambda: len(system.api.materializations("flex_positions", run_id)) >= 3, RUN_SECONDS)  # noqa: B023
+        end(run_id)
+        system.api.finished_backfill(launched, RUN_SECONDS)
+        assert_whole_days(system)
+
+    done = system.api.finished_backfill(system.api.launch_backfill(ASSETS, system.flex), RUN_SECONDS)
+
+    assert done["status"] == "COMPLETED_SUCCESS", done
+    assert_whole_days(system)
+    quantities = system.content(POSITION_SNAPSHOTS, system.flex).select("date", "account", "conid", "position")
+    assert quantities.height == WITH_FLEX * 2 * POSITIONS
+    assert quantities.filter(pl.col("position") != 20 * pl.col("conid")).is_empty(), "the corrected statements'"
+
+
+def running(system: System, backfill_id: str) -> str | None:
+    runs = system.api.backfill(backfill_id)["runs"]
+    return runs[0]["runId"] if runs and runs[0]["status"] == "STARTED" else None
+
+
+def kill_worker(_run_id: str) -> None:
+    """kill -9 of the run's process; which of several it is does not show from outside, and a refresh may go with it."""
+    workers = [process for process in psutil.Process().children(recursive=True) if "execute_run" in process.cmdline()]
+    assert workers, "the run's process is there"
+    for process in workers:
+        process.kill()
+
+
+def assert_whole_days(system: System) -> None:
+    """Each day of each table is of one run, whole, and no row is there twice."""
+    for spec in (FLEX_POSITIONS, POSITION_SNAPSHOTS):
+        rows = system.rows(spec).filter(pl.col("date").is_in(system.flex))
+        assert rows.select(spec.key).is_unique().all()
+        days = rows.group_by("date").agg(pl.len().alias("rows"), pl.col("run_id").n_unique().alias("runs"))
+        assert set(days.get_column("rows")) == {2 * POSITIONS}
+        assert set(days.get_column("runs")) == {1}
