@@ -19,7 +19,7 @@ from v6_pipeline.state.slot_limits import LearnedLimit
 
 PROBE_AFTER = (timedelta(minutes=2), timedelta(minutes=4), timedelta(minutes=8))
 """How long after a 101 one line more is tried; the last one for every further attempt."""
-PROBE_AFTER_HALVING = timedelta(seconds=10)
+PROBE_AFTER_HALVING = timedelta(seconds=20)
 """The same after the ceiling was halved for the first time; by then the lines given up are free at the gateway."""
 RETRY_AFTER = timedelta(seconds=2)
 """No process asks for a new line before that after a 101; doubles with each in a row."""

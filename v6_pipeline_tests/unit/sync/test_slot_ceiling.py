@@ -46,10 +46,10 @@ def test_a_second_one_with_nothing_granted_in_between_halves_it() -> None:
 def test_half_is_a_guess_so_that_more_is_tried_soon_but_only_once() -> None:
     """A gateway of 23 lines that had kept 25 was used with 12 for two minutes."""
     halved = exhausted(exhausted(LearnedLimit(), 25), 25, after=3 * SECOND)
-    assert not limit(halved, after=12 * SECOND).is_probing
-    assert limit(halved, after=13 * SECOND).is_probing
+    assert not limit(halved, after=22 * SECOND).is_probing
+    assert limit(halved, after=23 * SECOND).is_probing
 
-    halved_again = exhausted(halved, 12, after=14 * SECOND)
+    halved_again = exhausted(halved, 12, after=24 * SECOND)
     assert not limit(halved_again, after=2 * MINUTE).is_probing
     assert limit(halved_again, after=5 * MINUTE).is_probing
 
