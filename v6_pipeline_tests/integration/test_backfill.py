@@ -11,30 +11,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import psutil
 import pytest
 
-from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.cli import home
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, FLEX_STATEMENTS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.lineage import CommitLineage
-from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
-from v6_pipeline.model import AccountValues, PositionUpdate, PriceSource, UpdateSource
 from v6_pipeline.paper import GatewayConfig, GatewayThread
 from v6_pipeline.settings import load_settings
+from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
 from v6_pipeline_tests.integration.real_dagster import DagsterApi, running_dagster, wait_for
 
-CALENDAR = TradingCalendar()
 DAYS, WITH_FLEX, WITHOUT = 60, 24, 12
-ACCOUNTS = ("SIM0000001", "SIM0000002")
-POSITIONS = 3
-"""Of each account, on each day."""
 ASSETS = ("flex_statements", "flex_positions", "flex_activity", "position_snapshots", "portfolio_exposure")
 RUN_SECONDS = 180
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("backfill")]
@@ -94,70 +85,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         with running_dagster(settings) as (api, _):
             yield System(api, lake, flex_dir, flex, neither, own)
         wait_for("no process left", lambda: not psutil.Process().children(recursive=True), 60)
-
-
-def drop(path: Path, days: Sequence[date], *, quantity: int, made: str) -> None:
-    """A file of statements, complete as soon as it is seen."""
-    statements = [_statement(account, day, quantity, made) for day in days for account in ACCOUNTS]
-    text = (
-        f'<FlexQueryResponse queryName="Daily" type="AF"><FlexStatements count="{len(statements)}">'
-        f"{''.join(statements)}</FlexStatements></FlexQueryResponse>"
-    )
-    hidden = path.with_name(f".{path.name}")
-    hidden.write_text(text)
-    hidden.replace(path)
-
-
-def _statement(account: str, day: date, quantity: int, made: str) -> str:
-    positions = "".join(
-        f'<OpenPosition accountId="{account}" currency="USD" fxRateToBase="1" assetCategory="STK" symbol="S{conid}" '
-        f'conid="{conid}" multiplier="1" reportDate="{day:%Y%m%d}" position="{quantity * conid}" '
-        f'markPrice="{day.day}" positionValue="{quantity * conid * day.day}" costBasisMoney="{conid * 50}" '
-        f'fifoPnlUnrealized="{quantity * conid * day.day - conid * 50}" />'
-        for conid in range(1, POSITIONS + 1)
-    )
-    return (
-        f'<FlexStatement accountId="{account}" fromDate="{day:%Y%m%d}" toDate="{day:%Y%m%d}" '
-        f'whenGenerated="{day:%Y%m%d};{made}"><AccountInformation accountId="{account}" currency="USD" />'
-        f"<OpenPositions>{positions}</OpenPositions><Trades /></FlexStatement>"
-    )
-
-
-def observe(lake: Lake, days: Sequence[date]) -> None:
-    """What refreshes would have written on those days at noon."""
-    for day in days:
-        noon = datetime(day.year, day.month, day.day, 17, tzinfo=UTC)
-        common: dict[str, Any] = {"trading_day": CALENDAR.trading_day, "source": UpdateSource.QUEUE, "run_id": "seed"}
-        updates = [
-            PositionUpdate(
-                account=account,
-                conid=conid,
-                symbol=f"S{conid}",
-                sec_type="STK",
-                currency="USD",
-                position=7.0 * conid,
-                timestamp=noon,
-                market_price=float(day.day),
-                market_value=7.0 * conid * day.day,
-                unrealized_pnl=7.0 * conid,
-                realized_pnl=0.0,
-                price_source=PriceSource.PORTFOLIO,
-                price_time=noon,
-                base_currency="USD",
-                fx_rate_to_base=1.0,
-            )
-            for account in ACCOUNTS
-            for conid in range(1, POSITIONS + 1)
-        ]
-        values = [AccountValues(account=account, base_currency="USD", timestamp=noon) for account in ACCOUNTS]
-        frames = {
-            QUEUED_POSITIONS: position_rows(updates, spec=QUEUED_POSITIONS, ingested_at=noon, **common),
-            ACCOUNT_VALUES: account_rows(values, spec=ACCOUNT_VALUES, ingested_at=noon, **common),
-        }
-        for spec, frame in frames.items():
-            lake.table(spec).append(
-                frame, CommitLineage(asset=spec.name, source="queue", code_version="0", run_id="seed")
-            )
 
 
 def test_statements_that_are_dropped_become_partitions_by_themselves(system: System) -> None:

@@ -1,0 +1,253 @@
+"""The step ``history``: each day told of as it is done, what cannot be made said at the end, and nothing made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from v6_pipeline.definitions import build_defs
+from v6_pipeline.defs.history import DEPENDS_ON
+from v6_pipeline.defs.metadata import LINEAGE
+from v6_pipeline.defs.origins import BROKER_FIELDS, FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
+from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, HISTORY_TABLES, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
+from v6_pipeline.lake.schemas import TABLES
+from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
+from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
+
+WEEK = CALENDAR.sessions_between(date(2026, 11, 9), date(2026, 11, 13))
+FLEX_DAYS, NEITHER, OWN_DAYS = WEEK[:2], WEEK[2], WEEK[3:]
+SNAPSHOTS = ("position_snapshots", "portfolio_exposure")
+FLEX_ASSETS = ("flex_statements", "flex_positions", "flex_activity")
+
+
+@pytest.fixture
+def flex_dir(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = home / "statements"
+    folder.mkdir()
+    monkeypatch.setenv("V6_FLEX_DIR", str(folder))
+    monkeypatch.setenv("V6_START_DATE", "2026-10-01")
+    return folder
+
+
+@pytest.fixture
+def week(flex_dir: Path, pipeline: ClockedPipeline) -> ClockedPipeline:
+    drop(flex_dir / "statements.xml", FLEX_DAYS, quantity=10, made="210000")
+    observe(pipeline.lake(), OWN_DAYS)
+    return pipeline
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run by the instance's event log: the result of a run in process leaves out what a failed step told."""
+
+    success: bool
+    run_id: str
+    events: list[dg.DagsterEvent]
+
+    def of(self, kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
+        return [event for event in self.events if event.event_type is kind]
+
+
+def run(
+    pipeline: ClockedPipeline, instance: dg.DagsterInstance, assets: tuple[str, ...], first: date, last: date
+) -> Ran:
+    definitions = build_defs(pipeline.settings(), pipeline=pipeline)
+    job = dg.define_asset_job("some", selection=dg.AssetSelection.assets(*assets))
+    resolved = dg.Definitions(
+        assets=definitions.assets, jobs=[job], resources=definitions.resources, executor=dg.in_process_executor
+    ).resolve_job_def("some")
+    tags = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}
+    result = resolved.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
+    events = [entry.dagster_event for entry in instance.all_logs(result.run_id) if entry.dagster_event is not None]
+    return Ran(result.success, result.run_id, events)
+
+
+def made(result: Ran, asset: str) -> dict[str, dict[str, Any]]:
+    """Partition to metadata of what a run told of an asset; twice of one is an error."""
+    told = result.of(dg.DagsterEventType.ASSET_MATERIALIZATION)
+    events = [event.step_materialization_data.materialization for event in told]
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event.asset_key == dg.AssetKey(asset):
+            assert event.partition not in found
+            found[str(event.partition)] = {name: value.value for name, value in event.metadata.items()}
+    return found
+
+
+def failure(result: Ran) -> Any:
+    [event] = result.of(dg.DagsterEventType.STEP_FAILURE)
+    data = event.step_failure_data.user_failure_data
+    assert data is not None, event.step_failure_data.error
+    return data
+
+
+def stored(pipeline: ClockedPipeline, table: Any) -> pl.DataFrame:
+    handle = pipeline.lake().table(table).load()
+    return pl.DataFrame(schema=table.schema) if handle is None else pl.scan_delta(handle).collect()
+
+
+def test_days_are_made_from_flex_or_own_logs_and_one_with_neither_holds_up_no_other(
+    week: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
+    result = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), WEEK[0], WEEK[-1])
+
+    assert not result.success
+    good = [*FLEX_DAYS, *OWN_DAYS]
+    assert sorted(made(result, "flex_positions")) == [day.isoformat() for day in FLEX_DAYS]
+    for asset in SNAPSHOTS:
+        assert sorted(made(result, asset)) == [day.isoformat() for day in good]
+    snapshots = made(result, "position_snapshots")
+    for day in FLEX_DAYS:
+        assert snapshots[f"{day}"]["positions_from_flex"] == 2 * POSITIONS
+    for day in OWN_DAYS:
+        assert snapshots[f"{day}"]["positions_from_queue"] == 2 * POSITIONS
+    said = failure(result)
+    assert (
+        f"position_snapshots of {NEITHER}: {NEITHER}: nothing tells what SIM0000001, SIM0000002 held"
+        in said.description
+    )
+    assert "drop a Flex statement of that day into V6_FLEX_DIR" in said.description
+    listed = {(record.data["table"], record.data["day"]) for record in said.metadata["not_made"].records}
+    assert listed == {
+        *(("flex_statements", f"{day}") for day in (NEITHER, *OWN_DAYS)),
+        ("position_snapshots", f"{NEITHER}"),
+        ("portfolio_exposure", f"{NEITHER}"),
+    }
+    assert set(stored(week, POSITION_SNAPSHOTS).get_column("date")) == set(good)
+
+
+def test_each_day_tells_its_own_rows_version_address_and_lineage(
+    week: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
+    result = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), FLEX_DAYS[0], FLEX_DAYS[1])
+
+    assert result.success
+    first, second = (made(result, "position_snapshots")[f"{day}"] for day in FLEX_DAYS)
+    assert (first["dagster/partition_row_count"], first["rows_added"], first["changed"]) == (6, 6, True)
+    assert second["delta_version"] == first["delta_version"] + 1
+    assert first["dagster/table_name"] == "position_snapshots"
+    assert first["dagster/uri"].endswith("/lake/position_snapshots")
+    assert first["market_value"] == 2 * sum(10 * conid * FLEX_DAYS[0].day for conid in (1, 2, 3))
+    rows = stored(week, POSITION_SNAPSHOTS).filter(pl.col("date") == FLEX_DAYS[0])
+    assert rows.height == first["dagster/partition_row_count"]
+    assert set(rows.get_column("run_id")) == {result.run_id}
+    assert set(rows.get_column("final")) == {True}
+
+
+def test_a_second_run_commits_nothing_and_tells_the_version_that_holds_the_day(
+    week: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
+    first = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), WEEK[0], WEEK[-1])
+    second = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), WEEK[0], WEEK[-1])
+
+    for asset in ("flex_positions", "flex_statements", *SNAPSHOTS):
+        before, after = made(first, asset), made(second, asset)
+        assert {key: item["changed"] for key, item in after.items()} == dict.fromkeys(after, False)
+        assert {key: item["delta_version"] for key, item in after.items()} == {
+            key: item["delta_version"] for key, item in before.items()
+        }
+    assert set(stored(week, PORTFOLIO_EXPOSURE).get_column("run_id")) == {first.run_id}
+
+
+def test_a_newer_statement_replaces_the_day_and_an_older_one_does_not(
+    week: ClockedPipeline, instance: dg.DagsterInstance, flex_dir: Path
+) -> None:
+    run(week, instance, FLEX_ASSETS, *FLEX_DAYS)
+    drop(flex_dir / "corrected.xml", FLEX_DAYS, quantity=20, made="220000")
+    run(week, instance, FLEX_ASSETS, *FLEX_DAYS)
+    corrected = stored(week, FLEX_POSITIONS).sort("date", "account", "conid")
+    (flex_dir / "corrected.xml").unlink()
+
+    again = run(week, instance, FLEX_ASSETS, *FLEX_DAYS)
+
+    assert again.success
+    assert set((corrected["position"] / corrected["conid"]).to_list()) == {20.0}
+    assert stored(week, FLEX_POSITIONS).sort("date", "account", "conid").equals(corrected)
+
+
+def test_a_file_that_cannot_be_read_is_named_where_a_day_is_missing(
+    flex_dir: Path, pipeline: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
+    (flex_dir / "torn.xml").write_text('<FlexQueryResponse><FlexStatements count="1">')
+    said = failure(run(pipeline, instance, FLEX_ASSETS, *FLEX_DAYS)).description
+    assert said.startswith(
+        f"flex_statements of {FLEX_DAYS[0]}, {FLEX_DAYS[1]}: no Flex statement covers {FLEX_DAYS[0]}"
+    )
+    assert "torn.xml: breaks off at line 1" in said
+    assert stored(pipeline, FLEX_POSITIONS).is_empty()
+
+
+def test_without_any_source_of_statements_it_says_what_to_set(
+    pipeline: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
+    said = failure(run(pipeline, instance, FLEX_ASSETS, *FLEX_DAYS)).description
+    assert "set V6_FLEX_DIR to a folder of statements, or V6_FLEX_TOKEN and V6_FLEX_QUERY_ID" in said
+
+
+def test_exposure_alone_needs_a_snapshot(week: ClockedPipeline, instance: dg.DagsterInstance) -> None:
+    said = failure(run(week, instance, ("portfolio_exposure",), OWN_DAYS[0], OWN_DAYS[0])).description
+    assert "there is no snapshot to tell the exposure from: materialize position_snapshots for it" in said
+
+
+def test_the_current_day_is_provisional_until_its_cut_off(
+    pipeline: ClockedPipeline, instance: dg.DagsterInstance, flex_dir: Path
+) -> None:
+    friday = date(2026, 11, 20)
+    observe(pipeline.lake(), [friday])
+    result = run(pipeline, instance, SNAPSHOTS, friday, friday)
+    assert result.success
+    assert made(result, "position_snapshots")["2026-11-20"]["final"] == 0
+    rows = stored(pipeline, POSITION_SNAPSHOTS)
+    assert max(rows.get_column("timestamp")) <= datetime(2026, 11, 20, 17, tzinfo=UTC)
+
+
+def test_a_day_that_has_not_begun_is_refused(pipeline: ClockedPipeline, instance: dg.DagsterInstance) -> None:
+    monday = date(2026, 11, 23)
+    result = run(pipeline, instance, SNAPSHOTS, monday, monday)
+    assert not result.success
+
+
+def test_checks_are_evaluated_for_the_days_of_the_run(week: ClockedPipeline, instance: dg.DagsterInstance) -> None:
+    result = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), WEEK[0], WEEK[-1])
+    told = result.of(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    found = {event.asset_check_evaluation_data.check_name: event.asset_check_evaluation_data for event in told}
+    assert set(found) == {
+        "no_trading_day_missing",
+        "snapshot_complete",
+        "values_agree_with_flex",
+        "quantities_explained",
+    }
+    missing = found["no_trading_day_missing"]
+    assert not missing.passed
+    assert missing.metadata["sample"].value == f"{NEITHER}"
+    assert found["snapshot_complete"].passed
+    assert found["snapshot_complete"].metadata["days"].value == 4
+
+
+def test_every_column_of_the_lineage_is_one_that_its_origin_has() -> None:
+    schemas = {spec.name: set(spec.column_names) for spec in TABLES}
+    for spec in HISTORY_TABLES:
+        for column, deps in LINEAGE[spec.name].deps_by_column.items():
+            assert spec.has(column), f"{spec.name}.{column}"
+            for dep in deps:
+                origin = dep.asset_key.to_user_string()
+                assert origin in {*DEPENDS_ON[spec.name], STRATEGY_REGISTRY}, f"{spec.name}.{column} from {origin}"
+                if origin in schemas:
+                    assert dep.column_name in schemas[origin], f"{spec.name}.{column} from {origin}.{dep.column_name}"
+                elif origin == IB_ACCOUNT:
+                    assert dep.column_name in BROKER_FIELDS
+                else:
+                    assert origin in {FLEX, STRATEGY_REGISTRY}
