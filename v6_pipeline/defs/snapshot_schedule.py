@@ -78,7 +78,7 @@ def decide(
         rules=DayRules(calendar, always=settings.market_hours is MarketHours.ALWAYS),
         observed=observed & set(recent),
         made={day: made for day in recent if (made := _made(days.snapshot(day)[0])) is not None},
-        failed_at=_failed(instance),
+        failed_at=failed_days(instance),
         active_run_id=active[0].run_id if active else None,
         now=now,
     )
@@ -91,7 +91,7 @@ def _made(snapshot: pl.DataFrame) -> MadeSnapshot | None:
     return MadeSnapshot(final=bool(snapshot.get_column("final").all()), made_at=made_at)  # type: ignore[arg-type]  # of any column
 
 
-def _failed(instance: DagsterInstance) -> dict[date, datetime]:
+def failed_days(instance: DagsterInstance) -> dict[date, datetime]:
     """Days whose newest snapshot run failed, and when."""
     newest: dict[date, datetime | None] = {}
     for record in instance.get_run_records(RunsFilter(job_name=SNAPSHOT_JOB), limit=_RUNS_LOOKED_AT):

@@ -1,0 +1,144 @@
+"""``flex_statements_sensor``: what is dropped becomes partitions, once, and only when it is complete."""
+
+from __future__ import annotations
+
+import os
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from v6_pipeline.defs import flex_sensor
+from v6_pipeline.defs.flex_sensor import RANGE_END, RANGE_START, flex_statements_sensor, tick
+from v6_pipeline.errors import FlexError
+from v6_pipeline_tests.history_days import CALENDAR, drop
+from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
+
+WEEK = CALENDAR.sessions_between(date(2026, 11, 9), date(2026, 11, 13))
+
+
+@pytest.fixture
+def folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = home / "statements"
+    made.mkdir()
+    monkeypatch.setenv("V6_FLEX_DIR", str(made))
+    monkeypatch.setenv("V6_START_DATE", "2026-10-01")
+    return made
+
+
+def put(folder: Path, name: str, days: list[date], *, age: timedelta = timedelta(minutes=1)) -> Path:
+    """A file that was last written that long before now, by the test's clock."""
+    drop(folder / name, days, quantity=1, made="210000")
+    return touch(folder / name, age)
+
+
+def touch(path: Path, age: timedelta) -> Path:
+    written = (Clock.instant - age).timestamp()
+    os.utime(path, (written, written))
+    return path
+
+
+def ranges(result: dg.SensorResult) -> list[tuple[str, str]]:
+    return [(request.tags[RANGE_START], request.tags[RANGE_END]) for request in result.run_requests or ()]
+
+
+def said(result: dg.SensorResult) -> str:
+    assert result.skip_reason is not None
+    return str(result.skip_reason.skip_message)
+
+
+def test_a_new_file_is_one_run_per_unbroken_range_and_is_not_asked_for_again(
+    folder: Path, pipeline: ClockedPipeline
+) -> None:
+    put(folder, "some.xml", [WEEK[0], WEEK[1], WEEK[3]])
+
+    first = tick(None, pipeline)
+    second = tick(first.cursor, pipeline)
+
+    assert ranges(first) == [("2026-11-09", "2026-11-10"), ("2026-11-12", "2026-11-12")]
+    assert said(second) == f"nothing new among 1 files in {folder}"
+
+
+def test_a_range_goes_on_over_a_weekend(folder: Path, pipeline: ClockedPipeline) -> None:
+    put(folder, "some.xml", [date(2026, 11, 13), date(2026, 11, 16)])
+    assert ranges(tick(None, pipeline)) == [("2026-11-13", "2026-11-16")]
+
+
+def test_a_file_that_is_still_being_written_waits_and_a_changed_one_is_read_again(
+    folder: Path, pipeline: ClockedPipeline
+) -> None:
+    path = put(folder, "some.xml", WEEK[:1], age=timedelta(seconds=2))
+
+    waiting = tick(None, pipeline)
+    Clock.forward(4)
+    ready = tick(waiting.cursor, pipeline)
+    put(folder, "some.xml", WEEK[:2])
+    changed = tick(ready.cursor, pipeline)
+
+    assert said(waiting).endswith("1 still being written")
+    assert ranges(ready) == [("2026-11-09", "2026-11-09")]
+    assert ranges(changed) == [("2026-11-09", "2026-11-10")]
+    assert path.exists()
+
+
+def test_a_file_that_cannot_be_read_is_said_once_and_hides_no_other(folder: Path, pipeline: ClockedPipeline) -> None:
+    torn = folder / "torn.xml"
+    torn.write_text("<FlexQueryResponse>")
+    touch(torn, timedelta(minutes=1))
+
+    alone = tick(None, pipeline)
+    again = tick(alone.cursor, pipeline)
+    put(folder, "good.xml", WEEK[:1])
+    beside = tick(None, pipeline)
+
+    assert said(alone).startswith("torn.xml: breaks off at line 1")
+    assert said(again) == f"nothing new among 1 files in {folder}"
+    assert ranges(beside) == [("2026-11-09", "2026-11-09")]
+
+
+def test_days_before_the_first_partition_do_not_count(
+    folder: Path, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("V6_START_DATE", "2026-11-11")
+    put(folder, "some.xml", WEEK)
+    assert ranges(tick(None, pipeline)) == [("2026-11-11", "2026-11-13")]
+    put(folder, "some.xml", WEEK[:1])
+    assert said(tick(None, pipeline)) == "no trading day of ours is covered by some.xml"
+
+
+def test_many_files_are_read_over_several_ticks(
+    folder: Path, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flex_sensor, "FILES_PER_TICK", 2)
+    for number, day in enumerate(WEEK):
+        put(folder, f"{number}.xml", [day])
+    cursor, found = None, []
+    for _ in range(3):
+        result = tick(cursor, pipeline)
+        cursor = result.cursor
+        found += ranges(result)
+    assert found == [("2026-11-09", "2026-11-10"), ("2026-11-11", "2026-11-12"), ("2026-11-13", "2026-11-13")]
+    assert said(tick(cursor, pipeline)).startswith("nothing new")
+
+
+@pytest.mark.parametrize("cursor", ["", "{", "[1]", '{"a": 1}'])
+def test_an_unreadable_cursor_starts_over(folder: Path, pipeline: ClockedPipeline, cursor: str) -> None:
+    put(folder, "some.xml", WEEK[:1])
+    assert ranges(tick(cursor, pipeline)) == [("2026-11-09", "2026-11-09")]
+
+
+def test_without_a_folder_it_says_so(pipeline: ClockedPipeline) -> None:
+    assert said(tick(None, pipeline)) == "V6_FLEX_DIR is not set: no folder to look at"
+
+
+def test_a_folder_that_is_gone_is_one_red_line(folder: Path, pipeline: ClockedPipeline) -> None:
+    folder.rmdir()
+    with pytest.raises(FlexError, match="cannot list the folder of Flex statements"):
+        tick(None, pipeline)
+    with pytest.raises(dg.Failure, match="cannot list the folder of Flex statements"):
+        flex_statements_sensor()(dg.build_sensor_context(resources={"pipeline": pipeline}))
+
+
+def test_the_clock_of_these_tests_is_a_friday() -> None:
+    assert CALENDAR.trading_day(FRIDAY_NOON) == date(2026, 11, 20)
