@@ -27,7 +27,10 @@ demo: install
 	$(BIN)/v6 demo
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+# Many tests wait for processes of their own: a worker more than two cores have keeps them busy.
+WORKERS ?= 3
 
 # Whole trading days on a virtual clock, faults and all, from seeds; SEEDS, FIRST and JOBS say how many, which and at once.
 SEEDS ?= 50

@@ -55,6 +55,7 @@ class DagsterApi:
         self._done(f'reloadRepositoryLocation(repositoryLocationName: "{dagster_processes.LOCATION}")')
 
     def stop_sensor(self, name: str) -> None:
+        """Off, if it is not off already."""
         [sensor] = self.ask(
             f'{{ sensorOrError(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }}) {{ ... on Sensor {{ id }} }} }}'
         ).values()

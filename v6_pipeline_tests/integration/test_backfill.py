@@ -154,17 +154,21 @@ def test_a_second_backfill_changes_nothing(system: System) -> None:
     assert set(of_days.get_column("run_id")) == runs_before
 
 
-def test_a_run_killed_or_cancelled_in_the_middle_leaves_whole_days_and_the_next_one_ends_it(system: System) -> None:
+@pytest.mark.parametrize("end", ["kill", "cancel"])
+def test_a_run_that_ends_in_the_middle_leaves_whole_days_and_the_next_one_ends_it(system: System, end: str) -> None:
     """Corrected statements have come; the sensor that would import them is off."""
     system.api.stop_sensor("flex_statements_sensor")
-    drop(system.flex_dir / "corrected.xml", system.flex, quantity=20, made="220000")
-    for end in (system.api.terminate, kill_worker):
-        launched = system.api.launch_backfill(ASSETS, system.flex)
-        run_id = wait_for("its run", lambda: running(system, launched), RUN_SECONDS)  # noqa: B023  (called at once)
-        wait_for("days", lambda: len(system.api.materializations("flex_positions", run_id)) >= 3, RUN_SECONDS)  # noqa: B023
-        end(run_id)
-        system.api.finished_backfill(launched, RUN_SECONDS)
-        assert_whole_days(system)
+    quantity, made = (20, "220000") if end == "kill" else (30, "230000")
+    drop(system.flex_dir / f"corrected-{quantity}.xml", system.flex, quantity=quantity, made=made)
+    launched = system.api.launch_backfill(ASSETS, system.flex)
+    run_id = wait_for("its run", lambda: running(system, launched), RUN_SECONDS)
+    wait_for("a day", lambda: system.api.materializations("flex_positions", run_id), RUN_SECONDS)
+    if end == "kill":
+        kill_worker()
+    else:
+        system.api.terminate(run_id)
+    system.api.finished_backfill(launched, RUN_SECONDS)
+    assert_whole_days(system)
 
     done = system.api.finished_backfill(system.api.launch_backfill(ASSETS, system.flex), RUN_SECONDS)
 
@@ -172,7 +176,7 @@ def test_a_run_killed_or_cancelled_in_the_middle_leaves_whole_days_and_the_next_
     assert_whole_days(system)
     quantities = system.content(POSITION_SNAPSHOTS, system.flex).select("date", "account", "conid", "position")
     assert quantities.height == WITH_FLEX * 2 * POSITIONS
-    assert quantities.filter(pl.col("position") != 20 * pl.col("conid")).is_empty(), "the corrected statements'"
+    assert quantities.filter(pl.col("position") != quantity * pl.col("conid")).is_empty(), "the corrected statements'"
 
 
 def running(system: System, backfill_id: str) -> str | None:
@@ -180,7 +184,7 @@ def running(system: System, backfill_id: str) -> str | None:
     return runs[0]["runId"] if runs and runs[0]["status"] == "STARTED" else None
 
 
-def kill_worker(_run_id: str) -> None:
+def kill_worker() -> None:
     """kill -9 of the run's process; which of several it is does not show from outside, and a refresh may go with it."""
     workers = [process for process in psutil.Process().children(recursive=True) if "execute_run" in process.cmdline()]
     assert workers, "the run's process is there"
