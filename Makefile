@@ -26,11 +26,11 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/v6 demo
 
-test: install
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
-
 # Many tests wait for processes of their own: a worker more than two cores have keeps them busy.
 WORKERS ?= 3
+
+test: install
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 # Whole trading days on a virtual clock, faults and all, from seeds; SEEDS, FIRST and JOBS say how many, which and at once.
 SEEDS ?= 50
