@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos lint format simulate
+.PHONY: help install demo test test-long chaos lint format simulate
 
 help:
 	@echo "make demo   set up if need be, then run the whole system on the embedded paper gateway"
 	@echo "make test   set up if need be, then run the tests"
+	@echo "make test-long  the tests that take minutes each"
 	@echo "make simulate  trading days on a virtual clock, from seeds (SEEDS=50 FIRST=1 JOBS=2)"
 	@echo "make chaos  set up if need be, then break everything for MINUTES=10 from SEED=1, or KILLS=20 with Dagster"
 	@echo "make lint   layers, types and style"
@@ -30,7 +31,10 @@ demo: install
 WORKERS ?= 3
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+test-long: install
+	$(BIN)/python -m pytest -m long
 
 # Whole trading days on a virtual clock, faults and all, from seeds; SEEDS, FIRST and JOBS say how many, which and at once.
 SEEDS ?= 50

@@ -132,6 +132,14 @@ class DagsterApi:
                 found.setdefault(event["partition"], _values(event["metadataEntries"]))
         return found
 
+    def worker(self, run_id: str) -> int:
+        """The process of a run that has begun its step."""
+        [answer] = self.ask(
+            f'{{ logsForRun(runId: "{run_id}", limit: 2000) {{ ... on EventConnection {{ events {{ __typename '
+            "... on LogsCapturedEvent { pid } } } } }"
+        ).values()
+        return next(int(event["pid"]) for event in answer["events"] if event["__typename"] == "LogsCapturedEvent")
+
     def terminate(self, run_id: str) -> None:
         self._done(f'terminateRun(runId: "{run_id}")')
 
