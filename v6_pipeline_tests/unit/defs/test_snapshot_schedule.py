@@ -66,7 +66,7 @@ def test_what_is_due_is_asked_for_and_what_is_not_is_skipped_with_numbers(
     assert isinstance(due, dg.RunRequest)
     assert (due.partition_key, due.tags["v6/reason"]) == ("2026-11-20", "2026-11-20: observed, and no snapshot yet")
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message.startswith(
+    assert str(skipped.skip_message).startswith(
         "2026-11-20: provisional snapshot of 2026-11-20 17:00 UTC, the next in 540 s"
     )
 
