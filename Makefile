@@ -27,11 +27,12 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/v6 demo
 
-# Many tests wait for processes of their own: a worker more than two cores have keeps them busy.
+# Many tests wait for processes of their own: a worker more than two cores have keeps them busy. In the order of the
+# folders the long files come first, and no worker ends up alone with one of them.
 WORKERS ?= 3
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: install
 	$(BIN)/python -m pytest -m long

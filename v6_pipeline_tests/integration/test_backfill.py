@@ -67,6 +67,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     days = CALENDAR.sessions_between(CALENDAR.first, CALENDAR.previous_session(today))[-DAYS:]
     flex_dir = folder / "statements"
     flex_dir.mkdir()
+    others = set(psutil.Process().children(recursive=True))
     with pytest.MonkeyPatch.context() as patch, GatewayThread(GatewayConfig(control_port=None)) as gateway:
         for name in list(os.environ):
             if name.startswith("V6_"):
@@ -84,7 +85,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         observe(lake, own)
         with running_dagster(settings) as (api, _):
             yield System(api, lake, flex_dir, flex, neither, own)
-        wait_for("no process left", lambda: not psutil.Process().children(recursive=True), 60)
+        wait_for("no process left", lambda: not set(psutil.Process().children(recursive=True)) - others, 60)
 
 
 def test_statements_that_are_dropped_become_partitions_by_themselves(system: System) -> None:

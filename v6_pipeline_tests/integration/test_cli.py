@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from v6_pipeline.paper import ControlClient, GatewayConfig, GatewayThread
+from v6_pipeline_tests.integration.real_dagster import is_over
 
 SECONDS = 60
 
@@ -282,8 +283,8 @@ def test_the_demo_runs_streams_ends_and_runs_again_after_a_kill(v6: V6) -> None:
         eventually(lambda: demo.ok("slots")["streams"] == 12)
         process.kill()
         process.wait()
-    left = [child["pid"] for child in json.loads((folder / "up.json").read_text())["children"]]
-    assert all(map(psutil.pid_exists, left))
+    record = json.loads((folder / "up.json").read_text())
+    left = [psutil.Process(child["pid"]) for child in record["children"]]
     with v6.running("demo", "--port", port, "--json") as process:
         ready = json.loads(read_line(process))
         demo = demo.with_port(ready["gateway"]["port"])
@@ -294,6 +295,5 @@ def test_the_demo_runs_streams_ends_and_runs_again_after_a_kill(v6: V6) -> None:
     assert process.returncode == 0, err
     assert "of an earlier start that was killed" in err
     assert "Traceback" not in err
-    assert not any(child.is_running() for child in children)
-    assert not any(psutil.pid_exists(pid) for pid in left)
+    assert all(map(is_over, (*children, *left)))
     assert demo.ok("slots")["used"] == 0

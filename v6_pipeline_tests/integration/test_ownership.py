@@ -20,7 +20,7 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases import StreamerLeaseState
 from v6_pipeline.sync.leases import StreamerLease
 from v6_pipeline.sync.registry import StrategyRegistry
-from v6_pipeline_tests.integration.real_dagster import UP_SECONDS, DagsterApi, running_dagster, wait_for
+from v6_pipeline_tests.integration.real_dagster import UP_SECONDS, DagsterApi, is_over, running_dagster, wait_for
 
 LEASE_SECONDS = 45
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -110,10 +110,3 @@ def test_a_code_server_killed_for_good_ends_the_streamer_within_the_lease(owned:
     wait_for("the streamer's end", lambda: is_over(streamer), LEASE_SECONDS + 20)
 
     assert owned.lines == 0, "its market data is cancelled"
-
-
-def is_over(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

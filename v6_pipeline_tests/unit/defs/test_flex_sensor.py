@@ -132,12 +132,14 @@ def test_without_a_folder_it_says_so(pipeline: ClockedPipeline) -> None:
     assert said(tick(None, pipeline)) == "V6_FLEX_DIR is not set: no folder to look at"
 
 
-def test_a_folder_that_is_gone_is_one_red_line(folder: Path, pipeline: ClockedPipeline) -> None:
+def test_a_folder_that_is_gone_is_one_red_line(
+    folder: Path, pipeline: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
     folder.rmdir()
     with pytest.raises(FlexError, match="cannot list the folder of Flex statements"):
         tick(None, pipeline)
     with pytest.raises(dg.Failure, match="cannot list the folder of Flex statements"):
-        flex_statements_sensor()(dg.build_sensor_context(resources={"pipeline": pipeline}))
+        flex_statements_sensor()(dg.build_sensor_context(instance=instance, resources={"pipeline": pipeline}))
 
 
 def test_the_clock_of_these_tests_is_a_friday() -> None:
