@@ -20,9 +20,14 @@ POSITIONS = 3
 """Of each account, on each day."""
 
 
-def drop(path: Path, days: Sequence[date], *, quantity: int, made: str) -> None:
-    """A file of statements, complete as soon as it is seen."""
-    statements = [_statement(account, day, quantity, made) for day in days for account in ACCOUNTS]
+TRADES = "<Trades />"
+ALL_ACTIVITY = "<Trades /><OptionEAE /><Transfers /><CorporateActions />"
+"""Sections of what may change a quantity, each of them there and empty."""
+
+
+def drop(path: Path, days: Sequence[date], *, quantity: int, made: str, activity: str = TRADES) -> None:
+    """A file of statements, complete as soon as it is seen; with quantity 0 the accounts are flat."""
+    statements = [_statement(account, day, quantity, made, activity) for day in days for account in ACCOUNTS]
     text = (
         f'<FlexQueryResponse queryName="Daily" type="AF"><FlexStatements count="{len(statements)}">'
         f"{''.join(statements)}</FlexStatements></FlexQueryResponse>"
@@ -32,18 +37,19 @@ def drop(path: Path, days: Sequence[date], *, quantity: int, made: str) -> None:
     hidden.replace(path)
 
 
-def _statement(account: str, day: date, quantity: int, made: str) -> str:
+def _statement(account: str, day: date, quantity: int, made: str, activity: str) -> str:
     positions = "".join(
         f'<OpenPosition accountId="{account}" currency="USD" fxRateToBase="1" assetCategory="STK" symbol="S{conid}" '
         f'conid="{conid}" multiplier="1" reportDate="{day:%Y%m%d}" position="{quantity * conid}" '
         f'markPrice="{day.day}" positionValue="{quantity * conid * day.day}" costBasisMoney="{conid * 50}" '
         f'fifoPnlUnrealized="{quantity * conid * day.day - conid * 50}" />'
         for conid in range(1, POSITIONS + 1)
+        if quantity
     )
     return (
         f'<FlexStatement accountId="{account}" fromDate="{day:%Y%m%d}" toDate="{day:%Y%m%d}" '
         f'whenGenerated="{day:%Y%m%d};{made}"><AccountInformation accountId="{account}" currency="USD" />'
-        f"<OpenPositions>{positions}</OpenPositions><Trades /></FlexStatement>"
+        f"<OpenPositions>{positions}</OpenPositions>{activity}</FlexStatement>"
     )
 
 

@@ -73,3 +73,12 @@ def database(pipeline: ClockedPipeline) -> StateDatabase:
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as ephemeral:
         yield ephemeral
+
+
+@pytest.fixture
+def flex_dir(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = home / "statements"
+    folder.mkdir()
+    monkeypatch.setenv("V6_FLEX_DIR", str(folder))
+    monkeypatch.setenv("V6_START_DATE", "2026-10-01")
+    return folder

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
 
-from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.history import DEPENDS_ON
 from v6_pipeline.defs.metadata import LINEAGE
 from v6_pipeline.defs.origins import BROKER_FIELDS, FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
 from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, HISTORY_TABLES, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.lake.schemas import TABLES
 from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
+from v6_pipeline_tests.history_runs import (
+    FLEX_ASSETS,
+    SNAPSHOTS,
+    evaluated,
+    failure,
+    made,
+    numbers,
+    run,
+    stored,
+)
 from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
 
 WEEK = CALENDAR.sessions_between(date(2026, 11, 9), date(2026, 11, 13))
 FLEX_DAYS, NEITHER, OWN_DAYS = WEEK[:2], WEEK[2], WEEK[3:]
-SNAPSHOTS = ("position_snapshots", "portfolio_exposure")
-FLEX_ASSETS = ("flex_statements", "flex_positions", "flex_activity")
-
-
-@pytest.fixture
-def flex_dir(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = home / "statements"
-    folder.mkdir()
-    monkeypatch.setenv("V6_FLEX_DIR", str(folder))
-    monkeypatch.setenv("V6_START_DATE", "2026-10-01")
-    return folder
 
 
 @pytest.fixture
@@ -41,62 +36,6 @@ def week(flex_dir: Path, pipeline: ClockedPipeline) -> ClockedPipeline:
     drop(flex_dir / "statements.xml", FLEX_DAYS, quantity=10, made="210000")
     observe(pipeline.lake(), OWN_DAYS)
     return pipeline
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as ephemeral:
-        yield ephemeral
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A run by the instance's event log: the result of a run in process leaves out what a failed step told."""
-
-    success: bool
-    run_id: str
-    events: list[dg.DagsterEvent]
-
-    def of(self, kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
-        return [event for event in self.events if event.event_type is kind]
-
-
-def run(
-    pipeline: ClockedPipeline, instance: dg.DagsterInstance, assets: tuple[str, ...], first: date, last: date
-) -> Ran:
-    definitions = build_defs(pipeline.settings(), pipeline=pipeline)
-    job = dg.define_asset_job("some", selection=dg.AssetSelection.assets(*assets))
-    resolved = dg.Definitions(
-        assets=definitions.assets, jobs=[job], resources=definitions.resources, executor=dg.in_process_executor
-    ).resolve_job_def("some")
-    tags = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}
-    result = resolved.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
-    events = [entry.dagster_event for entry in instance.all_logs(result.run_id) if entry.dagster_event is not None]
-    return Ran(result.success, result.run_id, events)
-
-
-def made(result: Ran, asset: str) -> dict[str, dict[str, Any]]:
-    """Partition to metadata of what a run told of an asset; twice of one is an error."""
-    told = result.of(dg.DagsterEventType.ASSET_MATERIALIZATION)
-    events = [event.step_materialization_data.materialization for event in told]
-    found: dict[str, dict[str, Any]] = {}
-    for event in events:
-        if event.asset_key == dg.AssetKey(asset):
-            assert event.partition not in found
-            found[str(event.partition)] = {name: value.value for name, value in event.metadata.items()}
-    return found
-
-
-def failure(result: Ran) -> Any:
-    [event] = result.of(dg.DagsterEventType.STEP_FAILURE)
-    data = event.step_failure_data.user_failure_data
-    assert data is not None, event.step_failure_data.error
-    return data
-
-
-def stored(pipeline: ClockedPipeline, table: Any) -> pl.DataFrame:
-    handle = pipeline.lake().table(table).load()
-    return pl.DataFrame(schema=table.schema) if handle is None else pl.scan_delta(handle).collect()
 
 
 def test_days_are_made_from_flex_or_own_logs_and_one_with_neither_holds_up_no_other(
@@ -222,8 +161,7 @@ def test_a_day_that_has_not_begun_is_refused(pipeline: ClockedPipeline, instance
 
 def test_checks_are_evaluated_for_the_days_of_the_run(week: ClockedPipeline, instance: dg.DagsterInstance) -> None:
     result = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), WEEK[0], WEEK[-1])
-    told = result.of(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-    found = {event.asset_check_evaluation_data.check_name: event.asset_check_evaluation_data for event in told}
+    found = evaluated(result)
     assert set(found) == {
         "no_trading_day_missing",
         "snapshot_complete",
@@ -232,9 +170,9 @@ def test_checks_are_evaluated_for_the_days_of_the_run(week: ClockedPipeline, ins
     }
     missing = found["no_trading_day_missing"]
     assert not missing.passed
-    assert missing.metadata["sample"].value == f"{NEITHER}"
+    assert numbers(missing)["sample"] == f"{NEITHER}"
     assert found["snapshot_complete"].passed
-    assert found["snapshot_complete"].metadata["days"].value == 4
+    assert numbers(found["snapshot_complete"])["days"] == 4
 
 
 def test_every_column_of_the_lineage_is_one_that_its_origin_has() -> None:
