@@ -187,6 +187,7 @@ def test_what_never_passes_is_given_up_at_the_deadline(
         (FlexFault.WEB_PAGE, "answered with a web page instead of a statement"),
         (FlexFault.HTTP_ERROR, "answered with HTTP 500"),
         (FlexFault.OTHER_DATES, "the service sent 2026-10-26 to 2026-10-26 of account SIM0000001 instead"),
+        (FlexFault.NO_POSITIONS, "lacks the section OpenPositions, which says nothing about positions"),
         (FlexFault.NO_STATEMENTS, "sent none at all, which says nothing about positions"),
         (FlexFault.REDIRECT, "redirects us to example.invalid: not followed"),
         (FlexFault.FOREIGN_URL, "sends us to example.invalid, which is not IB's: nothing was sent there"),

@@ -7,7 +7,7 @@ Belongs here: whether a document is whole, what it is, and which periods its sta
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from xml.parsers import expat
 
@@ -15,6 +15,7 @@ from v6_pipeline.errors import FlexServiceError
 
 _ENVELOPE = "FlexStatementResponse"
 _STATEMENTS = "FlexQueryResponse"
+_POSITIONS = "OpenPositions"
 _DATE = re.compile(r"([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})", re.ASCII)
 _LONGEST_TEXT = 200
 _LONGEST_ENVELOPE = 64 * 1024
@@ -22,11 +23,12 @@ _LONGEST_ENVELOPE = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """The account and the first and last day of one statement."""
+    """The account and the first and last day of one statement, and whether it says anything of positions."""
 
     account: str
     first: date
     last: date
+    has_positions: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,8 @@ class ReplyScanner:
             self._root = tag
         elif tag == "FlexStatement" and self._root == _STATEMENTS:
             self._periods.append(_period(attributes))
+        elif tag == _POSITIONS and self._open[-1] == "FlexStatement":
+            self._periods[-1] = replace(self._periods[-1], has_positions=True)
         self._open.append(tag)
 
     def _end(self, tag: str) -> None:  # noqa: ARG002  (expat's signature)
@@ -143,7 +147,7 @@ def _period(attributes: dict[str, str]) -> Period:
             f"the Flex Web Service sent a statement without a readable account and period ({shown}): set the query's "
             "date format to yyyyMMdd or yyyy-MM-dd"
         )
-    return Period(account=account, first=days[0], last=days[1])
+    return Period(account=account, first=days[0], last=days[1], has_positions=False)
 
 
 def _envelope(fields: dict[str, str]) -> Envelope:

@@ -152,10 +152,10 @@ class FlexService:
 
 
 def check_periods(periods: tuple[Period, ...], first: date, last: date) -> None:
-    """Refuse statements of days that were not asked for.
+    """Refuse statements that cannot answer what was asked: kept, they would count as fetched.
 
     Raises:
-        FlexServiceError: there is none, or one reaches beyond ``first`` to ``last``.
+        FlexServiceError: there is none, one reaches beyond ``first`` to ``last``, or one lacks its positions.
     """
     if not periods:
         raise FlexServiceError(
@@ -167,6 +167,12 @@ def check_periods(periods: tuple[Period, ...], first: date, last: date) -> None:
             raise FlexServiceError(
                 f"Flex statements of {first} to {last}: the service sent {period.first} to {period.last} of account "
                 f"{period.account} instead; nothing of it was kept, ask again"
+            )
+        if not period.has_positions:
+            raise FlexServiceError(
+                f"Flex statements of {first} to {last}: that of account {period.account} lacks the section "
+                "OpenPositions, which says nothing about positions: add Open Positions to the Flex query; nothing "
+                "of it was kept"
             )
 
 

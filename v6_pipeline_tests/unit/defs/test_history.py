@@ -189,3 +189,33 @@ def test_every_column_of_the_lineage_is_one_that_its_origin_has() -> None:
                     assert dep.column_name in BROKER_FIELDS
                 else:
                     assert origin in {FLEX, STRATEGY_REGISTRY}
+
+
+def test_a_day_on_which_nothing_was_held_is_made_of_no_rows_and_is_no_gap(
+    flex_dir: Path, pipeline: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
+    drop(flex_dir / "held.xml", FLEX_DAYS[:1], quantity=10, made="210000")
+    drop(flex_dir / "flat.xml", FLEX_DAYS[1:], quantity=0, made="210000")
+
+    result = run(pipeline, instance, (*FLEX_ASSETS, *SNAPSHOTS), *FLEX_DAYS)
+
+    assert result.success
+    flat = f"{FLEX_DAYS[1]}"
+    for asset, rows in (("flex_statements", 2), ("flex_positions", 0), ("position_snapshots", 0)):
+        assert made(result, asset)[flat]["dagster/partition_row_count"] == rows, asset
+    assert flat in made(result, "portfolio_exposure")
+    assert set(stored(pipeline, POSITION_SNAPSHOTS).get_column("date")) == {FLEX_DAYS[0]}
+
+
+def test_a_day_that_turns_out_flat_loses_the_rows_it_had(
+    flex_dir: Path, pipeline: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
+    drop(flex_dir / "held.xml", FLEX_DAYS, quantity=10, made="210000")
+    run(pipeline, instance, (*FLEX_ASSETS, *SNAPSHOTS), *FLEX_DAYS)
+    drop(flex_dir / "flat.xml", FLEX_DAYS[1:], quantity=0, made="220000")
+
+    result = run(pipeline, instance, (*FLEX_ASSETS, *SNAPSHOTS), *FLEX_DAYS)
+
+    assert result.success
+    for spec in (FLEX_POSITIONS, POSITION_SNAPSHOTS):
+        assert set(stored(pipeline, spec).get_column("date")) == {FLEX_DAYS[0]}

@@ -1,4 +1,4 @@
-"""The checks of history as Dagster shows them: when they pass, when they fail, how seriously, and with which numbers."""
+"""The checks of history as Dagster shows them: when they pass and fail, how seriously, and with which numbers."""
 
 from __future__ import annotations
 
