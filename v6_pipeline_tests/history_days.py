@@ -53,8 +53,8 @@ def _statement(account: str, day: date, quantity: int, made: str, activity: str)
     )
 
 
-def observe(lake: Lake, days: Sequence[date]) -> None:
-    """What refreshes would have written on those days at noon."""
+def observe(lake: Lake, days: Sequence[date], conids: Sequence[int] = range(1, POSITIONS + 1)) -> None:
+    """What refreshes would have written on those days at noon: 7 of the first contract in each account, 14 of ..."""
     for day in days:
         noon = datetime(day.year, day.month, day.day, 17, tzinfo=UTC)
         common: dict[str, Any] = {"trading_day": CALENDAR.trading_day, "source": UpdateSource.QUEUE, "run_id": "seed"}
@@ -65,11 +65,11 @@ def observe(lake: Lake, days: Sequence[date]) -> None:
                 symbol=f"S{conid}",
                 sec_type="STK",
                 currency="USD",
-                position=7.0 * conid,
+                position=7.0 * number,
                 timestamp=noon,
                 market_price=float(day.day),
-                market_value=7.0 * conid * day.day,
-                unrealized_pnl=7.0 * conid,
+                market_value=7.0 * number * day.day,
+                unrealized_pnl=7.0 * number,
                 realized_pnl=0.0,
                 price_source=PriceSource.PORTFOLIO,
                 price_time=noon,
@@ -77,7 +77,7 @@ def observe(lake: Lake, days: Sequence[date]) -> None:
                 fx_rate_to_base=1.0,
             )
             for account in ACCOUNTS
-            for conid in range(1, POSITIONS + 1)
+            for number, conid in enumerate(conids, start=1)
         ]
         values = [AccountValues(account=account, base_currency="USD", timestamp=noon) for account in ACCOUNTS]
         frames = {

@@ -197,7 +197,8 @@ class CloseFetcher:
             known = store.find(connection, wanted, first=min(windows), last=max(windows))
             cached = cache.get(connection, wanted)
         for conid, found in cached.items():
-            self.report.contracts.setdefault(conid, found.spec)
+            # As the run that asked found it: what others call it must not change the rows of a run that asks nothing.
+            self.report.contracts[conid] = found.spec
         pending: Pending = {}
         for conid, days in wanted.items():
             for day in sorted(set(days)):
