@@ -88,11 +88,12 @@ def test_what_was_held_has_a_close_or_a_reason_and_a_day_without_source_holds_up
         (WEDNESDAY, UNKNOWN): (None, "unknown_contract"),
         (FRIDAY, AAPL): (daily_close(universe, AAPL, FRIDAY), None),
         (FRIDAY, SPY): (daily_close(universe, SPY, FRIDAY), None),
+        (FRIDAY, UNKNOWN): (None, "unknown_contract"),  # nobody saw it go
     }
     told = made(outcomes)
     assert {day: (item.rows, item.changed, item.numbers["closes"]) for day, item in told.items()} == {
         WEDNESDAY: (2, True, 1),
-        FRIDAY: (2, True, 2),
+        FRIDAY: (3, True, 2),
     }
     assert told[WEDNESDAY].numbers["without_close_unknown_contract"] == 1
     assert asked(thread) == {AAPL: 1, SPY: 1}, "a contract of several accounts and days is asked for once"
