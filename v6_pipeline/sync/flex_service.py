@@ -19,7 +19,7 @@ from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.ib.flex.exchange import FlexLimits, Monotonic
 from v6_pipeline.ib.flex.pace import SharedPace
 from v6_pipeline.ib.flex.replies import Period, ReplyScanner, Statements, parse_date
-from v6_pipeline.ib.flex.service import FlexService, spans
+from v6_pipeline.ib.flex.service import Download, FlexService, spans
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
@@ -53,7 +53,7 @@ class FlexFetch:
         days = ", ".join(map(str, self.not_covered[:3])) + (", ..." if len(self.not_covered) > 3 else "")
         return (
             f"the Flex Web Service sent no statement of {len(self.not_covered)} trading days ({days}): set the query's "
-            "'Breakout by Day' to Yes and choose all accounts, or fetch such a day by itself"
+            "'Breakout by Day' to Yes and choose all accounts"
         )
 
 
@@ -106,8 +106,20 @@ def fetch_range(
         sleep=sleep,
     )
     asked = missing_ranges(wanted, covered_days(there, wanted, calendar, accounts) | set(covered))
-    downloads = [service.download(*days, folder / _file_name(query_id, days, utcnow())) for days in asked]
-    periods = [*there, *(period for download in downloads for period in download.periods)]
+    downloads: list[Download] = []
+    periods = [*there]
+
+    def fetch(days: Range) -> None:
+        downloads.append(service.download(*days, folder / _file_name(query_id, days, utcnow())))
+        periods.extend(downloads[-1].periods)
+
+    for days in asked:
+        fetch(days)
+        lacking = days_in_between(downloads[-1].periods, wanted)
+        if lacking:
+            log.info("the query does not break out by day: %d days are fetched one by one", len(lacking))
+        for day in sorted(lacking - covered_days(periods, wanted, calendar, accounts)):
+            fetch((day, day))
     fetched = FlexFetch(
         files=tuple(download.file for download in downloads),
         asked=tuple(asked),
@@ -116,6 +128,11 @@ def fetch_range(
     if fetched.shortfall:
         log.warning("%s", fetched.shortfall)
     return fetched
+
+
+def days_in_between(periods: Iterable[Period], wanted: Iterable[date]) -> set[date]:
+    """The days that lie in statements of several days before their end, at which alone positions stand."""
+    return {day for period in periods for day in wanted if period.first <= day < period.last}
 
 
 def missing_ranges(wanted: Sequence[date], covered: Collection[date]) -> list[Range]:

@@ -139,14 +139,25 @@ def test_a_collapsed_window_is_said_and_the_days_it_lacks_are_asked_for_next_tim
     assert fetch().asked == ((FIRST, LAST - timedelta(days=1)),)
 
 
-def test_a_query_that_does_not_break_out_by_day_covers_the_last_day_only(
+def test_a_query_that_does_not_break_out_by_day_is_asked_day_by_day(
     time: VirtualTime, settings: Settings, database: StateDatabase
 ) -> None:
     with server_of(time, query=FlexQuery(by_day=False)) as server:
-        fetched = Fetcher(settings.model_copy(update={"flex_url": server.url}), database, time)()
+        fetch = Fetcher(settings.model_copy(update={"flex_url": server.url}), database, time)
+        fetched = fetch()
+        again = fetch()
 
-    assert fetched.not_covered == tuple(FIRST + timedelta(days=number) for number in range(4))
-    assert "Breakout by Day" in (fetched.shortfall or "")
+    assert fetched.not_covered == ()
+    assert fetched.asked == ((FIRST, LAST),)
+    assert [file.name[13:30] for file in fetched.files] == [
+        "20261102-20261106",
+        "20261102-20261102",
+        "20261103-20261103",
+        "20261104-20261104",
+        "20261105-20261105",
+    ]
+    assert (server.requests["SendRequest"], server.requests["refused"]) == (5, 0)
+    assert again.files == ()
 
 
 def test_accounts_that_the_query_leaves_out_are_missed(fetch: Fetcher) -> None:
