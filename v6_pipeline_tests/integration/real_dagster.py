@@ -166,10 +166,10 @@ def _values(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _with_quick_backfills(daemon: Command) -> Command:
-    """Dagster's own daemon, which looks at backfills each second: no setting of it does away with its 30 s."""
+    """Dagster's own daemon, which looks at backfills every 3 s: no setting of it does away with its 30 s."""
     python, _, _, *arguments = daemon.arguments
     code = (
-        "import runpy, dagster._daemon.controller as controller; controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 1; "
+        "import runpy, dagster._daemon.controller as controller; controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 3; "
         "runpy.run_module('dagster._daemon', run_name='__main__')"
     )
     return Command(daemon.name, (python, "-c", code, *arguments))
@@ -178,7 +178,7 @@ def _with_quick_backfills(daemon: Command) -> Command:
 def _with_quick_monitoring(instance: Path) -> None:
     """The shipped instance, which notices a dead run within seconds instead of half a minute."""
     shipped = instance.read_text(encoding="utf-8")
-    quick = shipped.replace("poll_interval_seconds: 30", "poll_interval_seconds: 2")
+    quick = shipped.replace("poll_interval_seconds: 30", "poll_interval_seconds: 5")
     assert quick != shipped
     instance.write_text(quick, encoding="utf-8")
 

@@ -94,7 +94,7 @@ def assert_nothing_was_written(pipeline: Pipeline) -> None:
         (FlexFault.WEB_PAGE, 0, "answered with a web page instead of a statement"),
     ],
 )
-def test_what_goes_wrong_fails_the_days_with_its_reason_and_the_next_run_makes_them(
+def test_what_goes_wrong_fails_the_days_with_its_reason(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     server: FlexServer,
@@ -116,11 +116,17 @@ def test_what_goes_wrong_fails_the_days_with_its_reason_and_the_next_run_makes_t
     everything = [str(entry) for entry in instance.all_logs(result.run_id)]
     assert not any(TOKEN in line for line in everything), "the token is nowhere"
 
-    server.faults.heal()
-    again = fetch(pipeline, instance, server, monkeypatch)
 
-    assert again.success
-    assert sorted(made(again, "position_snapshots")) == DAYS
+def test_the_run_after_the_fault_makes_the_days(
+    pipeline: Pipeline, instance: dg.DagsterInstance, server: FlexServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.faults.flex_fault(FlexFault.HALF_DOCUMENT, count=1)
+    assert not fetch(pipeline, instance, server, monkeypatch).success
+
+    result = fetch(pipeline, instance, server, monkeypatch)
+
+    assert result.success
+    assert sorted(made(result, "position_snapshots")) == DAYS
     held = stored(pipeline, POSITION_SNAPSHOTS).filter(pl.col("position") != 0)
     assert set(held.select("date", "account", "conid", "position").iter_rows()) == {
         (of.day, position.account, position.conid, position.quantity)
