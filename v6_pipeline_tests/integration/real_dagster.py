@@ -23,10 +23,11 @@ UP_SECONDS = 120
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:
+    """What the condition gives; asked seldom, for a webserver that answers all the time leaves no time to the rest."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
+        time.sleep(0.7)
     return found
 
 
