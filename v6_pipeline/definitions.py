@@ -16,6 +16,7 @@ from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import lake_maintenance_schedule, queued_positions_schedule
 from v6_pipeline.defs.sensors import ib_streamer_sensor
 from v6_pipeline.defs.snapshot_schedule import position_snapshots_schedule
+from v6_pipeline.defs.strategy_job import set_strategy_contracts
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.settings import Settings, load_settings
 
@@ -43,7 +44,10 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
             history(lake, days, calendar),
         ],
         asset_checks=[*stream_checks(), *history_checks()],
-        jobs=[refresh_queued_positions(), snapshot_positions(), import_flex_statements(), maintain_lake()],
+        jobs=[
+            *(refresh_queued_positions(), snapshot_positions(), import_flex_statements()),
+            *(maintain_lake(), set_strategy_contracts()),
+        ],
         schedules=[
             queued_positions_schedule(settings, calendar),
             position_snapshots_schedule(settings, calendar),
