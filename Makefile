@@ -27,8 +27,8 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/v6 demo
 
-# Many tests wait for processes of their own: a worker more than two cores have keeps them busy. In the order of the
-# folders the long files come first, and no worker ends up alone with one of them.
+# Many tests wait for processes of their own: a worker more than two cores have keeps them busy. The files are handed out
+# in their own order, what takes minutes first; else no reordering, which would put the files with few tests last.
 WORKERS ?= 3
 
 test: install

@@ -23,7 +23,7 @@ from v6_pipeline_tests.chaos.faults import (
 )
 from v6_pipeline_tests.chaos.runner import Runner
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.minutes, pytest.mark.timeout(300)]
 
 MATRIX: dict[str, Fault] = {
     "kill streamer": KillStreamer(),

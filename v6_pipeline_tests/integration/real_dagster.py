@@ -185,7 +185,7 @@ def _with_quick_monitoring(instance: Path) -> None:
 
 
 @contextmanager
-def running_dagster(settings: Settings) -> Iterator[tuple[DagsterApi, Children]]:
+def running_dagster(settings: Settings) -> Iterator[DagsterApi]:
     """Code server, webserver and daemon over a home, without anyone who would restart or end them."""
     home.prepare_log_folder(settings)
     home.prepare_dagster_home(settings)
@@ -204,7 +204,7 @@ def running_dagster(settings: Settings) -> Iterator[tuple[DagsterApi, Children]]
         children.start(_with_quick_backfills(dagster_processes.daemon(workspace)))
         api = DagsterApi(f"http://127.0.0.1:{web_port}")
         wait_for("webserver", api.is_ready, UP_SECONDS)
-        yield api, children
+        yield api
     finally:
         # First, as `v6 up` does: it is in no group of theirs.
         with home.open_state(settings) as database:

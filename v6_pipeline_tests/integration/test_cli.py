@@ -25,6 +25,7 @@ from v6_pipeline.paper import ControlClient, GatewayConfig, GatewayThread
 from v6_pipeline_tests.integration.real_dagster import is_over
 
 SECONDS = 60
+pytestmark = pytest.mark.minutes
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""Backfills as the Dagster UI launches them, over sixty trading days: some with Flex, some observed, some with neither.
+"""One real Dagster for all that needs one: backfills as the UI launches them, and who owns the streamer.
 
-A real Dagster, its streamer and schedules running beside; what the lake holds is read with polars. In the order of the
-module: each test goes on from what the one before left.
+In the order of the module, each test going on from what the one before left: a Dagster takes half a minute of processor
+time to start, and the test that kills it comes last. The streamer's lease is shorter than by default (120 s), and still
+longer than a reload, during which no sensor ticks. The backfills are over sixty trading days, some with Flex, some
+observed, some with neither, streamer and schedules running beside; what the lake holds is read with polars.
 """
 
 from __future__ import annotations
@@ -22,18 +24,52 @@ from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, FLEX_STATEMENTS, PO
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.paper import GatewayConfig, GatewayThread
 from v6_pipeline.settings import load_settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.leases import StreamerLeaseState
+from v6_pipeline.sync.leases import StreamerLease
+from v6_pipeline.sync.registry import StrategyRegistry
 from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
-from v6_pipeline_tests.integration.real_dagster import DagsterApi, running_dagster, wait_for
+from v6_pipeline_tests.integration.real_dagster import UP_SECONDS, DagsterApi, is_over, running_dagster, wait_for
 
 DAYS, WITH_FLEX, WITHOUT = 60, 24, 12
 ASSETS = ("flex_statements", "flex_positions", "flex_activity", "position_snapshots", "portfolio_exposure")
 RUN_SECONDS = 300
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+LEASE_SECONDS = 45
+pytestmark = [pytest.mark.slow, pytest.mark.minutes, pytest.mark.timeout(1200)]
+
+
+class Owned:
+    """The streamer, as the state database and the gateway see it."""
+
+    def __init__(self, database: StateDatabase, gateway: GatewayThread) -> None:
+        self._database, self._gateway = database, gateway
+
+    @property
+    def lease(self) -> StreamerLeaseState:
+        return StreamerLease(self._database).read()
+
+    @property
+    def lines(self) -> int:
+        """Subscriptions at the gateway, by its own count."""
+        return self._gateway.call(lambda gateway: gateway.statistics.lines)
+
+    def streaming(self) -> psutil.Process | None:
+        """The streamer's process, once it holds its lines."""
+        lease = self.lease
+        if lease.pid is None or (lease.status or {}).get("state") != "streaming" or self.lines == 0:
+            return None
+        return psutil.Process(lease.pid)
+
+    def code_servers(self) -> list[psutil.Process]:
+        """The proxy and the process in which it keeps the code."""
+        own = psutil.Process(os.getpid()).children(recursive=True)
+        return [process for process in own if {"code-server", "grpc"} & set(process.cmdline())]
 
 
 @dataclass(frozen=True)
 class System:
     api: DagsterApi
+    owned: Owned
     lake: Lake
     flex_dir: Path
     flex: tuple[date, ...]
@@ -73,6 +109,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         patch.setenv("V6_IB_PORT", str(gateway.port))
         patch.setenv("V6_START_DATE", days[0].isoformat())
         patch.setenv("V6_FLEX_DIR", str(flex_dir))
+        patch.setenv("V6_LEASE_SECONDS", str(LEASE_SECONDS))
         settings = load_settings()
         home.prepare_state(settings)
         lake = Lake.from_settings(settings)
@@ -80,8 +117,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         neither, own = tuple(rest[:WITHOUT]), tuple(rest[WITHOUT:])
         drop(flex_dir / "statements.xml", flex, quantity=10, made="210000")
         observe(lake, own)
-        with running_dagster(settings) as (api, _):
-            yield System(api, lake, flex_dir, flex, neither, own)
+        with home.open_state(settings) as database:
+            StrategyRegistry(database).add_selector("condors", "symbol=SPX,sec_type=OPT")
+            with running_dagster(settings) as api:
+                yield System(api, Owned(database, gateway), lake, flex_dir, flex, neither, own)
         wait_for("no process left", lambda: not set(psutil.Process().children(recursive=True)) - others, 60)
 
 
@@ -181,3 +220,39 @@ def assert_whole_days(system: System) -> None:
         days = rows.group_by("date").agg(pl.len().alias("rows"), pl.col("run_id").n_unique().alias("runs"))
         assert set(days.get_column("rows")) == {2 * POSITIONS}
         assert set(days.get_column("runs")) == {1}
+
+
+def test_a_reload_of_the_code_location_leaves_the_same_one_streamer(system: System) -> None:
+    streamer = wait_for("streaming", system.owned.streaming, UP_SECONDS)
+    epoch, before = system.owned.lease.epoch, set(system.api.tick_ids("ib_streamer_sensor"))
+
+    system.api.reload_location()
+    wait_for("ticks", lambda: len(set(system.api.tick_ids("ib_streamer_sensor")) - before) >= 2, UP_SECONDS)
+
+    assert system.owned.streaming() == streamer
+    assert system.owned.lease.epoch == epoch
+
+
+def test_a_stopped_sensor_ends_the_streamer_within_the_lease_and_starting_it_begins_a_new_one(
+    system: System,
+) -> None:
+    streamer = wait_for("streaming", system.owned.streaming, UP_SECONDS)
+    epoch = system.owned.lease.epoch
+
+    system.api.stop_sensor("ib_streamer_sensor")
+    wait_for("the streamer's end", lambda: is_over(streamer), LEASE_SECONDS + 20)
+    assert system.owned.lines == 0, "its market data is cancelled"
+
+    system.api.start_sensor("ib_streamer_sensor")
+    wait_for("streaming again", system.owned.streaming, UP_SECONDS)
+    assert system.owned.lease.epoch == epoch + 1
+
+
+def test_a_code_server_killed_for_good_ends_the_streamer_within_the_lease(system: System) -> None:
+    streamer = wait_for("streaming", system.owned.streaming, UP_SECONDS)
+
+    for process in system.owned.code_servers():
+        process.kill()
+    wait_for("the streamer's end", lambda: is_over(streamer), LEASE_SECONDS + 20)
+
+    assert system.owned.lines == 0, "its market data is cancelled"
