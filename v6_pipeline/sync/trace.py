@@ -135,7 +135,7 @@ def commits_of_run(lake: Lake, run_id: str) -> list[RunCommits]:
         if commits := log.of_run(run_id):
             found.append(RunCommits(table=spec.name, commits=tuple(commits), oldest_version=log.oldest))
     if not found:
-        older = f"; older logs have expired: {', '.join(beginnings)} is the first" if beginnings else ""
+        older = f"; what is older cannot be told: the logs begin with {', '.join(beginnings)}" if beginnings else ""
         raise LakeError(
             f"no commit of the lake names run {run_id}: it wrote nothing, or it is no run of this lake{older}"
         )
