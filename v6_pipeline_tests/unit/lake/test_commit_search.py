@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ from v6_pipeline_tests.unit.lake.builders import (
     update,
 )
 
-FLUSHES = 40
+FLUSHES = 24
 
 
-@pytest.fixture
-def flushed(tmp_path: Path) -> DeltaTableStore:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version n holds the flush of second n, handed over in that second and committed a second later."""
-    table = store(tmp_path, STREAMED_POSITIONS)
+    folder = tmp_path_factory.mktemp("flushed")
+    table = store(folder, STREAMED_POSITIONS)
     for number in range(1, FLUSHES + 1):
         at = NOON + timedelta(seconds=number)
         rows = flush(number, rows=1).with_columns(
@@ -43,7 +45,13 @@ def flushed(tmp_path: Path) -> DeltaTableStore:
         table.append(rows, by_epoch())
     for version in range(FLUSHES + 1):
         _commit_at(table, version, seconds=version + 1)
-    return table
+    return folder
+
+
+@pytest.fixture
+def flushed(template: Path, tmp_path: Path) -> DeltaTableStore:
+    shutil.copytree(template, tmp_path / "lake")
+    return store(tmp_path / "lake", STREAMED_POSITIONS)
 
 
 def _commit_at(table: DeltaTableStore, version: int, *, seconds: float) -> None:
@@ -71,11 +79,11 @@ def test_each_row_is_found_by_few_of_the_log_files(flushed: DeltaTableStore, mon
         found = CommitLog(flushed).writer_of(row, up_to=FLUSHES)
         assert found.commit is not None
         assert (found.commit.version, found.confirmed) == (number, True)
-        assert len(read) <= 14  # six to halve forty, and those of the five seconds that clocks may be apart
+        assert len(read) <= 14  # five to halve them, and those of the five seconds that clocks may be apart
 
 
 def test_a_clock_that_was_set_back_only_makes_the_search_longer(flushed: DeltaTableStore) -> None:
-    for version in range(20, FLUSHES + 1):
+    for version in range(12, FLUSHES + 1):
         _commit_at(flushed, version, seconds=version - 3_600)
     log = CommitLog(flushed)
     versions = [found.version for row in rows_of(flushed) if (found := log.writer_of(row, up_to=FLUSHES).commit)]
