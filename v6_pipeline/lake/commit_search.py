@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 """Any: a row of a table, by column."""
 
 MOST_COMMITS = 2_000
-"""Commits looked at for one row, each way: 0.2 s of local files. The first is the right one unless a clock was set back."""
+"""Commits looked at for one row, each way: 0.2 s of local files. Few are needed unless a clock was set back."""
 _CLOCKS_APART = timedelta(seconds=5)
 """How far the clock of a row may be ahead of that of its commit: one machine has one, object stores their own."""
 
