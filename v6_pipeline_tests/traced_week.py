@@ -86,6 +86,7 @@ def _streamed(account: str, conid: int, at: datetime, priced_at: datetime, *, qu
         price_time=priced_at,
         bid=price - 1 if quoted else None,
         ask=price + 1 if quoted else None,
+        delta=0.5 if quoted else None,
     )
 
 

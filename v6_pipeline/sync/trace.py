@@ -66,7 +66,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A row of a snapshot with everything behind it; ``value`` says how the value was computed, where it was."""
+    """A row of a snapshot with everything behind it.
+
+    ``value`` says how the value was computed, and ``value_numbers`` whether it comes to the same; None and empty where
+    a source gave it.
+    """
 
     row: Row
     version: int
@@ -194,6 +198,8 @@ class _Tracer:
         numbers, computed = trace_parts.compare_value(snapshot, priced)
         if computed is None and numbers:
             position.parts.append(Part.VALUE)
+            position.numbers += numbers
+            numbers = []
         return Trace(
             row=snapshot,
             version=version,

@@ -149,7 +149,8 @@ def _source_branch(source: Source, snapshot: Mapping[str, Any], gateway: str) ->
     parts = ", ".join(source.parts)
     at = "no version" if source.recorded_version is None else f"version {source.recorded_version}"
     stamp = "" if source.row is None else f", row of {source.row['timestamp']}"
-    children: list[Branch] = [(_number(number), ()) for number in source.numbers]
+    told = [number for number in source.numbers if not number.agrees or number.source is not None]
+    children: list[Branch] = [(_number(number), ()) for number in told]
     children += [(note, ()) for note in source.notes]
     if source.writer is not None:
         children.append((_written(source.writer, source.table), ()))

@@ -30,6 +30,8 @@ def test_a_contract_leads_to_row_commit_run_account_and_gateway(v6: Run) -> None
     assert "position 7, price 12, value 84.00 USD; position from queue, price from portfolio" in shown
     assert "position, price, exchange rate, realized P&L, value: queued_positions at version 2" in shown
     assert "market_price 12: agrees" in shown
+    assert "market_value 84: agrees" in shown
+    assert "unknown" not in shown
     assert "queued_positions version 1, " in shown
     assert "6 rows, by Dagster run seed, v6_pipeline 0\n" in shown
     assert "account SIM0000001, gateway 127.0.0.1:" in shown

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, HISTORICAL_CLOSES, 
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
+from v6_pipeline.model import PositionUpdate
 from v6_pipeline.settings import Settings
 from v6_pipeline.sync.trace import Source, Trace, commits_of_run, trace
 from v6_pipeline.sync.trace_parts import Part
+from v6_pipeline.sync.writer import DeltaLakePositionWriter
 from v6_pipeline_tests import traced_week as week
 from v6_pipeline_tests.history_days import ACCOUNTS, CALENDAR, POSITIONS, drop
 
@@ -154,9 +156,11 @@ def test_a_streamed_day_tells_position_price_quote_and_rate_apart(template: Made
     assert [item.parts for item in found.sources] == [
         (Part.POSITION, Part.PRICE, Part.VALUE),
         (Part.RATE,),
-        (Part.QUOTE,),
+        (Part.QUOTE, Part.GREEKS),
     ]
     assert [item.table for item in found.sources] == ["streamed_positions", "account_values", "streamed_positions"]
+    [value] = [number for number in found.sources[0].numbers if number.name == "market_value"]
+    assert (value.snapshot, value.source, value.agrees) == (550.0, 550.0, True)
     assert found.sources[0].row is not None
     assert found.sources[0].row["epoch"] == week.EPOCH
     quoted, position = source(found, Part.QUOTE), source(found, Part.POSITION)
@@ -167,6 +171,43 @@ def test_a_streamed_day_tells_position_price_quote_and_rate_apart(template: Made
     assert position.writer.commit.version - quoted.writer.commit.version == 2
     [rate] = [number for number in source(found, Part.RATE).numbers if number.name == "fx_rate_to_base"]
     assert (rate.snapshot, rate.source) == (1.1, 1.1)
+
+
+def test_a_position_of_the_stream_may_have_its_price_from_the_queue(made: Made) -> None:
+    async def moved() -> None:
+        at = datetime(2026, 11, 12, 18, tzinfo=UTC)
+        writer = DeltaLakePositionWriter(
+            made.lake.table(STREAMED_POSITIONS),
+            epoch=week.EPOCH + 1,
+            trading_day=CALENDAR.trading_day,
+            clock=lambda: at,
+            flush_seconds=3,
+        )
+        await writer.open()
+        await writer.on_position_update(
+            PositionUpdate(
+                account=ACCOUNT, conid=1, symbol="S1", sec_type="STK", currency="USD", position=8.0, timestamp=at
+            )
+        )
+        await writer.flush()
+
+    asyncio.run(moved())
+    week.make_days(made.settings, made.lake, [week.THURSDAY], run_id="again")
+
+    found = one(made, 1, week.THURSDAY)
+
+    assert found.agrees
+    assert found.writer.commit is not None
+    assert found.writer.commit.run_id == "again"
+    assert [(item.table, item.parts) for item in found.sources] == [
+        ("streamed_positions", (Part.POSITION,)),
+        ("queued_positions", (Part.PRICE, Part.RATE, Part.REALIZED)),
+    ]
+    position = source(found, Part.POSITION).writer
+    assert position is not None
+    assert position.commit is not None
+    assert position.commit.epoch == week.EPOCH + 1
+    assert found.value_numbers[0].source == 8.0 * 12
 
 
 def test_a_position_carried_forward_leads_to_the_day_before_and_its_price_to_the_close(template: Made) -> None:
