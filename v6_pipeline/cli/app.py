@@ -16,7 +16,20 @@ import typer
 
 from v6_pipeline import __version__
 from v6_pipeline.cli import output
-from v6_pipeline.cli.commands import demo, gateway, init, lake, positions, queue, refresh, slots, strategies, stream, up
+from v6_pipeline.cli.commands import (
+    demo,
+    gateway,
+    init,
+    lake,
+    positions,
+    queue,
+    refresh,
+    slots,
+    strategies,
+    stream,
+    trace,
+    up,
+)
 from v6_pipeline.errors import UsageError, V6Error
 
 FAILED = 1
@@ -41,6 +54,7 @@ app.add_typer(strategies.app, name="strategies")
 app.add_typer(queue.app, name="queue")
 app.command("slots")(slots.slots)
 app.command("positions")(positions.positions)
+app.command("trace")(trace.trace)
 app.add_typer(lake.app, name="lake")
 
 # Typer carries its own copy of click from some version on: this is click's UsageError in both.

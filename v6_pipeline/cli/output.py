@@ -8,11 +8,18 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.tree import Tree
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+Branch = tuple[str, tuple["Branch", ...]]
+"""A line of a tree and what hangs below it."""
 
 _PIPE_WIDTH = 10_000
 """Columns of a line that goes to a file or another program: a table is as wide as it is."""
@@ -49,20 +56,30 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: 
         numbers: headings of columns that are aligned to the right.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=_PIPE_WIDTH)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         shown.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
         # Text, for a name may hold what rich takes for markup.
         shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    console.print(shown)
+    _print(shown)
+
+
+def tree(root: Branch) -> None:
+    """Lines with what hangs below each."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    def grow(branch: Branch) -> Tree:
+        # Text, for a name may hold what rich takes for markup.
+        grown = Tree(Text(branch[0]))
+        grown.children.extend(grow(child) for child in branch[1])
+        return grown
+
+    _print(grow(root))
 
 
 def amount(value: float | None, *, digits: int = 2) -> str:
@@ -88,6 +105,15 @@ def duration(seconds: float | None) -> str:
         if abs(seconds) >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _print(shown: Table | Tree) -> None:
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, width=_PIPE_WIDTH)
+    console.print(shown)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  (JSON)

@@ -1,0 +1,189 @@
+"""``v6 trace``: where a snapshot's numbers come from, down to commit and run; and the reverse, what a run wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from v6_pipeline.cli import home, output
+from v6_pipeline.cli.options import parse_date
+from v6_pipeline.cli.output import Branch, JsonOption
+from v6_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from v6_pipeline.lake.commit_search import Writer
+    from v6_pipeline.lake.lineage import CommitInfo
+    from v6_pipeline.sync.trace import RunCommits, Source, Trace
+    from v6_pipeline.sync.trace_parts import Number
+
+
+def trace(
+    conid: Annotated[int | None, typer.Argument(metavar="CONID", help="IB's contract id.", show_default=False)] = None,
+    *,
+    date: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Trading day. Default: the newest snapshot with the contract.")
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Only this account.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN_ID", help="Show what a Dagster run wrote instead.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a snapshot's numbers come from: source rows, Delta commits, runs. With --run: what a run wrote."""
+    if (conid is None) == (run is None):
+        raise UsageError("name a contract, or a run with --run RUN_ID: one of the two")
+    if run is not None:
+        if date is not None or account is not None:
+            raise UsageError("--run takes neither --date nor --account")
+        _trace_run(run, as_json=as_json)
+    elif conid is not None:
+        _trace_contract(conid, date, account, as_json=as_json)
+
+
+def _trace_contract(conid: int, date: str | None, account: str | None, *, as_json: bool) -> None:
+    if not 0 < conid < 2**63:
+        raise UsageError(f"{conid} is no contract id")
+    day = None if date is None else parse_date("--date", date)
+    settings = home.load()
+    from v6_pipeline.calendar import TradingCalendar
+    from v6_pipeline.settings import MarketHours
+    from v6_pipeline.sync.trace import trace as find
+
+    always = settings.market_hours is MarketHours.ALWAYS
+    lake = home.open_lake(settings)
+    traces = find(lake, TradingCalendar(), conid, day=day, account=account, always=always)
+    if as_json:
+        documents = [_document(item, settings.ib_address) for item in traces]
+        output.document({"conid": conid, "date": traces[0].row["date"], "traces": documents})
+        return
+    for item in traces:
+        output.tree(_branch(item, settings.ib_address))
+
+
+def _trace_run(run_id: str, *, as_json: bool) -> None:
+    settings = home.load()
+    from v6_pipeline.sync.trace import commits_of_run
+
+    found = commits_of_run(home.open_lake(settings), run_id)
+    if as_json:
+        tables = [
+            {"table": item.table, "oldest_version": item.oldest_version, "commits": item.commits} for item in found
+        ]
+        output.document({"run_id": run_id, "tables": tables})
+        return
+    output.table(
+        ("table", "version", "committed at", "operation", "rows", "partitions"),
+        [(item.table, *_cells(commit)) for item in found for commit in item.commits],
+        numbers=("version", "rows"),
+    )
+    output.line(_total(run_id, found))
+
+
+def _cells(commit: CommitInfo) -> tuple[object, ...]:
+    days = {day.isoformat() for day in commit.rows_by_date} | {group["date"] for group in commit.replaced}
+    at = f"{commit.committed_at:%Y-%m-%d %H:%M:%S}Z"
+    return commit.version, at, commit.operation, commit.rows, ", ".join(sorted(days))
+
+
+def _total(run_id: str, found: list[RunCommits]) -> str:
+    commits = [commit for item in found for commit in item.commits]
+    rows = output.counted(sum(commit.rows for commit in commits), "row")
+    tables = output.counted(len(found), "table")
+    return f"run {run_id}: {output.counted(len(commits), 'commit')}, {rows}, {tables}"
+
+
+def _document(item: Trace, gateway: str) -> dict[str, Any]:
+    return {
+        "snapshot": {"row": item.row, "version": item.version, "commit": _commit_document(item.writer)},
+        "agrees": item.agrees,
+        "value": {"computed": item.value, "numbers": item.value_numbers},
+        "sources": [
+            {
+                "table": source.table,
+                "parts": source.parts,
+                "recorded_version": source.recorded_version,
+                "read_version": source.read_version,
+                "row": source.row,
+                "numbers": source.numbers,
+                "commit": None if source.writer is None else _commit_document(source.writer),
+                "account": item.row["account"],
+                "gateway": gateway if _of_gateway(source) else None,
+                "origin": source.origin,
+                "notes": source.notes,
+            }
+            for source in item.sources
+        ],
+    }
+
+
+def _commit_document(writer: Writer) -> dict[str, Any]:
+    return {"commit": writer.commit, "confirmed": writer.confirmed, "note": writer.note}
+
+
+def _branch(item: Trace, gateway: str) -> Branch:
+    row = item.row
+    state = "final" if row["final"] else "provisional"
+    title = f"{row['local_symbol'] or row['symbol']} ({row['conid']}) of {row['account']}, {row['date']}, {state}"
+    children: list[Branch] = [
+        (_numbers_of(row), ()),
+        (_written(item.writer, "position_snapshots"), ()),
+        *(_source_branch(source, row, gateway) for source in item.sources),
+    ]
+    if item.value is not None:
+        children.append((f"value: {item.value}", tuple((_number(number), ()) for number in item.value_numbers)))
+    children.append(("all numbers agree" if item.agrees else "NOT all numbers agree: see above", ()))
+    return title, tuple(children)
+
+
+def _numbers_of(row: Mapping[str, Any]) -> str:
+    price = "no price" if row["market_price"] is None else f"price {output.quantity(row['market_price'])}"
+    value = "no value" if row["market_value"] is None else f"value {output.amount(row['market_value'])}"
+    carried = ", carried forward" if row["carried_forward"] else ""
+    return (
+        f"position {output.quantity(row['position'])}, {price}, {value} {row['currency']}; position from "
+        f"{row['position_source']}{carried}, price from {row['price_source'] or 'nowhere'}; observed {row['timestamp']}"
+    )
+
+
+def _source_branch(source: Source, snapshot: Mapping[str, Any], gateway: str) -> Branch:
+    parts = ", ".join(source.parts)
+    at = "no version" if source.recorded_version is None else f"version {source.recorded_version}"
+    stamp = "" if source.row is None else f", row of {source.row['timestamp']}"
+    told = [number for number in source.numbers if not number.agrees or number.source is not None]
+    children: list[Branch] = [(_number(number), ()) for number in told]
+    children += [(note, ()) for note in source.notes]
+    if source.writer is not None:
+        children.append((_written(source.writer, source.table), ()))
+    if _of_gateway(source):
+        children.append((f"account {snapshot['account']}, gateway {gateway} (as set now; commits name none)", ()))
+    else:
+        children.append((f"account {snapshot['account']}, Flex statement {source.origin or 'replaced since'}", ()))
+    return f"{parts}: {source.table} at {at}{stamp}", tuple(children)
+
+
+def _of_gateway(source: Source) -> bool:
+    return source.table != "flex_positions"
+
+
+def _number(number: Number) -> str:
+    if number.agrees:
+        return f"{number.name} {_shown(number.source)}: agrees"
+    return f"{number.name} {_shown(number.source)}: DIFFERS from {_shown(number.snapshot)} in the snapshot"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return output.quantity(value)
+    return "unknown" if value is None else str(value)
+
+
+def _written(writer: Writer, table: str) -> str:
+    commit = writer.commit
+    if commit is None:
+        return str(writer.note)
+    author = f"Dagster run {commit.run_id}" if commit.run_id is not None else f"streamer epoch {commit.epoch}"
+    sure = "" if writer.confirmed else "; by its metadata, its files are gone or were not looked at"
+    return (
+        f"{table} version {commit.version}, {commit.committed_at:%Y-%m-%d %H:%M:%S}Z, {commit.operation}, "
+        f"{output.counted(commit.rows, 'row')}, by {author}, v6_pipeline {commit.code_version}{sure}"
+    )

@@ -1,0 +1,100 @@
+"""``v6 trace``: shown to a person and to a program; what it leads to is tested in ``unit/sync/test_trace.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from v6_pipeline.lake.durability import log_file
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.settings import Settings
+from v6_pipeline_tests import traced_week as week
+from v6_pipeline_tests.unit.cli.conftest import Run
+
+
+@pytest.fixture
+def lake(settings: Settings, tmp_path: Path) -> Lake:
+    """Thursday and Friday from the queue, and Monday from Flex."""
+    statements = tmp_path / "statements"
+    statements.mkdir()
+    return week.make_week(settings, statements)
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_contract_leads_to_row_commit_run_account_and_gateway(v6: Run) -> None:
+    shown = v6("trace", 1, "--date", "2026-11-12", "--account", "SIM0000001").out
+
+    assert "S1 (1) of SIM0000001, 2026-11-12, final" in shown
+    assert "position 7, price 12, value 84.00 USD; position from queue, price from portfolio" in shown
+    assert "position, price, exchange rate, realized P&L, value: queued_positions at version 2" in shown
+    assert "market_price 12: agrees" in shown
+    assert "market_value 84: agrees" in shown
+    assert "unknown" not in shown
+    assert "queued_positions version 1, " in shown
+    assert "6 rows, by Dagster run seed, v6_pipeline 0\n" in shown
+    assert "account SIM0000001, gateway 127.0.0.1:" in shown
+    assert "all numbers agree" in shown
+    assert "DIFFERS" not in shown
+    assert "by streamer epoch 7" in v6("trace", 1, "--date", "2026-11-11").out
+    assert "account SIM0000001, Flex statement statements.xml" in v6("trace", 1, "--date", "2026-11-09").out
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_contract_as_one_document(v6: Run) -> None:
+    found = v6("trace", 1, "--json").document
+
+    assert (found["conid"], found["date"]) == (1, "2026-11-13")
+    assert [item["snapshot"]["row"]["account"] for item in found["traces"]] == ["SIM0000001", "SIM0000002"]
+    first = found["traces"][0]
+    assert first["agrees"] is True
+    assert first["snapshot"]["commit"]["commit"]["run_id"] == "week"
+    [source] = first["sources"]
+    assert source["table"] == "queued_positions"
+    assert source["gateway"].startswith("127.0.0.1:")
+    assert source["commit"]["commit"]["run_id"] == source["row"]["run_id"] == "seed"
+    assert source["commit"]["confirmed"] is True
+    assert {"name": "position", "snapshot": 7.0, "source": 7.0, "agrees": True} in source["numbers"]
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_run_leads_to_its_commits(v6: Run) -> None:
+    found = v6("trace", "--run", "week", "--json").document
+    tables = {item["table"]: item["commits"] for item in found["tables"]}
+    assert set(tables) == {"flex_positions", "flex_statements", "position_snapshots"}
+    assert [commit["partition"] for commit in tables["position_snapshots"]] == [day.isoformat() for day in week.WEEK]
+    assert [commit["rows"] for commit in tables["flex_positions"]] == [6, 6]
+
+    shown = v6("trace", "--run", "week").out
+    assert "2026-11-09" in shown
+    assert shown.endswith("run week: 9 commits, 46 rows, 3 tables\n")
+
+
+@pytest.mark.usefixtures("lake")
+def test_what_is_not_there_is_one_line_and_an_exit_code(v6: Run) -> None:
+    for arguments, said in (
+        (["99"], "contract 99 is in no snapshot"),
+        (["1", "--date", "2026-11-16"], "there is no snapshot of 2026-11-16"),
+        (["--run", "nobody"], "no commit of the lake names run nobody"),
+    ):
+        result = v6("trace", *arguments, "--json")
+        assert (result.code, result.out) == (1, "")
+        assert said in result.error
+
+
+def test_a_damaged_table_is_one_line_and_an_exit_code(v6: Run, lake: Lake) -> None:
+    log_file(Path(lake.uri(QUEUED_POSITIONS)), 2).write_text("")
+    result = v6("trace", 1)
+    assert result.code == 1
+    assert "'v6 lake repair queued_positions'" in result.error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["1", "--run", "r"], ["--run", "r", "--date", "2026-11-09"], ["1", "--date", "yesterday"], ["0"], ["AAPL"]],
+)
+def test_wrong_use(v6: Run, arguments: list[str]) -> None:
+    result = v6("trace", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.error
