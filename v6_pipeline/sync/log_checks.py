@@ -5,24 +5,27 @@ What a verdict is, is decided in ``queue_checks`` and ``position_checks``.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.ib.resets import expected_outage
+from v6_pipeline.lake.day import KEY
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions, repeated_keys
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.model import Holding
+from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import MarketHours, Settings
-from v6_pipeline.state import contracts, holdings
+from v6_pipeline.state import contracts, due, holdings, slots
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue import QueueState
 from v6_pipeline.sync import position_checks, queue_checks
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.stream_checks import Verdict
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class LogChecks:
@@ -75,19 +78,27 @@ class LogChecks:
 
     def reconciles_with_broker(self) -> Verdict:
         """The lake has what the account holds."""
-        pending = [item.key for item in self._queue.items() if item.state is not QueueState.DEAD]
-        return position_checks.reconciles_with_broker(self._held, self._newest, pending=pending)
+        with self._database.read() as connection:
+            held = holdings.list_open(connection)
+            # What has no row at all yet gets it by the next run.
+            unseen = {key for key, _ in due.due_keys(connection, refreshed_before=_NEVER, now=self._now)}
+            streams = {
+                slot.conid for slot in slots.live(connection, now=self._now) if slot.purpose is SlotPurpose.STREAM
+            }
+        queued = {item.key for item in self._queue.items() if item.state is not QueueState.DEAD}
+        return position_checks.reconciles_with_broker(
+            held,
+            self._newest,
+            pending=unseen.difference(self._newest.select(KEY).iter_rows()) | queued,
+            streamed=streams,
+            stale_before=self._now - timedelta(seconds=self._settings.refresh_seconds),
+        )
 
     def values_consistent(self) -> Verdict:
         """Values follow from prices."""
         with self._database.read() as connection:
             known = contracts.get(connection, self._queued.get_column("conid").to_list())
         return position_checks.values_consistent(self._queued, {conid: found.spec for conid, found in known.items()})
-
-    @cached_property
-    def _held(self) -> tuple[Holding, ...]:
-        with self._database.read() as connection:
-            return holdings.list_open(connection)
 
     @cached_property
     def _newest(self) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 
 import polars as pl
 
@@ -84,34 +84,51 @@ def greeks_present(rows: pl.DataFrame, *, today: date) -> Verdict:
     return Verdict(passed=True, reason=f"{quoted.height} options with a quote have greeks", numbers=numbers)
 
 
-def reconciles_with_broker(held: Collection[Holding], rows: pl.DataFrame, *, pending: Collection[Key]) -> Verdict:
+def reconciles_with_broker(
+    held: Collection[Holding],
+    rows: pl.DataFrame,
+    *,
+    pending: Collection[Key],
+    streamed: Collection[int],
+    stale_before: datetime,
+) -> Verdict:
     """Whether the newest rows say what the account holds by IB's last download.
+
+    A position that changed after its row was made may differ until the row is stale.
 
     Args:
         held: open holdings.
         rows: the newest of each open position, of all position tables.
         pending: what is about to be refreshed does not count: its row is known to be old.
+        streamed: contracts that do not count, for their rows follow the account by seconds.
+        stale_before: rows older than this should have been renewed (UTC).
     """
-    theirs = {holding.key: holding.position for holding in held if holding.position != 0}
-    if not theirs and rows.is_empty():
-        return Verdict(passed=True, reason="nothing is held", numbers={"held": 0, "in_lake": 0})
-    ours = {(account, conid): size for account, conid, size in rows.select(*KEY, "position").iter_rows()}
-    waits = frozenset(pending)
-    keys = sorted((theirs.keys() | ours.keys()) - waits)
-    missing = [key for key in keys if key not in ours]
-    surplus = [key for key in keys if key not in theirs]
-    unequal = [key for key in keys if key in ours and key in theirs and abs(ours[key] - theirs[key]) > QUANTITY_WITHIN]
+    theirs = {holding.key: holding for holding in held if holding.position != 0}
+    columns = rows.select(*KEY, "position", "timestamp").iter_rows()
+    ours = {(account, conid): (size, made_at) for account, conid, size, made_at in columns}
+    every = theirs.keys() | ours.keys()
+    flowing = {key for key in every if key[1] in set(streamed)}
+    waiting = (every - flowing) & set(pending)
+    both = ours.keys() & theirs.keys()
+    differing = {key for key in both if abs(ours[key][0] - theirs[key].position) > QUANTITY_WITHIN}
+    waiting |= {key for key in differing - flowing if stale_before <= ours[key][1] < theirs[key].observed_at}
+    judged = every - flowing - waiting
+    missing, surplus = sorted(judged - ours.keys()), sorted(judged - theirs.keys())
+    unequal = sorted(judged & differing)
     numbers: Numbers = {
         "held": len(theirs),
         "in_lake": len(ours),
+        "judged": len(judged),
+        "streamed": len(flowing),
+        "pending": len(waiting),
         "missing": len(missing),
         "not_held": len(surplus),
         "unequal": len(unequal),
-        "pending": len((theirs.keys() | ours.keys()) & waits),
     }
     if missing or surplus or unequal:
         listed = first_few(
-            f"{account}/{conid} {ours.get((account, conid), 0):g} in the lake, {theirs.get((account, conid), 0):g} held"
+            f"{account}/{conid} {ours[account, conid][0] if (account, conid) in ours else 0:g} in the lake, "
+            f"{theirs[account, conid].position if (account, conid) in theirs else 0:g} held"
             for account, conid in (*missing, *surplus, *unequal)
         )
         reason = (
@@ -119,7 +136,7 @@ def reconciles_with_broker(held: Collection[Holding], rows: pl.DataFrame, *, pen
             f"quantity: {listed}"
         )
         return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
-    return Verdict(passed=True, reason=f"the lake has what IB holds: {len(theirs)} positions", numbers=numbers)
+    return Verdict(passed=True, reason=f"the lake has what IB holds: {len(judged)} positions", numbers=numbers)
 
 
 def values_consistent(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> Verdict:

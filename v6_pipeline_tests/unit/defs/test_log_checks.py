@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -17,8 +17,8 @@ from v6_pipeline.lake.durability import log_file
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.rows import position_rows
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.model import ContractSpec, PositionUpdate, UpdateSource
-from v6_pipeline.state import contracts, holdings
+from v6_pipeline.model import ContractSpec, PositionUpdate, SlotPurpose, UpdateSource
+from v6_pipeline.state import contracts, holdings, slots
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline_tests.history_runs import evaluated, numbers, run_check
@@ -63,6 +63,10 @@ class Checked:
         with self.database.write() as connection:
             held = [holding(spec, position=position, observed_at=self.pipeline.now()) for spec in specs]
             holdings.upsert_holdings(connection, held)
+
+    def refreshed(self, conid: int, at: datetime = FRIDAY_NOON) -> None:
+        with self.database.write() as connection:
+            holdings.set_refreshed(connection, [(ACCOUNT, conid)], refreshed_at=at)
 
     def write(self, *updates: PositionUpdate, to: TableSpec = QUEUED_POSITIONS, run_id: str = "one") -> None:
         streams = to is STREAMED_POSITIONS
@@ -221,18 +225,29 @@ def test_greeks_present(checked: Checked) -> None:
     assert numbers(failed) == {"options": 3, "without_quote": 1, "without_greeks": 1, "sample": "SIM1/5 SPX"}
 
 
+AGREED = {
+    "held": 2,
+    "in_lake": 2,
+    "judged": 2,
+    "streamed": 0,
+    "pending": 0,
+    "missing": 0,
+    "not_held": 0,
+    "unequal": 0,
+}
+
+
 def test_reconciles_with_broker(checked: Checked) -> None:
-    assert checked.says("reconciles_with_broker").description == "nothing is held"
     checked.hold(stock(1), stock(2))
     checked.write(stock_row(1), stock_row(3, position=0.0))
-    checked.write(stock_row(2), to=STREAMED_POSITIONS)
+    checked.write(stock_row(2), to=STREAMED_POSITIONS)  # until a moment ago, by a streamer that is gone
 
     passed = checked.says("reconciles_with_broker")
     assert passed.passed
-    agreed = {"held": 2, "in_lake": 2, "missing": 0, "not_held": 0, "unequal": 0, "pending": 0}
-    assert numbers(passed) == agreed
+    assert numbers(passed) == AGREED
 
     checked.hold(stock(4))
+    checked.refreshed(4)
     checked.hold(stock(1), position=11)
     checked.write(stock_row(5), run_id="other")
 
@@ -240,29 +255,57 @@ def test_reconciles_with_broker(checked: Checked) -> None:
     named = "SIM1/4 0 in the lake, 10 held, SIM1/5 10 in the lake, 0 held, SIM1/1 10 in the lake, 11 held"
     reason = f"1 held positions have no row, 1 rows are not held, 1 differ in quantity: {named}"
     assert failed_with(failed) == (ERROR, reason)
-    assert numbers(failed) == agreed | {
-        "held": 3,
-        "in_lake": 3,
-        "missing": 1,
-        "not_held": 1,
-        "unequal": 1,
-        "sample": named,
-    }
+    found = {"held": 3, "in_lake": 3, "judged": 4, "missing": 1, "not_held": 1, "unequal": 1, "sample": named}
+    assert numbers(failed) == AGREED | found
 
 
-def test_what_is_queued_is_no_disagreement_yet_what_was_given_up_is(checked: Checked) -> None:
+def test_a_position_that_changed_since_its_row_was_made_may_differ_until_the_row_is_stale(checked: Checked) -> None:
+    checked.write(stock_row(1))
+    Clock.forward(300)
+    checked.hold(stock(1), position=11)
+    checked.refreshed(1, at=FRIDAY_NOON)
+
+    passed = checked.says("reconciles_with_broker")
+    assert passed.passed
+    assert numbers(passed)["pending"] == 1
+
+    Clock.forward(1)
+
+    failed = checked.says("reconciles_with_broker")
+    assert failed_with(failed)[0] is ERROR
+    assert numbers(failed)["sample"] == "SIM1/1 10 in the lake, 11 held"
+
+
+def test_what_nobody_refreshed_yet_is_no_disagreement_what_was_given_up_is(checked: Checked) -> None:
     checked.hold(stock(1))
-    checked.queue.insert(1, "AAPL", account=ACCOUNT)
+    new = checked.says("reconciles_with_broker")
+    assert (new.passed, numbers(new)["pending"]) == (True, 1)
 
-    waiting = checked.says("reconciles_with_broker")
-    assert waiting.passed
-    assert numbers(waiting)["pending"] == 1
+    checked.queue.insert(1, "AAPL", account=ACCOUNT)
+    queued = checked.says("reconciles_with_broker")
+    assert (queued.passed, numbers(queued)["pending"]) == (True, 1)
 
     batch = checked.queue.get_batch(1)
     assert batch.token is not None
     checked.queue.mark_failed(batch.token, [(ACCOUNT, 1)], "no such contract")
+    given_up = checked.says("reconciles_with_broker")
+    assert failed_with(given_up)[0] is ERROR
+    assert numbers(given_up)["missing"] == 1
 
-    assert failed_with(checked.says("reconciles_with_broker"))[0] is ERROR
+
+def test_streamed_contracts_are_not_compared(checked: Checked) -> None:
+    checked.hold(stock(1), position=11)
+    checked.refreshed(1)
+    checked.write(stock_row(1), to=STREAMED_POSITIONS)
+    assert not checked.says("reconciles_with_broker").passed
+
+    with checked.database.write() as connection:
+        until = FRIDAY_NOON + timedelta(seconds=60)
+        slots.put(connection, [slots.Slot(1, "streamer", SlotPurpose.STREAM, FRIDAY_NOON, until)])
+
+    streams = checked.says("reconciles_with_broker")
+    assert streams.passed
+    assert (numbers(streams)["streamed"], numbers(streams)["judged"]) == (1, 0)
 
 
 def test_values_consistent(checked: Checked) -> None:
