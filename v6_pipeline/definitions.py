@@ -11,6 +11,7 @@ from v6_pipeline.defs.flex_sensor import flex_statements_sensor
 from v6_pipeline.defs.history import flex_source, history
 from v6_pipeline.defs.history_checks import history_checks
 from v6_pipeline.defs.jobs import import_flex_statements, maintain_lake, refresh_queued_positions, snapshot_positions
+from v6_pipeline.defs.log_checks import log_checks
 from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import lake_maintenance_schedule, queued_positions_schedule
@@ -43,7 +44,7 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
             queued_positions(lake, days, calendar),
             history(lake, days, calendar),
         ],
-        asset_checks=[*stream_checks(), *history_checks()],
+        asset_checks=[*stream_checks(), *log_checks(), *history_checks()],
         jobs=[
             *(refresh_queued_positions(), snapshot_positions(), import_flex_statements()),
             *(maintain_lake(), set_strategy_contracts()),

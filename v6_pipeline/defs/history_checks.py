@@ -36,6 +36,11 @@ CHECKS: dict[str, tuple[str, _Judge, str]] = {
         lambda checks, days: checks.snapshots_complete(days),
         "Every open position of the day's source is in the snapshot with equal quantity, and no other.",
     ),
+    "one_row_per_key": (
+        POSITION_SNAPSHOTS.name,
+        lambda checks, days: checks.one_row_per_key(days),
+        "Each (account, conid) has one row in the day's snapshot.",
+    ),
     "values_agree_with_flex": (
         POSITION_SNAPSHOTS.name,
         lambda checks, days: checks.values_agree(days),

@@ -38,6 +38,15 @@ class ColumnInfo:
     nullable: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatedKeys:
+    """The keys of the newest trading day of a table that more than one row has: the key's columns, and ``rows``."""
+
+    day: date
+    rows: int
+    repeated: pl.DataFrame
+
+
 def latest_positions(
     tables: Sequence[DeltaTableStore],
     *,
@@ -94,6 +103,23 @@ def last_rows(store: DeltaTableStore, *, rows: int = 20, day: date | None = None
         return pl.DataFrame(schema=store.spec.schema)
     with store.faults():
         return scan(store, handle, chosen).sort("timestamp", descending=True).head(rows).collect()
+
+
+def repeated_keys(store: DeltaTableStore, key: Sequence[str] | None = None) -> RepeatedKeys | None:
+    """Which keys (default: the table's own) the newest trading day has twice; ``None`` for a table without rows.
+
+    Raises:
+        LakeError: the table is damaged, unreachable, or newer than this code.
+    """
+    handle = store.load()
+    day = None if handle is None else max(_days(store, handle), default=None)
+    if handle is None or day is None:
+        return None
+    columns = list(key or store.spec.key)
+    with store.faults():
+        counted = scan(store, handle, day).group_by(columns).agg(pl.len().alias("rows")).collect()
+    repeated = counted.filter(pl.col("rows") > 1).sort(columns)
+    return RepeatedKeys(day=day, rows=int(counted.get_column("rows").sum()), repeated=repeated)
 
 
 def row_count(store: DeltaTableStore, day: date | None = None) -> int:

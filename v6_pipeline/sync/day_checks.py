@@ -45,6 +45,10 @@ class DayChecks:
         """Each day's snapshot has what its source has."""
         return self._each(days, self._snapshot_complete)
 
+    def one_row_per_key(self, days: Sequence[date]) -> Verdict:
+        """No day's snapshot has a position twice."""
+        return self._each(days, lambda day: judge.one_row_per_key(self._lake_days.snapshot(day)[0]))
+
     def values_agree(self, days: Sequence[date]) -> Verdict:
         """Own observations of each day add up to Flex's values, where there are both."""
         return self._each(days, self._values_agree)

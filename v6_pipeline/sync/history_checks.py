@@ -44,7 +44,7 @@ def no_day_missing(days: Collection[date], calendar: TradingCalendar, *, start: 
         "last": max(present).isoformat(),
     }
     if missing:
-        listed = _listed(day.isoformat() for day in missing)
+        listed = first_few(day.isoformat() for day in missing)
         reason = f"{len(missing)} of {len(sessions)} trading days have no snapshot: {listed}; backfill them"
         return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
     return Verdict(passed=True, reason=f"each of {len(sessions)} trading days has its snapshot", numbers=numbers)
@@ -86,6 +86,17 @@ def snapshot_complete(snapshot: pl.DataFrame, source: pl.DataFrame) -> Verdict:
     return Verdict(passed=True, reason=f"all {theirs.height} open positions are there", numbers=numbers)
 
 
+def one_row_per_key(snapshot: pl.DataFrame) -> Verdict:
+    """Whether a day's snapshot has each position once."""
+    repeated = snapshot.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY)
+    numbers: Numbers = {"rows": snapshot.height, "repeated": repeated.height}
+    if repeated.height:
+        listed = _contracts(repeated)
+        reason = f"{repeated.height} positions are there more than once: {listed}"
+        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
+    return Verdict(passed=True, reason=f"each of {snapshot.height} positions is there once", numbers=numbers)
+
+
 def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUES_WITHIN) -> Verdict:
     """Whether own observations of a day add up to what Flex says, by account, in base currency.
 
@@ -119,7 +130,7 @@ def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUE
     }
     offenders = sums.filter(pl.col("difference") > within)
     if offenders.height:
-        listed = _listed(
+        listed = first_few(
             f"{row['account']} {row['ours']:,.2f} against {row['theirs']:,.2f}" for row in offenders.to_dicts()
         )
         return Verdict(
@@ -176,7 +187,7 @@ def quantities_explained(
         "unexplained": offenders.height,
         "cannot_tell": cannot_tell.height,
     }
-    sections = _listed(sorted({section for missing in incomplete.values() for section in missing}))
+    sections = first_few(sorted({section for missing in incomplete.values() for section in missing}))
     if offenders.height:
         listed = _changes(offenders)
         return Verdict(
@@ -217,17 +228,17 @@ def _open(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _contracts(rows: pl.DataFrame) -> str:
-    return _listed(f"{account}/{conid}" for account, conid in rows.select(KEY).iter_rows())
+    return first_few(f"{account}/{conid}" for account, conid in rows.select(KEY).iter_rows())
 
 
 def _changes(rows: pl.DataFrame) -> str:
-    return _listed(
+    return first_few(
         f"{row['account']}/{row['conid']} {row['before']:g} to {row['now']:g} with {row['booked']:+g} booked"
         for row in rows.to_dicts()
     )
 
 
-def _listed(items: Iterable[str]) -> str:
+def first_few(items: Iterable[str]) -> str:
     """The first few, and how many more there are."""
     found = list(items)
     more = f" and {len(found) - SAMPLE} more" if len(found) > SAMPLE else ""

@@ -7,6 +7,7 @@ import dagster as dg
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.checks import EVALUATE_EVERY
 from v6_pipeline.defs.history_checks import CHECKS
+from v6_pipeline.defs.log_checks import QUEUED, STREAMED
 from v6_pipeline.defs.sensors import ib_streamer_sensor
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.leases import GrantedBy, ProcessIdentity, StreamerLease
@@ -79,6 +80,6 @@ def test_the_checks_can_be_executed_from_the_ui(instance: dg.DagsterInstance, pi
     result = resolved.execute_in_process(instance=instance)
 
     found = {event.check_name: event for event in result.get_asset_check_evaluations()}
-    assert set(found) == {"stream_fresh", "slots_within_budget", *CHECKS}
+    assert set(found) == {"stream_fresh", "slots_within_budget", *CHECKS, *QUEUED, *STREAMED}
     assert not found["stream_fresh"].passed
     assert found["stream_fresh"].description == "no streamer runs"

@@ -10,8 +10,10 @@ import pytest
 
 from v6_pipeline.defs.history_checks import CHECKS
 from v6_pipeline.lake.durability import log_file
+from v6_pipeline.lake.history_schemas import POSITION_SNAPSHOTS
+from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline_tests.history_days import ALL_ACTIVITY, CALENDAR, drop, observe
-from v6_pipeline_tests.history_runs import FLEX_ASSETS, SNAPSHOTS, evaluated, failure, numbers, run, run_check
+from v6_pipeline_tests.history_runs import FLEX_ASSETS, SNAPSHOTS, evaluated, failure, numbers, run, run_check, stored
 from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
 
 WEEK = CALENDAR.sessions_between(date(2026, 11, 9), date(2026, 11, 13))
@@ -111,6 +113,24 @@ def test_positions_that_are_gone_from_the_source_and_new_in_it(checked: Checked)
     failed = checked.says("snapshot_complete")
     assert not failed.passed
     assert numbers(failed)["not_in_source"] == 6
+
+
+def test_one_row_per_key_of_a_snapshot(checked: Checked) -> None:
+    checked.drop(MONDAY, quantity=10)
+    checked.make(MONDAY)
+
+    passed = checked.says("one_row_per_key")
+    assert passed.passed
+    assert numbers(passed) == {"rows": 6, "repeated": 0, "days": 1, "days_failed": 0}
+
+    first = stored(checked.pipeline, POSITION_SNAPSHOTS).sort("account", "conid").head(1)
+    again = CommitLineage(asset=POSITION_SNAPSHOTS.name, source="flex", code_version="0", run_id="again")
+    checked.pipeline.lake().table(POSITION_SNAPSHOTS).append(first, again)
+
+    failed = checked.says("one_row_per_key")
+    assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert failed.description == "2026-11-09: 1 positions are there more than once: SIM0000001/1"
+    assert numbers(failed) == {"rows": 7, "repeated": 1, "sample": "SIM0000001/1", "days": 1, "days_failed": 1}
 
 
 def test_values_agree_with_flex(checked: Checked) -> None:

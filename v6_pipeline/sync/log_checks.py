@@ -1,0 +1,111 @@
+"""The checks of the logs of positions on one state of lake and database: what verdicts need is read once, and late.
+
+What a verdict is, is decided in ``queue_checks`` and ``position_checks``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+
+import polars as pl
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.ib.resets import expected_outage
+from v6_pipeline.lake.day import KEY
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.reader import latest_positions, repeated_keys
+from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.model import SlotPurpose
+from v6_pipeline.settings import MarketHours, Settings
+from v6_pipeline.state import contracts, due, holdings, slots
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.queue import QueueState
+from v6_pipeline.sync import position_checks, queue_checks
+from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.sync.stream_checks import Verdict
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class LogChecks:
+    """Checks of ``queued_positions`` and ``streamed_positions`` as they are at ``now`` (UTC)."""
+
+    def __init__(
+        self, settings: Settings, database: StateDatabase, lake: Lake, calendar: TradingCalendar, now: datetime
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._lake = lake
+        self._calendar = calendar
+        self._now = now
+        self._queue = PositionQueue(database, lambda: now)
+
+    def queue_drains(self) -> Verdict:
+        """Items are refreshed in time; while the exchange is closed or IB away, an old one is no error."""
+        in_session = self._settings.market_hours is MarketHours.ALWAYS or self._calendar.is_open(self._now)
+        return queue_checks.queue_drains(
+            self._queue.stats(),
+            refresh_seconds=self._settings.refresh_seconds,
+            batch_size=self._settings.queue_batch,
+            is_expected=in_session and expected_outage(self._now, self._settings.ib_region) is None,
+        )
+
+    def no_dead_letters(self) -> Verdict:
+        """No item was given up."""
+        return queue_checks.no_dead_letters(self._queue.items(QueueState.DEAD))
+
+    def queued_once(self) -> Verdict:
+        """No two queued rows of the newest day are one observation."""
+        found = repeated_keys(self._lake.table(QUEUED_POSITIONS))
+        return position_checks.one_row_per_key(found, QUEUED_POSITIONS.key)
+
+    def streamed_once(self) -> Verdict:
+        """No two streamed rows of the newest day are one observation."""
+        found = repeated_keys(self._lake.table(STREAMED_POSITIONS))
+        return position_checks.one_row_per_key(found, STREAMED_POSITIONS.key)
+
+    def prices_present(self) -> Verdict:
+        """Open positions have prices."""
+        with self._database.read() as connection:
+            unknown = contracts.failures(connection).keys()
+        today = self._calendar.trading_day(self._now)
+        return position_checks.prices_present(self._queued, unknown=unknown, today=today)
+
+    def greeks_present(self) -> Verdict:
+        """Open options have greeks."""
+        return position_checks.greeks_present(self._queued, today=self._calendar.trading_day(self._now))
+
+    def reconciles_with_broker(self) -> Verdict:
+        """The lake has what the account holds."""
+        with self._database.read() as connection:
+            held = holdings.list_open(connection)
+            # What has no row at all yet gets it by the next run.
+            unseen = {key for key, _ in due.due_keys(connection, refreshed_before=_NEVER, now=self._now)}
+            streams = {
+                slot.conid for slot in slots.live(connection, now=self._now) if slot.purpose is SlotPurpose.STREAM
+            }
+        queued = {item.key for item in self._queue.items() if item.state is not QueueState.DEAD}
+        return position_checks.reconciles_with_broker(
+            held,
+            self._newest,
+            pending=unseen.difference(self._newest.select(KEY).iter_rows()) | queued,
+            streamed=streams,
+            stale_before=self._now - timedelta(seconds=self._settings.refresh_seconds),
+        )
+
+    def values_consistent(self) -> Verdict:
+        """Values follow from prices."""
+        with self._database.read() as connection:
+            known = contracts.get(connection, self._queued.get_column("conid").to_list())
+        return position_checks.values_consistent(self._queued, {conid: found.spec for conid, found in known.items()})
+
+    @cached_property
+    def _newest(self) -> pl.DataFrame:
+        """The newest row of each open position, of both logs; a position closed in one is not open in the other."""
+        tables = [self._lake.table(STREAMED_POSITIONS), self._lake.table(QUEUED_POSITIONS)]
+        return latest_positions(tables)
+
+    @property
+    def _queued(self) -> pl.DataFrame:
+        return self._newest.filter(pl.col("source") == "queue")

@@ -1,0 +1,354 @@
+"""The checks of the logs as Dagster shows them: when they pass and fail, how seriously, and with which numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.definitions import build_defs
+from v6_pipeline.defs.log_checks import QUEUED
+from v6_pipeline.lake.columns import TableSpec
+from v6_pipeline.lake.durability import log_file
+from v6_pipeline.lake.lineage import CommitLineage
+from v6_pipeline.lake.rows import position_rows
+from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.model import ContractSpec, PositionUpdate, SlotPurpose, UpdateSource
+from v6_pipeline.state import contracts, holdings, slots
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline_tests.history_runs import evaluated, numbers, run_check
+from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
+from v6_pipeline_tests.unit.state.samples import holding, option, stock
+
+ACCOUNT = "SIM1"
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+DAY = FRIDAY_NOON.date()
+
+
+def stock_row(conid: int, **changes: Any) -> PositionUpdate:
+    row = PositionUpdate(
+        account=ACCOUNT,
+        conid=conid,
+        symbol="AAPL",
+        sec_type="STK",
+        currency="USD",
+        position=10.0,
+        timestamp=FRIDAY_NOON,
+        market_price=20.0,
+        market_value=200.0,
+    )
+    return replace(row, **changes)
+
+
+def option_row(conid: int, **changes: Any) -> PositionUpdate:
+    greeks = {"delta": -0.3, "gamma": 0.01, "vega": 1.5, "theta": -0.4}
+    of_option = {"symbol": "SPX", "sec_type": "OPT", "expiry": date(2026, 12, 18), "multiplier": 100.0}
+    quoted = {"bid": 19.5, "ask": 20.5, "market_value": 20_000.0}
+    return stock_row(conid, **{**of_option, **quoted, **greeks, **changes})
+
+
+class Checked:
+    """A lake and a state database, and what a check says of them when a user executes it."""
+
+    def __init__(self, pipeline: ClockedPipeline, instance: dg.DagsterInstance, database: StateDatabase) -> None:
+        self.pipeline, self.instance, self.database = pipeline, instance, database
+        self.queue = PositionQueue(database, pipeline.now, max_attempts=1)
+
+    def hold(self, *specs: ContractSpec, position: float = 10.0) -> None:
+        with self.database.write() as connection:
+            held = [holding(spec, position=position, observed_at=self.pipeline.now()) for spec in specs]
+            holdings.upsert_holdings(connection, held)
+
+    def refreshed(self, conid: int, at: datetime = FRIDAY_NOON) -> None:
+        with self.database.write() as connection:
+            holdings.set_refreshed(connection, [(ACCOUNT, conid)], refreshed_at=at)
+
+    def write(self, *updates: PositionUpdate, to: TableSpec = QUEUED_POSITIONS, run_id: str = "one") -> None:
+        streams = to is STREAMED_POSITIONS
+        made_by: dict[str, Any] = {"epoch": 1} if streams else {"run_id": run_id}
+        source = UpdateSource.STREAM if streams else UpdateSource.QUEUE
+        frame = position_rows(
+            updates,
+            spec=to,
+            trading_day=TradingCalendar().trading_day,
+            source=source,
+            ingested_at=self.pipeline.now(),
+            **made_by,
+        )
+        lineage = CommitLineage(asset=to.name, source=source, code_version="0", **made_by)
+        self.pipeline.lake().table(to).append(frame, lineage)
+
+    def says(self, name: str, asset: str = QUEUED_POSITIONS.name) -> dg.AssetCheckEvaluation:
+        result = run_check(self.pipeline, self.instance, asset, name)
+        assert result.success
+        [said] = evaluated(result).values()
+        assert (said.asset_key, said.check_name) == (dg.AssetKey(asset), name)
+        return said
+
+
+@pytest.fixture
+def checked(pipeline: ClockedPipeline, instance: dg.DagsterInstance, database: StateDatabase) -> Checked:
+    return Checked(pipeline, instance, database)
+
+
+def failed_with(said: dg.AssetCheckEvaluation) -> tuple[dg.AssetCheckSeverity, str | None]:
+    assert not said.passed
+    return said.severity, said.description
+
+
+# --- the queue ---
+
+
+def test_the_queue_drains(checked: Checked) -> None:
+    assert checked.says("queue_drains").description == "the queue is empty"
+    checked.queue.insert(1, "AAPL", account=ACCOUNT)
+    Clock.forward(300)
+
+    passed = checked.says("queue_drains")
+    assert passed.passed
+    assert numbers(passed) == {
+        "pending": 1,
+        "waiting_for_retry": 0,
+        "oldest_seconds": 300.0,
+        "oldest_allowed_seconds": 300,
+        "pending_allowed": 250,
+    }
+
+    Clock.forward(1)
+
+    failed = checked.says("queue_drains")
+    assert failed_with(failed) == (ERROR, "the oldest of 1 items waits for 301 s, 300 s are allowed")
+    assert numbers(failed)["oldest_seconds"] == 301.0
+
+
+def test_a_queue_that_nobody_drains_while_the_exchange_is_closed_is_a_warning(checked: Checked) -> None:
+    checked.queue.insert(1, "AAPL", account=ACCOUNT)
+    Clock.forward(timedelta(days=1).total_seconds())  # Saturday
+
+    severity, description = failed_with(checked.says("queue_drains"))
+    assert severity is WARN
+    assert (description or "").endswith(
+        "nothing is refreshed now: the exchange is closed or IB is in its nightly reset"
+    )
+
+
+def test_a_queue_that_is_deeper_than_a_worker_surely_drains(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("V6_QUEUE_BATCH", "1")
+    checked.queue.insert_many([(ACCOUNT, conid, "AAPL", 5) for conid in range(1, 6)])
+    assert checked.says("queue_drains").passed
+    checked.queue.insert(6, "AAPL", account=ACCOUNT)
+
+    assert failed_with(checked.says("queue_drains")) == (WARN, "6 items wait, 5 are surely refreshed within 300 s")
+
+
+def test_dead_letters(checked: Checked) -> None:
+    checked.queue.insert(1, "AAPL", account=ACCOUNT)
+    passed = checked.says("no_dead_letters")
+    assert (passed.passed, numbers(passed)) == (True, {"dead": 0})
+
+    batch = checked.queue.get_batch(1)
+    assert batch.token is not None
+    checked.queue.mark_failed(batch.token, [(ACCOUNT, 1)], "no such contract")
+
+    failed = checked.says("no_dead_letters")
+    named = "SIM1/1 AAPL (no such contract)"
+    assert failed_with(failed) == (WARN, f"1 items were given up and are not refreshed: {named}")
+    assert numbers(failed) == {"dead": 1, "sample": named}
+    assert checked.says("queue_drains").passed  # they are told apart
+
+
+# --- rows ---
+
+
+@pytest.mark.parametrize("table", [QUEUED_POSITIONS, STREAMED_POSITIONS], ids=lambda table: table.name)
+def test_one_row_per_key(checked: Checked, table: TableSpec) -> None:
+    assert numbers(checked.says("one_row_per_key", table.name)) == {"rows": 0, "repeated": 0}
+    checked.write(stock_row(1), stock_row(2), to=table)
+    checked.write(stock_row(1, timestamp=FRIDAY_NOON + timedelta(seconds=1)), to=table)
+
+    passed = checked.says("one_row_per_key", table.name)
+    assert passed.passed
+    assert numbers(passed) == {"day": "2026-11-20", "rows": 3, "repeated": 0}
+
+    checked.write(stock_row(2), to=table, run_id="other")
+
+    failed = checked.says("one_row_per_key", table.name)
+    named = "SIM1/2/2026-11-20 17:00:00+00:00 2 times"
+    reason = f"2026-11-20: 1 of (account, conid, timestamp) are there more than once: {named}"
+    assert failed_with(failed) == (ERROR, reason)
+    assert numbers(failed) == {"day": "2026-11-20", "rows": 4, "repeated": 1, "sample": named}
+
+
+def test_prices_present(checked: Checked) -> None:
+    with checked.database.write() as connection:
+        contracts.mark_unknown(connection, 3, code=200, failed_at=FRIDAY_NOON)
+    none: dict[str, Any] = {"market_price": None, "market_value": None}
+    expired = option_row(2, expiry=DAY - timedelta(days=1), **none)
+    checked.write(stock_row(1), expired, stock_row(3, **none), stock_row(4, position=0.0, **none))
+
+    passed = checked.says("prices_present")
+    assert passed.passed
+    assert numbers(passed) == {"positions": 3, "without_price": 0, "expired_or_unknown": 2}
+
+    checked.write(option_row(5, expiry=DAY, **none), run_id="other")
+
+    failed = checked.says("prices_present")
+    assert failed_with(failed) == (WARN, "1 of 4 open positions have no price: SIM1/5 SPX")
+    assert numbers(failed) == {"positions": 4, "without_price": 1, "expired_or_unknown": 2, "sample": "SIM1/5 SPX"}
+
+
+def test_only_the_newest_row_of_a_position_is_judged(checked: Checked) -> None:
+    checked.write(stock_row(1, market_price=None, market_value=None))
+    checked.write(stock_row(1, timestamp=FRIDAY_NOON + timedelta(seconds=1)))
+
+    assert checked.says("prices_present").passed
+
+
+def test_greeks_present(checked: Checked) -> None:
+    no_market = option_row(2, bid=None, ask=None, delta=None, gamma=None, vega=None, theta=None)
+    expired = option_row(3, expiry=DAY - timedelta(days=1), delta=None)
+    checked.write(option_row(1), no_market, expired, stock_row(4))
+
+    passed = checked.says("greeks_present")
+    assert passed.passed
+    assert numbers(passed) == {"options": 2, "without_quote": 1, "without_greeks": 0}
+
+    checked.write(option_row(5, delta=None), run_id="other")
+
+    failed = checked.says("greeks_present")
+    assert failed_with(failed) == (WARN, "1 of 2 options with a quote have no greeks: SIM1/5 SPX")
+    assert numbers(failed) == {"options": 3, "without_quote": 1, "without_greeks": 1, "sample": "SIM1/5 SPX"}
+
+
+AGREED = {
+    "held": 2,
+    "in_lake": 2,
+    "judged": 2,
+    "streamed": 0,
+    "pending": 0,
+    "missing": 0,
+    "not_held": 0,
+    "unequal": 0,
+}
+
+
+def test_reconciles_with_broker(checked: Checked) -> None:
+    checked.hold(stock(1), stock(2))
+    checked.write(stock_row(1), stock_row(3, position=0.0))
+    checked.write(stock_row(2), to=STREAMED_POSITIONS)  # until a moment ago, by a streamer that is gone
+
+    passed = checked.says("reconciles_with_broker")
+    assert passed.passed
+    assert numbers(passed) == AGREED
+
+    checked.hold(stock(4))
+    checked.refreshed(4)
+    checked.hold(stock(1), position=11)
+    checked.write(stock_row(5), run_id="other")
+
+    failed = checked.says("reconciles_with_broker")
+    named = "SIM1/4 0 in the lake, 10 held, SIM1/5 10 in the lake, 0 held, SIM1/1 10 in the lake, 11 held"
+    reason = f"1 held positions have no row, 1 rows are not held, 1 differ in quantity: {named}"
+    assert failed_with(failed) == (ERROR, reason)
+    found = {"held": 3, "in_lake": 3, "judged": 4, "missing": 1, "not_held": 1, "unequal": 1, "sample": named}
+    assert numbers(failed) == AGREED | found
+
+
+def test_a_position_that_changed_since_its_row_was_made_may_differ_until_the_row_is_stale(checked: Checked) -> None:
+    checked.write(stock_row(1))
+    Clock.forward(300)
+    checked.hold(stock(1), position=11)
+    checked.refreshed(1, at=FRIDAY_NOON)
+
+    passed = checked.says("reconciles_with_broker")
+    assert passed.passed
+    assert numbers(passed)["pending"] == 1
+
+    Clock.forward(1)
+
+    failed = checked.says("reconciles_with_broker")
+    assert failed_with(failed)[0] is ERROR
+    assert numbers(failed)["sample"] == "SIM1/1 10 in the lake, 11 held"
+
+
+def test_what_nobody_refreshed_yet_is_no_disagreement_what_was_given_up_is(checked: Checked) -> None:
+    checked.hold(stock(1))
+    new = checked.says("reconciles_with_broker")
+    assert (new.passed, numbers(new)["pending"]) == (True, 1)
+
+    checked.queue.insert(1, "AAPL", account=ACCOUNT)
+    queued = checked.says("reconciles_with_broker")
+    assert (queued.passed, numbers(queued)["pending"]) == (True, 1)
+
+    batch = checked.queue.get_batch(1)
+    assert batch.token is not None
+    checked.queue.mark_failed(batch.token, [(ACCOUNT, 1)], "no such contract")
+    given_up = checked.says("reconciles_with_broker")
+    assert failed_with(given_up)[0] is ERROR
+    assert numbers(given_up)["missing"] == 1
+
+
+def test_streamed_contracts_are_not_compared(checked: Checked) -> None:
+    checked.hold(stock(1), position=11)
+    checked.refreshed(1)
+    checked.write(stock_row(1), to=STREAMED_POSITIONS)
+    assert not checked.says("reconciles_with_broker").passed
+
+    with checked.database.write() as connection:
+        until = FRIDAY_NOON + timedelta(seconds=60)
+        slots.put(connection, [slots.Slot(1, "streamer", SlotPurpose.STREAM, FRIDAY_NOON, until)])
+
+    streams = checked.says("reconciles_with_broker")
+    assert streams.passed
+    assert (numbers(streams)["streamed"], numbers(streams)["judged"]) == (1, 0)
+
+
+def test_values_consistent(checked: Checked) -> None:
+    in_pence = replace(stock(3), price_magnifier=100)
+    checked.hold(stock(1), option(2), in_pence)
+    checked.write(stock_row(1, market_value=200.1), option_row(2), stock_row(3, market_value=2.0), stock_row(9))
+
+    passed = checked.says("values_consistent")
+    assert passed.passed
+    assert numbers(passed) == {"positions": 4, "judged": 3, "inconsistent": 0}
+
+    later = FRIDAY_NOON + timedelta(seconds=1)
+    checked.write(option_row(2, timestamp=later, market_value=200.0))
+
+    failed = checked.says("values_consistent")
+    named = "SIM1/2 200.00 instead of 20,000.00"
+    reason = f"1 of 3 market values do not follow from position and price: {named}"
+    assert failed_with(failed) == (ERROR, reason)
+    assert numbers(failed) == {"positions": 4, "judged": 3, "inconsistent": 1, "sample": named}
+
+
+# --- in runs ---
+
+
+def test_each_refresh_evaluates_all_checks_of_its_asset(checked: Checked) -> None:
+    checked.write(stock_row(1))
+    job = build_defs(checked.pipeline.settings(), pipeline=checked.pipeline).resolve_job_def("refresh_queued_positions")
+
+    # A past day: IB is not asked.
+    result = job.execute_in_process(instance=checked.instance, partition_key="2026-11-19", raise_on_error=False)
+
+    assert result.success
+    found = {event.check_name: event.passed for event in result.get_asset_check_evaluations()}
+    assert found == {name: name != "reconciles_with_broker" for name in QUEUED}  # a failed check fails no run
+
+
+def test_a_damaged_table_fails_checks_and_no_run(checked: Checked) -> None:
+    checked.write(stock_row(1))
+    log_file(checked.pipeline.settings().home / "lake" / "queued_positions", 0).write_text("{")
+
+    severity, description = failed_with(checked.says("prices_present"))
+
+    assert severity is ERROR
+    assert (description or "").startswith("cannot tell: ")
+    assert "v6 lake repair" in (description or "")
+    assert checked.says("queue_drains").passed  # needs no lake
