@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long chaos lint format simulate
+.PHONY: help install docs-reference demo test test-long chaos lint format simulate
 
 help:
 	@echo "make demo   set up if need be, then run the whole system on the embedded paper gateway"
@@ -14,6 +14,7 @@ help:
 	@echo "make chaos  set up if need be, then break everything for MINUTES=10 from SEED=1, or KILLS=20 with Dagster"
 	@echo "make lint   layers, types and style"
 	@echo "make format apply the style"
+	@echo "make docs-reference  write the reference of settings anew"
 
 # The stamp is newer than what it depends on once everything is installed.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -23,6 +24,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 install: $(VENV)/.installed
+
+docs-reference: install
+	$(BIN)/python scripts/write_reference.py
 
 demo: install
 	$(BIN)/v6 demo

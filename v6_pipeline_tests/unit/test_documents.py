@@ -1,0 +1,40 @@
+"""The documents name only what exists."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from v6_pipeline.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_images_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).resolve().exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_variables_named_are_settings(page: Path) -> None:
+    named = set(re.findall(rf"\b{PREFIX}[A-Z0-9_]*[A-Z0-9]\b", page.read_text(encoding="utf-8")))
+    assert named - {PREFIX + name.upper() for name in Settings.model_fields} == set()
+
+
+def test_reference_of_settings_is_current() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))
+    committed = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert committed == script["settings_page"](), "run make docs-reference"
+
+
+def test_defaults_of_secrets_are_not_shown() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))
+    secret = [field for field in Settings.model_fields.values() if "Secret" in str(field.annotation)]
+    assert secret
+    assert {script["shown_default"](field) for field in secret} == {"not shown"}
