@@ -120,7 +120,7 @@ def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUE
     )
     difference = (pl.col("ours") - pl.col("theirs")).abs()
     relative = pl.when(difference == 0).then(0.0).otherwise(difference / pl.col("gross"))
-    sums = sums.with_columns(relative.alias("difference")).sort("difference", descending=True)
+    sums = sums.with_columns(relative.alias("difference")).sort(["difference", "account"], descending=[True, False])
     worst = sums.row(0, named=True)
     numbers: Numbers = {
         "compared": valued.height,

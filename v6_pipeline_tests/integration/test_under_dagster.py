@@ -32,6 +32,8 @@ from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
 from v6_pipeline_tests.integration.real_dagster import UP_SECONDS, DagsterApi, is_over, running_dagster, wait_for
 
 DAYS, WITH_FLEX, WITHOUT = 60, 24, 12
+CORRECTED = 14
+"""Days of a run that is ended in the middle: some ten seconds of work."""
 ASSETS = ("flex_statements", "flex_positions", "flex_activity", "position_snapshots", "portfolio_exposure")
 RUN_SECONDS = 300
 LEASE_SECONDS = 45
@@ -177,8 +179,9 @@ def test_a_run_that_ends_in_the_middle_leaves_whole_days_and_the_next_one_ends_i
     """
     system.api.stop_sensor("flex_statements_sensor")
     quantity, made = (20, "220000") if end == "kill" else (30, "230000")
-    drop(system.flex_dir / f"corrected-{quantity}.xml", system.flex, quantity=quantity, made=made)
-    launched = system.api.launch_backfill(ASSETS, system.flex)
+    days = system.flex[:CORRECTED]
+    drop(system.flex_dir / f"corrected-{quantity}.xml", days, quantity=quantity, made=made)
+    launched = system.api.launch_backfill(ASSETS, days)
     run_id = wait_for("its run", lambda: running(system, launched), RUN_SECONDS)
     wait_for("a day", lambda: system.api.materializations("flex_positions", run_id), RUN_SECONDS)
     if end == "kill":
@@ -190,7 +193,7 @@ def test_a_run_that_ends_in_the_middle_leaves_whole_days_and_the_next_one_ends_i
     assert_whole_days(system)
     before = system.versions(), system.content(POSITION_SNAPSHOTS, system.good)
 
-    done = system.api.finished_backfill(system.api.launch_backfill(ASSETS, system.flex), RUN_SECONDS)
+    done = system.api.finished_backfill(system.api.launch_backfill(ASSETS, days), RUN_SECONDS)
 
     assert done["status"] == "COMPLETED_SUCCESS", done
     assert_whole_days(system)
@@ -198,12 +201,12 @@ def test_a_run_that_ends_in_the_middle_leaves_whole_days_and_the_next_one_ends_i
         [run] = done["runs"]
         for asset in ("flex_positions", "position_snapshots", "portfolio_exposure"):
             told = system.api.materializations(asset, run["runId"])
-            assert [item["changed"] for item in told.values()] == [False] * WITH_FLEX
+            assert [item["changed"] for item in told.values()] == [False] * CORRECTED
         after = system.versions(), system.content(POSITION_SNAPSHOTS, system.good)
         assert after[0] == before[0]
         assert after[1].equals(before[1])
-    quantities = system.content(POSITION_SNAPSHOTS, system.flex).select("date", "account", "conid", "position")
-    assert quantities.height == WITH_FLEX * 2 * POSITIONS
+    quantities = system.content(POSITION_SNAPSHOTS, days).select("date", "account", "conid", "position")
+    assert quantities.height == CORRECTED * 2 * POSITIONS
     assert quantities.filter(pl.col("position") != quantity * pl.col("conid")).is_empty(), "the corrected statements'"
 
 

@@ -165,6 +165,7 @@ def test_checks_are_evaluated_for_the_days_of_the_run(week: ClockedPipeline, ins
     assert set(found) == {
         "no_trading_day_missing",
         "snapshot_complete",
+        "one_row_per_key",
         "values_agree_with_flex",
         "quantities_explained",
     }

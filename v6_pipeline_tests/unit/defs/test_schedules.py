@@ -46,10 +46,12 @@ def test_what_is_due_is_refreshed_into_the_current_trading_day_and_what_is_not_i
     hold(database, 1, 2)
 
     schedule = queued_positions_schedule(settings, calendar)
-    with dg.instance_for_test() as instance:
-        context = dg.build_schedule_context(
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_schedule_context(
             instance=instance, scheduled_execution_time=FRIDAY_NOON, resources={"pipeline": pipeline}
-        )
+        ) as context,
+    ):
         result = schedule(context)
         Clock.forward(-7200)
         hold(database, 1, 2, refreshed_at=Clock.instant)

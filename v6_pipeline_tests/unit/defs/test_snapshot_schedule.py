@@ -52,11 +52,10 @@ def test_what_is_due_is_asked_for_and_what_is_not_is_skipped_with_numbers(
     with dg.instance_for_test() as instance:
 
         def tick() -> Any:
-            return schedule(
-                dg.build_schedule_context(
-                    instance=instance, scheduled_execution_time=Clock.instant, resources={"pipeline": observed}
-                )
-            )
+            with dg.build_schedule_context(
+                instance=instance, scheduled_execution_time=Clock.instant, resources={"pipeline": observed}
+            ) as context:
+                return schedule(context)
 
         due = tick()
         snapshot(observed, FRIDAY, final=False, made_at=FRIDAY_NOON)
