@@ -31,10 +31,12 @@ docs-reference: install
 demo: install
 	$(BIN)/v6 demo
 
-# Many tests wait for processes of their own: a worker more than two cores have keeps them busy. The files are handed out
+# Many tests wait for processes of their own: twice as many workers as two cores keep them busy. The files are handed out
 # in their own order, what takes minutes first; else no reordering, which would put the files with few tests last.
-WORKERS ?= 3
+WORKERS ?= 4
 
+# Bytecode is kept, whatever the environment says: some hundred processes of the tests would compile everything anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: install
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 

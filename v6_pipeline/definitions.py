@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import v6_pipeline.quick_start  # noqa: F401  for what it does to the interpreter, before the other imports
+
+# isort: split
 import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar

@@ -7,6 +7,9 @@ in about two seconds and outlives every reload of a code location.
 
 from __future__ import annotations
 
+import v6_pipeline.quick_start  # noqa: F401  for what it does to the interpreter, before the other imports
+
+# isort: split
 import argparse
 import asyncio
 import contextlib

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import v6_pipeline.quick_start  # noqa: F401  tests are such a process, too
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first: several workers then end at about the same time."""

@@ -15,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``v6``; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
     try:
         # Imported here, so that Ctrl-C is quiet from the first moment.
+        import v6_pipeline.quick_start  # noqa: F401  for what it does to the interpreter
         from v6_pipeline.cli.app import run
 
         return run(arguments)
