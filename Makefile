@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install docs-reference demo test test-long chaos lint format simulate
+.PHONY: help install docs-reference demo test test-long test-properties chaos lint format simulate
 
 help:
 	@echo "make demo   set up if need be, then run the whole system on the embedded paper gateway"
 	@echo "make test   set up if need be, then run the tests"
 	@echo "make test-long  the tests that take minutes each"
+	@echo "make test-properties  properties on ten times the examples"
 	@echo "make simulate  trading days on a virtual clock, from seeds (SEEDS=50 FIRST=1 JOBS=2)"
 	@echo "make chaos  set up if need be, then break everything for MINUTES=10 from SEED=1, or KILLS=20 with Dagster"
 	@echo "make lint   layers, types and style"
@@ -31,9 +32,9 @@ docs-reference: install
 demo: install
 	$(BIN)/v6 demo
 
-# Many tests wait for processes of their own: twice as many workers as two cores keep them busy. The files are handed out
+# Many tests wait for processes of their own: a worker more than two cores have keeps them busy. The files are handed out
 # in their own order, what takes minutes first; else no reordering, which would put the files with few tests last.
-WORKERS ?= 4
+WORKERS ?= 3
 
 # Bytecode is kept, whatever the environment says: some hundred processes of the tests would compile everything anew.
 test: export PYTHONDONTWRITEBYTECODE =
@@ -42,6 +43,10 @@ test: install
 
 test-long: install
 	$(BIN)/python -m pytest -m long
+
+# Ten times the examples that properties are tried on by default.
+test-properties: install
+	PROPERTY_SCALE=4 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $$(grep -rl "examples(" v6_pipeline_tests/unit)
 
 # Whole trading days on a virtual clock, faults and all, from seeds; SEEDS, FIRST and JOBS say how many, which and at once.
 SEEDS ?= 50

@@ -8,6 +8,7 @@ import v6_pipeline.quick_start  # noqa: F401  for what it does to the interprete
 import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs.alert_sensor import alerts_sensor
 from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_positions
 from v6_pipeline.defs.checks import stream_checks
 from v6_pipeline.defs.flex_sensor import flex_statements_sensor
@@ -57,7 +58,7 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
             position_snapshots_schedule(settings, calendar),
             lake_maintenance_schedule(settings),
         ],
-        sensors=[ib_streamer_sensor(), flex_statements_sensor()],
+        sensors=[ib_streamer_sensor(), flex_statements_sensor(), alerts_sensor()],
         resources={"pipeline": pipeline or PipelineResource()},
         # A run is one short step: a process per step would spend five seconds importing for each.
         executor=dg.in_process_executor,

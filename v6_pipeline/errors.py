@@ -98,5 +98,9 @@ class FlexServiceError(V6Error):
         self.code = code
 
 
+class AlertError(V6Error):
+    """An alert could not be passed on."""
+
+
 class UsageError(V6Error):
     """The command was used wrongly (exit code 2)."""

@@ -34,6 +34,7 @@ from v6_pipeline.model import IBRegion
 
 PREFIX = "V6_"
 FILE_NAME = "v6.toml"
+_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 RUN_CLIENT_IDS = 15
 """Runs lease the client ids after the streamer's: ``ib_client_id + 1`` to ``ib_client_id + 15``."""
 
@@ -129,6 +130,12 @@ class Settings(BaseSettings):
         NoDecode,
         Field(description="extra handlers of streamed positions, module:factory, comma separated"),
     ] = ()
+    alert_webhook: Annotated[
+        SecretStr | None, Field(description="address to which alerts are posted as JSON; https, or on this machine")
+    ] = None
+    notifiers: Annotated[
+        tuple[str, ...], NoDecode, Field(description="extra notifiers of alerts, module:factory, comma separated")
+    ] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -144,14 +151,14 @@ class Settings(BaseSettings):
         file = Path(home).expanduser() / FILE_NAME
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
 
-    @field_validator("ib_accounts", "handlers", mode="before")
+    @field_validator("ib_accounts", "handlers", "notifiers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("flex_dir", "flex_token", "flex_query_id", mode="before")
+    @field_validator("flex_dir", "flex_token", "flex_query_id", "alert_webhook", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -167,16 +174,27 @@ class Settings(BaseSettings):
     def _safe_for_the_token(cls, value: str) -> str:
         parts = urlsplit(value)
         if not re.fullmatch(r"https://[\w.-]+(:\d{1,5})?(/[\w./-]*)?", value, re.ASCII) and not (
-            re.fullmatch(r"http://[\w.:\[\]-]+(/[\w./-]*)?", value, re.ASCII)
-            and parts.hostname in {"127.0.0.1", "localhost", "::1"}
+            re.fullmatch(r"http://[\w.:\[\]-]+(/[\w./-]*)?", value, re.ASCII) and parts.hostname in _THIS_MACHINE
         ):
             msg = "must be a plain https:// address, or http:// on this machine: the token is sent there"
             raise ValueError(msg)
         return value.rstrip("/")
 
-    @field_validator("handlers")
+    @field_validator("alert_webhook")
     @classmethod
-    def _handler_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _safe_for_alerts(cls, value: SecretStr | None) -> SecretStr | None:
+        parts = urlsplit(value.get_secret_value()) if value is not None else None
+        if parts is not None and not (
+            parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _THIS_MACHINE))
+        ):
+            # The address holds a secret: it is not shown.
+            msg = "must be an https:// address, or http:// on this machine"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("handlers", "notifiers")
+    @classmethod
+    def _factory_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for spec in value:
             if not re.fullmatch(r"[\w.]+:\w+", spec):
                 msg = f"{spec!r} is not module:factory"
@@ -383,4 +401,4 @@ def _one_line(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-_SECRET = {"state_url", "lake_options", "flex_token"}
+_SECRET = {"state_url", "lake_options", "flex_token", "alert_webhook"}

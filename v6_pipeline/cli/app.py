@@ -18,6 +18,7 @@ from v6_pipeline import __version__
 from v6_pipeline.cli import output
 from v6_pipeline.cli.commands import (
     demo,
+    doctor,
     gateway,
     init,
     lake,
@@ -45,6 +46,7 @@ app = typer.Typer(
 
 # The order is that of the help.
 app.command("init")(init.init)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("gateway")(gateway.gateway)

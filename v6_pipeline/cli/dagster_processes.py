@@ -13,8 +13,11 @@ import enum
 import http.client
 import json
 import os
+import re
 import socket
+import subprocess
 import sys
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -31,6 +34,8 @@ HOST = "127.0.0.1"
 LOCATION = "v6_pipeline"
 MODULE = "v6_pipeline.definitions"
 ANSWER_SECONDS = 10.0
+INSTANCE_SECONDS = 120.0
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)\b")
 _WORKSPACE = f"""\
 # Written by 'v6 up' at each start.
 load_from:
@@ -106,6 +111,24 @@ def webserver(workspace: Path, port: int) -> Command:
 def daemon(workspace: Path) -> Command:
     """Ticks sensors and schedules, launches queued runs."""
     return Command("daemon", (sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace)))
+
+
+def instance_fault(settings: Settings, base: Mapping[str, str]) -> str | None:
+    """Why Dagster cannot use its instance, as it says itself; ``None`` if it can."""
+    done = subprocess.run(
+        (sys.executable, "-m", "dagster", "instance", "info"),
+        env=environment(settings, base),
+        capture_output=True,
+        text=True,
+        timeout=INSTANCE_SECONDS,
+        check=False,
+    )
+    if done.returncode == 0:
+        return None
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    # The last exception of a traceback, and what it says below.
+    begin = max((at for at, line in enumerate(lines) if _EXCEPTION.match(line)), default=len(lines) - 1)
+    return textwrap.shorten(" ".join(lines[begin:]) or "no reason given", 300, placeholder="...")
 
 
 def write_workspace(settings: Settings, port: int) -> Path:

@@ -93,11 +93,11 @@ class ReadOnlyIB(IB):
 
     def _answer_time_in_order(self) -> None:
         """Match the answers to ``ask_time`` by their order: they name no request, and ib_async knows one at a time."""
-        asked: deque[asyncio.Future[None]] = deque()
+        asked: deque[asyncio.Future[int]] = deque()
 
-        def current_time(_seconds: int) -> None:
+        def current_time(seconds: int) -> None:
             if asked and not (answer := asked.popleft()).done():
-                answer.set_result(None)
+                answer.set_result(seconds)
 
         def close() -> None:
             for answer in asked:
@@ -108,13 +108,13 @@ class ReadOnlyIB(IB):
         self.disconnectedEvent += close
         self._time_asked = asked
 
-    def ask_time(self, *, urgent: bool = False) -> asyncio.Future[None]:
-        """Ask the gateway for its time; the future ends with its answer to this very request.
+    def ask_time(self, *, urgent: bool = False) -> asyncio.Future[int]:
+        """Ask the gateway for its time; the future ends with its answer to this very request: seconds since 1970.
 
         Args:
             urgent: overtake what waits. Otherwise an answer says that all sent before was read as well.
         """
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._sends_urgently = urgent
         try:
             self.client.reqCurrentTime()
@@ -140,7 +140,7 @@ class ReadOnlyIB(IB):
         raise GatewayError(_READ_ONLY)
 
 
-def _end_with_connection(answer: asyncio.Future[None]) -> None:
+def _end_with_connection(answer: asyncio.Future[int]) -> None:
     if not answer.done():
         answer.set_exception(ConnectionError("Socket disconnect"))
         answer.exception()  # looked at: whoever asked may have given up

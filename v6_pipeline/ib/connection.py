@@ -13,6 +13,7 @@ import enum
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from ib_async.wrapper import RequestError
@@ -284,6 +285,15 @@ class IBConnectionManager:
             GatewayError: as ``request``.
         """
         await self._answer(self.ib.ask_time(urgent=True), "its time", timeout, urgent=True)
+
+    async def gateway_time(self) -> datetime:
+        """The gateway's clock, UTC, in whole seconds.
+
+        Raises:
+            GatewayError: as ``request``.
+        """
+        seconds = await self._answer(self.ib.ask_time(urgent=True), "its time", None, urgent=True)
+        return datetime.fromtimestamp(seconds, UTC)
 
     async def run_heartbeat(self) -> None:
         """Ask the gateway for its time again and again; return, with the connection closed, once it does not answer.

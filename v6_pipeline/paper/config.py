@@ -52,6 +52,8 @@ class GatewayConfig:
         history_seconds: time until a historical request is answered.
         history_rate: historical answers a second for bars of a minute and more; what is asked faster waits. IB slows
             clients down likewise, and gives no number.
+        read_only: whether IB's setting "Read-Only API" is on: what is about orders is then refused with 321, even a
+            question for open ones. An order is never taken, whatever this says.
         as_of: the day from which expiries are laid out; by default that of `utcnow`.
         account_conflict: see `AccountConflict`.
         clock: monotonic seconds, for rate windows and the portfolio's cadence.
@@ -74,6 +76,7 @@ class GatewayConfig:
     snapshot_seconds: float = 0.0
     history_seconds: float = 0.0
     history_rate: float = 50.0
+    read_only: bool = True
     as_of: date | None = None
     account_conflict: AccountConflict = AccountConflict.EVICT
     clock: Callable[[], float] = time.monotonic

@@ -14,7 +14,7 @@ from v6_pipeline.paper.market_data import MarketDataDesk, validation_error
 from v6_pipeline.paper.requests import ORDER_REQUESTS, REQUEST_ID_INDEX, RequestId, parse_versioned_id
 from v6_pipeline.paper.session import ClientSession
 from v6_pipeline.paper.statistics import Statistics
-from v6_pipeline.paper.wire import Fields, WireError
+from v6_pipeline.paper.wire import Fields, Message, WireError
 
 Handler = Callable[[ClientSession, Fields], None]
 
@@ -93,10 +93,17 @@ class Dispatcher:
         session.send(messages.next_valid_id(1))
 
     def _no_open_orders(self, session: ClientSession, _fields: Fields) -> None:
-        session.send(messages.open_order_end())
+        self._unless_read_only(session, messages.open_order_end())
 
     def _no_completed_orders(self, session: ClientSession, _fields: Fields) -> None:
-        session.send(messages.completed_orders_end())
+        self._unless_read_only(session, messages.completed_orders_end())
+
+    def _unless_read_only(self, session: ClientSession, end: Message) -> None:
+        """A read-only gateway says why and ends nothing: clients that ask for orders wait out their deadlines."""
+        if self._config.read_only:
+            session.error(-1, 321, READ_ONLY)
+        else:
+            session.send(end)
 
     def _no_executions(self, session: ClientSession, fields: Fields) -> None:
         session.send(messages.executions_end(parse_versioned_id(fields)))

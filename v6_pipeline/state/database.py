@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,24 @@ from v6_pipeline.errors import StateError
 from v6_pipeline.state.failures import explain, is_busy
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
 
-__all__ = ["Connection", "StateDatabase"]
+__all__ = ["Connection", "SchemaRevision", "StateDatabase"]
 
 _WRITE = "v6_write"
 _WRITERS_LOCK = 0x7636_7374  # any constant: PostgreSQL's advisory locks are numbers, of one database each
 _BUSY_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRevision:
+    """The schema's revision of a database (None: there is none yet) and that of this version."""
+
+    stored: str | None
+    current: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing is to be migrated."""
+        return self.stored == self.current
 
 
 class StateDatabase:
@@ -60,19 +74,35 @@ class StateDatabase:
         parsed = _parse(url, name_for_messages)
         if parsed.get_backend_name() == "sqlite":
             _make_parent(Path(parsed.database or ""), name_for_messages)
-        try:
-            engine = _engine(parsed, busy_seconds)
-        except (ModuleNotFoundError, NoSuchModuleError):
-            raise StateError(
-                f"no driver for the state database {name_for_messages}: pip install 'v6_pipeline[postgres]'"
-            ) from None
-        database = cls(engine, name_for_messages=name_for_messages)
+        database = cls(_engine_for(parsed, name_for_messages, busy_seconds), name_for_messages=name_for_messages)
         try:
             database._prepare()
         except BaseException:
-            engine.dispose()
+            database.close()
             raise
         return database
+
+    @classmethod
+    def examine(cls, url: str, *, name_for_messages: str, busy_seconds: float = 5.0) -> SchemaRevision:
+        """Which schema a database has; it is neither created nor changed.
+
+        Args:
+            url: as for ``open``.
+            name_for_messages: as for ``open``.
+            busy_seconds: as for ``open``.
+
+        Raises:
+            StateError: it cannot be reached, read or written, or is of a newer version or something else's.
+        """
+        parsed = _parse(url, name_for_messages)
+        if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+            return SchemaRevision(None, REVISIONS[-1])
+        database = cls(_engine_for(parsed, name_for_messages, busy_seconds), name_for_messages=name_for_messages)
+        try:
+            with database.write() as connection:  # the write lock is had by those alone who may write
+                return SchemaRevision(database._revision(connection), REVISIONS[-1])
+        finally:
+            database.close()
 
     @property
     def name(self) -> str:
@@ -222,6 +252,13 @@ def _make_parent(path: Path, name: str) -> None:
         ) from None
     if is_folder:
         raise StateError(f"the state database {name} is a folder: set V6_STATE_URL to a file, or move the folder away")
+
+
+def _engine_for(url: URL, name: str, busy_seconds: float) -> Engine:
+    try:
+        return _engine(url, busy_seconds)
+    except (ModuleNotFoundError, NoSuchModuleError):
+        raise StateError(f"no driver for the state database {name}: pip install 'v6_pipeline[postgres]'") from None
 
 
 def _engine(url: URL, busy_seconds: float) -> Engine:

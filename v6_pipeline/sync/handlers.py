@@ -6,16 +6,16 @@ The Delta writer is one handler among others; further ones come from the setting
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from v6_pipeline.errors import FencedError, SettingsError
 from v6_pipeline.model import PositionUpdate
 from v6_pipeline.settings import Settings
+from v6_pipeline.sync.factories import make_all
 
 log = logging.getLogger(__name__)
 
@@ -150,16 +150,11 @@ def load_handlers(settings: Settings) -> dict[str, PositionUpdateHandler]:
     Raises:
         SettingsError: a module or factory does not exist or fails, or what it makes is no handler.
     """
-    return {spec: _load_handler(spec, settings) for spec in settings.handlers}
+    made = make_all("V6_HANDLERS", settings.handlers, settings)
+    return {spec: _checked(spec, handler) for spec, handler in made.items()}
 
 
-def _load_handler(spec: str, settings: Settings) -> PositionUpdateHandler:
-    module_name, _, factory_name = spec.partition(":")
-    try:
-        factory: Callable[[Settings], object] = getattr(importlib.import_module(module_name), factory_name)
-        handler = factory(settings)
-    except Exception as error:  # foreign code may fail in any way, and the streamer cannot do without it
-        raise SettingsError(f"V6_HANDLERS: cannot load {spec}: {type(error).__name__}: {error}") from error
+def _checked(spec: str, handler: object) -> PositionUpdateHandler:
     if not isinstance(handler, PositionUpdateHandler):
         raise SettingsError(f"V6_HANDLERS: {spec} made a {type(handler).__name__} without on_position_update(update)")
     return handler

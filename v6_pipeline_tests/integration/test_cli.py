@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,20 +12,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
 
+from v6_pipeline.cli import main
 from v6_pipeline.paper import ControlClient, GatewayConfig, GatewayThread
 from v6_pipeline_tests.integration.real_dagster import is_over
 
 SECONDS = 60
+IN_THIS_PROCESS = {"init", "slots", "queue", "positions", "strategies"}
+"""What these do does not depend on being a process, and a process costs a second."""
 pytestmark = pytest.mark.minutes
 
 
@@ -36,6 +41,8 @@ class V6:
     environ: dict[str, str]
 
     def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        if arguments[0] in IN_THIS_PROCESS:
+            return self._here(*map(str, arguments))
         return subprocess.run(
             self._command(*arguments),
             env=self.environ,
@@ -78,6 +85,12 @@ class V6:
 
     def with_port(self, port: int) -> V6:
         return replace(self, environ=self.environ | {"V6_IB_PORT": str(port)})
+
+    def _here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with patch.dict(os.environ, self.environ, clear=True), redirect_stdout(out), redirect_stderr(err):
+            code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     def _command(self, *arguments: object) -> list[str]:
         return [sys.executable, "-m", "v6_pipeline.cli", *map(str, arguments)]

@@ -7,11 +7,9 @@ urllib3 logs meanwhile passes a filter.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from v6_pipeline import __version__
 from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.ib.flex.addresses import host_of, is_loopback
 from v6_pipeline.ib.flex.replies import Envelope, ReplyScanner, Statements
+from v6_pipeline.secrecy import without
 
 USER_AGENT = f"v6_pipeline/{__version__}"
 """IB refuses requests without one."""
@@ -74,7 +73,7 @@ class Exchange:
         """
         host, problem = host_of(url), ""
         try:
-            with requests.Session() as session, _without(self._token):
+            with requests.Session() as session, without(self._token):
                 # A proxy of the environment would be asked for our own machine as well.
                 session.trust_env = not is_loopback(url)
                 session.headers["User-Agent"] = USER_AGENT
@@ -128,28 +127,3 @@ def _check_status(response: requests.Response, host: str) -> None:
             f"the Flex Web Service at {host} answered with HTTP {response.status_code}: try again later; if it lasts, "
             "check V6_FLEX_URL"
         )
-
-
-class _TokenFilter(logging.Filter):
-    """Takes a token out of what is logged."""
-
-    def __init__(self, token: SecretStr) -> None:
-        super().__init__()
-        self._token = token
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if (secret := self._token.get_secret_value()) in text:
-            record.msg, record.args = text.replace(secret, "***"), None
-        return True
-
-
-@contextmanager
-def _without(token: SecretStr) -> Iterator[None]:
-    """Keep a token out of the log that urllib3 writes of each request."""
-    log, token_filter = logging.getLogger("urllib3.connectionpool"), _TokenFilter(token)
-    log.addFilter(token_filter)
-    try:
-        yield
-    finally:
-        log.removeFilter(token_filter)

@@ -18,8 +18,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def config(clock: Clock) -> GatewayConfig:
-    """Nothing moves by itself."""
-    return GatewayConfig(as_of=date(2026, 11, 20), tick_seconds=None, clock=clock, utcnow=lambda: NOW)
+    """Nothing moves by itself, and questions about orders are answered."""
+    return GatewayConfig(as_of=date(2026, 11, 20), tick_seconds=None, clock=clock, utcnow=lambda: NOW, read_only=False)
 
 
 @pytest.fixture

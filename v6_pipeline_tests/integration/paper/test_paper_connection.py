@@ -59,6 +59,20 @@ async def test_requests_without_state_are_answered(connect: Connect) -> None:
     assert client.codes() == []
 
 
+async def test_while_read_only_even_questions_about_orders_are_refused(
+    config: GatewayConfig, stack: AsyncExitStack, connect: Connect
+) -> None:
+    read_only = await stack.enter_async_context(PaperGateway(replace(config, read_only=True)))
+    client = await connect(0, to=read_only)
+    client.ib.client.reqOpenOrders()
+    client.ib.client.reqAllOpenOrders()
+    client.ib.client.reqCompletedOrders(False)
+    await settled(client)
+    assert client.codes() == [321] * 3
+    assert "Read-Only mode" in client.text(321)
+    assert read_only.statistics.order_messages == 0, "they are questions"
+
+
 async def test_the_time_is_the_gateways(connect: Connect) -> None:
     client = await connect()
     assert await client.ib.reqCurrentTimeAsync() == NOW

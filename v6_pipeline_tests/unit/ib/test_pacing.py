@@ -15,6 +15,7 @@ from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib import pacing
 from v6_pipeline.ib.allowance import LocalAllowance
 from v6_pipeline.ib.pacing import MessagePacer, Outbox
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.ib.virtual_time import VirtualTimeLoop, run_virtually
 
 RATE = 45
@@ -129,7 +130,7 @@ class SlowAllowance(LocalAllowance):
         return instants
 
 
-@settings(max_examples=40, deadline=None, phases=[Phase.generate])  # to shrink a failure takes minutes
+@settings(max_examples=examples(40), deadline=None, phases=[Phase.generate])  # to shrink a failure takes minutes
 @given(
     processes=st.integers(1, 6),
     amounts=st.lists(st.integers(1, 60), min_size=6, max_size=6),

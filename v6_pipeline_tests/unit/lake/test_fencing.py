@@ -21,6 +21,7 @@ from v6_pipeline.lake.lineage import CommitKind, CommitLineage, read_commits
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.lake.builders import NOON, by_epoch, flush, no_fsync, store, stored_rows, streamed, update
 
 
@@ -238,7 +239,7 @@ def test_a_failed_compaction_does_not_fail_the_flush(tmp_path: Path, monkeypatch
 STEPS = st.lists(st.tuples(st.sampled_from(["open", "append"]), st.integers(0, 2)), min_size=3, max_size=12)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(STEPS)
 def test_only_the_newest_owner_ever_writes(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]

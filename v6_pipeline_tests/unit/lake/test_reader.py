@@ -17,6 +17,7 @@ from v6_pipeline.lake.reader import LATEST_SCHEMA, last_rows, latest_positions, 
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.model import PositionUpdate
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.lake.builders import DAY, NOON, by_epoch, by_run, queued, store, streamed, update
 
 
@@ -98,7 +99,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(ROWS)
 def test_agrees_with_looking_at_every_row(
     tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[bool, str, int, int, int, int]]

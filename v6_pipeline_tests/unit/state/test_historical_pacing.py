@@ -21,6 +21,7 @@ from v6_pipeline.state.historical_pacing import (
     seconds_until_allowed,
     slow_down,
 )
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
 GATEWAY = "127.0.0.1:4002"
@@ -109,7 +110,7 @@ _ASKED = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(_ASKED, min_size=1, max_size=120))
 def test_no_sequence_of_requests_breaks_a_rule_at_the_gateway(
     asked: list[tuple[float, int, int, int, float, float]],

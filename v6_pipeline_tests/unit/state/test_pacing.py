@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from v6_pipeline.state import pacing
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.pacing import TOLERANCE, PacingState, grant, slow_down
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
 GATEWAY = "127.0.0.1:4002"
@@ -129,7 +130,7 @@ ASKS = st.lists(
 """(seconds since the ask before, messages, seconds until the grant can be used, whether an error comes first)."""
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(asks=ASKS, random=st.randoms(use_true_random=False))
 def test_no_rolling_second_holds_more_than_the_bound(
     asks: list[tuple[float, int, float, bool]], random: Random

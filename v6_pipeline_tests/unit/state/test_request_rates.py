@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from v6_pipeline.state import request_rates, schema
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.request_rates import LONGEST_PAUSE, Window
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import START, ManualClock, copy_of
 
 WINDOWS = (Window(1, timedelta(seconds=1)), Window(10, timedelta(seconds=60)))
@@ -107,7 +108,7 @@ STEPS = st.lists(
 it was told, and asks again when that is over)."""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(steps=STEPS)
 def test_no_second_has_two_requests_and_no_minute_eleven(
     sqlite_template: Path, steps: list[tuple[int, float, float, bool]]

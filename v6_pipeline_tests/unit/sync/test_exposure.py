@@ -16,6 +16,7 @@ from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.sync.exposure import UNASSIGNED, allocate, exposure
 from v6_pipeline.sync.registry import Assignment, RegistryEntry
 from v6_pipeline.sync.registry_history import RegistryAt
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.sync.day_builders import AFTER, BEFORE, DAY, LATER, NOON, WINDOW, YESTERDAY, table
 
 AMOUNTS = ("market_value", "daily_pnl", "dollar_delta", "dollar_gamma", "vega", "theta")
@@ -279,7 +280,7 @@ def portfolios(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, An
     return [held(conid) for conid in conids], [held(conid, date=BEFORE) for conid in earlier], entries
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(portfolios())
 def test_sums_over_strategies_are_the_accounts_own_and_nothing_unknown_is_0(
     given_: tuple[list[dict[str, Any]], list[dict[str, Any]], list[RegistryEntry]],

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from v6_pipeline.sync.queue import Batch, PositionQueue, QueueState
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import ManualClock, copy_of
 
 Key = tuple[str, int]
@@ -195,7 +196,7 @@ def test_the_queue_agrees_with_the_model(sqlite_template: Path) -> None:
         QueueMachine,
         settings=settings(
             phases=[Phase.generate],  # to shrink a failure takes minutes of database work
-            max_examples=40,
+            max_examples=examples(40),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.slots import AcquiredSlots, SlotLedger, SlotUsage, Wait
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import ManualClock, copy_of, sqlite_url
 from v6_pipeline_tests.unit.sync.line_model import TTL, GatewayLines, Process
 
@@ -202,7 +203,7 @@ def test_ledgers_agree_with_the_gateway(sqlite_template: Path) -> None:
         LedgerMachine,
         settings=settings(
             phases=[Phase.generate],  # to shrink a failure takes minutes of database work
-            max_examples=15,
+            max_examples=examples(15),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

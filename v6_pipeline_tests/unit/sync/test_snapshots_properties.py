@@ -29,6 +29,7 @@ from v6_pipeline.sync.day_positions import holding_of
 from v6_pipeline.sync.registry import RegistryEntry
 from v6_pipeline.sync.registry_history import RegistryAt
 from v6_pipeline.sync.snapshots import assemble
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.lake.builders import no_fsync
 from v6_pipeline_tests.unit.sync.day_builders import CALENDAR, CLOSE, DAY, LATER, WINDOW, day, observations, table
 
@@ -209,7 +210,7 @@ def test_a_cell_from_after_the_cut_off_would_be_seen() -> None:
     assert seen >= {"unrealized_pnl", "price_source", "base_currency", "fx_rate_to_base"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(days())
 def test_no_cell_is_from_after_the_cut_off(inputs: DayInputs) -> None:
     frame = assembled(inputs)
@@ -217,21 +218,21 @@ def test_no_cell_is_from_after_the_cut_off(inputs: DayInputs) -> None:
     assert not frame.select(KEY).is_duplicated().any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(days())
 def test_what_was_observed_later_changes_nothing(inputs: DayInputs) -> None:
     """Stronger in another way: with the later rows or without, the day is the same."""
     assert assembled(inputs).equals(assembled(inputs.cut()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(days())
 def test_thinned_while_it_is_read_or_not_the_day_is_the_same(inputs: DayInputs) -> None:
     cut = inputs.cut()
     assert assembled(replace(cut, observed=thin(cut.observed.lazy()).collect())).equals(assembled(cut))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(days(), st.randoms(use_true_random=False))
 def test_a_second_run_gives_the_same_content_in_whatever_order_rows_come(inputs: DayInputs, random: Any) -> None:
     again = replace(

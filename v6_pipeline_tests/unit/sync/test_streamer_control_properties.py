@@ -14,6 +14,7 @@ from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.leases import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline.sync.streamer_control import StreamerControl
+from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import ManualClock, copy_of
 from v6_pipeline_tests.unit.sync.control_doubles import Spawned, dead, elsewhere
 
@@ -79,7 +80,7 @@ class Simulation:
             assert not self._leases.renew(before.epoch, ttl_seconds=1), "the former owner could go on"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, min_size=3, max_size=25))
 def test_there_are_never_two_owners_and_requests_are_respected(
     steps: list[tuple[str, Any]], sqlite_template: Path, tmp_path: Path

@@ -1,0 +1,175 @@
+"""``alerts_sensor``: runs that failed and checks that fail, told once to whoever the settings name.
+
+One look finds both, so that one memory, the sensor's cursor, keeps each notifier from hearing the same twice; what was
+told and how long it counts is in ``v6_pipeline.alerts``. https://docs.dagster.io/guides/automate/sensors
+"""
+
+# No postponed annotations here: Dagster reads those of decorated functions as they stand.
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster import DagsterEventType, DagsterInstance, RunsFilter
+
+from v6_pipeline.alerts import Level, Notifier, Told, Trouble, load_notifiers, tell
+from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.errors import V6Error
+
+TICK_SECONDS = 30
+RUNS_PER_TICK = 50
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class AlertCursor:
+    """Until when failed runs were looked at, and what each notifier was told."""
+
+    runs_until: datetime
+    told: Mapping[str, Mapping[str, Told]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str | None, now: datetime) -> "AlertCursor":
+        """From the sensor's; without one, or with an unreadable one, what has failed before is history."""
+        try:
+            values = json.loads(text or "")
+            told = {
+                name: {key: Told.parse(item) for key, item in items.items()} for name, items in values["told"].items()
+            }
+            return cls(datetime.fromisoformat(values["runs_until"]), told)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return cls(now)
+
+    def dump(self) -> str:
+        """As the sensor's cursor."""
+        told = {name: {key: item.dump() for key, item in items.items()} for name, items in self.told.items()}
+        return json.dumps({"runs_until": self.runs_until.isoformat(), "told": told})
+
+
+def alerts_sensor() -> dg.SensorDefinition:
+    """Tells of failed runs and failing checks."""
+
+    @dg.sensor(
+        name="alerts_sensor",
+        minimum_interval_seconds=TICK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Tells of runs that failed and checks that fail, once each, and when a check passes again: in its log, by "
+            "V6_ALERT_WEBHOOK and by V6_NOTIFIERS."
+        ),
+    )
+    def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+        keys = context.repository_def.asset_graph.asset_check_keys if context.repository_def else ()
+        try:
+            notifiers = load_notifiers(pipeline.settings(), context.log)
+            return look(context.instance, sorted(keys, key=str), notifiers, context.cursor, pipeline.now())
+        except V6Error as error:
+            raise dg.Failure(str(error)) from None
+
+    return sensor
+
+
+def look(
+    instance: DagsterInstance,
+    checks: Sequence[dg.AssetCheckKey],
+    notifiers: Mapping[str, Notifier],
+    cursor_text: str | None,
+    now: datetime,
+) -> dg.SensorResult:
+    """One look at runs and checks."""
+    cursor = AlertCursor.parse(cursor_text, now)
+    failed, until = _failed_runs(instance, cursor.runs_until)
+    troubles = [*failed, *_failing_checks(instance, checks)]
+    told: dict[str, Mapping[str, Told]] = {}
+    passed_on, failures = 0, []
+    for name, notifier in notifiers.items():
+        count, told[name], why = tell(notifier, troubles, cursor.told.get(name, {}), now)
+        passed_on += count
+        failures += why
+    if failures:
+        # The runs are looked at again: those that a notifier has heard of are in its memory.
+        until = cursor.runs_until
+    said = [f"troubles: {len(troubles)}, alerts passed on: {passed_on}", *failures]
+    return dg.SensorResult(cursor=AlertCursor(until, told).dump(), skip_reason="; ".join(said)[:1000])
+
+
+def _failed_runs(instance: DagsterInstance, since: datetime) -> tuple[list[Trouble], datetime]:
+    """Runs that failed since then, oldest first, and until when they were looked at."""
+    records = instance.get_run_records(
+        filters=RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since),
+        limit=RUNS_PER_TICK,
+        order_by="update_timestamp",
+        ascending=True,
+    )
+    troubles = []
+    for record in records:
+        run, reason = record.dagster_run, _reason(instance, record.dagster_run.run_id)
+        # Numbers aside, the same words are the same trouble.
+        same = _NUMBER.sub("#", reason)
+        troubles.append(
+            Trouble(
+                key=f"run/{run.job_name}/{same}"[:300],
+                title=f"run {run.run_id[:8]} of {_job(run)}",
+                says=reason,
+                level=Level.ERROR,
+                lasting=False,
+            )
+        )
+    return troubles, max((_aware(record.update_timestamp) for record in records), default=since)
+
+
+def _job(run: dg.DagsterRun) -> str:
+    if run.job_name.startswith("__"):  # Dagster's own for assets chosen by hand
+        return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "assets"
+    return run.job_name
+
+
+def _reason(instance: DagsterInstance, run_id: str) -> str:
+    """Why a run failed, by its first failed step, else by the run itself: one line."""
+    for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
+        for entry in instance.all_logs(run_id, of_type=kind):
+            event = entry.dagster_event
+            if event is None:
+                continue
+            if kind is DagsterEventType.STEP_FAILURE:
+                data = event.step_failure_data
+                if data.user_failure_data and data.user_failure_data.description:
+                    return " ".join(data.user_failure_data.description.split())
+                error = data.error
+                while error is not None and error.cause is not None:  # Dagster's own says only where
+                    error = error.cause
+                if error is not None:
+                    return " ".join(error.message.split())
+            elif event.message:
+                return " ".join(event.message.split())
+    return "no reason given"
+
+
+def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey]) -> list[Trouble]:
+    """Checks whose newest evaluation failed."""
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    troubles = []
+    for key, record in records.items():
+        if record.status.name != "FAILED":  # the enumeration itself is not public
+            continue
+        event = record.event.dagster_event if record.event else None
+        is_evaluated = event is not None and event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION
+        evaluation = event.asset_check_evaluation_data if event is not None and is_evaluated else None
+        is_warning = evaluation is not None and evaluation.severity is dg.AssetCheckSeverity.WARN
+        troubles.append(
+            Trouble(
+                key=f"check/{key.asset_key.to_user_string()}/{key.name}",
+                title=f"check {key.name} of {key.asset_key.to_user_string()}",
+                says=(evaluation.description if evaluation else None) or "its execution failed",
+                level=Level.WARNING if is_warning else Level.ERROR,
+                lasting=True,
+            )
+        )
+    return troubles
+
+
+def _aware(instant: datetime) -> datetime:
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

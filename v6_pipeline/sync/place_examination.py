@@ -1,0 +1,105 @@
+"""The examination of what is on our side: home, state database, lake and calendar. Nothing is created or migrated."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.errors import LakeError, StateError
+from v6_pipeline.lake.durability import local_path
+from v6_pipeline.lake.faults import safe_uri
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.schemas import TABLES
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.findings import Finding, fault, ok, warning
+
+CALENDAR_AHEAD = timedelta(days=365)
+"""A calendar that ends sooner is worth an upgrade."""
+
+
+def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Look at everything that needs no gateway.
+
+    Args:
+        settings: of the home.
+        now: UTC.
+    """
+    yield _home(settings)
+    yield _state(settings)
+    yield _lake(settings)
+    yield _calendar(settings, now)
+
+
+def _home(settings: Settings) -> Finding:
+    if not settings.home.is_dir():
+        return fault(
+            "home", f"{settings.home} does not exist", "run 'v6 init', or name the right home with --home PATH"
+        )
+    reason = _unwritable(settings.home)
+    if reason is not None:
+        return fault(
+            "home", f"{settings.home} cannot be written: {reason}", "set V6_HOME to a folder this user can write"
+        )
+    return ok("home", str(settings.home))
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why a file cannot be made in a folder; None if it can. Permissions do not tell: a disk may be read-only."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"v6")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _state(settings: Settings) -> Finding:
+    name = settings.safe_state_url
+    try:
+        revision = StateDatabase.examine(settings.state_database_url, name_for_messages=name)
+    except StateError as error:
+        return fault("state", str(error))
+    if revision.stored is None:
+        return fault("state", f"there is no state database at {name}", "run 'v6 init'")
+    if not revision.is_current:
+        return warning(
+            "state",
+            f"{name} has schema {revision.stored}, this version's is {revision.current}",
+            "it is migrated by the next command that opens it",
+        )
+    return ok("state", f"{name}, schema {revision.stored}, can be written")
+
+
+def _lake(settings: Settings) -> Finding:
+    lake, place = Lake.from_settings(settings), safe_uri(settings.lake_root)
+    folder = local_path(settings.lake_root)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        return fault("lake", f"{place} is a file", "set V6_LAKE_URI to a folder, or move the file away")
+    try:
+        kind = lake.kind()
+        tables = sum(lake.table(spec).load() is not None for spec in TABLES)
+    except LakeError as error:
+        return fault("lake", str(error))
+    if folder is not None:
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        reason = _unwritable(nearest)
+        if reason is not None:
+            remedy = "make it a folder that this user can write, with space left, or set V6_LAKE_URI to one"
+            return fault("lake", f"{nearest} cannot be written: {reason}", remedy)
+    held = "empty so far" if kind is None else f"{tables} of {len(TABLES)} tables, {kind.value} accounts"
+    tried = "" if folder is not None else "; whether it can be written was not tried"
+    return ok("lake", f"{place}, {held}{tried}")
+
+
+def _calendar(settings: Settings, now: datetime) -> Finding:
+    calendar = TradingCalendar(settings.timezone)
+    says = f"sessions until {calendar.last}"
+    if calendar.last <= now.date():
+        return fault("calendar", says, "upgrade v6_pipeline: no trading day is known from now on")
+    if calendar.last - now.date() < CALENDAR_AHEAD:
+        return warning("calendar", says, "upgrade v6_pipeline before that day")
+    return ok("calendar", says)

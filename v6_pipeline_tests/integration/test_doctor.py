@@ -1,0 +1,257 @@
+"""What ``v6 doctor`` finds at a gateway: each fault by its name, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from v6_pipeline.cli.app import run
+from v6_pipeline.model import SlotPurpose
+from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
+from v6_pipeline.settings import Settings, load_settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.findings import Finding, Verdict
+from v6_pipeline.sync.gateway_examination import KNOWN_STOCK, Patience, examine_gateway
+from v6_pipeline.sync.leases import ClientIds
+from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline_tests.unit.state.databases import ManualClock
+
+PATIENCE = Patience(lines=0.5, quotes=0.5)
+
+
+class Examined(dict[str, Finding]):
+    """Findings by what was looked at."""
+
+    @property
+    def faults(self) -> set[str]:
+        return {what for what, finding in self.items() if finding.verdict is Verdict.FAULT}
+
+    def verdict(self, what: str) -> str:
+        return self[what].verdict
+
+
+Examine = Callable[..., Awaitable[Examined]]
+
+
+@pytest.fixture
+def examine(settings: Settings, database: StateDatabase, clock: ManualClock) -> Examine:
+    async def examined(
+        *, chosen: Settings = settings, state: StateDatabase | None = database, at: ManualClock = clock
+    ) -> Examined:
+        found = [finding async for finding in examine_gateway(chosen, state, at, PATIENCE)]
+        assert len({finding.what for finding in found}) == len(found), "each thing is told once"
+        assert all("\n" not in finding.says + finding.remedy for finding in found)
+        return Examined({finding.what: finding for finding in found})
+
+    return examined
+
+
+@pytest.fixture
+def gateway_config(gateway_config: GatewayConfig) -> GatewayConfig:
+    """It ticks: quotes come by themselves."""
+    return replace(gateway_config, tick_seconds=0.05)
+
+
+async def test_a_good_gateway(
+    examine: Examine, gateway: PaperGateway, database: StateDatabase, settings: Settings, clock: ManualClock
+) -> None:
+    found = await examine()
+
+    assert {finding.verdict for finding in found.values()} == {Verdict.OK}, found
+    assert list(found) == [
+        *("gateway", "client ids", "accounts", "clock", "read-only", "positions", "market-data lines", "market data")
+    ]
+    assert found["positions"].says == "60 are held"
+    assert "prices of 4 of 4 contracts came" in found["market data"].says
+    statistics = gateway.statistics
+    assert (statistics.order_messages, statistics.lines, statistics.unknown_messages) == (0, 0, {})
+    assert statistics.peak_lines <= 4
+    assert SlotLedger.from_settings(settings, database, clock).usage().slots == ()
+    assert ClientIds(database, settings.run_client_ids, clock).leased() == {}
+
+
+async def test_nobody_listens(examine: Examine, settings: Settings, unused_tcp_port: int) -> None:
+    found = await examine(chosen=settings.model_copy(update={"ib_port": unused_tcp_port}))
+
+    assert found.faults == set(found) == {"gateway"}
+    assert f"no gateway at 127.0.0.1:{unused_tcp_port}: start IB Gateway" in found["gateway"].says
+
+
+async def test_a_web_server_listens(examine: Examine, settings: Settings) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        found = await examine(chosen=settings.model_copy(update={"ib_port": port}))
+
+    assert found.faults == set(found) == {"gateway"}
+    assert "does not speak IB's protocol: set V6_IB_PORT" in found["gateway"].says
+
+
+async def test_the_streamers_client_id_is_taken(examine: Examine, gateway: PaperGateway, settings: Settings) -> None:
+    gateway.perform("occupy_client_id", client_id=settings.ib_client_id, seconds=60)
+
+    found = await examine()
+
+    assert found.faults == {"client ids"}
+    assert f"client id {settings.ib_client_id}, the streamer's, is taken" in found["client ids"].says
+    assert "V6_IB_CLIENT_ID" in found["client ids"].remedy
+    assert found.verdict("market data") == "ok", "the rest is looked at under another id"
+
+
+async def test_a_runs_client_id_is_taken(examine: Examine, gateway: PaperGateway, settings: Settings) -> None:
+    first, last = settings.run_client_ids[0], settings.run_client_ids[-1]
+    gateway.perform("occupy_client_id", client_id=first, seconds=60)
+
+    found = await examine()
+
+    assert found.verdict("client ids") == "warning"
+    assert found["client ids"].says == f"{first} of {settings.ib_client_id} to {last} are taken by other programs"
+    assert found.verdict("market data") == "ok"
+
+
+async def test_an_id_that_we_use_ourselves_is_not_tried(
+    examine: Examine, gateway: PaperGateway, settings: Settings, database: StateDatabase, clock: ManualClock
+) -> None:
+    ids = ClientIds(database, settings.run_client_ids, clock)
+    mine = ids.acquire("a run", ttl_seconds=60)
+    assert mine is not None
+    gateway.perform("occupy_client_id", client_id=mine, seconds=60)
+
+    found = await examine()
+
+    assert found.verdict("client ids") == "ok"
+    assert "1 in use by v6 itself" in found["client ids"].says
+
+
+class TestOrdersAreTaken:
+    @pytest.fixture
+    def gateway_config(self, gateway_config: GatewayConfig) -> GatewayConfig:
+        return replace(gateway_config, read_only=False)
+
+    async def test_a_gateway_that_is_not_read_only(self, examine: Examine, gateway: PaperGateway) -> None:
+        found = await examine()
+
+        assert found.verdict("read-only") == "warning"
+        assert "tick 'Read-Only API'" in found["read-only"].remedy
+        assert gateway.statistics.order_messages == 0
+
+
+async def test_a_read_only_gateway_says_so(examine: Examine) -> None:
+    found = await examine()
+
+    assert found["read-only"].says == "the gateway refuses everything about orders, and so does this client"
+
+
+async def test_no_permission_for_market_data(examine: Examine, gateway: PaperGateway) -> None:
+    gateway.deny([contract.conid for contract in gateway.universe.contracts.values()])
+
+    found = await examine()
+
+    assert found.faults == {"market data"}
+    assert "354" in found["market data"].says
+    assert "Market Data Subscriptions" in found["market data"].remedy
+    assert gateway.statistics.lines == 0
+
+
+async def test_no_line_is_left(examine: Examine, gateway: PaperGateway) -> None:
+    gateway.perform("lines", lines=0)
+
+    found = await examine()
+
+    assert found.faults == {"market-data lines"}
+    assert "error 101" in found["market-data lines"].says
+    assert "close TWS windows" in found["market-data lines"].remedy
+    assert found.verdict("market data") == "skipped"
+
+
+async def test_a_learned_ceiling_is_told(
+    examine: Examine, gateway: PaperGateway, settings: Settings, database: StateDatabase, clock: ManualClock
+) -> None:
+    ledger = SlotLedger.from_settings(settings, database, clock)
+    ledger.acquire([1], holder="a run", purpose=SlotPurpose.BATCH, ttl_seconds=60)
+    ledger.report_exhausted("a run", 1)
+
+    found = await examine()
+
+    assert found.verdict("market-data lines") == "warning"
+    assert "learned from errors 101" in found["market-data lines"].says
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"), [(3, "ok"), (-3, "ok"), (10, "warning"), (60, "fault"), (-60, "fault")]
+)
+async def test_the_clock(examine: Examine, clock: ManualClock, seconds: int, verdict: str) -> None:
+    found = await examine(at=ManualClock(clock.now + timedelta(seconds=seconds)))
+
+    assert found.verdict("clock") == verdict
+    if verdict != "ok":
+        side = "ahead of" if seconds > 0 else "behind"
+        assert f"{side} the gateway's" in found["clock"].says
+        assert "NTP" in found["clock"].remedy
+
+
+async def test_an_account_that_the_login_does_not_manage(examine: Examine, settings: Settings) -> None:
+    found = await examine(chosen=settings.model_copy(update={"ib_accounts": ("SIM9",)}))
+
+    assert found.faults == {"accounts"}
+    assert "does not manage SIM9" in found["accounts"].says
+
+
+async def test_without_state_only_the_handshake_is_tried(examine: Examine, gateway: PaperGateway) -> None:
+    found = await examine(state=None)
+
+    assert (found.verdict("gateway"), found.verdict("session")) == ("ok", "skipped")
+    assert gateway.statistics.messages_total == 0
+
+
+async def test_a_stock_is_asked_for_where_nothing_is_held(examine: Examine, gateway: PaperGateway) -> None:
+    for holding in list(gateway.book.held()):
+        gateway.perform("close", account=holding.account, conid=holding.conid)
+
+    found = await examine()
+
+    assert found["positions"].says == "0 are held"
+    assert found.verdict("market data") == "ok"
+    assert gateway.statistics.subscriptions_total[KNOWN_STOCK] == 1
+
+
+def test_the_command_tells_all_of_it_and_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("V6_HOME", str(tmp_path / "home"))
+    with GatewayThread(GatewayConfig(control_port=None, tick_seconds=0.1)) as gateway:
+        monkeypatch.setenv("V6_IB_PORT", str(gateway.port))
+        assert run(["doctor"]) == 1, "there is no home yet"
+        out = capsys.readouterr().out
+        assert "-> run 'v6 init'" in out
+        assert not load_settings().home.exists(), "nothing is created"
+        assert run(["init"]) == 0
+        capsys.readouterr()
+
+        assert run(["doctor", "--json"]) == 0
+
+        told = json.loads(capsys.readouterr().out)
+        assert (told["faults"], told["warnings"]) == (0, 0), told
+        assert [finding["what"] for finding in told["findings"]] == [
+            *("settings", "home", "state", "lake", "calendar", "Dagster"),
+            *("gateway", "client ids", "accounts", "clock", "read-only", "positions"),
+            *("market-data lines", "market data"),
+        ]
+        (load_settings().dagster_home / "dagster.yaml").write_text("storage:\n  nonsense: 1\n")
+
+        assert run(["doctor"]) == 1
+
+        out = capsys.readouterr().out
+        assert "fault    Dagster" in out
+        assert 'unexpected config entry "nonsense"' in out
+        assert "1 fault, 0 warnings" in out

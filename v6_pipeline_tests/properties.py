@@ -1,0 +1,16 @@
+"""How many examples a property is tried on.
+
+``make test`` has ten minutes for everything: each run tries some, and no two runs the same. ``make test-properties``
+takes its time over them.
+"""
+
+from __future__ import annotations
+
+import os
+
+SCALE = float(os.environ.get("PROPERTY_SCALE", "0.4"))
+
+
+def examples(count: int) -> int:
+    """``count`` at a scale of 1."""
+    return max(5, round(count * SCALE))

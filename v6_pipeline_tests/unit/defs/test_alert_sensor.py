@@ -1,0 +1,147 @@
+"""``alerts_sensor``: what of Dagster's own record becomes an alert, on a real instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from v6_pipeline.alerts import Alert
+from v6_pipeline.definitions import build_defs
+from v6_pipeline.defs.alert_sensor import AlertCursor, alerts_sensor, look
+from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
+
+KEY = dg.AssetCheckKey(dg.AssetKey("streamed_positions"), "stream_fresh")
+
+
+@dataclass
+class Listener:
+    heard: list[Alert] = field(default_factory=list)
+
+    def notify(self, alert: Alert) -> None:
+        self.heard.append(alert)
+
+
+@dg.op
+def no_gateway() -> None:
+    raise dg.Failure("no gateway at 127.0.0.1:4002:\n  start it")
+
+
+@dg.op
+def a_bug() -> None:
+    raise ZeroDivisionError("by zero")
+
+
+@dg.job
+def refresh() -> None:
+    no_gateway()
+
+
+@dg.job
+def other() -> None:
+    a_bug()
+
+
+class Looks:
+    """One look after the other, the cursor handed on."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._listener = Listener()
+        self._cursor: str | None = None
+        self.at = datetime.now(UTC)
+        self()
+
+    def __call__(self, minutes: float = 0) -> list[str]:
+        self.at += timedelta(minutes=minutes)
+        self._listener.heard.clear()
+        self.result = look(self._instance, [KEY], {"mine": self._listener}, self._cursor, self.at)
+        self._cursor = self.result.cursor
+        return [alert.line() for alert in self._listener.heard]
+
+
+@pytest.fixture
+def looks(instance: dg.DagsterInstance) -> Looks:
+    return Looks(instance)
+
+
+def fail(job: dg.JobDefinition, instance: dg.DagsterInstance) -> str:
+    return job.execute_in_process(instance=instance, raise_on_error=False).run_id
+
+
+def evaluate(instance: dg.DagsterInstance, *, passed: bool, severity: dg.AssetCheckSeverity, says: str = "") -> None:
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=KEY.asset_key, check_name=KEY.name, passed=passed, severity=severity, description=says
+        )
+    )
+
+
+def test_a_failed_run_is_told_with_its_reason_and_once(looks: Looks, instance: dg.DagsterInstance) -> None:
+    run_id = fail(refresh, instance)
+
+    assert looks() == [f"error: run {run_id[:8]} of refresh: no gateway at 127.0.0.1:4002: start it"]
+    assert looks() == []
+    fail(refresh, instance)
+    assert looks(minutes=1) == [], "the same trouble"
+    other_id = fail(other, instance)
+    [line] = looks(minutes=1)
+    assert line.startswith(f"error: run {other_id[:8]} of other: ")
+    assert "ZeroDivisionError: by zero" in line
+    assert "Traceback" not in line
+
+
+def test_what_failed_before_the_first_look_is_history(instance: dg.DagsterInstance) -> None:
+    fail(refresh, instance)
+
+    assert Looks(instance)() == []
+
+
+def test_a_failing_check_is_told_once_and_its_end_as_well(looks: Looks, instance: dg.DagsterInstance) -> None:
+    evaluate(instance, passed=True, severity=dg.AssetCheckSeverity.ERROR)
+    assert looks() == []
+    evaluate(instance, passed=False, severity=dg.AssetCheckSeverity.WARN, says="stale for 90 s")
+    assert looks() == ["warning: check stream_fresh of streamed_positions: stale for 90 s"]
+    evaluate(instance, passed=False, severity=dg.AssetCheckSeverity.WARN, says="stale for 150 s")
+    assert looks(minutes=1) == []
+    evaluate(instance, passed=False, severity=dg.AssetCheckSeverity.ERROR, says="stale for 210 s")
+    assert looks(minutes=1) == ["error: check stream_fresh of streamed_positions: stale for 210 s"]
+    evaluate(instance, passed=True, severity=dg.AssetCheckSeverity.ERROR)
+    [over] = looks(minutes=1)
+    assert over.startswith("over: check stream_fresh of streamed_positions")
+    assert looks(minutes=1) == []
+
+
+def test_an_unreadable_cursor_starts_over() -> None:
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+
+    for text in (None, "", "{", "[]", '{"runs_until": "yesterday", "told": {}}', '{"told": {"a": {"k": {}}}}'):
+        assert AlertCursor.parse(text, now) == AlertCursor(now)
+
+
+def test_the_sensor_looks_at_all_checks_of_the_location_and_writes_its_log(
+    instance: dg.DagsterInstance, pipeline: ClockedPipeline
+) -> None:
+    defs = build_defs(pipeline.settings(), pipeline=pipeline)
+    evaluate(instance, passed=False, severity=dg.AssetCheckSeverity.ERROR, says="the streamer is away")
+    with dg.build_sensor_context(
+        instance=instance, repository_def=defs.get_repository_def(), resources={"pipeline": pipeline}
+    ) as context:
+        result = alerts_sensor()(context)
+
+    assert isinstance(result, dg.SensorResult)
+    assert result.skip_reason is not None
+    assert result.skip_reason.skip_message == "troubles: 1, alerts passed on: 1"
+
+
+def test_a_wrong_setting_fails_the_tick_with_its_line(
+    instance: dg.DagsterInstance, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("V6_NOTIFIERS", "no.such.module:make")
+    with (
+        dg.build_sensor_context(instance=instance, resources={"pipeline": pipeline}) as context,
+        pytest.raises(dg.Failure, match=r"V6_NOTIFIERS: cannot load no.such.module:make"),
+    ):
+        alerts_sensor()(context)

@@ -1,0 +1,119 @@
+"""What is found of home, state, lake and calendar; nothing is created or changed by looking."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.settings import Settings, load_settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync import place_examination
+from v6_pipeline.sync.findings import Finding, Verdict
+from v6_pipeline.sync.place_examination import examine_places
+
+NOW = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "home").mkdir()
+    return load_settings(tmp_path / "home")
+
+
+@pytest.fixture
+def with_state(settings: Settings) -> Settings:
+    StateDatabase.open(settings.state_database_url, name_for_messages="state").close()
+    return settings
+
+
+def find(settings: Settings, what: str, now: datetime = NOW) -> Finding:
+    [finding] = [finding for finding in examine_places(settings, now) if finding.what == what]
+    return finding
+
+
+def test_a_home_that_is_ready(with_state: Settings) -> None:
+    before = sorted(with_state.home.rglob("*"))
+
+    found = list(examine_places(with_state, NOW))
+
+    assert [(finding.what, finding.verdict) for finding in found] == [
+        (what, Verdict.OK) for what in ("home", "state", "lake", "calendar")
+    ]
+    assert "empty so far" in found[2].says
+    assert sorted(with_state.home.rglob("*")) == before
+
+
+def test_no_home(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path / "none")
+
+    found = {finding.what: finding for finding in examine_places(settings, NOW)}
+
+    assert {what for what, finding in found.items() if finding.verdict is Verdict.FAULT} == {"home", "state"}
+    assert found["home"].remedy.startswith("run 'v6 init'")
+    assert found["state"].remedy == "run 'v6 init'"
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_home_that_cannot_be_written(with_state: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> str:
+        return "Read-only file system"
+
+    monkeypatch.setattr(place_examination, "_unwritable", refuse)
+
+    for what in ("home", "lake"):
+        finding = find(with_state, what)
+        assert finding.verdict is Verdict.FAULT
+        assert "cannot be written: Read-only file system" in finding.says
+
+
+def test_what_makes_a_folder_unwritable_is_what_the_disk_says(tmp_path: Path) -> None:
+    assert place_examination._unwritable(tmp_path) is None
+    assert place_examination._unwritable(tmp_path / "none") == "No such file or directory"
+
+
+def test_a_lake_that_is_a_file(with_state: Settings) -> None:
+    Path(with_state.lake_root).write_text("no folder")
+
+    finding = find(with_state, "lake")
+
+    assert (finding.verdict, finding.says) == (Verdict.FAULT, f"{with_state.lake_root} is a file")
+    assert "V6_LAKE_URI" in finding.remedy
+
+
+def test_state_of_a_newer_version(with_state: Settings) -> None:
+    with sqlite3.connect(with_state.home / "state.db") as database:
+        database.execute("UPDATE v6_schema_version SET version_num = '9999'")
+
+    finding = find(with_state, "state")
+
+    assert finding.verdict is Verdict.FAULT
+    assert "schema 9999, newer than" in finding.says
+    assert "upgrade v6_pipeline" in finding.says
+
+
+def test_state_of_an_older_version_is_not_migrated_by_looking(with_state: Settings) -> None:
+    with sqlite3.connect(with_state.home / "state.db") as database:
+        database.execute("UPDATE v6_schema_version SET version_num = '0001'")
+
+    for _ in range(2):
+        finding = find(with_state, "state")
+        assert finding.verdict is Verdict.WARNING
+        assert "has schema 0001" in finding.says
+
+
+def test_state_that_is_something_else(settings: Settings) -> None:
+    (settings.home / "state.db").write_text("this is no database, and long enough to be read as one: " + "x" * 200)
+
+    assert find(settings, "state").verdict is Verdict.FAULT
+
+
+def test_a_calendar_that_ends(with_state: Settings) -> None:
+    last = TradingCalendar().last
+    in_its_last_year = datetime(last.year, 2, 1, tzinfo=UTC)
+
+    assert find(with_state, "calendar", in_its_last_year).verdict is Verdict.WARNING
+    assert find(with_state, "calendar", datetime(last.year + 1, 2, 1, tzinfo=UTC)).verdict is Verdict.FAULT
