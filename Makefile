@@ -15,7 +15,7 @@ help:
 	@echo "make chaos  set up if need be, then break everything for MINUTES=10 from SEED=1, or KILLS=20 with Dagster"
 	@echo "make lint   layers, types and style"
 	@echo "make format apply the style"
-	@echo "make docs-reference  write the reference of settings anew"
+	@echo "make docs-reference  write docs/reference anew: settings, tables, commands"
 
 # The stamp is newer than what it depends on once everything is installed.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -27,10 +27,12 @@ def test_variables_named_are_settings(page: Path) -> None:
     assert named - {PREFIX + name.upper() for name in Settings.model_fields} == set()
 
 
-def test_reference_of_settings_is_current() -> None:
+@pytest.mark.parametrize("name", ["settings.md", "tables.md", "commands.md"])
+def test_the_reference_is_current(name: str) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))
-    committed = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
-    assert committed == script["settings_page"](), "run make docs-reference"
+    assert set(script["PAGES"]) == {page.name for page in (ROOT / "docs" / "reference").glob("*.md")}
+    committed = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    assert committed == script["PAGES"][name](), "run make docs-reference"
 
 
 def test_defaults_of_secrets_are_not_shown() -> None:
