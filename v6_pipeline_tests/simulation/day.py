@@ -80,6 +80,8 @@ def _rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+        gc.collect()  # of the day nothing is left to be frozen
+        gc.freeze()
 
 
 def _timed(verdict: Verdict, wall: float, cpu: float) -> Verdict:
