@@ -41,12 +41,13 @@ test: export PYTHONDONTWRITEBYTECODE =
 test: install
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# With their whole module: each of its tests goes on from what the one before left.
 test-long: install
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m "" $$(grep -rl --include=*.py "pytest.mark.long" v6_pipeline_tests)
 
 # Ten times the examples that properties are tried on by default.
 test-properties: install
-	PROPERTY_SCALE=4 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $$(grep -rl "examples(" v6_pipeline_tests/unit)
+	PROPERTY_SCALE=4 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $$(grep -rl --include=*.py "examples(" v6_pipeline_tests/unit)
 
 # Whole trading days on a virtual clock, faults and all, from seeds; SEEDS, FIRST and JOBS say how many, which and at once.
 SEEDS ?= 50
