@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install docs-reference demo test test-long test-properties chaos lint format simulate
+.PHONY: help install docs docs-reference demo test test-long test-properties chaos lint format simulate
 
 help:
 	@echo "make demo   set up if need be, then run the whole system on the embedded paper gateway"
@@ -15,6 +15,7 @@ help:
 	@echo "make chaos  set up if need be, then break everything for MINUTES=10 from SEED=1, or KILLS=20 with Dagster"
 	@echo "make lint   layers, types and style"
 	@echo "make format apply the style"
+	@echo "make docs   build the documents into site/"
 	@echo "make docs-reference  write docs/reference anew: settings, tables, commands"
 
 # The stamp is newer than what it depends on once everything is installed.
@@ -28,6 +29,11 @@ install: $(VENV)/.installed
 
 docs-reference: install
 	$(BIN)/python scripts/write_reference.py
+
+# The documents as a site in site/, every link checked.
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/zensical build --clean --strict
 
 demo: install
 	$(BIN)/v6 demo

@@ -27,6 +27,12 @@ def test_variables_named_are_settings(page: Path) -> None:
     assert named - {PREFIX + name.upper() for name in Settings.model_fields} == set()
 
 
+def test_the_site_shows_every_page() -> None:
+    nav = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert set(re.findall(r'"([\w/-]+\.md)"', nav)) == pages
+
+
 @pytest.mark.parametrize("name", ["settings.md", "tables.md", "commands.md"])
 def test_the_reference_is_current(name: str) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))
