@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +22,7 @@ import requests
 from pydantic import SecretStr
 
 from v6_pipeline.errors import AlertError, SettingsError
+from v6_pipeline.ib.flex.addresses import is_loopback
 from v6_pipeline.secrecy import without
 from v6_pipeline.settings import Settings
 from v6_pipeline.sync.factories import make_all
@@ -29,6 +31,8 @@ REPEAT_AFTER = timedelta(hours=24)
 """What is still wrong by then is said again."""
 QUIET_TIME = timedelta(hours=1)
 WEBHOOK_SECONDS = 10
+TELL_SECONDS = 15
+"""A sensor's tick ends after 60 s, and would then forget what it has told."""
 _LONGEST = 1_000
 
 
@@ -168,11 +172,16 @@ class WebhookNotifier:
             "since": alert.since.isoformat(),
         }
         try:
-            with without(self._path):
-                answer = requests.post(
+            with requests.Session() as session, without(self._path):
+                # A proxy of the environment would be asked for our own machine as well.
+                session.trust_env = not is_loopback(self._url.get_secret_value())
+                answer = session.post(
                     self._url.get_secret_value(), json=document, timeout=self._seconds, allow_redirects=False
                 )
-            problem = "" if answer.ok and not answer.is_redirect else f"it answered {answer.status_code}"
+            # A redirect is no success, and not followed: the alert would go to an address that nobody set.
+            problem = (
+                "" if answer.status_code < requests.codes.multiple_choices else f"it answered {answer.status_code}"
+            )
         except requests.RequestException as error:
             problem = type(error).__name__
         if problem:  # outside of the except: what requests says holds the address
@@ -250,25 +259,45 @@ def _stage(trouble: Trouble, before: Told | None, now: datetime) -> Stage | None
 
 
 def tell(
-    notifier: Notifier, troubles: Iterable[Trouble], told: Mapping[str, Told], now: datetime
+    notifier: Notifier,
+    troubles: Iterable[Trouble],
+    told: Mapping[str, Told],
+    now: datetime,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> tuple[int, dict[str, Told], list[str]]:
-    """Tell a notifier what is due.
+    """Tell a notifier what is due, as far as it goes within ``TELL_SECONDS``.
+
+    Args:
+        notifier: who is told.
+        troubles: what is wrong now.
+        told: what it was told before.
+        now: UTC.
+        monotonic: seconds.
 
     Returns:
         How many alerts were passed on, what to remember, and why others were not: those come again.
     """
     alerts, memory = due(troubles, told, now)
     failures: list[str] = []
-    for alert, remembered in alerts:
-        try:
-            notifier.notify(alert)
-        except Exception as error:  # noqa: BLE001
-            # A notifier of the user may fail in any way; what it says may hold a secret, unless it is ours.
-            said = str(error) if isinstance(error, AlertError) else f"a notifier failed: {type(error).__name__}"
-            failures.append(said)
-            if alert.key in told:
-                memory[alert.key] = told[alert.key]
-        else:
-            if remembered is not None:
-                memory[alert.key] = remembered
+    until = monotonic() + TELL_SECONDS
+    for alert, memory_if_told in alerts:
+        failure = _pass_on(notifier, alert) if monotonic() < until else "the rest waits for the next look"
+        if failure is not None:
+            failures.append(failure)
+        remembered = memory_if_told if failure is None else told.get(alert.key)
+        if remembered is not None:
+            memory[alert.key] = remembered
     return len(alerts) - len(failures), memory, failures
+
+
+def _pass_on(notifier: Notifier, alert: Alert) -> str | None:
+    """Why an alert could not be passed on; None if it was."""
+    try:
+        notifier.notify(alert)
+    except AlertError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001
+        # A notifier of the user may fail in any way, and what it says may hold a secret.
+        return f"it failed: {type(error).__name__}"
+    return None

@@ -88,7 +88,7 @@ def look(
     for name, notifier in notifiers.items():
         count, told[name], why = tell(notifier, troubles, cursor.told.get(name, {}), now)
         passed_on += count
-        failures += why
+        failures += [f"{name}: {reason}" for reason in dict.fromkeys(why)]
     if failures:
         # The runs are looked at again: those that a notifier has heard of are in its memory.
         until = cursor.runs_until

@@ -120,7 +120,18 @@ def test_a_users_notifier_that_breaks_takes_nothing_down_and_its_words_stay_insi
 
     listener.look(CHECK, at=NOON)
 
-    assert listener.failures == ["a notifier failed: RuntimeError"]
+    assert listener.failures == ["it failed: RuntimeError"]
+
+
+def test_a_notifier_that_hangs_leaves_the_tick_its_time(listener: Listener) -> None:
+    troubles = [replace(CHECK, key=f"check/{number}") for number in range(5)]
+    seconds = iter(range(0, 100, 10))  # each alert takes ten
+
+    count, told, failures = tell(listener, troubles, {}, NOON, monotonic=lambda: next(seconds))
+
+    assert (count, len(failures), list(told)) == (1, 4, ["check/0"])
+    assert set(failures) == {"the rest waits for the next look"}
+    assert len(tell(listener, troubles, told, NOON + MINUTE)[1]) == 5
 
 
 def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -186,7 +197,7 @@ def test_a_webhook_gets_the_line_and_its_parts(hook: Hook) -> None:
     ]
 
 
-@pytest.mark.parametrize(("status", "location"), [(500, None), (404, None), (302, "http://127.0.0.1:1/x")])
+@pytest.mark.parametrize(("status", "location"), [(500, None), (404, None), (302, None), (302, "http://127.0.0.1:1/x")])
 def test_a_webhook_that_refuses(
     hook: Hook, status: int, location: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:

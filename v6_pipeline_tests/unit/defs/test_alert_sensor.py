@@ -11,6 +11,7 @@ import pytest
 from v6_pipeline.alerts import Alert
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.alert_sensor import AlertCursor, alerts_sensor, look
+from v6_pipeline.errors import AlertError
 from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
 
 KEY = dg.AssetCheckKey(dg.AssetKey("streamed_positions"), "stream_fresh")
@@ -19,8 +20,11 @@ KEY = dg.AssetCheckKey(dg.AssetKey("streamed_positions"), "stream_fresh")
 @dataclass
 class Listener:
     heard: list[Alert] = field(default_factory=list)
+    is_away: bool = False
 
     def notify(self, alert: Alert) -> None:
+        if self.is_away:
+            raise AlertError("no answer")
         self.heard.append(alert)
 
 
@@ -49,17 +53,17 @@ class Looks:
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
-        self._listener = Listener()
+        self.listener = Listener()
         self._cursor: str | None = None
         self.at = datetime.now(UTC)
         self()
 
     def __call__(self, minutes: float = 0) -> list[str]:
         self.at += timedelta(minutes=minutes)
-        self._listener.heard.clear()
-        self.result = look(self._instance, [KEY], {"mine": self._listener}, self._cursor, self.at)
+        self.listener.heard.clear()
+        self.result = look(self._instance, [KEY], {"mine": self.listener}, self._cursor, self.at)
         self._cursor = self.result.cursor
-        return [alert.line() for alert in self._listener.heard]
+        return [alert.line() for alert in self.listener.heard]
 
 
 @pytest.fixture
@@ -91,6 +95,18 @@ def test_a_failed_run_is_told_with_its_reason_and_once(looks: Looks, instance: d
     assert line.startswith(f"error: run {other_id[:8]} of other: ")
     assert "ZeroDivisionError: by zero" in line
     assert "Traceback" not in line
+
+
+def test_a_failed_run_is_told_later_if_nobody_could_be_told(looks: Looks, instance: dg.DagsterInstance) -> None:
+    looks.listener.is_away = True
+    run_id = fail(refresh, instance)
+    assert looks() == []
+    assert looks.result.skip_reason is not None
+    assert str(looks.result.skip_reason.skip_message) == "troubles: 1, alerts passed on: 0; mine: no answer"
+    looks.listener.is_away = False
+
+    assert looks(minutes=1) == [f"error: run {run_id[:8]} of refresh: no gateway at 127.0.0.1:4002: start it"]
+    assert looks(minutes=1) == []
 
 
 def test_what_failed_before_the_first_look_is_history(instance: dg.DagsterInstance) -> None:
