@@ -91,7 +91,7 @@ async def _client_ids(settings: Settings, database: StateDatabase, clock: Clock)
         for client_id in wanted
         if client_id not in ours and await _is_taken(settings, database, client_id, clock)
     ]
-    in_use = f"; {len(ours)} in use by v6 itself" if ours else ""
+    in_use = f", but for {len(ours)} that v6 itself uses now" if ours else ""
     if settings.ib_client_id in taken:
         return fault(
             "client ids",

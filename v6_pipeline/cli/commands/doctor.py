@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -29,6 +30,8 @@ def doctor(*, as_json: JsonOption = False) -> int:
     from v6_pipeline.state.instants import utc_now
     from v6_pipeline.sync.findings import Verdict
 
+    # What the parts log meanwhile is told as findings; without a handler Python would print it between them.
+    logging.getLogger("v6_pipeline").addHandler(logging.NullHandler())
     found: list[Finding] = []
 
     def tell(finding: Finding) -> None:
