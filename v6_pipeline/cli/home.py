@@ -74,7 +74,8 @@ def disk_faults() -> Iterator[None]:
 
 def write_settings_file(home: Path, values: Mapping[str, str] | None = None, *, force: bool = False) -> Step:
     """Write ``v6.toml`` unless it is there; with ``force`` the old one is kept beside it as ``v6.toml.old``."""
-    from v6_pipeline.settings import FILE_NAME, render_settings_file
+    from v6_pipeline.cli.settings_file import render_settings_file
+    from v6_pipeline.settings import FILE_NAME
 
     path = home / FILE_NAME
     with disk_faults():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
-from datetime import date
 from pathlib import Path
 
 import pytest
 
 from v6_pipeline.errors import SettingsError
-from v6_pipeline.settings import MarketHours, Settings, load_settings, render_settings_file
+from v6_pipeline.settings import MarketHours, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -162,31 +160,3 @@ def test_a_query_id_may_stand_in_the_file_without_quotes(tmp_path: Path) -> None
     (tmp_path / "v6.toml").write_text('flex_token = "hunter3"\nflex_query_id = 1000001\n')
 
     assert load_settings(tmp_path).flex_query_id == "1000001"
-
-
-def test_the_rendered_file_lists_every_setting_and_reads_back(tmp_path: Path) -> None:
-    text = render_settings_file({"ib_port": "4001", "start_date": "2026-01-02"})
-    (tmp_path / "v6.toml").write_text(text)
-
-    settings = load_settings(tmp_path)
-
-    assert (settings.ib_port, settings.start_date) == (4001, date(2026, 1, 2))
-    for name in set(Settings.model_fields) - {"home"}:
-        assert f"{name} = " in text
-
-
-def test_the_defaults_in_the_rendered_file_are_the_defaults(tmp_path: Path) -> None:
-    lines = render_settings_file().splitlines()
-    uncommented = "\n".join(
-        line.removeprefix("# ") if line.startswith("# ") and line[2:].split(" = ")[0] in Settings.model_fields else line
-        for line in lines
-    )
-    assert tomllib.loads(uncommented)
-    (tmp_path / "v6.toml").write_text(uncommented)
-
-    assert load_settings(tmp_path) == Settings(home=tmp_path)
-
-
-def test_rendering_an_unknown_setting_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no such setting: ib_prt"):
-        render_settings_file({"ib_prt": "1"})
