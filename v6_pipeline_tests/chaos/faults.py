@@ -137,10 +137,14 @@ class HangPastLease(Fault):
 
 
 def _stall(world: World, process: psutil.Process, lease_left: float | None, *, elsewhere: bool) -> None:
-    """SIGSTOP; a lease that another fault has ended already needs nothing more."""
+    """SIGSTOP, outside of the streamer's write transactions: SQLite's lock would stay with it, and nobody could go on.
+
+    A lease that another fault has ended already needs nothing more.
+    """
     lease, epoch = StreamerLease(world.database), world.sensor.epoch
     with contextlib.suppress(psutil.NoSuchProcess, FencedError):
-        process.suspend()
+        with world.database.write():
+            process.suspend()
         if elsewhere:
             lease.attach(epoch, replace(ProcessIdentity.of(process.pid), host="elsewhere"))
         if lease_left is not None:
