@@ -41,6 +41,14 @@ class Silence:
             if conid in silent:
                 self._rests_until[conid] = now + REST
 
+    def lost(self, conids: Iterable[int]) -> None:
+        """Contracts have no line any more, and through no fault of theirs: error 101, a refusal, data that was lost.
+
+        What does not stream says nothing by its silence, and would otherwise count as mute from then on.
+        """
+        for conid in conids:
+            self._mute_since.pop(conid, None)
+
     def begin_session(self) -> None:
         """A new connection: nothing is subscribed, and what was silent may not be so any more."""
         self._mute_since.clear()

@@ -198,6 +198,7 @@ class StreamLines:
         for conid in lost:
             log.warning("the line of contract %d expired in the ledger: cancelled and routed anew", conid)
             self._market.cancel(conid)
+        self.silence.lost(lost)
         return bool(lost)
 
     def market_data_lost(self) -> None:
@@ -207,6 +208,7 @@ class StreamLines:
         self._unconfirmed -= lost
         self._confirmed -= lost
         self._to_release |= lost
+        self.silence.lost(lost)
 
     async def _await_turn(self, until: float) -> None:
         """Until others have confirmed their new lines; looks without writing, so that nobody is delayed by it."""
@@ -275,6 +277,7 @@ class StreamLines:
 
     def _note_refusal(self, refusal: Refusal) -> None:
         self._unconfirmed.discard(refusal.conid)
+        self.silence.lost([refusal.conid])
         if refusal.reaction is Reaction.LINES_EXHAUSTED:
             # Not the contract's fault: the ledger learns, and gives lines to the most important as far as they go.
             self._exhausted.add(refusal.conid)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.sync.silence import SILENT_AFTER
 from v6_pipeline.sync.slot_ceiling import PROBE_AFTER, RETRY_AFTER
 from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.sync.streamer import IBPositionStreamer
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig
 
@@ -40,6 +43,20 @@ def refuse(ledger: SlotLedger) -> None:
     """A batch's new line draws error 101."""
     assert ledger.acquire([999], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=600).granted
     ledger.report_exhausted("run", 999)
+
+
+def _ticked(streamer: IBPositionStreamer, before: int) -> bool:
+    return bool(streamer.status()["ticks"] > before)
+
+
+async def pass_time(rig: Rig, streamer: IBPositionStreamer, seconds: float) -> None:
+    """While what streams goes on ticking; in steps, or the lines would not be renewed in time."""
+    for _ in range(round(seconds / 30)):
+        rig.clock.advance(30)
+        await eventually(lambda: rig.slots_last(rig.clock()), "the lines are renewed")
+        ticks = streamer.status()["ticks"]
+        rig.gateway.tick_once()
+        await eventually(partial(_ticked, streamer, ticks), "ticks")
 
 
 async def test_a_new_active_contract_takes_its_line_from_a_batch_and_is_not_queued_meanwhile(few_lines: Rig) -> None:
@@ -129,14 +146,30 @@ async def test_a_contract_that_never_ticks_makes_room_for_one_that_waits(few_lin
         await eventually(lambda: len(rig.lines()) == CEILING - FLOOR)
         [waiting] = set(active) - set(rig.subscribed())
 
-        rig.clock.advance(SILENT_AFTER.total_seconds() + 1)
-        before = streamer.status()["ticks"]
-        rig.gateway.tick_once()
-        await eventually(lambda: streamer.status()["ticks"] > before, "the others tick")
-        rig.clock.advance(20)
+        # It is asked for again after 30 s and after another minute: then its silence has had its minute.
+        await pass_time(rig, streamer, 4 * SILENT_AFTER.total_seconds())
 
-        # All at once: should the jump have outlived the lines' renewal, they are taken anew one by one.
         others = set(active) - {mute}
         assert waiting in others
         await eventually(lambda: set(rig.subscribed()) == others, "the line changes hands")
         assert len(others) == CEILING - FLOOR
+
+
+async def test_a_contract_that_was_refused_a_line_does_not_count_as_silent(few_lines: Rig) -> None:
+    """It would stand behind all others for as long as they tick, whatever its priority."""
+    rig = few_lines
+    active = rig.held()[:9]
+    urgent = active.pop()
+    rig.registry.add_active("s", active, priority=5)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: set(rig.subscribed()) == set(active) == rig.lines())
+        rig.gateway.set_lines(len(active))
+        rig.registry.add_active("urgent", [urgent], priority=1)
+        await eventually(lambda: rig.gateway.statistics.errors[101] == 1, "refused")
+        rig.registry.remove_active("urgent", [urgent])
+        rig.gateway.set_lines(100)
+        await pass_time(rig, streamer, SILENT_AFTER.total_seconds() + 30)
+
+        rig.registry.add_active("urgent", [urgent], priority=1)
+
+        await eventually(lambda: urgent in rig.subscribed(), "it streams")

@@ -44,6 +44,22 @@ def test_one_that_lost_its_line_rests_and_is_tried_again_later(silence: Silence)
     assert silence.silent(NOW + REST) == frozenset()
 
 
+def test_one_that_was_refused_a_line_is_not_silent(silence: Silence) -> None:
+    silence.lost([1])
+
+    assert silence.silent(NOW) == frozenset()
+
+
+def test_the_silence_of_one_that_was_refused_begins_with_its_next_line(silence: Silence) -> None:
+    silence.lost([1])
+    silence.subscribed(1, NOW)
+    silence.ticked(2, NOW + SILENT_AFTER - timedelta(seconds=1))
+
+    assert silence.silent(NOW + SILENT_AFTER - timedelta(seconds=1)) == frozenset()
+    silence.ticked(2, NOW + SILENT_AFTER)
+    assert silence.silent(NOW + SILENT_AFTER) == frozenset({1})
+
+
 def test_one_that_ticks_after_all_rests_no_more(silence: Silence) -> None:
     """Nobody else wanted the line, so that it got one while it rested."""
     silence.cancelled([1], NOW)
