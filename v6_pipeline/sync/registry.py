@@ -8,14 +8,12 @@ date. History is kept.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from v6_pipeline.errors import UsageError
 from v6_pipeline.model import ContractSpec, Holding
 from v6_pipeline.state import contracts as contract_cache
 from v6_pipeline.state import holdings as holdings_store
@@ -26,13 +24,10 @@ from v6_pipeline.state.instants import Clock, utc_now
 from v6_pipeline.state.revisions import Revision
 from v6_pipeline.state.selector import Selector
 from v6_pipeline.state.strategies import MembershipRow, SelectorRow
+from v6_pipeline.sync.registry_changes import DEFAULT_PRIORITY, RegistryChanges
 
-__all__ = ["DEFAULT_PRIORITY", "Assignment", "RegistryEntry", "Selector", "StrategyRegistry"]
+__all__ = ["DEFAULT_PRIORITY", "Assignment", "RegistryChanges", "RegistryEntry", "Selector", "StrategyRegistry"]
 
-DEFAULT_PRIORITY = 100
-"""Leaves room on both sides: 1 is more important, 200 less."""
-
-_STRATEGY_NAME = re.compile(r"\w[\w .:/+-]{0,63}")
 _ONE_INSTANT = timedelta(microseconds=1)  # what the database distinguishes
 
 
@@ -169,6 +164,20 @@ class StrategyRegistry:
                 rows.memberships_between(connection, start, end), rows.selectors_between(connection, start, end)
             )
 
+    @contextmanager
+    def changes(self) -> Iterator[RegistryChanges]:
+        """Several changes in one transaction: all of them are made, or, after an exception, none.
+
+        Raises:
+            StateError: the state database cannot be used.
+        """
+        with self._database.write() as connection:
+            changes = RegistryChanges(connection, self._clock())
+            yield changes
+            if changes.made:
+                revisions.bump(connection, Revision.REGISTRY)
+        self._load()
+
     def add_active(
         self,
         strategy: str,
@@ -178,140 +187,28 @@ class StrategyRegistry:
         quantity: float | None = None,
         priority: int = DEFAULT_PRIORITY,
     ) -> None:
-        """Let a strategy use contracts; one that it uses already gets the new quantity and priority.
-
-        Args:
-            strategy: its name; a new one is created.
-            conids: the contracts.
-            account: only there; in any if left out.
-            quantity: of each contract, negative for short; all that is held if left out.
-            priority: the smaller number is more important.
-
-        Raises:
-            UsageError: a name, conid, quantity or priority that cannot be.
-        """
-        wanted = tuple(dict.fromkeys(conids))
-        check_membership(strategy, wanted, account=account, quantity=quantity, priority=priority)
-        with self._database.write() as connection:
-            now = self._clock()
-            present = {(row.conid, row.account): row for row in rows.memberships_in_force(connection, strategy)}
-            changed = self._open_strategy(connection, strategy, now)
-            for conid in wanted:
-                old = present.get((conid, account))
-                if old is not None and (old.quantity, old.priority) == (quantity, priority):
-                    continue
-                if old is not None:
-                    rows.close_membership(connection, old, at=now)
-                rows.open_membership(
-                    connection,
-                    strategy=strategy,
-                    account=account,
-                    conid=conid,
-                    quantity=quantity,
-                    priority=priority,
-                    at=now,
-                )
-                changed = True
-            if changed:
-                revisions.bump(connection, Revision.REGISTRY)
-        self._load()
+        """``RegistryChanges.add_active``, by itself."""
+        with self.changes() as changes:
+            changes.add_active(strategy, conids, account=account, quantity=quantity, priority=priority)
 
     def add_selector(self, strategy: str, selector: Selector | str, priority: int = DEFAULT_PRIORITY) -> None:
-        """Let a strategy use every holding that a selector matches, those to come included.
-
-        Raises:
-            UsageError: a name, selector or priority that cannot be.
-        """
-        parsed = Selector.parse(selector) if isinstance(selector, str) else selector
-        check_strategy(strategy)
-        _check_priority(priority)
-        with self._database.write() as connection:
-            now = self._clock()
-            present = {row.selector: row for row in rows.selectors_in_force(connection, strategy)}
-            changed = self._open_strategy(connection, strategy, now)
-            old = present.get(parsed.text)
-            if old is None or old.priority != priority:
-                if old is not None:
-                    rows.close_selector(connection, old, at=now)
-                rows.open_selector(connection, strategy=strategy, selector=parsed.text, priority=priority, at=now)
-                changed = True
-            if changed:
-                revisions.bump(connection, Revision.REGISTRY)
-        self._load()
+        """``RegistryChanges.add_selector``, by itself."""
+        with self.changes() as changes:
+            changes.add_selector(strategy, selector, priority)
 
     def remove_active(self, strategy: str, conids: Iterable[int] | None = None) -> int:
-        """End a strategy's use of contracts, in all accounts; of everything, selectors too, if ``conids`` is left out.
-
-        A strategy without contracts and selectors ends.
-
-        Returns:
-            How many entries ended.
-
-        Raises:
-            UsageError: there is no such strategy, or it does not use one of the contracts; nothing was changed.
-        """
-        wanted = None if conids is None else set(conids)
-        with self._database.write() as connection:
-            self._check_exists(connection, strategy)
-            members = rows.memberships_in_force(connection, strategy)
-            if wanted is not None:
-                missing = wanted - {row.conid for row in members}
-                if missing:
-                    listed = ", ".join(str(conid) for conid in sorted(missing))
-                    raise UsageError(
-                        f"strategy {strategy} does not use {listed}: 'v6 strategies list' shows what it does"
-                    )
-                members = tuple(row for row in members if row.conid in wanted)
-            selectors = rows.selectors_in_force(connection, strategy) if wanted is None else ()
-            self._end(connection, strategy, members, selectors)
-        self._load()
-        return len(members) + len(selectors)
+        """``RegistryChanges.remove_active``, by itself."""
+        with self.changes() as changes:
+            return changes.remove_active(strategy, conids)
 
     def remove_selector(self, strategy: str, selector: Selector | str) -> None:
-        """End a strategy's use of what a selector matches.
-
-        Raises:
-            UsageError: there is no such strategy, or it has no such selector.
-        """
-        parsed = Selector.parse(selector) if isinstance(selector, str) else selector
-        with self._database.write() as connection:
-            self._check_exists(connection, strategy)
-            found = [row for row in rows.selectors_in_force(connection, strategy) if row.selector == parsed.text]
-            if not found:
-                raise UsageError(f"strategy {strategy} has no selector {parsed.text}: 'v6 strategies list' shows them")
-            self._end(connection, strategy, (), found)
-        self._load()
+        """``RegistryChanges.remove_selector``, by itself."""
+        with self.changes() as changes:
+            changes.remove_selector(strategy, selector)
 
     def _load(self) -> None:
         with self._database.read() as connection:
             self._view = _read_view(connection)
-
-    def _end(
-        self,
-        connection: Connection,
-        strategy: str,
-        members: Iterable[MembershipRow],
-        selectors: Iterable[SelectorRow],
-    ) -> None:
-        now = self._clock()
-        for member in members:
-            rows.close_membership(connection, member, at=now)
-        for selector in selectors:
-            rows.close_selector(connection, selector, at=now)
-        if not rows.memberships_in_force(connection, strategy) and not rows.selectors_in_force(connection, strategy):
-            rows.close_strategy(connection, strategy, at=now)
-        revisions.bump(connection, Revision.REGISTRY)
-
-    def _open_strategy(self, connection: Connection, strategy: str, now: datetime) -> bool:
-        if rows.strategy_exists(connection, strategy):
-            return False
-        rows.open_strategy(connection, strategy, at=now)
-        return True
-
-    def _check_exists(self, connection: Connection, strategy: str) -> None:
-        if not rows.strategy_exists(connection, strategy):
-            known = ", ".join(rows.names_in_force(connection)) or "none yet"
-            raise UsageError(f"no strategy {strategy}: there are {known}")
 
     def _has_expired(self, contract: ContractSpec | None) -> bool:
         return contract is not None and contract.expiry is not None and contract.expiry < self._today()
@@ -357,46 +254,3 @@ def _entries(members: Iterable[MembershipRow], selectors: Iterable[SelectorRow])
 
 def _entry(row: MembershipRow | SelectorRow) -> RegistryEntry:
     return RegistryEntry(strategy=row.strategy, priority=row.priority, valid_from=row.valid_from, valid_to=row.valid_to)
-
-
-def check_membership(
-    strategy: str, conids: Iterable[int], *, account: str | None, quantity: float | None, priority: int
-) -> None:
-    """What ``add_active`` refuses, without writing anything.
-
-    Raises:
-        UsageError: a name, conid, quantity or priority that cannot be.
-    """
-    check_strategy(strategy)
-    _check_priority(priority)
-    _check_contracts(tuple(conids), account=account, quantity=quantity)
-
-
-def check_strategy(strategy: str) -> None:
-    """Refuse what cannot be a strategy's name.
-
-    Raises:
-        UsageError: it says what a name may be.
-    """
-    if not _STRATEGY_NAME.fullmatch(strategy) or strategy != strategy.strip():
-        raise UsageError(
-            f"{strategy!r} is no name for a strategy: up to 64 letters, digits, spaces or any of _ . : / + - , "
-            "beginning with a letter or digit"
-        )
-
-
-def _check_priority(priority: int) -> None:
-    if not 0 <= priority <= 1_000_000:
-        raise UsageError(f"priority {priority} is not between 0 (most important) and 1000000")
-
-
-def _check_contracts(conids: tuple[int, ...], *, account: str | None, quantity: float | None) -> None:
-    if not conids:
-        raise UsageError("no contracts are named: give at least one conid, or a selector")
-    wrong = [conid for conid in conids if not 0 < conid < 2**63]
-    if wrong:
-        raise UsageError(f"{wrong[0]} is no conid: they are positive numbers")
-    if account is not None and not account.strip():
-        raise UsageError("the account is empty: leave it out for any account")
-    if quantity is not None and (not math.isfinite(quantity) or quantity == 0):
-        raise UsageError(f"quantity {quantity} cannot be: leave it out for all that is held")

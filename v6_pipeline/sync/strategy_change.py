@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from v6_pipeline.errors import UsageError
-from v6_pipeline.sync.registry import DEFAULT_PRIORITY, RegistryEntry, Selector, StrategyRegistry, check_membership
+from v6_pipeline.state.selector import Selector
+from v6_pipeline.sync.registry import RegistryEntry, StrategyRegistry
+from v6_pipeline.sync.registry_changes import DEFAULT_PRIORITY, RegistryChanges, check_membership
 
 
 class ChangeMode(StrEnum):
@@ -61,43 +63,35 @@ class StrategyChange:
         )
 
     def apply(self, registry: StrategyRegistry) -> None:
-        """Write it; what is so already stays as it is.
+        """Write it, as a whole or not at all; what is so already stays as it is.
 
         Raises:
             UsageError: see ``check``; or what is to be removed is not there.
             StateError: the state database cannot be used.
         """
         self.check()
-        if self.mode is ChangeMode.REMOVE:
-            self._remove(registry, self.conids, self._parsed)
-            return
-        if self.mode is ChangeMode.REPLACE:
-            self._remove(registry, *self._others(entries_of(registry, self.strategy)))
+        with registry.changes() as changes:
+            if self.mode is ChangeMode.REMOVE:
+                self._remove(changes)
+                return
+            if self.conids:
+                changes.add_active(
+                    self.strategy, self.conids, account=self.account, quantity=self.quantity, priority=self.priority
+                )
+            for selector in self._parsed:
+                changes.add_selector(self.strategy, selector, self.priority)
+            if self.mode is ChangeMode.REPLACE:
+                changes.end_others(
+                    self.strategy,
+                    members={(conid, self.account) for conid in self.conids},
+                    selectors={selector.text for selector in self._parsed},
+                )
+
+    def _remove(self, changes: RegistryChanges) -> None:
         if self.conids:
-            registry.add_active(
-                self.strategy, self.conids, account=self.account, quantity=self.quantity, priority=self.priority
-            )
+            changes.remove_active(self.strategy, self.conids)
         for selector in self._parsed:
-            registry.add_selector(self.strategy, selector, self.priority)
-
-    def _remove(self, registry: StrategyRegistry, conids: Sequence[int], selectors: Sequence[Selector]) -> None:
-        missing = {selector.text for selector in selectors} - {
-            entry.selector.text for entry in entries_of(registry, self.strategy) if entry.selector
-        }
-        if missing:
-            raise UsageError(f"strategy {self.strategy} has no selector {min(missing)}: nothing was changed")
-        if conids:
-            registry.remove_active(self.strategy, conids)
-        for selector in selectors:
-            registry.remove_selector(self.strategy, selector)
-
-    def _others(self, present: Sequence[RegistryEntry]) -> tuple[list[int], list[Selector]]:
-        """What is used now and not named; a contract that is named for another account counts as such."""
-        wanted = {(conid, self.account) for conid in self.conids}
-        named = {selector.text for selector in self._parsed}
-        conids = [item.conid for item in present if item.conid is not None and (item.conid, item.account) not in wanted]
-        selectors = [item.selector for item in present if item.selector is not None and item.selector.text not in named]
-        return list(dict.fromkeys(conids)), selectors
+            changes.remove_selector(self.strategy, selector)
 
 
 def entries_of(registry: StrategyRegistry, strategy: str) -> list[RegistryEntry]:

@@ -33,6 +33,67 @@ def _conids(registry: StrategyRegistry, when: date | datetime) -> set[int | None
     return {entry.conid for entry in registry.active_on(when)}
 
 
+# Several changes at once
+
+
+def test_of_several_changes_all_are_made_or_none(
+    database: StateDatabase, registry: StrategyRegistry, clock: ManualClock
+) -> None:
+    registry.add_active("wheel", [1, 2])
+    other = StrategyRegistry(database, clock)
+    other.initialize()
+    before = registry.entries()
+
+    def change() -> None:
+        with registry.changes() as changes:
+            changes.add_active("new", [5])
+            changes.add_selector("wheel", "symbol=SPX")
+            changes.remove_active("wheel", [1])
+            changes.remove_active("wheel", [9])
+
+    with pytest.raises(UsageError, match="does not use 9"):
+        change()
+
+    assert registry.entries() == before
+    assert not other.reload_if_changed()
+
+    with registry.changes() as changes:
+        changes.add_active("new", [5])
+        changes.remove_active("wheel", [1])
+    assert registry.get_all_active() == {2, 5}
+    assert other.reload_if_changed()
+
+
+def test_changes_that_change_nothing_are_no_news(registry: StrategyRegistry) -> None:
+    registry.add_active("wheel", [1])
+    registry.reload_if_changed()
+
+    with registry.changes() as changes:
+        changes.add_active("wheel", [1])
+        changes.end_others("wheel", members={(1, None)}, selectors=())
+        assert not changes.made
+
+    assert not registry.reload_if_changed()
+
+
+def test_ending_all_others_keeps_what_is_named_with_its_account(registry: StrategyRegistry) -> None:
+    registry.add_active("wheel", [1, 2])
+    registry.add_active("wheel", [1], account="SIM1")
+    registry.add_selector("wheel", "symbol=SPX")
+    registry.add_selector("wheel", "symbol=AAPL")
+
+    with registry.changes() as changes:
+        changes.end_others("wheel", members={(1, "SIM1")}, selectors={"symbol=SPX"})
+
+    kept = {(entry.conid, entry.account, entry.selector and entry.selector.text) for entry in registry.entries()}
+    assert kept == {(1, "SIM1", None), (None, None, "symbol=SPX")}
+
+    with registry.changes() as changes:
+        changes.end_others("wheel", members=(), selectors=())
+        changes.end_others("unknown", members=(), selectors=())
+    assert registry.entries() == ()
+
+
 # What is active
 
 
