@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date
 
 from v6_pipeline.errors import UsageError
@@ -48,6 +48,20 @@ class Selector:
             except ValueError as error:
                 raise UsageError(f"selector {text!r}: {value!r} is no {key}, {error}; the keys are {allowed}") from None
         return cls(**found)  # type: ignore[arg-type]  # each value comes from its key's parser
+
+    def within(self, account: str | None) -> Selector:
+        """The same, in one account only; unchanged for ``None``.
+
+        Raises:
+            UsageError: it names another account.
+        """
+        if account is None:
+            return self
+        if not account.strip() or "," in account:
+            raise UsageError(f"{account!r} is no account")
+        if self.account not in {None, account.upper()}:
+            raise UsageError(f"account {account} and the selector's account={self.account} differ: give one")
+        return replace(self, account=account.upper())
 
     @property
     def text(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from v6_pipeline.cli import home, output
-from v6_pipeline.cli.membership_file import Membership, read_memberships
 from v6_pipeline.cli.output import JsonOption
+from v6_pipeline.cli.strategy_file import StrategyEntry, read_strategies
 from v6_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,32 @@ UncheckedOption = Annotated[
     bool, typer.Option("--unchecked", help="Do not ask the gateway whether conids exist that were not seen before.")
 ]
 
+
+def _complete_strategy(context: typer.Context, incomplete: str) -> list[str]:
+    """Those of the home in use; none where its state is not there, or of another version: TAB changes nothing."""
+    from v6_pipeline.errors import V6Error
+    from v6_pipeline.state.database import StateDatabase
+    from v6_pipeline.sync.registry import StrategyRegistry
+
+    chosen = context.find_root().params.get("home")
+    if chosen is not None:
+        os.environ["V6_HOME"] = str(chosen)
+    try:
+        settings = home.load()
+        found = StateDatabase.examine(settings.state_database_url, name_for_messages="the state", busy_seconds=0.2)
+        if not found.is_current:
+            return []
+        with home.open_state(settings, must_exist=True) as database:
+            entries = StrategyRegistry(database).entries()
+    except V6Error:
+        return []
+    return sorted({entry.strategy for entry in entries if entry.strategy.startswith(incomplete)})
+
+
+StrategyArgument = Annotated[
+    str, typer.Argument(metavar="STRATEGY", show_default=False, autocompletion=_complete_strategy)
+]
+
 app = typer.Typer(
     help="Show and change which contracts active strategies use: those are streamed.", no_args_is_help=True
 )
@@ -36,7 +63,7 @@ app = typer.Typer(
 
 @app.command("add")
 def add(
-    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", show_default=False)],
+    strategy: StrategyArgument,
     conids: Annotated[list[int] | None, typer.Argument(metavar="[CONID]...", show_default=False)] = None,
     *,
     match: Annotated[
@@ -62,7 +89,8 @@ def add(
         raise UsageError("--quantity goes with conids: a selector takes all that is held")
     settings = home.load()
     from v6_pipeline.state import holdings
-    from v6_pipeline.sync.registry import StrategyRegistry, check_membership
+    from v6_pipeline.sync.registry import StrategyRegistry
+    from v6_pipeline.sync.registry_changes import check_membership
 
     # All are read before any is written.
     selectors = [_selector(text, account) for text in match or ()]
@@ -72,9 +100,11 @@ def add(
             check_membership(strategy, conids, account=account, quantity=quantity, priority=priority)
             if not unchecked:
                 _check(settings, database, conids)
-            registry.add_active(strategy, conids, account=account, quantity=quantity, priority=priority)
-        for selector in selectors:
-            registry.add_selector(strategy, selector, priority)
+        with registry.changes() as changes:
+            if conids:
+                changes.add_active(strategy, conids, account=account, quantity=quantity, priority=priority)
+            for selector in selectors:
+                changes.add_selector(strategy, selector, priority)
         with database.read() as connection:
             held = holdings.list_open(connection)
     warnings = _not_held(dict.fromkeys(conids or ()), held) + _not_matched(selectors, held)
@@ -90,7 +120,7 @@ def add(
 
 @app.command("remove")
 def remove(
-    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", show_default=False)],
+    strategy: StrategyArgument,
     conids: Annotated[list[int] | None, typer.Argument(metavar="[CONID]...", show_default=False)] = None,
     *,
     match: Annotated[
@@ -156,21 +186,25 @@ def import_file(
     unchecked: UncheckedOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Add the contracts of a CSV file with the header strategy,conid[,account,quantity,priority].
+    """Add what a CSV or YAML file names: contracts by conid, and selectors.
 
-    Every row is checked first: if one is wrong, nothing is written. Selectors are not read from files.
+    CSV: a header of strategy and conid or selector, and any of account, quantity, priority. YAML: a list of entries
+    with strategy, conids, selectors, account, quantity, priority. All is checked first: if anything is wrong, nothing
+    is written.
     """
-    rows = read_memberships(file, default_priority=DEFAULT_PRIORITY)
+    rows = read_strategies(file, default_priority=DEFAULT_PRIORITY)
     settings = home.load()
     from v6_pipeline.state import holdings
 
+    conids = list(dict.fromkeys(conid for row in rows for conid in row.conids))
+    selectors = [selector for row in rows for selector in row.selectors]
     with home.open_state(settings) as database:
-        if not unchecked:
-            _check(settings, database, [row.conid for row in rows])
+        if conids and not unchecked:
+            _check(settings, database, conids)
         _add_all(database, settings.timezone, rows)
         with database.read() as connection:
             held = holdings.list_open(connection)
-    warnings = _not_held(dict.fromkeys(row.conid for row in rows), held)
+    warnings = _not_held(conids, held) + _not_matched(selectors, held)
     names = sorted({row.strategy for row in rows})
     if as_json:
         output.document({"file": file, "rows": len(rows), "strategies": names, "warnings": warnings})
@@ -194,30 +228,31 @@ def _check(settings: Settings, database: StateDatabase, conids: list[int]) -> No
         ) from error
 
 
-def _add_all(database: StateDatabase, timezone: str, rows: list[Membership]) -> None:
-    """One write for the rows that differ by conid only, in the file's order."""
+def _add_all(database: StateDatabase, timezone: str, rows: list[StrategyEntry]) -> None:
+    """In one transaction; rows that differ by conid only are one change, in the file's order."""
     from v6_pipeline.sync.registry import StrategyRegistry
 
-    registry = StrategyRegistry(database, timezone=timezone)
-    for first, group in groupby(rows, key=lambda row: replace(row, conid=0)):
-        registry.add_active(
-            first.strategy,
-            [row.conid for row in group],
-            account=first.account,
-            quantity=first.quantity,
-            priority=first.priority,
-        )
+    with StrategyRegistry(database, timezone=timezone).changes() as changes:
+        for first, group in groupby(rows, key=lambda row: replace(row, conids=(), selectors=())):
+            entries = list(group)
+            conids = [conid for entry in entries for conid in entry.conids]
+            if conids:
+                changes.add_active(
+                    first.strategy,
+                    conids,
+                    account=first.account,
+                    quantity=first.quantity,
+                    priority=first.priority,
+                )
+            for entry in entries:
+                for selector in entry.selectors:
+                    changes.add_selector(first.strategy, selector, first.priority)
 
 
 def _selector(text: str, account: str | None) -> Selector:
-    from v6_pipeline.sync.registry import Selector
+    from v6_pipeline.state.selector import Selector
 
-    selector = Selector.parse(text)
-    if account is None:
-        return selector
-    if selector.account not in {None, account.upper()}:
-        raise UsageError(f"--account {account} and the selector's account={selector.account} differ: give one")
-    return replace(selector, account=account.upper())
+    return Selector.parse(text).within(account)
 
 
 def _covers(entry: RegistryEntry, holding: Holding) -> bool:

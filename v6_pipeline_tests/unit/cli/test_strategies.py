@@ -171,9 +171,10 @@ def test_a_bad_row_is_named_and_nothing_is_written(
     [
         (b"", "the header is empty"),
         (b"strategy,conid\n", "no rows"),
-        (b"strategy\na\n", "must have strategy,conid"),
+        (b"strategy\na\n", "must have strategy and conid or selector"),
         (b"strategy,conid,colour\na,1,red\n", "line 1: the header is strategy,conid,colour"),
         (b"strategy,conid,conid\na,1,2\n", "each once"),
+        (b"strategy,selector,selector\na,1,2\n", "each once"),
         (b"strategy,conid\n\xff\xfe,1\n", "UTF-8"),
     ],
 )
@@ -183,6 +184,103 @@ def test_a_bad_file_is_named(v6: Run, settings: Settings, tmp_path: Path, conten
     result = v6("strategies", "import", file)
     assert result.code == 2
     assert said in result.error
+
+
+def test_selectors_are_imported_from_csv(v6: Run, settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "strategies.csv"
+    file.write_text(
+        'strategy,selector,conid,account,priority\na,"symbol=spx,sec_type=OPT",,,5\na,right=P,,du1,5\na,,7,,5\n'
+    )
+    v6("strategies", "import", file, "--unchecked")
+    assert entries(v6) == [
+        entry("a", conid=7, priority=5),
+        entry("a", selector="account=DU1,right=P", priority=5),
+        entry("a", selector="symbol=SPX,sec_type=OPT", priority=5),
+    ]
+
+
+YAML = """
+# what streams
+- strategy: condors
+  priority: 10
+  conids: [1, 2]
+  selectors:
+    - symbol=SPX, sec_type=OPT
+    - right=P
+- {strategy: hedge, conids: 3, account: du12, quantity: -2.5}
+- {strategy: hedge, account: du12, selectors: ["symbol=SPX,sec_type=FOP"]}
+"""
+
+
+def test_yaml_is_imported_as_a_whole(v6: Run, settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "strategies.yaml"
+    file.write_text(YAML)
+
+    result = v6("strategies", "import", file, "--unchecked", "--json")
+
+    assert result.document["strategies"] == ["condors", "hedge"]
+    assert entries(v6) == [
+        entry("condors", conid=1, priority=10),
+        entry("condors", conid=2, priority=10),
+        entry("condors", selector="right=P", priority=10),
+        entry("condors", selector="symbol=SPX,sec_type=OPT", priority=10),
+        entry("hedge", conid=3, account="DU12", quantity=-2.5),
+        entry("hedge", selector="account=DU12,symbol=SPX,sec_type=FOP"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "it must be a list of entries"),
+        ("strategy: a", "it must be a list of entries"),
+        ("[]", "it must be a list of entries"),
+        ("- strategy: a\n  conids: [1", "line 2: no YAML"),
+        ("- strategy: a\n\tconids: 1", "line 2: no YAML"),
+        ("- a", "line 1: an entry has strategy, conids"),
+        (
+            "- strategy: a\n  conid: 1",
+            "line 2: an entry has strategy, conids, selectors, account, quantity, priority; ",
+        ),
+        (
+            "- strategy: a\n  strategy: b",
+            "line 2: an entry has strategy, conids, selectors, account, quantity, priority; ",
+        ),
+        ("- strategy: a", "line 1: no conids and no selectors"),
+        ("- strategy: a\n  conids:\n  selectors: []", "line 1: no conids and no selectors"),
+        ("- strategy: a\n  conids: [x]", "line 1, conid: 'x'"),
+        ("- strategy: a\n  conids: [[1]]", "line 2, conids: a text or a number was expected"),
+        ("- strategy: a\n  conids: {b: 1}", "line 2, conids: a text or a number was expected"),
+        ("- conids: 1", "line 1, strategy: ''"),
+        ("- strategy: a\n  selectors: colour=red", "line 1, selector 'colour=red'"),
+        ("- strategy: a\n  selectors: account=A\n  account: B", "differ: give one"),
+        ("- strategy: a\n  selectors: right=P\n  account: A,B", "line 1, 'A,B' is no account"),
+        ("- strategy: a\n  selectors: right=P\n  quantity: 1", "line 1, quantity: it goes with conids"),
+        (
+            "- strategy: a\n  selectors: [symbol=SPX,sec_type=OPT]",
+            "line 2, selectors: within [...] put each",
+        ),
+        ("- strategy: a\n  conids: [1, null]", "line 2, conids: one of them is empty"),
+        ("- strategy: a\n  conids: [1, '']", "line 2, conids: one of them is empty"),
+        (f"- strategy: a\n  conids: {'9' * 5000}", "is no conid"),
+        (f"- strategy: a\n  conids: 1\n  priority: {'9' * 5000}", "is not between 0"),
+        ("[" * 2000, "no YAML"),
+        ("- ? [a]\n  : b", "a seq is not among them"),
+        ("- [a]", "this one is a seq"),
+        ("- strategy: a\n  conids: 1\n  priority: yes", "line 1, priority: 'yes'"),
+        ("- strategy: a\n  conids: 1\n- strategy: b\n  conids: 0", "line 3, conid: '0'"),
+        ("- !!python/object:os.system {}", "line 1: no conids and no selectors"),
+        ("\x00", "no YAML"),
+    ],
+)
+def test_bad_yaml_is_named_and_nothing_is_written(
+    v6: Run, settings: Settings, tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "strategies.yml"
+    file.write_text(text)
+    result = v6("strategies", "import", file)
+    assert (result.code, said in result.error, str(file) in result.error) == (2, True, True), result.error
+    assert entries(v6) == []
 
 
 def test_a_missing_file_is_named(v6: Run, home: Path, tmp_path: Path) -> None:
