@@ -23,6 +23,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from v6_pipeline.errors import StateError
+from v6_pipeline.state import schema
 from v6_pipeline.state.failures import explain, is_busy
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
 
@@ -167,8 +168,11 @@ class StateDatabase:
                 revision = self._revision(connection)
         if revision == REVISIONS[-1]:
             return
-        with self.write() as connection:  # another process may have migrated meanwhile: look again, as the only writer
-            if self._revision(connection) != REVISIONS[-1]:
+        with self.write() as connection:  # another process may have done it meanwhile: look again, as the only writer
+            revision = self._revision(connection)
+            if revision is None:
+                schema.create(connection)
+            elif revision != REVISIONS[-1]:
                 from v6_pipeline.state.migrations import upgrade
 
                 upgrade(connection)

@@ -13,6 +13,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    Connection,
     Date,
     DateTime,
     Dialect,
@@ -21,13 +22,16 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
+    String,
     Table,
     Text,
     TypeDecorator,
+    insert,
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every schema revision that this version knows, oldest first. Kept here so that a start need not import alembic."""
 
 VERSION_TABLE = "v6_schema_version"
@@ -305,6 +309,27 @@ fetched_closes = Table(
 )
 """What IB said of a contract's close on a trading day, so that it is not asked again."""
 
+account_downloads = Table(
+    "account_downloads",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("completed_at", UtcDateTime),
+    Column("failed_at", UtcDateTime),
+    Column("failures", Integer, nullable=False),
+    Column("reason", Text),
+)
+"""When each account was last downloaded, and what has kept it from being since; ``failures`` in a row."""
+
+slot_samples = Table(
+    "slot_samples",
+    metadata,
+    Column("at", UtcDateTime, primary_key=True),
+    Column("streams", Integer, nullable=False),
+    Column("batches", Integer, nullable=False),
+    Column("ceiling", Integer, nullable=False),
+)
+"""Lines in use, a sample a minute, for some days."""
+
 named_leases = Table(
     "named_leases",
     metadata,
@@ -350,3 +375,17 @@ fx_rates = Table(
     Column("rate", Double, nullable=False),
     Column("observed_at", UtcDateTime, nullable=False),
 )
+
+_versions = Table(
+    VERSION_TABLE,
+    MetaData(),  # alembic's, and not to be compared with migrations
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+)
+
+
+def create(connection: Connection) -> None:
+    """Make every table in an empty database, as all migrations would, without the time that alembic takes."""
+    metadata.create_all(connection)
+    _versions.create(connection)
+    connection.execute(insert(_versions).values(version_num=REVISIONS[-1]))

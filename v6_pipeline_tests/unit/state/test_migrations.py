@@ -1,8 +1,13 @@
-"""The migrations lead to exactly the tables that the code uses."""
+"""The migrations lead to exactly the tables that a new database gets and the code uses."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 from v6_pipeline.errors import StateError
-from v6_pipeline.state import migrations
+from v6_pipeline.state import migrations, schema
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
 
@@ -28,8 +33,35 @@ def test_the_listed_revisions_are_the_migrations_in_order() -> None:
     assert tuple(reversed(found)) == REVISIONS
 
 
-def test_a_migrated_database_has_the_tables_of_the_metadata(database: StateDatabase) -> None:
-    with database.read() as connection:
+@contextmanager
+def migrated(url: str) -> Iterator[Connection]:
+    """An empty database, brought to the newest revision by all migrations."""
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:
+            migrations.upgrade(connection)
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def empty_postgres(postgres_server: Any) -> Iterator[str]:
+    postgres_server.psql("CREATE DATABASE empty")
+    yield str(postgres_server.get_uri("empty")).replace("postgresql://", "postgresql+psycopg://")
+    postgres_server.psql("DROP DATABASE empty")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    return str(request.getfixturevalue("empty_postgres"))
+
+
+def test_a_migrated_database_has_the_tables_of_the_metadata(empty: str) -> None:
+    with migrated(empty) as connection:
         context = MigrationContext.configure(
             connection,
             opts={"compare_type": True, "compare_server_default": True, "version_table": VERSION_TABLE},
@@ -37,20 +69,14 @@ def test_a_migrated_database_has_the_tables_of_the_metadata(database: StateDatab
         assert compare_metadata(context, metadata) == []
 
 
-def test_a_migrated_sqlite_file_has_the_very_definitions_of_the_metadata(
+def test_a_migrated_sqlite_file_has_the_very_definitions_of_a_new_one(
     tmp_path: Path, sqlite_database: StateDatabase
 ) -> None:
     """``compare_metadata`` looks neither at partial indexes nor at primary keys."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'created.db'}")
-    with engine.begin() as connection:
-        metadata.create_all(connection)
-        created = _definitions(connection)
-    engine.dispose()
     with sqlite_database.read() as connection:
-        migrated = _definitions(connection)
-    del migrated[VERSION_TABLE]
-
-    assert migrated == created
+        created = _definitions(connection)
+    with migrated(f"sqlite:///{tmp_path / 'migrated.db'}") as connection:
+        assert _definitions(connection) == created
 
 
 def _definitions(connection: Connection) -> dict[str, list[str]]:
@@ -59,20 +85,28 @@ def _definitions(connection: Connection) -> dict[str, list[str]]:
     return {row.name: sorted(clause.strip(" ,\t") for clause in row.sql.splitlines() if clause.strip()) for row in rows}
 
 
-def test_a_migrated_postgresql_database_has_the_indexes_of_the_metadata(
-    postgres_server: Any, postgres_database: StateDatabase
+def test_a_migrated_postgresql_database_has_the_indexes_of_a_new_one(
+    empty_postgres: str, postgres_database: StateDatabase
 ) -> None:
-    postgres_server.psql("CREATE DATABASE created")
-    url = str(postgres_server.get_uri("created")).replace("postgresql://", "postgresql+psycopg://")
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        metadata.create_all(connection)
-        created = _indexes(connection)
-    engine.dispose()
     with postgres_database.read() as connection:
-        migrated = _indexes(connection)
+        created = _indexes(connection)
+    with migrated(empty_postgres) as connection:
+        assert _indexes(connection) == created
 
-    assert {line for line in migrated if VERSION_TABLE not in line} == created
+
+def test_a_database_of_an_older_revision_is_migrated_when_it_is_opened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    with migrated(url) as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{REVISIONS[-2]}'"))
+        connection.execute(text("DROP TABLE account_downloads"))
+        connection.execute(text("DROP TABLE slot_samples"))
+
+    database = StateDatabase.open(url, name_for_messages="old")
+
+    with database.read() as connection:
+        assert connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) == REVISIONS[-1]
+        assert connection.scalar(text("SELECT count(*) FROM slot_samples")) == 0
+    database.close()
 
 
 def _indexes(connection: Connection) -> set[str]:
@@ -103,7 +137,7 @@ def test_tables_of_the_same_names_that_are_not_ours_are_refused(postgres_server:
         StateDatabase.open(url, name_for_messages="foreign_slots")
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_creation_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-made database would be refused as someone else's for ever."""
     path = tmp_path / "state.db"
 
@@ -112,8 +146,28 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatc
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr(migrations, "upgrade", break_off)
+        patched.setattr(schema, "create", break_off)
         with pytest.raises(RuntimeError):
             StateDatabase.open(f"sqlite:///{path}", name_for_messages=str(path))
 
     StateDatabase.open(f"sqlite:///{path}", name_for_messages=str(path)).close()
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(
+    sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.db"
+    shutil.copy(sqlite_template, path)
+    with contextlib.closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{REVISIONS[-2]}'")
+
+    def break_off(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE half_made (id INTEGER)"))
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(migrations, "upgrade", break_off)
+    with pytest.raises(RuntimeError):
+        StateDatabase.open(f"sqlite:///{path}", name_for_messages=str(path))
+
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT name FROM sqlite_master WHERE name = 'half_made'").fetchall() == []

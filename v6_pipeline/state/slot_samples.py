@@ -1,0 +1,44 @@
+"""How the market-data lines were used over time: a sample now and then, kept for some days."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, delete, select
+
+from v6_pipeline.state.schema import slot_samples
+from v6_pipeline.state.upsert import upsert
+
+KEEP = timedelta(days=4)
+"""A long weekend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotSample:
+    """Lines in use at an instant (UTC), and the ceiling for both together."""
+
+    at: datetime
+    streams: int
+    batches: int
+    ceiling: int
+
+
+def newest(connection: Connection) -> datetime | None:
+    """When the last sample was taken."""
+    query = select(slot_samples.c.at).order_by(slot_samples.c.at.desc()).limit(1)
+    found: datetime | None = connection.scalar(query)
+    return found
+
+
+def add(connection: Connection, sample: SlotSample) -> None:
+    """Keep a sample, and forget those that are too old, and those of a clock that was ahead."""
+    at = slot_samples.c.at
+    connection.execute(delete(slot_samples).where((at < sample.at - KEEP) | (at > sample.at)))
+    upsert(connection, slot_samples, [asdict(sample)])
+
+
+def between(connection: Connection, start: datetime, end: datetime) -> tuple[SlotSample, ...]:
+    """The samples from ``start`` to ``end``, both included, oldest first."""
+    query = select(slot_samples).where(slot_samples.c.at.between(start, end)).order_by(slot_samples.c.at)
+    return tuple(SlotSample(**row) for row in connection.execute(query).mappings())
