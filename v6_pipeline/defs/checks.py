@@ -23,7 +23,7 @@ from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state.leases import StreamerLeaseState
 from v6_pipeline.sync.leases import StreamerLease
 from v6_pipeline.sync.slots import SlotLedger, SlotUsage
-from v6_pipeline.sync.stream_checks import Verdict, slots_within_budget, stream_fresh
+from v6_pipeline.sync.stream_checks import Verdict, active_contracts_stream, slots_within_budget, stream_fresh
 
 EVALUATE_EVERY = timedelta(minutes=5)
 DESCRIPTIONS = {
@@ -32,8 +32,10 @@ DESCRIPTIONS = {
         "nightly reset, the streamer was stopped on request."
     ),
     "slots_within_budget": (
-        "The market-data lines in use stay within the ceiling, and every active contract has one; those without are "
-        "refreshed at priority 1."
+        "The market-data lines in use stay within the ceiling, and IB grants as many as the settings say."
+    ),
+    "active_contracts_stream": (
+        "Every active contract that can stream has a market-data line; those without are refreshed at priority 1."
     ),
 }
 
@@ -49,7 +51,8 @@ def verdicts(
             outage=expected_outage(now, settings.ib_region),
             now=now,
         ),
-        "slots_within_budget": slots_within_budget(lease.status, usage),
+        "slots_within_budget": slots_within_budget(usage),
+        "active_contracts_stream": active_contracts_stream(lease.status, usage),
     }
 
 

@@ -1,8 +1,8 @@
 """Asset checks of the logs' contents: the queue drains, rows are whole, unique, and what the broker says.
 
-Those of ``queued_positions`` are one step that Dagster runs after each refresh. They read the lake once for all, and
-never fail its run: what cannot be read fails the checks. That of ``streamed_positions`` is executed from the UI. What
-must hold is decided in ``sync.queue_checks`` and ``sync.position_checks``.
+Those of ``queued_positions`` and ``account_values`` are one step that Dagster runs after each refresh. They read the
+lake once for all, and never fail its run: what cannot be read fails the checks. That of ``streamed_positions`` is
+executed from the UI. What must hold is decided in ``sync.queue_checks`` and ``sync.position_checks``.
 https://docs.dagster.io/guides/test/asset-checks
 """
 
@@ -14,7 +14,7 @@ import dagster as dg
 
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.sync.log_checks import LogChecks
 from v6_pipeline.sync.stream_checks import Verdict
 
@@ -47,6 +47,16 @@ QUEUED: _Checks = {
     ),
 }
 """Name -> judge, description."""
+ACCOUNTS: _Checks = {
+    "account_feed_free": (
+        LogChecks.account_feed_free,
+        "The accounts can be downloaded: no other client holds IB's account feed, which serves one account at a time.",
+    ),
+    "one_row_per_key": (
+        LogChecks.account_values_once,
+        "No two rows of the newest trading day have the same (account, timestamp).",
+    ),
+}
 STREAMED: _Checks = {
     "one_row_per_key": (
         LogChecks.streamed_once,
@@ -57,18 +67,24 @@ STREAMED: _Checks = {
 
 def log_checks() -> list[dg.AssetChecksDefinition]:
     """The checks, each executable by itself."""
-    return [_step(QUEUED_POSITIONS.name, QUEUED), _step(STREAMED_POSITIONS.name, STREAMED)]
+    return [
+        _step({QUEUED_POSITIONS.name: QUEUED, ACCOUNT_VALUES.name: ACCOUNTS}),
+        _step({STREAMED_POSITIONS.name: STREAMED}),
+    ]
 
 
-def _step(asset: str, checks: _Checks) -> dg.AssetChecksDefinition:
-    specs = [dg.AssetCheckSpec(name, asset=asset, description=text) for name, (_, text) in checks.items()]
+def _step(checks: Mapping[str, _Checks]) -> dg.AssetChecksDefinition:
+    """One step for the checks of these assets, named after the first."""
+    every = {
+        dg.AssetCheckKey(dg.AssetKey(asset), name): check for asset in checks for name, check in checks[asset].items()
+    }
+    specs = [dg.AssetCheckSpec(key.name, asset=key.asset_key, description=text) for key, (_, text) in every.items()]
 
-    @dg.multi_asset_check(name=f"{asset}_checks", specs=specs, can_subset=True)
+    @dg.multi_asset_check(name=f"{next(iter(checks))}_checks", specs=specs, can_subset=True)
     def step(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> Iterator[dg.AssetCheckResult]:
-        chosen = {key.name for key in context.selected_asset_check_keys}
         work: LogChecks | None = None
-        for name, (judge, _) in checks.items():
-            if name not in chosen:
+        for key, (judge, _) in every.items():
+            if key not in context.selected_asset_check_keys:
                 continue
             try:
                 work = work or _work(pipeline)
@@ -76,8 +92,8 @@ def _step(asset: str, checks: _Checks) -> dg.AssetChecksDefinition:
             except V6Error as error:
                 verdict = Verdict(passed=False, reason=f"cannot tell: {error}")
             yield dg.AssetCheckResult(
-                asset_key=dg.AssetKey(asset),
-                check_name=name,
+                asset_key=key.asset_key,
+                check_name=key.name,
                 passed=verdict.passed,
                 severity=dg.AssetCheckSeverity.ERROR if verdict.serious else dg.AssetCheckSeverity.WARN,
                 description=verdict.reason,

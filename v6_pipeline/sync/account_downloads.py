@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from v6_pipeline.errors import AccountFeedError, FencedError
 from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
+from v6_pipeline.state import account_downloads as records
 from v6_pipeline.state import rates as rates_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.leases import NamedLease
@@ -69,7 +70,7 @@ class AccountDownloads:
         try:
             await self._take_lease()
         except AccountFeedError as error:
-            return dict.fromkeys(stale, error)
+            return dict.fromkeys(stale, error)  # another of our own processes has it: nothing is wrong with the feed
         failed: dict[str, AccountFeedError] = {}
         try:
             for account in stale:
@@ -81,6 +82,7 @@ class AccountDownloads:
                 except AccountFeedError as error:
                     log.warning("%s", error)
                     failed[account] = error
+                    await asyncio.to_thread(self._note_failure, account, str(error))
         finally:
             await asyncio.shield(asyncio.to_thread(self._lease.release))
         return failed
@@ -112,10 +114,15 @@ class AccountDownloads:
         download = await self._feed.download(account)
         self._newest[account] = download
         self.taken.append(download)
-        await asyncio.to_thread(self._save_rates, download)
+        await asyncio.to_thread(self._save, download)
 
-    def _save_rates(self, download: AccountDownload) -> None:
+    def _note_failure(self, account: str, reason: str) -> None:
         with self._database.write() as connection:
+            records.failed(connection, account, at=self._clock(), reason=reason)
+
+    def _save(self, download: AccountDownload) -> None:
+        with self._database.write() as connection:
+            records.completed(connection, download.account, at=download.completed_at)
             rates_store.save(
                 connection,
                 account=download.account,

@@ -15,11 +15,11 @@ from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.day import KEY
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions, repeated_keys
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import MarketHours, Settings
-from v6_pipeline.state import contracts, due, holdings, slots
-from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state import account_downloads, contracts, due, holdings, slots
+from v6_pipeline.state.database import Connection, StateDatabase
 from v6_pipeline.state.queue import QueueState
 from v6_pipeline.sync import position_checks, queue_checks
 from v6_pipeline.sync.queue import PositionQueue
@@ -43,17 +43,35 @@ class LogChecks:
 
     def queue_drains(self) -> Verdict:
         """Items are refreshed in time; while the exchange is closed or IB away, an old one is no error."""
-        in_session = self._settings.market_hours is MarketHours.ALWAYS or self._calendar.is_open(self._now)
         return queue_checks.queue_drains(
             self._queue.stats(),
             refresh_seconds=self._settings.refresh_seconds,
             batch_size=self._settings.queue_batch,
-            is_expected=in_session and expected_outage(self._now, self._settings.ib_region) is None,
+            is_expected=self._is_expected,
         )
 
     def no_dead_letters(self) -> Verdict:
         """No item was given up."""
         return queue_checks.no_dead_letters(self._queue.items(QueueState.DEAD))
+
+    def account_feed_free(self) -> Verdict:
+        """Nothing keeps the accounts from being downloaded; one whose holdings all stream needs no download."""
+        with self._database.read() as connection:
+            streams = self._streams(connection)
+            accounts = {holding.account for holding in holdings.list_open(connection) if holding.contract.conid not in streams}
+            records = account_downloads.list_all(connection)
+        return queue_checks.account_feed_free(
+            records,
+            [account for account in accounts if account in (self._settings.ib_accounts or accounts)],
+            now=self._now,
+            refresh_seconds=self._settings.refresh_seconds,
+            is_expected=self._is_expected,
+        )
+
+    def account_values_once(self) -> Verdict:
+        """No two figures of an account of the newest day are one observation."""
+        found = repeated_keys(self._lake.table(ACCOUNT_VALUES), ACCOUNT_VALUES.key)
+        return position_checks.one_row_per_key(found, ACCOUNT_VALUES.key)
 
     def queued_once(self) -> Verdict:
         """No two queued rows of the newest day are one observation."""
@@ -82,9 +100,7 @@ class LogChecks:
             held = holdings.list_open(connection)
             # What has no row at all yet gets it by the next run.
             unseen = {key for key, _ in due.due_keys(connection, refreshed_before=_NEVER, now=self._now)}
-            streams = {
-                slot.conid for slot in slots.live(connection, now=self._now) if slot.purpose is SlotPurpose.STREAM
-            }
+            streams = self._streams(connection)
         queued = {item.key for item in self._queue.items() if item.state is not QueueState.DEAD}
         return position_checks.reconciles_with_broker(
             held,
@@ -99,6 +115,16 @@ class LogChecks:
         with self._database.read() as connection:
             known = contracts.get(connection, self._queued.get_column("conid").to_list())
         return position_checks.values_consistent(self._queued, {conid: found.spec for conid, found in known.items()})
+
+    def _streams(self, connection: Connection) -> set[int]:
+        """Contracts that are streamed."""
+        return {slot.conid for slot in slots.live(connection, now=self._now) if slot.purpose is SlotPurpose.STREAM}
+
+    @property
+    def _is_expected(self) -> bool:
+        """Whether the broker is expected to answer: in session, and not in its reset."""
+        in_session = self._settings.market_hours is MarketHours.ALWAYS or self._calendar.is_open(self._now)
+        return in_session and expected_outage(self._now, self._settings.ib_region) is None
 
     @cached_property
     def _newest(self) -> pl.DataFrame:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 
+from v6_pipeline.state.account_downloads import DownloadRecord
 from v6_pipeline.state.queue import QueueItem
 from v6_pipeline.sync.history_checks import Numbers, first_few
 from v6_pipeline.sync.queue import QueueStats
@@ -56,3 +58,43 @@ def no_dead_letters(dead: Sequence[QueueItem]) -> Verdict:
         reason=f"{len(dead)} items were given up and are not refreshed: {listed}",
         numbers=numbers | {"sample": listed},
     )
+
+
+def account_feed_free(
+    records: Sequence[DownloadRecord],
+    accounts: Collection[str],
+    *,
+    now: datetime,
+    refresh_seconds: int,
+    is_expected: bool,
+) -> Verdict:
+    """Whether the accounts can be downloaded: IB serves one at a time, and another client may hold the feed.
+
+    Args:
+        records: what has become of the downloads of each account.
+        accounts: those that are downloaded, since they hold something that is not streamed.
+        now: UTC.
+        refresh_seconds: no value may get older, so no account may go without a download for longer.
+        is_expected: whether downloads are expected to succeed: in session, the broker is there.
+    """
+    judged = [record for record in records if record.account in accounts]
+    failing = [record for record in judged if record.failures]
+    completed = [record.completed_at for record in judged if record.completed_at is not None]
+    numbers: Numbers = {
+        "accounts": len(accounts),
+        "failing": len(failing),
+        "failures_in_a_row": max((record.failures for record in failing), default=0),
+    }
+    if completed:
+        numbers["oldest_download_seconds"] = round((now - min(completed)).total_seconds(), 1)
+    if not failing:
+        return Verdict(
+            passed=True, reason=f"nothing keeps {len(judged)} accounts from being downloaded", numbers=numbers
+        )
+    stale_before = now - timedelta(seconds=refresh_seconds)
+    is_stale = any(record.completed_at is None or record.completed_at < stale_before for record in failing)
+    listed = first_few(f"{record.account}, {record.failures} times in a row: {record.reason}" for record in failing)
+    reason = f"{len(failing)} of {len(judged)} accounts could not be downloaded: {listed}"
+    if not is_expected:
+        reason += "; nothing is expected of it now: the exchange is closed or IB is in its nightly reset"
+    return Verdict(passed=False, reason=reason, serious=is_stale and is_expected, numbers=numbers | {"sample": listed})

@@ -20,6 +20,8 @@ REPORTS_WITHIN = timedelta(seconds=30)
 """A living streamer reports each second."""
 FAILING_FOR = timedelta(seconds=60)
 COMES_UP_WITHIN = timedelta(seconds=60)
+SAMPLE = 5
+"""Offenders that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +58,15 @@ def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOu
     return Verdict(passed=False, reason=fault, numbers=numbers)
 
 
-def slots_within_budget(status: Mapping[str, Any], usage: SlotUsage) -> Verdict:
-    """Whether lines stay within the ceiling, and are enough for all active contracts.
-
-    Args:
-        status: the streamer's newest report.
-        usage: the ledger's.
-    """
+def slots_within_budget(usage: SlotUsage) -> Verdict:
+    """Whether lines stay within the ceiling, and IB grants as many as the settings say."""
     used = usage.streams + usage.batches
-    overflow = int(status.get("overflow_contracts") or 0)
     numbers: dict[str, int | float | str] = {
         "lines": used,
         "streams": usage.streams,
         "batches": usage.batches,
         "ceiling": usage.ceiling,
         "ceiling_by_settings": usage.configured_ceiling,
-        "active_without_line": overflow,
     }
     if used > usage.configured_ceiling:
         return Verdict(passed=False, reason=f"{used} lines in use, {usage.configured_ceiling} allowed", numbers=numbers)
@@ -86,17 +81,31 @@ def slots_within_budget(status: Mapping[str, Any], usage: SlotUsage) -> Verdict:
             ),
             numbers=numbers,
         )
-    if overflow:
-        return Verdict(
-            passed=False,
-            serious=False,
-            reason=(
-                f"{overflow} active contracts found no line and are refreshed at priority 1: deactivate some, or raise "
-                "V6_MARKET_DATA_LINES if IB grants more"
-            ),
-            numbers=numbers,
-        )
     return Verdict(passed=True, reason=f"{used} of {usage.ceiling} lines in use", numbers=numbers)
+
+
+def active_contracts_stream(status: Mapping[str, Any], usage: SlotUsage) -> Verdict:
+    """Whether there are lines for all active contracts; those without are refreshed at priority 1.
+
+    Args:
+        status: the streamer's newest report.
+        usage: the ledger's.
+    """
+    overflow = int(status.get("overflow_contracts") or 0)
+    sample = ", ".join(str(conid) for conid in status.get("overflow_sample") or ())
+    numbers: dict[str, int | float | str] = {
+        "active": int(status.get("streamed_contracts") or 0) + overflow,
+        "streamed": int(status.get("streamed_contracts") or 0),
+        "active_without_line": overflow,
+        "lines_for_streams": usage.limit.stream_capacity,
+    }
+    if not overflow:
+        return Verdict(passed=True, reason="every active contract that can stream has a line", numbers=numbers)
+    reason = (
+        f"{overflow} active contracts found no line ({sample}{', …' if overflow > SAMPLE else ''}) and are "
+        "refreshed at priority 1: deactivate some, or raise V6_MARKET_DATA_LINES if IB grants more"
+    )
+    return Verdict(passed=False, serious=False, reason=reason, numbers=numbers | {"sample": sample})
 
 
 def _fault(lease: StreamerLeaseState, now: datetime) -> str | None:

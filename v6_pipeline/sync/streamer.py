@@ -28,6 +28,7 @@ from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.registry import StrategyRegistry
 from v6_pipeline.sync.routing import Route, RouteMemory, RoutePlan, plan_routes
 from v6_pipeline.sync.slots import SlotLedger, SlotUsage
+from v6_pipeline.sync.stream_checks import SAMPLE
 from v6_pipeline.sync.stream_lines import CLOSING_SECONDS, NewStreams, StreamLines
 from v6_pipeline.sync.streamer_policy import StreamerPolicy
 from v6_pipeline.sync.streamer_state import StreamerState
@@ -175,6 +176,7 @@ class IBPositionStreamer:
             "holdings": len(self._portfolio),
             "streamed_contracts": len(self._lines.conids),
             "overflow_contracts": len(plan.overflow) if plan else 0,
+            "overflow_sample": list(plan.overflow[:SAMPLE]) if plan else [],
             "queued_holdings": len(plan.queue) if plan else 0,
             "refused": self._lines.refusals.describe(),
             "ticks": self._ticks,

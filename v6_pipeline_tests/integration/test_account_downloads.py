@@ -10,7 +10,7 @@ from v6_pipeline.errors import AccountFeedError
 from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.paper import AccountConflict, PaperGateway
-from v6_pipeline.state import rates
+from v6_pipeline.state import account_downloads, rates
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.account_downloads import (
     FEED_LEASE,
@@ -110,7 +110,7 @@ async def test_the_lease_is_held_while_the_feed_is(
 
 
 async def test_while_another_process_holds_the_feed_nothing_is_downloaded(
-    downloads: AccountDownloads, others_lease: NamedLease, gateway: PaperGateway, clock: ManualClock
+    downloads: AccountDownloads, others_lease: NamedLease, database: StateDatabase, clock: ManualClock
 ) -> None:
     others_lease.acquire()
     begun = clock.now
@@ -123,6 +123,8 @@ async def test_while_another_process_holds_the_feed_nothing_is_downloaded(
     assert clock.now - begun == timedelta(seconds=WAIT_SECONDS)
     assert taken(downloads) == []
     assert others_lease.read().owner == "other"
+    with database.read() as transaction:
+        assert account_downloads.list_all(transaction) == (), "our own processes taking turns are no trouble"
 
 
 async def test_a_lease_that_ends_meanwhile_is_taken(
@@ -138,6 +140,7 @@ async def test_one_account_that_fails_does_not_spoil_the_others(
     downloads: AccountDownloads,
     open_connection: OpenConnection,
     gateway: PaperGateway,
+    database: StateDatabase,
     others_lease: NamedLease,
     clock: ManualClock,
 ) -> None:
@@ -153,6 +156,10 @@ async def test_one_account_that_fails_does_not_spoil_the_others(
     assert "2101" in str(failed[FIRST])
     assert taken(downloads) == [SECOND]
     assert others_lease.read().owner is None
+    with database.read() as transaction:
+        [first, second] = account_downloads.list_all(transaction)
+    assert (first.failures, first.failed_at, first.reason) == (1, clock.now, str(failed[FIRST]))
+    assert (second.failures, second.completed_at) == (0, clock.now)
 
 
 async def test_a_lease_lost_on_the_way_fails_the_rest(

@@ -172,7 +172,8 @@ async def test_more_active_contracts_than_lines_queue_the_least_important_at_pri
     async with rig.streaming() as streamer:
         await eventually(lambda: set(rig.subscribed()) == {second, third, fourth})
         await eventually(lambda: {key[1] for key, priority in rig.queued().items() if priority == 1} == {first})
-        assert streamer.status()["overflow_contracts"] == 1
+        status = streamer.status()
+        assert (status["overflow_contracts"], status["overflow_sample"]) == (1, [first])
 
 
 async def test_positions_missing_after_a_reconnect_are_verified_and_not_closed(rig: Rig) -> None:

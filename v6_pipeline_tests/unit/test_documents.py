@@ -46,3 +46,12 @@ def test_defaults_of_secrets_are_not_shown() -> None:
     secret = [field for field in Settings.model_fields.values() if "Secret" in str(field.annotation)]
     assert secret
     assert {script["shown_default"](field) for field in secret} == {"not shown"}
+
+
+def test_the_runbook_has_every_check() -> None:
+    specs = (ROOT / "v6_pipeline_tests" / "unit" / "defs" / "specs.txt").read_text(encoding="utf-8")
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    checks = set(re.findall(r"^  check (\w+)$", specs, re.MULTILINE))
+
+    assert checks
+    assert set(re.findall(r"^\| `(\w+)`", runbook, re.MULTILINE)) == checks

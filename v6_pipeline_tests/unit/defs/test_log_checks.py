@@ -11,14 +11,14 @@ import pytest
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.definitions import build_defs
-from v6_pipeline.defs.log_checks import QUEUED
+from v6_pipeline.defs.log_checks import ACCOUNTS, QUEUED
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.durability import log_file
 from v6_pipeline.lake.lineage import CommitLineage
-from v6_pipeline.lake.rows import position_rows
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.model import ContractSpec, PositionUpdate, SlotPurpose, UpdateSource
-from v6_pipeline.state import contracts, holdings, slots
+from v6_pipeline.lake.rows import account_rows, position_rows
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.model import AccountValues, ContractSpec, PositionUpdate, SlotPurpose, UpdateSource
+from v6_pipeline.state import account_downloads, contracts, holdings, slots
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline_tests.history_runs import evaluated, numbers, run_check
@@ -82,6 +82,19 @@ class Checked:
         )
         lineage = CommitLineage(asset=to.name, source=source, code_version="0", **made_by)
         self.pipeline.lake().table(to).append(frame, lineage)
+
+    def write_account(self, account: str, *, run_id: str = "one") -> None:
+        values = AccountValues(account=account, base_currency="USD", timestamp=FRIDAY_NOON, net_liquidation=1e6)
+        frame = account_rows(
+            [values],
+            spec=ACCOUNT_VALUES,
+            trading_day=TradingCalendar().trading_day,
+            source=UpdateSource.QUEUE,
+            run_id=run_id,
+            ingested_at=self.pipeline.now(),
+        )
+        lineage = CommitLineage(asset=ACCOUNT_VALUES.name, source=UpdateSource.QUEUE, code_version="0", run_id=run_id)
+        self.pipeline.lake().table(ACCOUNT_VALUES).append(frame, lineage)
 
     def says(self, name: str, asset: str = QUEUED_POSITIONS.name) -> dg.AssetCheckEvaluation:
         result = run_check(self.pipeline, self.instance, asset, name)
@@ -160,6 +173,73 @@ def test_dead_letters(checked: Checked) -> None:
     assert failed_with(failed) == (WARN, f"1 items were given up and are not refreshed: {named}")
     assert numbers(failed) == {"dead": 1, "sample": named}
     assert checked.says("queue_drains").passed  # they are told apart
+
+
+# --- the account feed ---
+
+
+def test_account_feed_free(checked: Checked) -> None:
+    assert checked.says("account_feed_free", ACCOUNT_VALUES.name).passed
+    checked.hold(stock(1))
+    with checked.database.write() as connection:
+        account_downloads.completed(connection, ACCOUNT, at=FRIDAY_NOON)
+        account_downloads.failed(connection, "OTHER", at=FRIDAY_NOON, reason="holds nothing any more")
+    passed = checked.says("account_feed_free", ACCOUNT_VALUES.name)
+    assert passed.passed
+    assert numbers(passed) == {"accounts": 1, "failing": 0, "failures_in_a_row": 0, "oldest_download_seconds": 0.0}
+
+    Clock.forward(300)
+    with checked.database.write() as connection:
+        for _ in range(2):
+            account_downloads.failed(connection, ACCOUNT, at=checked.pipeline.now(), reason="2101 another client")
+
+    warned = checked.says("account_feed_free", ACCOUNT_VALUES.name)
+    named = "SIM1, 2 times in a row: 2101 another client"
+    assert failed_with(warned) == (WARN, f"1 of 1 accounts could not be downloaded: {named}")
+    assert numbers(warned) == {
+        "accounts": 1,
+        "failing": 1,
+        "failures_in_a_row": 2,
+        "oldest_download_seconds": 300.0,
+        "sample": named,
+    }
+
+    Clock.forward(1)  # values are older than they may be
+    assert failed_with(checked.says("account_feed_free", ACCOUNT_VALUES.name))[0] is ERROR
+
+    Clock.forward(timedelta(days=1).total_seconds())  # Saturday
+    closed = checked.says("account_feed_free", ACCOUNT_VALUES.name)
+    assert failed_with(closed)[0] is WARN
+    assert (closed.description or "").endswith("the exchange is closed or IB is in its nightly reset")
+
+
+def test_an_account_whose_holdings_all_stream_needs_no_download(checked: Checked) -> None:
+    checked.hold(stock(1))
+    with checked.database.write() as connection:
+        account_downloads.failed(connection, ACCOUNT, at=FRIDAY_NOON, reason="2101 another client")
+    assert not checked.says("account_feed_free", ACCOUNT_VALUES.name).passed
+
+    with checked.database.write() as connection:
+        until = FRIDAY_NOON + timedelta(seconds=60)
+        slots.put(connection, [slots.Slot(1, "streamer", SlotPurpose.STREAM, FRIDAY_NOON, until)])
+
+    assert checked.says("account_feed_free", ACCOUNT_VALUES.name).passed
+
+
+def test_one_row_per_account_and_instant(checked: Checked) -> None:
+    assert numbers(checked.says("one_row_per_key", ACCOUNT_VALUES.name)) == {"rows": 0, "repeated": 0}
+    checked.write_account("SIM1")
+    checked.write_account("SIM2")
+    passed = checked.says("one_row_per_key", ACCOUNT_VALUES.name)
+    assert (passed.passed, numbers(passed)["rows"]) == (True, 2)
+
+    checked.write_account("SIM2", run_id="other")
+
+    failed = checked.says("one_row_per_key", ACCOUNT_VALUES.name)
+    named = "SIM2/2026-11-20 17:00:00+00:00 2 times"
+    reason = f"2026-11-20: 1 of (account, timestamp) are there more than once: {named}"
+    assert failed_with(failed) == (ERROR, reason)
+    assert numbers(failed) == {"day": "2026-11-20", "rows": 3, "repeated": 1, "sample": named}
 
 
 # --- rows ---
@@ -330,7 +410,7 @@ def test_values_consistent(checked: Checked) -> None:
 # --- in runs ---
 
 
-def test_each_refresh_evaluates_all_checks_of_its_asset(checked: Checked) -> None:
+def test_each_refresh_evaluates_all_checks_of_its_assets(checked: Checked) -> None:
     checked.write(stock_row(1))
     job = build_defs(checked.pipeline.settings(), pipeline=checked.pipeline).resolve_job_def("refresh_queued_positions")
 
@@ -339,7 +419,9 @@ def test_each_refresh_evaluates_all_checks_of_its_asset(checked: Checked) -> Non
 
     assert result.success
     found = {event.check_name: event.passed for event in result.get_asset_check_evaluations()}
-    assert found == {name: name != "reconciles_with_broker" for name in QUEUED}  # a failed check fails no run
+    assert found == {
+        name: name != "reconciles_with_broker" for name in {**QUEUED, **ACCOUNTS}
+    }  # a failed check fails no run
 
 
 def test_a_damaged_table_fails_checks_and_no_run(checked: Checked) -> None:

@@ -12,7 +12,14 @@ from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.leases import DesiredState, GrantedBy, StreamerLeaseState
 from v6_pipeline.sync.slot_ceiling import LineLimit
 from v6_pipeline.sync.slots import LearnedLimit, Slot, SlotUsage
-from v6_pipeline.sync.stream_checks import BLIND_FOR, REPORTS_WITHIN, Verdict, slots_within_budget, stream_fresh
+from v6_pipeline.sync.stream_checks import (
+    BLIND_FOR,
+    REPORTS_WITHIN,
+    Verdict,
+    active_contracts_stream,
+    slots_within_budget,
+    stream_fresh,
+)
 
 NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
 RESET = ExpectedOutage("IB's nightly reset", NOW + timedelta(hours=1))
@@ -104,23 +111,36 @@ def usage(lines: int, *, learned: int | None = None) -> SlotUsage:
 
 
 def test_lines_within_the_ceiling_pass() -> None:
-    verdict = slots_within_budget({}, usage(80))
+    verdict = slots_within_budget(usage(80))
     assert verdict.passed
     assert verdict.reason == "80 of 90 lines in use"
 
 
 def test_a_line_too_many_fails() -> None:
-    verdict = slots_within_budget({}, usage(91))
+    verdict = slots_within_budget(usage(91))
     assert (verdict.passed, verdict.serious) == (False, True)
 
 
-def test_active_contracts_without_a_line_warn_with_their_number() -> None:
-    verdict = slots_within_budget({"overflow_contracts": 70}, usage(80))
+def test_active_contracts_without_a_line_warn_with_their_number_and_some_of_them() -> None:
+    status = {"streamed_contracts": 80, "overflow_contracts": 70, "overflow_sample": [11, 12, 13, 14, 15]}
+    verdict = active_contracts_stream(status, usage(80))
     assert (verdict.passed, verdict.serious) == (False, False)
-    assert verdict.reason.startswith("70 active contracts found no line")
+    assert verdict.reason.startswith("70 active contracts found no line (11, 12, 13, 14, 15, …) and are refreshed")
+    assert verdict.numbers == {
+        "active": 150,
+        "streamed": 80,
+        "active_without_line": 70,
+        "lines_for_streams": 80,
+        "sample": "11, 12, 13, 14, 15",
+    }
+
+
+def test_active_contracts_that_all_stream_pass() -> None:
+    for status in ({"streamed_contracts": 12, "overflow_contracts": 0, "overflow_sample": []}, {}):
+        assert active_contracts_stream(status, usage(12)).passed
 
 
 def test_a_learned_ceiling_warns_and_says_what_to_do() -> None:
-    verdict = slots_within_budget({"overflow_contracts": 70}, usage(40, learned=40))
+    verdict = slots_within_budget(usage(40, learned=40))
     assert (verdict.passed, verdict.serious) == (False, False)
     assert verdict.reason.startswith("IB grants 40 of 90 lines since 2026-03-02 15:00 UTC: close windows")
