@@ -40,7 +40,6 @@ app = typer.Typer(
     name="v6",
     help="Keeps Interactive Brokers positions in Delta Lake. Start with 'v6 demo', or 'v6 init' and 'v6 up'.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from v6_pipeline.cli import home, output
+from v6_pipeline.cli import home, output, progress
 from v6_pipeline.cli.commands import lake_repair
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import LakeError, UsageError
@@ -19,9 +20,19 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look after the Delta tables: history, compaction, clean-up, repair.", no_args_is_help=True)
 app.command("repair")(lake_repair.repair)
 
-TableArgument = Annotated[str, typer.Argument(metavar="TABLE", help="Such as streamed_positions.")]
+
+def _complete_table(incomplete: str) -> list[str]:
+    from v6_pipeline.lake.schemas import TABLES
+
+    return [spec.name for spec in TABLES if spec.name.startswith(incomplete)]
+
+
+TableArgument = Annotated[
+    str, typer.Argument(metavar="TABLE", help="Such as streamed_positions.", autocompletion=_complete_table)
+]
 TablesArgument = Annotated[
-    str | None, typer.Argument(metavar="[TABLE]", help="Default: every table.", show_default=False)
+    str | None,
+    typer.Argument(metavar="[TABLE]", help="Default: every table.", show_default=False, autocompletion=_complete_table),
 ]
 
 
@@ -70,11 +81,11 @@ def optimize(table: TablesArgument = None, *, as_json: JsonOption = False) -> No
     from v6_pipeline.lake.maintenance import compact
 
     done = []
-    for store in _existing(table):
-        made = compact(store)
-        done.append({"table": store.spec.name} | _fields(made.version, made.files_removed, made.files_added))
-        if not as_json:
-            output.line(
+    with _told(as_json=as_json) as said:
+        for store in progress.each(_existing(table), "tables merged", shown=not as_json):
+            made = compact(store)
+            done.append({"table": store.spec.name} | _fields(made.version, made.files_removed, made.files_added))
+            said.append(
                 f"{store.spec.name}: nothing to merge"
                 if made.version is None
                 else f"{store.spec.name}: {output.counted(made.files_removed, 'file')} merged into {made.files_added}, "
@@ -101,15 +112,26 @@ def vacuum(
     if retention_hours < RETENTION_HOURS:
         raise UsageError(f"--retention-hours {retention_hours} is below {RETENTION_HOURS}: files in use would go")
     done = []
-    for store in _existing(table):
-        found = clean(store, retention_hours=retention_hours, dry_run=dry_run)
-        done.append({"table": store.spec.name, "files": found.files, "size_bytes": found.size_bytes})
-        if not as_json:
+    verb = "would be deleted" if dry_run else "deleted"
+    with _told(as_json=as_json) as said:
+        for store in progress.each(_existing(table), "tables cleaned", shown=not as_json):
+            found = clean(store, retention_hours=retention_hours, dry_run=dry_run)
+            done.append({"table": store.spec.name, "files": found.files, "size_bytes": found.size_bytes})
             size = "" if found.size_bytes is None else f", {found.size_bytes / 2**20:.1f} MiB"
-            verb = "would be deleted" if dry_run else "deleted"
-            output.line(f"{store.spec.name}: {output.counted(len(found.files), 'file')} {verb}{size}")
+            said.append(f"{store.spec.name}: {output.counted(len(found.files), 'file')} {verb}{size}")
     if as_json:
         output.document({"dry_run": dry_run, "retention_hours": retention_hours, "tables": done})
+
+
+@contextmanager
+def _told(*, as_json: bool) -> Iterator[list[str]]:
+    """Lines of result, which are printed once the bar is gone, and also if the next table fails."""
+    said: list[str] = []
+    try:
+        yield said
+    finally:
+        for text in () if as_json else said:
+            output.line(text)
 
 
 def _stores(table: str | None) -> list[DeltaTableStore]:
@@ -127,17 +149,16 @@ def _stores(table: str | None) -> list[DeltaTableStore]:
     return [lake.table(spec) for spec in TABLES if table in {None, spec.name}]
 
 
-def _existing(table: str | None) -> Iterator[DeltaTableStore]:
+def _existing(table: str | None) -> list[DeltaTableStore]:
     """Those that exist; upkeep creates nothing.
 
     Raises:
         LakeError: the named one does not exist.
     """
-    for store in _stores(table):
-        if store.load() is not None:
-            yield store
-        elif table is not None:
-            raise LakeError(f"there is no table {table} yet: nothing has been written to it")
+    found = [store for store in _stores(table) if store.load() is not None]
+    if table is not None and not found:
+        raise LakeError(f"there is no table {table} yet: nothing has been written to it")
+    return found
 
 
 def _fields(version: int | None, removed: int, added: int) -> dict[str, int | None]:

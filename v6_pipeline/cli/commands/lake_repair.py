@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from v6_pipeline.cli import home, output
+from v6_pipeline.cli import home, output, progress
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import LakeError, UsageError
 
@@ -50,7 +50,8 @@ def repair(
             output.line(note)
         return
     uris = {name: f"{lake.root}/{name}" for name in names}
-    plans = [plan_repair(name, uri, accept_loss=accept_loss) for name, uri in uris.items()]
+    looked_at = progress.each(list(uris.items()), "tables looked at", shown=not as_json)
+    plans = [plan_repair(name, uri, accept_loss=accept_loss) for name, uri in looked_at]
     done = [_carry_out(settings, plan, uris[plan.table], dry_run=dry_run) for plan in plans]
     if as_json:
         output.document({"dry_run": dry_run, "tables": done})

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from v6_pipeline.cli import home, output
+from v6_pipeline.cli import home, output, progress
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import V6Error
 
@@ -32,7 +31,7 @@ def refresh(
     from v6_pipeline.state.instants import utc_now
     from v6_pipeline.sync.worker import QueueWorker, RefreshScope
 
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.basicConfig(handlers=[progress.Above()], level=logging.WARNING, format="%(levelname)s %(message)s")
     run_id = f"cli-{utc_now():%Y%m%dT%H%M%SZ}-{os.getpid()}"
     lake = home.open_lake(settings)
     with home.open_state(settings) as database:
@@ -45,13 +44,20 @@ def refresh(
             clock=utc_now,
         )
         try:
-            asyncio.run(worker.run(RefreshScope(everything=everything, interval_seconds=0)))
+            with progress.bar("holdings refreshed", lambda: _done(worker.report), shown=not as_json):
+                asyncio.run(worker.run(RefreshScope(everything=everything, interval_seconds=0)))
         except V6Error as error:
             # What was acknowledged before is done, and is said.
             if as_json or worker.report.batches:
                 _show(run_id, worker.report, as_json=as_json, failure=str(error))
             raise
     _show(run_id, worker.report, as_json=as_json)
+
+
+def _done(report: RefreshReport) -> progress.Done:
+    """What was queued before the run is among what it does, so that the total may grow."""
+    done = report.refreshed + report.closed
+    return done, max(done, report.enqueued) or None
 
 
 def _show(run_id: str, report: RefreshReport, *, as_json: bool, failure: str | None = None) -> None:

@@ -149,3 +149,21 @@ def _children_seconds() -> float:
 
     times = os.times()
     return times.children_user + times.children_system
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("v6 strat", {"strategies"}), ("v6 lake history account", {"account_values"}), ("v6 strategies remove ", set())],
+)
+def test_the_shell_completes_commands_and_names(home: Path, words: str, offered: set[str]) -> None:
+    """As bash asks; a state that is not there yet has no strategies, and is no error."""
+    asked = {"_V6_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-m", "v6_pipeline.cli"],
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (set(done.stdout.split()), done.stderr) == (offered, "")
