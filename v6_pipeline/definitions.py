@@ -40,13 +40,14 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
     calendar = TradingCalendar(settings.timezone)
     lake = Lake.from_settings(settings)
     days = trading_days(settings, calendar)
+    owners = settings.owners
     return dg.Definitions(
         assets=[
-            *broker_assets(),
-            flex_source(),
-            streamed_positions(lake, days),
-            queued_positions(lake, days, calendar),
-            history(lake, days, calendar),
+            *broker_assets(owners),
+            flex_source(owners),
+            streamed_positions(lake, days, owners),
+            queued_positions(lake, days, calendar, owners),
+            history(lake, days, calendar, owners),
         ],
         asset_checks=[*stream_checks(), *log_checks(), *history_checks()],
         jobs=[

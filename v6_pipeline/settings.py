@@ -135,6 +135,11 @@ class Settings(BaseSettings):
     notifiers: Annotated[
         tuple[str, ...], NoDecode, Field(description="extra notifiers of alerts, module:factory, comma separated")
     ] = ()
+    owners: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="who answers for the assets, as Dagster shows it: team:NAME or addresses, comma separated"),
+    ] = ("team:trading",)
 
     @classmethod
     def settings_customise_sources(
@@ -150,7 +155,7 @@ class Settings(BaseSettings):
         file = Path(home).expanduser() / FILE_NAME
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
 
-    @field_validator("ib_accounts", "handlers", "notifiers", mode="before")
+    @field_validator("ib_accounts", "handlers", "notifiers", "owners", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -197,6 +202,15 @@ class Settings(BaseSettings):
         for spec in value:
             if not re.fullmatch(r"[\w.]+:\w+", spec):
                 msg = f"{spec!r} is not module:factory"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("owners")
+    @classmethod
+    def _owner_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not re.fullmatch(r"team:[\w-]+|[\w.+-]+@[\w-]+(\.[\w-]+)+", owner):
+                msg = f"{owner!r} is neither team:NAME nor an address"
                 raise ValueError(msg)
         return value
 

@@ -7,30 +7,34 @@ tables are made by runs. https://docs.dagster.io/guides/build/assets
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.defs.metadata import KINDS, table_definition, table_materialization
+from v6_pipeline.defs.metadata import FRESH, KINDS, sample_rows, table_definition, table_materialization
 from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, broker_columns
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.reader import row_count
+from v6_pipeline.lake.reader import newest_accounts, row_count
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import Commit
+from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS
 from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope
 
 ACCOUNT_FEED_POOL = "ib_account_feed"
 """One step at a time: IB serves one account feed."""
 BROKER, LIVE, BATCH = "broker", "live", "batch"
+PLOTTED = ("net_liquidation", "daily_pnl", "unrealized_pnl", "excess_liquidity")
+"""Figures of the accounts that Dagster plots over time."""
 
 
 class RefreshConfig(dg.Config):
@@ -40,7 +44,7 @@ class RefreshConfig(dg.Config):
     """All positions that are not streamed; off: those whose value is about to get older than V6_REFRESH_SECONDS."""
 
 
-def broker_assets() -> list[dg.AssetSpec]:
+def broker_assets(owners: Sequence[str]) -> list[dg.AssetSpec]:
     """What lies upstream of everything: the account at IB, and which contracts are active."""
     return [
         dg.AssetSpec(
@@ -49,6 +53,7 @@ def broker_assets() -> list[dg.AssetSpec]:
             metadata={"dagster/column_schema": broker_columns()},
             group_name=BROKER,
             kinds={"interactivebrokers"},
+            owners=owners,
         ),
         dg.AssetSpec(
             STRATEGY_REGISTRY,
@@ -58,11 +63,12 @@ def broker_assets() -> list[dg.AssetSpec]:
             ),
             group_name=BROKER,
             kinds={"sqlite"},
+            owners=owners,
         ),
     ]
 
 
-def streamed_positions(lake: Lake, days: dg.PartitionsDefinition[str]) -> dg.AssetSpec:
+def streamed_positions(lake: Lake, days: dg.PartitionsDefinition[str], owners: Sequence[str]) -> dg.AssetSpec:
     """The log that the streamer writes; materialized through ``ib_streamer_sensor``."""
     return dg.AssetSpec(
         STREAMED_POSITIONS.name,
@@ -73,10 +79,14 @@ def streamed_positions(lake: Lake, days: dg.PartitionsDefinition[str]) -> dg.Ass
         kinds=KINDS,
         code_version=__version__,
         partitions_def=days,
+        owners=owners,
+        freshness_policy=FRESH,
     )
 
 
-def queued_positions(lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar) -> dg.AssetsDefinition:
+def queued_positions(
+    lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar, owners: Sequence[str]
+) -> dg.AssetsDefinition:
     """The logs that a drain of the queue writes."""
 
     def spec(table: TableSpec) -> dg.AssetSpec:
@@ -88,6 +98,8 @@ def queued_positions(lake: Lake, days: dg.PartitionsDefinition[str], calendar: T
             group_name=BATCH,
             kinds=KINDS,
             code_version=__version__,
+            owners=owners,
+            freshness_policy=FRESH,
         )
 
     @dg.multi_asset(
@@ -116,12 +128,12 @@ def queued_positions(lake: Lake, days: dg.PartitionsDefinition[str], calendar: T
                 report = worker.report
                 asyncio.run(worker.run(RefreshScope(everything=config.everything, interval_seconds=LOOKAHEAD_SECONDS)))
                 context.log.info("%s", describe(report))
-            yield from _results(context, pipeline.lake(), report)
+            yield from _results(context, pipeline, report)
         except V6Error as error:
             context.log.info("%s", describe(report))
             if report.commits or report.account_commits:
                 # What landed before the failure is in the lake: Dagster shall know of it, though the run fails.
-                for event in _landed(context, pipeline.lake(), report, today):
+                for event in _landed(context, pipeline, report, today):
                     context.log_event(event)
             raise dg.Failure(str(error)) from None
 
@@ -148,7 +160,7 @@ def describe(report: RefreshReport) -> str:
 
 
 def _results(
-    context: dg.AssetExecutionContext, lake: Lake, report: RefreshReport
+    context: dg.AssetExecutionContext, pipeline: PipelineResource, report: RefreshReport
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """One result per selected asset; counts and versions are set per partition, or all days would show the same."""
     for spec, commits in _tables(report):
@@ -156,17 +168,17 @@ def _results(
         if key not in context.selected_asset_keys:
             continue
         for partition in context.partition_keys:
-            metadata = _partition_metadata(spec, lake, partition, commits)
+            metadata = _partition_metadata(spec, pipeline, partition, commits)
             context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
         yield dg.MaterializeResult(asset_key=key)
 
 
 def _landed(
-    context: dg.AssetExecutionContext, lake: Lake, report: RefreshReport, partition: str
+    context: dg.AssetExecutionContext, pipeline: PipelineResource, report: RefreshReport, partition: str
 ) -> Iterator[dg.AssetMaterialization]:
     for spec, commits in _tables(report):
         if commits and dg.AssetKey(spec.name) in context.selected_asset_keys:
-            metadata = _partition_metadata(spec, lake, partition, commits)
+            metadata = _partition_metadata(spec, pipeline, partition, commits)
             yield dg.AssetMaterialization(spec.name, partition=partition, metadata=metadata)
 
 
@@ -174,14 +186,42 @@ def _tables(report: RefreshReport) -> tuple[tuple[TableSpec, list[Commit]], ...]
     return (QUEUED_POSITIONS, report.commits), (ACCOUNT_VALUES, report.account_commits)
 
 
-def _partition_metadata(spec: TableSpec, lake: Lake, partition: str, commits: list[Commit]) -> dict[str, Any]:
-    """What the partition holds now, and what this run's commits added to it."""
-    day = date.fromisoformat(partition)
+def _partition_metadata(
+    spec: TableSpec, pipeline: PipelineResource, partition: str, commits: list[Commit]
+) -> dict[str, Any]:
+    """What the partition holds now, what this run's commits added to it, and figures that are worth a plot."""
+    day, lake = date.fromisoformat(partition), pipeline.lake()
     added = [commit for commit in commits if commit.rows_by_date.get(day)]
-    return table_materialization(
+    metadata = table_materialization(
         spec,
         lake,
         partition_rows=row_count(lake.table(spec), day),
         delta_versions=[commit.version for commit in added if commit.version is not None],
         rows=sum(commit.rows_by_date[day] for commit in added),
     )
+    if added:
+        metadata |= _queue_figures(pipeline) if spec is QUEUED_POSITIONS else _account_figures(lake, day)
+        sample = sample_rows(spec, lake, day)
+        metadata |= {} if sample is None else {"sample": sample}
+    return metadata
+
+
+def _queue_figures(pipeline: PipelineResource) -> dict[str, Any]:
+    """How full the queue is after the run."""
+    stats = PositionQueue(pipeline.database(), pipeline.now).stats()
+    return {"queue_pending": stats.pending, "queue_waiting_for_retry": stats.waiting, "queue_dead": stats.dead}
+
+
+def _account_figures(lake: Lake, day: date) -> dict[str, float]:
+    """Sums over the accounts, of their newest rows; a base currency is named where there are several."""
+    newest = newest_accounts(lake.table(ACCOUNT_VALUES), day)
+    currencies = newest.get_column("base_currency").unique().sort().to_list()
+    figures = {}
+    for currency in currencies:
+        rows = newest.filter(pl.col("base_currency") == currency)
+        suffix = f"_{currency.lower()}" if len(currencies) > 1 else ""
+        for name in PLOTTED:
+            values = rows.get_column(name).drop_nulls()
+            if len(values):
+                figures[name + suffix] = round(float(values.sum()), 2)
+    return figures

@@ -17,7 +17,14 @@ import dagster as dg
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.history_checks import evaluations
-from v6_pipeline.defs.metadata import KINDS, data_version_tag, table_definition, table_materialization
+from v6_pipeline.defs.metadata import (
+    FRESH,
+    KINDS,
+    data_version_tag,
+    sample_rows,
+    table_definition,
+    table_materialization,
+)
 from v6_pipeline.defs.origins import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
@@ -33,6 +40,7 @@ from v6_pipeline.lake.history_schemas import (
 )
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.pictures import as_markdown, exposure_by_underlying
 from v6_pipeline.sync.history import make_history
 from v6_pipeline.sync.history_context import Failed, HistoryContext, Made
 
@@ -51,6 +59,8 @@ DEPENDS_ON: dict[str, tuple[str, ...]] = {
     PORTFOLIO_EXPOSURE.name: (POSITION_SNAPSHOTS.name, FLEX_ACTIVITY.name, STRATEGY_REGISTRY),
 }
 """What each table is made from."""
+EVERY_DAY = {POSITION_SNAPSHOTS.name, PORTFOLIO_EXPOSURE.name}
+"""Made by the schedule after each session; the others come with Flex statements, if there are any."""
 
 
 class HistoryConfig(dg.Config):
@@ -60,7 +70,7 @@ class HistoryConfig(dg.Config):
     """Ask IB again for what was fetched already: Flex statements of the days, and historical closes."""
 
 
-def flex_source() -> dg.AssetSpec:
+def flex_source(owners: Sequence[str]) -> dg.AssetSpec:
     """What lies upstream of history: IB's own account of past days."""
     return dg.AssetSpec(
         FLEX,
@@ -70,10 +80,13 @@ def flex_source() -> dg.AssetSpec:
         ),
         group_name="broker",
         kinds={"interactivebrokers", "xml"},
+        owners=owners,
     )
 
 
-def history(lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar) -> dg.AssetsDefinition:
+def history(
+    lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar, owners: Sequence[str]
+) -> dg.AssetsDefinition:
     """The tables of history, any of them for any trading days in one run."""
     specs = [
         dg.AssetSpec(
@@ -84,6 +97,8 @@ def history(lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCal
             group_name=GROUP,
             kinds=KINDS,
             code_version=__version__,
+            owners=owners,
+            freshness_policy=FRESH if spec.name in EVERY_DAY else None,
             skippable=True,  # a day is told of with an event of its own; an output would tell of all days of the run
         )
         for spec in HISTORY_TABLES
@@ -131,7 +146,7 @@ def _make(
                 failed.append(outcome)
             else:
                 context.log.info("%s", describe(outcome))
-                context.log_event(_materialization(work.lake, outcome))
+                context.log_event(_materialization(work.lake, outcome, is_newest=outcome.day == max(days)))
         for evaluation in evaluations(work, tables, days):
             context.log_event(evaluation)
     except V6Error as error:
@@ -148,7 +163,9 @@ def describe(made: Made) -> str:
     return f"{what} in Delta version {made.version}" + ("" if made.changed else ", unchanged")
 
 
-def _materialization(lake: Lake, made: Made) -> dg.AssetMaterialization:
+def _materialization(lake: Lake, made: Made, *, is_newest: bool) -> dg.AssetMaterialization:
+    """The newest day alone gets a picture and sample rows, and only if it changed: Dagster keeps them all."""
+    is_shown = is_newest and made.changed
     metadata: dict[str, Any] = table_materialization(
         made.spec,
         lake,
@@ -158,6 +175,13 @@ def _materialization(lake: Lake, made: Made) -> dg.AssetMaterialization:
     )
     metadata |= {name: value for name, value in made.numbers.items() if value is not None}
     metadata["changed"] = made.changed
+    sample = sample_rows(made.spec, lake, made.day) if is_shown and made.rows else None
+    if sample is not None:
+        metadata["sample"] = sample
+    if is_shown and made.dollar_delta and made.currency is not None:
+        title = f"Exposure by underlying, {made.day}"
+        picture = exposure_by_underlying(made.dollar_delta, currency=made.currency, title=title)
+        metadata["exposure_by_underlying"] = dg.MetadataValue.md(as_markdown(picture, title))
     return dg.AssetMaterialization(
         made.spec.name,
         partition=made.day.strftime(KEY_FORMAT),

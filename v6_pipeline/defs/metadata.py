@@ -7,18 +7,27 @@ them. https://docs.dagster.io/guides/build/assets/metadata-and-tags
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
+from v6_pipeline.defs.code_references import code_references
 from v6_pipeline.defs.history_origins import HISTORY_LINEAGE
 from v6_pipeline.defs.origins import ACCOUNTS, QUEUED, STREAMED, column_lineage
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.reader import last_rows
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 
 KINDS = {"deltalake", "polars"}
+SAMPLE_ROWS = 3
+LONGEST_BREAK = timedelta(days=5)
+"""More than the exchange is ever closed, so that no holiday is an alarm."""
+FRESH = dg.FreshnessPolicy.time_window(fail_window=LONGEST_BREAK)
+"""Of what every trading day brings. Dagster's policies know neither sessions nor partitions: what must be newer than
+that within a session is for the checks to say, and a backfill of an old day counts as fresh here."""
 LINEAGE = {
     STREAMED_POSITIONS.name: column_lineage(STREAMED, strategies=True),
     QUEUED_POSITIONS.name: column_lineage(QUEUED, strategies=True),
@@ -42,6 +51,7 @@ def table_definition(spec: TableSpec, lake: Lake) -> dict[str, Any]:
         "dagster/column_schema": dg.TableSchema(columns=columns),
         "dagster/table_name": spec.name,
         "dagster/uri": safe_uri(lake.uri(spec)),
+        "dagster/code_references": code_references(spec.name),
         "partition_expr": "date",
         "delta/schema_version": spec.version,
     }
@@ -68,8 +78,30 @@ def table_materialization(
         "delta_commits": len(delta_versions),
     }
     if delta_versions:
-        metadata |= {"delta_version": delta_versions[-1], "delta_first_version": delta_versions[0]}
+        newest = delta_versions[-1]
+        metadata |= {
+            "delta_version": newest,
+            "delta_first_version": delta_versions[0],
+            "delta_commit": dg.MetadataValue.path(f"{safe_uri(lake.uri(spec))}/_delta_log/{newest:020}.json"),
+        }
     return metadata
+
+
+def sample_rows(spec: TableSpec, lake: Lake, day: date) -> dg.MetadataValue[Any] | None:
+    """The newest rows of a trading day as a table; columns that are empty in all of them are left out."""
+    rows = last_rows(lake.table(spec), rows=SAMPLE_ROWS, day=day).drop("date", strict=False)
+    shown = rows.select(column for column in rows if column.null_count() < rows.height)
+    if shown.is_empty():
+        return None
+    return dg.MetadataValue.table([dg.TableRecord(dict(map(_shown, row.items()))) for row in shown.to_dicts()])
+
+
+def _shown(cell: tuple[str, object]) -> tuple[str, str | int | float | bool | None]:
+    """What Dagster's tables can hold, which is neither instants nor lists."""
+    name, value = cell
+    if isinstance(value, datetime):
+        return name, value.isoformat(sep=" ", timespec="seconds")
+    return name, value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 
 def data_version_tag(version: int) -> Mapping[str, str]:

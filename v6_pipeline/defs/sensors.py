@@ -6,14 +6,15 @@ what it reports may be reported twice. https://docs.dagster.io/guides/automate/s
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from v6_pipeline.defs.checks import CheckCursor, evaluations, verdicts
-from v6_pipeline.defs.metadata import data_version_tag, table_materialization
+from v6_pipeline.defs.metadata import data_version_tag, sample_rows, table_materialization
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
@@ -21,13 +22,16 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import durable_commits
 from v6_pipeline.lake.reader import row_count
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.pictures import as_markdown, slots_over_time
 from v6_pipeline.settings import Settings
+from v6_pipeline.state import slot_samples
 from v6_pipeline.state.leases import StreamerLeaseState
 from v6_pipeline.sync.slots import SlotLedger, SlotUsage
 from v6_pipeline.sync.stream_report import DayReport, ReportCursor, summarize
 from v6_pipeline.sync.streamer_control import Action, StreamerControl
 
 TICK_SECONDS = 10
+PICTURE_AT_LEAST = timedelta(hours=2)
 COMMITS_PER_REPORT = 500
 """A streamer commits 20 times a minute; after a long pause of the sensor it catches up over several reports."""
 
@@ -61,9 +65,10 @@ def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResul
     settings, database, now = pipeline.settings(), pipeline.database(), pipeline.now()
     outcome = StreamerControl(settings, database, pipeline.now).tick()
     ledger = SlotLedger.from_settings(settings, database, pipeline.now)
+    ledger.sample()
     usage = ledger.usage()
     cursor = ReportCursor.parse(cursor_text)
-    events, cursor, reported = _report(pipeline.lake(), cursor, settings, usage, now)
+    events, cursor, reported = _report(pipeline, cursor, settings, usage, now)
     checked = verdicts(settings, pipeline.calendar(), outcome.lease, usage, now)
     judged, checks = evaluations(checked, CheckCursor.parse(cursor.checks), now)
     cursor = replace(cursor, checks=checks.dump())
@@ -78,12 +83,12 @@ def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResul
 
 
 def _report(
-    lake: Lake, cursor: ReportCursor, settings: Settings, usage: SlotUsage, now: datetime
+    pipeline: PipelineResource, cursor: ReportCursor, settings: Settings, usage: SlotUsage, now: datetime
 ) -> tuple[list[dg.AssetMaterialization], ReportCursor, str]:
     """Materializations of the commits after the cursor, the cursor after them, and a word on it."""
     if not cursor.is_due(now):
         return [], cursor, ""
-    store = lake.table(STREAMED_POSITIONS)
+    store = pipeline.lake().table(STREAMED_POSITIONS)
     commits = durable_commits(store, cursor.version, COMMITS_PER_REPORT)
     if not commits:
         handle = store.load()
@@ -95,16 +100,47 @@ def _report(
             )
         return [], cursor, ""
     days = summarize(commits)
-    events = [_materialization(lake, day, settings, usage, now) for day in days]
-    cursor = ReportCursor(commits[-1].version, now.isoformat(), cursor.checks)
+    cursor = replace(cursor, version=commits[-1].version, reported_at=now.isoformat())
     if not days:
         return [], cursor, ""
+    shown, said = _shown(pipeline, settings, days[-1].day, now) if cursor.is_picture_due(now) else ({}, "")
+    if shown:
+        cursor = replace(cursor, pictured_at=now.isoformat())
+    events = [
+        _materialization(pipeline.lake(), day, settings, usage, now, shown=shown if day is days[-1] else {})
+        for day in days
+    ]
     rows = sum(day.rows for day in days)
-    return events, cursor, f"reported versions {days[0].first_version} to {days[-1].last_version}, {rows} rows"
+    return events, cursor, f"reported versions {days[0].first_version} to {days[-1].last_version}, {rows} rows{said}"
+
+
+def _shown(
+    pipeline: PipelineResource, settings: Settings, day: date, now: datetime
+) -> tuple[dict[str, dg.MetadataValue[Any]], str]:
+    """A picture of the slots over the day and its newest rows, once there is a line to draw; what went wrong."""
+    try:
+        begins_at = min(pipeline.calendar().begins_at(day), now - PICTURE_AT_LEAST)
+        with pipeline.database().read() as connection:
+            samples = slot_samples.between(connection, begins_at, now)
+        if len(samples) < 2:
+            return {}, ""
+        configured = settings.market_data_lines - settings.reserved_lines
+        png = slots_over_time(samples, configured=configured, timezone=settings.timezone)
+        sample = sample_rows(STREAMED_POSITIONS, pipeline.lake(), day)
+    except Exception as error:  # noqa: BLE001  a picture must not keep versions from being reported
+        return {}, f"; no picture of the slots: {type(error).__name__}: {error}"
+    picture = dg.MetadataValue.md(as_markdown(png, "Market-data lines in use over the day"))
+    return {"slots_over_the_day": picture, **({} if sample is None else {"sample": sample})}, ""
 
 
 def _materialization(
-    lake: Lake, day: DayReport, settings: Settings, usage: SlotUsage, now: datetime
+    lake: Lake,
+    day: DayReport,
+    settings: Settings,
+    usage: SlotUsage,
+    now: datetime,
+    *,
+    shown: Mapping[str, dg.MetadataValue[Any]],
 ) -> dg.AssetMaterialization:
     metadata: dict[str, Any] = table_materialization(
         STREAMED_POSITIONS,
@@ -122,6 +158,7 @@ def _materialization(
         "slots_ceiling": usage.ceiling,
         "market_data_lines": settings.market_data_lines,
     }
+    metadata |= shown
     if day.newest is not None:
         metadata["lag_seconds"] = round((now - day.newest).total_seconds(), 1)
         metadata["newest_row"] = dg.MetadataValue.timestamp(day.newest)

@@ -101,8 +101,12 @@ def last_rows(store: DeltaTableStore, *, rows: int = 20, day: date | None = None
     chosen = day if day is not None else max(_days(store, handle), default=None)
     if chosen is None:
         return pl.DataFrame(schema=store.spec.schema)
+    day_rows = scan(store, handle, chosen)
     with store.faults():
-        return scan(store, handle, chosen).sort("timestamp", descending=True).head(rows).collect()
+        # Two passes, the first over one column: a streamed day has millions of rows.
+        newest = day_rows.select("timestamp").top_k(rows, by="timestamp").collect().get_column("timestamp").min()
+        found = day_rows.filter(pl.col("timestamp") >= newest) if newest is not None else day_rows
+        return found.sort("timestamp", descending=True).head(rows).collect()
 
 
 def repeated_keys(store: DeltaTableStore, key: Sequence[str] | None = None) -> RepeatedKeys | None:
@@ -192,3 +196,17 @@ def newest_of_day(store: DeltaTableStore, handle: DeltaTable, day: date) -> pl.D
     return frame.with_columns(
         pl.lit(None, dtype=dtype).alias(name) for name, dtype in LATEST_SCHEMA.items() if name not in frame.columns
     ).select(LATEST_SCHEMA.names())
+
+
+def newest_accounts(store: DeltaTableStore, day: date) -> pl.DataFrame:
+    """The newest row of each account on a trading day, of a table with the columns of ``account_values``.
+
+    Raises:
+        LakeError: the table is damaged, unreachable, or newer than this code.
+    """
+    handle = store.load()
+    if handle is None:
+        return pl.DataFrame(schema=store.spec.schema)
+    with store.faults():
+        rows = scan(store, handle, day).sort("timestamp").collect()
+    return rows.unique(subset="account", keep="last", maintain_order=True)

@@ -28,6 +28,8 @@ class Made:
         rows: rows of the day.
         changed: whether this made a commit; False where the content was there already.
         numbers: what is worth a look, by name.
+        dollar_delta: of exposure, by underlying, in ``currency``; empty where accounts differ in it.
+        currency: the accounts' base currency.
     """
 
     spec: TableSpec
@@ -36,6 +38,8 @@ class Made:
     rows: int
     changed: bool
     numbers: Mapping[str, int | float | str | None] = field(default_factory=dict)
+    dollar_delta: Mapping[str, float] = field(default_factory=dict)
+    currency: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,9 @@ class LogChecks:
         """Nothing keeps the accounts from being downloaded; one whose holdings all stream needs no download."""
         with self._database.read() as connection:
             streams = self._streams(connection)
-            accounts = {holding.account for holding in holdings.list_open(connection) if holding.contract.conid not in streams}
+            accounts = {
+                holding.account for holding in holdings.list_open(connection) if holding.contract.conid not in streams
+            }
             records = account_downloads.list_all(connection)
         return queue_checks.account_feed_free(
             records,

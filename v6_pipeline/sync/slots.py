@@ -21,11 +21,12 @@ from datetime import datetime, timedelta
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import slot_limits
+from v6_pipeline.state import slot_limits, slot_samples
 from v6_pipeline.state import slots as rows
 from v6_pipeline.state.database import Connection, StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
 from v6_pipeline.state.slot_limits import Demand, LearnedLimit
+from v6_pipeline.state.slot_samples import SlotSample
 from v6_pipeline.state.slots import Slot
 from v6_pipeline.sync.slot_allocation import UNCONFIRMED_LINES, AcquiredSlots, SlotUsage, Wait, allocate
 from v6_pipeline.sync.slot_ceiling import LineLimit, after_confirmed, after_exhausted
@@ -45,6 +46,8 @@ __all__ = [
 
 DEMAND_SECONDS = 5
 """Who does not ask again within that time waits no more."""
+
+SAMPLE_EVERY = timedelta(minutes=1)
 
 
 def stream_holder(epoch: int) -> str:
@@ -216,6 +219,18 @@ class SlotLedger:
     def to_yield(self, holder: str) -> frozenset[int]:
         """Contracts whose lines a batch should cancel and release now. Only reads; poll it about twice a second."""
         return self.usage().to_yield(holder)
+
+    def sample(self) -> None:
+        """Keep a sample of the usage, for pictures, if a minute has passed since the last one."""
+        now = self._clock()
+        with self._database.read() as connection:
+            newest = slot_samples.newest(connection)
+            usage = self._usage(connection, now)
+        if newest is not None and timedelta() <= now - newest < SAMPLE_EVERY:
+            return
+        sample = SlotSample(at=now, streams=usage.streams, batches=usage.batches, ceiling=usage.ceiling)
+        with self._database.write() as connection:
+            slot_samples.add(connection, sample)
 
     def _take_in(self, connection: Connection, holder: str, changes: SlotChanges, now: datetime) -> None:
         if changes.confirmed:

@@ -142,6 +142,8 @@ def _versions(frame: pl.DataFrame) -> dict[str, int | None]:
 
 
 def _exposed(day: date, done: Replacement, frame: pl.DataFrame) -> Made:
+    currencies = frame.get_column("base_currency").drop_nulls().unique().to_list()
+    known = frame.drop_nulls("dollar_delta").group_by("underlying").agg(pl.col("dollar_delta").sum())
     return Made(
         spec=PORTFOLIO_EXPOSURE,
         day=day,
@@ -155,6 +157,8 @@ def _exposed(day: date, done: Replacement, frame: pl.DataFrame) -> Made:
             "short_options_in_the_money": int(frame.get_column("short_options_in_the_money").sum()),
             **_sums(frame, ("market_value", "daily_pnl", "dollar_delta", "dollar_gamma", "vega", "theta")),
         },
+        dollar_delta=dict(known.sort("underlying").iter_rows()) if len(currencies) == 1 else {},
+        currency=currencies[0] if len(currencies) == 1 else None,
     )
 
 

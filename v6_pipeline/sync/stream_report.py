@@ -13,15 +13,21 @@ from datetime import date, datetime, timedelta
 from v6_pipeline.lake.lineage import CommitInfo, CommitKind
 
 REPORT_EVERY = timedelta(seconds=60)
+PICTURE_EVERY = timedelta(minutes=15)
+"""A picture is some 15 KB, and Dagster keeps each."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportCursor:
-    """The newest version that was reported (-1: none), and when; ``checks`` is the checks' part, which they read."""
+    """The newest version that was reported (-1: none), and when; ``checks`` is the checks' part, which they read.
+
+    ``pictured_at`` is when a report had a picture last.
+    """
 
     version: int = -1
     reported_at: str | None = None
     checks: Mapping[str, object] = field(default_factory=dict)
+    pictured_at: str | None = None
 
     @classmethod
     def parse(cls, text: str | None) -> ReportCursor:
@@ -29,12 +35,13 @@ class ReportCursor:
         try:
             values = json.loads(text or "{}")
             version, reported_at = max(-1, int(values["version"])), values.get("reported_at")
-            checks = values.get("checks") or {}
-            if reported_at is not None and datetime.fromisoformat(reported_at).tzinfo is None:
-                return cls(version, checks=checks)
+            checks, pictured_at = values.get("checks") or {}, values.get("pictured_at")
+            for instant in (reported_at, pictured_at):
+                if instant is not None and datetime.fromisoformat(instant).tzinfo is None:
+                    return cls(version, checks=checks)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return cls()
-        return cls(version, reported_at, checks)
+        return cls(version, reported_at, checks, pictured_at)
 
     def dump(self) -> str:
         """As the sensor's cursor."""
@@ -45,6 +52,12 @@ class ReportCursor:
         if self.reported_at is None:
             return True
         return not timedelta() <= now - datetime.fromisoformat(self.reported_at) < REPORT_EVERY
+
+    def is_picture_due(self, now: datetime) -> bool:
+        """Whether a report at ``now`` may have a picture; also where the last one is in the future."""
+        if self.pictured_at is None:
+            return True
+        return not timedelta() <= now - datetime.fromisoformat(self.pictured_at) < PICTURE_EVERY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

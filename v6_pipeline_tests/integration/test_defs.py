@@ -19,6 +19,7 @@ from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.sensors import ib_streamer_sensor
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.lake.lineage import CommitKind, read_commits
+from v6_pipeline.lake.reader import newest_accounts
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.paper import AccountConflict, GatewayConfig, GatewayThread
 from v6_pipeline.sync import streamer_control
@@ -116,6 +117,11 @@ def test_a_run_fills_the_current_day_and_links_dagster_and_delta_both_ways(
     assert metadata["delta_commits"] == 2
     accounts = materializations(instance, "account_values")[TODAY]
     assert accounts["rows_added"] == 2
+    assert (metadata["queue_pending"], metadata["queue_dead"]) == (0, 0)
+    assert [len(told["sample"].records) for told in (metadata, accounts)] == [3, 2]
+    values = newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), date.fromisoformat(TODAY))
+    assert accounts["net_liquidation"] == pytest.approx(values.get_column("net_liquidation").sum(), abs=0.01)
+    assert accounts["daily_pnl"] == pytest.approx(values.get_column("daily_pnl").sum(), abs=0.01)
 
 
 def test_a_backfill_over_past_days_asks_the_broker_for_today_only(

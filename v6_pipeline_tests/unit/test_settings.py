@@ -66,6 +66,7 @@ def test_lists_are_comma_separated_in_the_environment_and_arrays_in_the_file(
         ("V6_TIMEZONE", "Mars", "V6_TIMEZONE: 'Mars' is no time zone"),
         ("V6_HANDLERS", "nonsense", "V6_HANDLERS: 'nonsense' is not module:factory"),
         ("V6_LAKE_OPTIONS", "{", "V6_LAKE_OPTIONS: not valid JSON"),
+        ("V6_OWNERS", "me", "V6_OWNERS: 'me' is neither team:NAME nor an address"),
         ("V6_RESERVED_LINES", "100", "reserved_lines 100 leaves none of the 100 market_data_lines"),
         ("V6_BATCH_LINES", "91", "batch_lines 91 is more than the 90 lines that are left"),
         ("V6_STREAMER", "magic", "V6_STREAMER: Input should be 'spawn' or 'supervised'"),

@@ -84,6 +84,11 @@ def test_each_day_tells_its_own_rows_version_address_and_lineage(
     assert rows.height == first["dagster/partition_row_count"]
     assert set(rows.get_column("run_id")) == {result.run_id}
     assert set(rows.get_column("final")) == {True}
+    exposures = made(result, "portfolio_exposure")
+    assert "exposure_by_underlying" not in exposures[f"{FLEX_DAYS[0]}"], "drawn of the newest day alone"
+    assert exposures[f"{FLEX_DAYS[1]}"]["exposure_by_underlying"].startswith("![Exposure by underlying, ")
+    assert "sample" not in first
+    assert len(second["sample"].records) == 3
 
 
 def test_a_second_run_commits_nothing_and_tells_the_version_that_holds_the_day(

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs import sensors
 from v6_pipeline.defs.sensors import ib_streamer_sensor
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, CommitLineage
@@ -216,3 +217,48 @@ def test_a_state_database_that_cannot_be_used_fails_the_tick_in_one_line(
         tick(instance, pipeline)
 
     assert "is a folder" in str(caught.value.description)
+
+
+def test_four_reports_an_hour_have_a_picture_of_the_slots_and_sample_rows(
+    instance: dg.DagsterInstance, pipeline: ClockedPipeline
+) -> None:
+    stream = Stream(pipeline)
+    cursor = tick(instance, pipeline).cursor  # nothing to report; a sample of the slots is taken
+    reports = []
+    for _ in range(4):
+        Clock.forward(300)
+        stream.write(1, 2)
+        result = tick(instance, pipeline, cursor)
+        cursor = result.cursor
+        [event] = materialized(result)
+        reports.append(event.metadata)
+
+    pictured = [{"slots_over_the_day", "sample"} & report.keys() for report in reports]
+    assert [len(names) for names in pictured] == [2, 0, 0, 2]
+    last = reports[3]
+    assert str(last["slots_over_the_day"].value).startswith("![Market-data lines in use over the day](data:image/png;")
+    sample = last["sample"]
+    assert isinstance(sample, dg.TableMetadataValue)
+    assert sample.records[0].data["conid"] in {1, 2}
+    assert "date" not in sample.records[0].data
+    assert "delta" not in sample.records[0].data, "empty columns are left out"
+    assert str(last["delta_commit"].value).endswith(f"/{last['delta_version'].value:020}.json")
+
+
+def test_a_picture_that_cannot_be_drawn_keeps_nothing_from_being_reported(
+    instance: dg.DagsterInstance, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream(pipeline)
+    cursor = tick(instance, pipeline).cursor
+    Clock.forward(60)
+    stream.write(1, 2)
+
+    def broken(*_: object, **__: object) -> bytes:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(sensors, "slots_over_time", broken)
+    result = tick(instance, pipeline, cursor)
+
+    [event] = materialized(result)
+    assert event.metadata["rows_added"].value == 2
+    assert "no picture of the slots: RuntimeError: no fonts" in said(result)

@@ -38,6 +38,8 @@ def _assets(definitions: dg.Definitions) -> Iterator[str]:
         yield f"asset {key.to_user_string()}"
         yield f"  group {spec.group_name}"
         yield f"  kinds {_listed(spec.kinds)}"
+        yield f"  owners {_listed(spec.owners)}"
+        yield f"  freshness {_freshness(spec.freshness_policy)}"
         yield f"  deps {_listed(dep.asset_key.to_user_string() for dep in spec.deps)}"
         yield f"  partitions {spec.partitions_def or '-'}"
         for check in sorted(graph.get_check_keys_for_assets({key}), key=lambda check: check.name):
@@ -70,6 +72,10 @@ def _triggers(definitions: dg.Definitions) -> Iterator[str]:
         yield f"  every {sensor.minimum_interval_seconds} s, {sensor.default_status.value}"
         yield f"  jobs {_listed(target.job_name for target in sensor.targets)}"
         yield ""
+
+
+def _freshness(policy: dg.FreshnessPolicy | None) -> str:
+    return "-" if policy is None else f"fails after {policy.fail_window.to_timedelta()}"  # type: ignore[attr-defined]
 
 
 def _listed(names: Iterable[str]) -> str:

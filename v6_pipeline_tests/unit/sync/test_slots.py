@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 
 from v6_pipeline.model import SlotPurpose
+from v6_pipeline.state import slot_samples
 from v6_pipeline.state import slots as slot_rows
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.slot_samples import SlotSample
 from v6_pipeline.sync.slot_ceiling import PROBE_AFTER, RETRY_AFTER
 from v6_pipeline.sync.slots import AcquiredSlots, SlotChanges, SlotLedger, Wait
 from v6_pipeline_tests.unit.state.databases import ManualClock
@@ -303,3 +305,25 @@ def test_batches_keep_their_floor_although_the_ceiling_falls_below_what_streams_
     usage = ledger.usage()
     assert (usage.ceiling, usage.batch_floor, len(usage.slots)) == (2, 1, 4)
     assert ledger.to_yield("run") == frozenset()
+
+
+def test_a_sample_of_the_usage_is_kept_once_a_minute(
+    ledger: SlotLedger, database: StateDatabase, clock: ManualClock
+) -> None:
+    _take(ledger, [1, 2], "streamer", STREAM)
+    _take(ledger, [3], "run", BATCH)
+    begun = clock.now
+
+    def kept() -> list[SlotSample]:
+        ledger.sample()
+        with database.read() as connection:
+            return list(slot_samples.between(connection, begun - timedelta(days=1), clock.now))
+
+    first = SlotSample(at=begun, streams=2, batches=1, ceiling=5)
+    assert kept() == [first]
+    clock.advance(59)
+    assert kept() == [first]
+    clock.advance(1)
+    assert [sample.at for sample in kept()] == [begun, clock.now]
+    clock.advance(-90)  # set back
+    assert [sample.at for sample in kept()] == [clock.now]

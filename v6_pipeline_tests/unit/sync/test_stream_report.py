@@ -114,3 +114,18 @@ def test_commits_that_do_not_say_who_and_when() -> None:
     (report,) = summarize([commit(1, {MONDAY: 1}, epoch=None, last_timestamp=None)])
 
     assert (report.epochs, report.newest) == ((), None)
+
+
+@pytest.mark.parametrize(("minutes", "due"), [(None, True), (14.9, False), (15, True), (-1, True)])
+def test_a_picture_comes_four_times_an_hour(minutes: float | None, due: bool) -> None:
+    pictured_at = None if minutes is None else (NOW - timedelta(minutes=minutes)).isoformat()
+    cursor = ReportCursor(1, NOW.isoformat(), {}, pictured_at)
+
+    assert cursor.is_picture_due(NOW) is due
+    assert ReportCursor.parse(cursor.dump()) == cursor
+
+
+def test_a_cursor_of_an_older_version_is_read() -> None:
+    old = f'{{"version": 41, "reported_at": "{NOW.isoformat()}", "checks": {{}}}}'
+
+    assert ReportCursor.parse(old) == ReportCursor(41, NOW.isoformat())

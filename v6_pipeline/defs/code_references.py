@@ -1,0 +1,59 @@
+"""Where the code is that makes a table: links on its page, to the files as they are installed here.
+
+https://docs.dagster.io/guides/build/assets/metadata-and-tags
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from v6_pipeline.lake.history_schemas import (
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    FLEX_STATEMENTS,
+    HISTORICAL_CLOSES,
+    PORTFOLIO_EXPOSURE,
+    POSITION_SNAPSHOTS,
+)
+from v6_pipeline.lake.rows import account_rows, position_rows
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.sync.close_days import close_days
+from v6_pipeline.sync.day_positions import day_positions
+from v6_pipeline.sync.exposure import exposure
+from v6_pipeline.sync.flex_days import flex_days
+from v6_pipeline.sync.snapshots import assemble
+from v6_pipeline.sync.streamer import IBPositionStreamer
+from v6_pipeline.sync.worker import QueueWorker
+
+MADE_BY: dict[str, tuple[Callable[..., Any], ...]] = {
+    STREAMED_POSITIONS.name: (IBPositionStreamer, position_rows),
+    QUEUED_POSITIONS.name: (QueueWorker, position_rows),
+    ACCOUNT_VALUES.name: (QueueWorker, account_rows),
+    FLEX_STATEMENTS.name: (flex_days,),
+    FLEX_POSITIONS.name: (flex_days,),
+    FLEX_ACTIVITY.name: (flex_days,),
+    HISTORICAL_CLOSES.name: (close_days,),
+    POSITION_SNAPSHOTS.name: (day_positions, assemble),
+    PORTFOLIO_EXPOSURE.name: (exposure,),
+}
+"""Table -> what makes its rows."""
+
+
+def code_references(table: str) -> dg.CodeReferencesMetadataValue:
+    """The code that makes a table's rows."""
+    with warnings.catch_warnings():
+        # Beta in Dagster since 2024: whoever loads the definitions cannot do anything about it.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.CodeReferencesMetadataValue(code_references=[_reference(maker) for maker in MADE_BY[table]])
+
+
+def _reference(maker: Callable[..., Any]) -> dg.LocalFileCodeReference:
+    file = inspect.getsourcefile(maker) or ""
+    return dg.LocalFileCodeReference(
+        file_path=file, line_number=inspect.getsourcelines(maker)[1], label=f"{maker.__module__}.{maker.__qualname__}"
+    )
