@@ -16,6 +16,7 @@ import polars as pl
 
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs.log_checks import evaluations_after_refresh
 from v6_pipeline.defs.metadata import FRESH, KINDS, sample_rows, table_definition, table_materialization
 from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, broker_columns
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
@@ -135,6 +136,9 @@ def queued_positions(
                 # What landed before the failure is in the lake: Dagster shall know of it, though the run fails.
                 for event in _landed(context, pipeline, report, today):
                     context.log_event(event)
+            if today in context.partition_keys:
+                for evaluation in evaluations_after_refresh(pipeline):
+                    context.log_event(evaluation)
             raise dg.Failure(str(error)) from None
 
     return refresh

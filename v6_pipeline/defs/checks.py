@@ -16,6 +16,7 @@ import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
@@ -71,12 +72,7 @@ def _check(name: str, description: str) -> dg.AssetChecksDefinition:
             verdict = verdicts(settings, pipeline.calendar(), lease, usage, now)[name]
         except V6Error as error:
             raise dg.Failure(str(error)) from None
-        return dg.AssetCheckResult(
-            passed=verdict.passed,
-            severity=_severity(verdict),
-            description=verdict.reason,
-            metadata=dict(verdict.numbers),
-        )
+        return dg.AssetCheckResult(**said(verdict))
 
     return check
 
@@ -113,21 +109,10 @@ def evaluations(
         if timedelta() <= since < EVALUATE_EVERY:
             return [], cursor
     reported = [
-        dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(STREAMED_POSITIONS.name),
-            check_name=name,
-            passed=verdict.passed,
-            severity=_severity(verdict),
-            description=verdict.reason,
-            metadata=dict(verdict.numbers),
-        )
+        dg.AssetCheckEvaluation(asset_key=dg.AssetKey(STREAMED_POSITIONS.name), check_name=name, **said(verdict))
         for name, verdict in found.items()
     ]
     return reported, CheckCursor(now.isoformat(), state)
-
-
-def _severity(verdict: Verdict) -> dg.AssetCheckSeverity:
-    return dg.AssetCheckSeverity.ERROR if verdict.serious else dg.AssetCheckSeverity.WARN
 
 
 def _state(verdict: Verdict) -> str:

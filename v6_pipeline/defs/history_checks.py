@@ -9,13 +9,13 @@ output; the UI's *Execute* button evaluates them for the newest days. What must 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
-from typing import Any
 
 import dagster as dg
 
 from v6_pipeline.defs.flex_sensor import RANGE_END, RANGE_START
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.snapshot_schedule import PARTITION_TAG
+from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, POSITION_SNAPSHOTS
 from v6_pipeline.sync.day_checks import DayChecks
@@ -69,7 +69,7 @@ def evaluations(work: HistoryContext, assets: Collection[str], days: Collection[
     checks = DayChecks(work)
     chosen = [day for day in checks.days() if day in days]
     return [
-        dg.AssetCheckEvaluation(asset_key=dg.AssetKey(asset), check_name=name, **_said(judge(checks, chosen)))
+        dg.AssetCheckEvaluation(asset_key=dg.AssetKey(asset), check_name=name, **said(judge(checks, chosen)))
         for name, (asset, judge, _) in CHECKS.items()
         if asset in assets
     ]
@@ -93,18 +93,9 @@ def _check(name: str, asset: str, judge: _Judge, description: str) -> dg.AssetCh
             verdict = judge(checks, days_of(context.run.tags, checks))
         except V6Error as error:
             raise dg.Failure(str(error)) from None
-        return dg.AssetCheckResult(**_said(verdict))
+        return dg.AssetCheckResult(**said(verdict))
 
     return check
-
-
-def _said(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "passed": verdict.passed,
-        "severity": dg.AssetCheckSeverity.ERROR if verdict.serious else dg.AssetCheckSeverity.WARN,
-        "description": verdict.reason,
-        "metadata": dict(verdict.numbers),
-    }
 
 
 def days_of(tags: Mapping[str, str], checks: DayChecks) -> list[date]:

@@ -194,6 +194,15 @@ def test_rows_that_landed_before_a_failure_are_reported_though_the_run_fails(
     metadata = materializations(instance, "queued_positions")[TODAY]
     assert 0 < metadata["rows_added"] < 60
     assert metadata["dagster/partition_row_count"] == metadata["rows_added"]
+    # Dagster skips the step of the checks, and would show "execution failed" of each.
+    logged = [entry.dagster_event for entry in instance.all_logs(result.run_id) if entry.dagster_event]
+    told = [event for event in logged if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION]
+    found = [event.asset_check_evaluation_data for event in told]
+    checks = {(item.asset_key.to_user_string(), item.check_name): item for item in found}
+    feed = checks["account_values", "account_feed_free"]
+    assert (feed.passed, feed.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "times in a row: account feed of SIM0000002: 2101" in (feed.description or "")
+    assert checks["queued_positions", "queue_drains"].passed
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float = 30) -> None:
