@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install docs docs-reference demo test test-long test-properties chaos lint format simulate
+.PHONY: help install docs docs-reference demo test test-long pictures test-properties chaos lint format simulate
 
 help:
 	@echo "make demo   set up if need be, then run the whole system on the embedded paper gateway"
 	@echo "make test   set up if need be, then run the tests"
 	@echo "make test-long  the tests that take minutes each"
+	@echo "make pictures  docs/images anew, from a browser on the demo"
 	@echo "make test-properties  properties on ten times the examples"
 	@echo "make simulate  trading days on a virtual clock, from seeds (SEEDS=50 FIRST=1 JOBS=2)"
 	@echo "make chaos  set up if need be, then break everything for MINUTES=10 from SEED=1, or KILLS=20 with Dagster"
@@ -50,6 +51,10 @@ test: install
 # With their whole module: each of its tests goes on from what the one before left.
 test-long: install
 	$(BIN)/python -m pytest -m "" $$(grep -rl --include=*.py "pytest.mark.long" v6_pipeline_tests)
+
+# What the browser sees, for the documents; needs a Chromium.
+pictures: install
+	RENEW_PICTURES=1 $(BIN)/python -m pytest -m "" v6_pipeline_tests/ui
 
 # Ten times the examples that properties are tried on by default.
 test-properties: install

@@ -145,6 +145,14 @@ class DagsterApi:
                 found.setdefault(event["partition"], _values(event["metadataEntries"]))
         return found
 
+    def labels(self, asset: str) -> list[set[str]]:
+        """Of the metadata of an asset's newest materializations, the newest first."""
+        [[answer]] = self.ask(
+            f'{{ assetNodes(assetKeys: [{{ path: ["{asset}"] }}]) {{ assetMaterializations(limit: 30) {{ '
+            "metadataEntries { label } } } }"
+        ).values()
+        return [{entry["label"] for entry in event["metadataEntries"]} for event in answer["assetMaterializations"]]
+
     def worker(self, run_id: str) -> int:
         """The process of a run that has begun its step."""
         [answer] = self.ask(

@@ -2,98 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
-from typing import Any
-from unittest.mock import patch
 
 import psutil
 import pytest
 
-from v6_pipeline.cli import main
+from v6_pipeline.cli.dagster_processes import free_port
 from v6_pipeline.paper import ControlClient, GatewayConfig, GatewayThread
 from v6_pipeline_tests.integration.real_dagster import is_over
+from v6_pipeline_tests.integration.v6_program import SECONDS, V6, environment, read_line
 
-SECONDS = 60
-IN_THIS_PROCESS = {"init", "slots", "queue", "positions", "strategies"}
-"""What these do does not depend on being a process, and a process costs a second."""
 pytestmark = pytest.mark.minutes
-
-
-@dataclass(frozen=True)
-class V6:
-    """Runs ``v6`` with a home and an environment."""
-
-    home: Path
-    environ: dict[str, str]
-
-    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        if arguments[0] in IN_THIS_PROCESS:
-            return self._here(*map(str, arguments))
-        return subprocess.run(
-            self._command(*arguments),
-            env=self.environ,
-            cwd=self.home.parent,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-
-    @contextmanager
-    def running(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-        """In the background; killed at the end if it still runs."""
-        with subprocess.Popen(
-            self._command(*arguments),
-            env=self.environ,
-            cwd=self.home.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    def ok(self, *arguments: object) -> Any:
-        """The JSON document of a command that succeeds."""
-        done = self(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def error(self, *arguments: object) -> str:
-        """The one line of a command that fails, its log lines aside."""
-        done = self(*arguments)
-        assert done.returncode == 1, done.stderr
-        assert "Traceback" not in done.stderr
-        assert done.stderr.count("error: ") == 1, done.stderr
-        return done.stderr.splitlines()[-1].removeprefix("error: ")
-
-    def with_port(self, port: int) -> V6:
-        return replace(self, environ=self.environ | {"V6_IB_PORT": str(port)})
-
-    def _here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        out, err = io.StringIO(), io.StringIO()
-        with patch.dict(os.environ, self.environ, clear=True), redirect_stdout(out), redirect_stderr(err):
-            code = main(arguments)
-        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-    def _command(self, *arguments: object) -> list[str]:
-        return [sys.executable, "-m", "v6_pipeline.cli", *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +31,7 @@ def gateway() -> Iterator[GatewayThread]:
 
 @pytest.fixture
 def v6(tmp_path: Path, gateway: GatewayThread) -> V6:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("V6_")}
-    environ |= {
-        "V6_HOME": str(tmp_path / "home"),
-        "V6_IB_PORT": str(gateway.port),
-        "V6_FLUSH_SECONDS": "0.2",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
+    environ = environment(tmp_path / "home") | {"V6_IB_PORT": str(gateway.port), "V6_FLUSH_SECONDS": "0.2"}
     return V6(tmp_path / "home", environ)
 
 
@@ -119,11 +40,6 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "not within 30 s"
         time.sleep(0.05)
-
-
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
 
 
 def log_says(v6: V6, text: str) -> bool:
@@ -213,13 +129,6 @@ def test_something_else_listens_on_the_port(v6: V6) -> None:
         finally:
             server.shutdown()
             thread.join()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_client_id_is_in_use(v6: V6, tmp_path: Path) -> None:
