@@ -32,6 +32,8 @@ from v6_pipeline.sync.streamer_control import Action, StreamerControl
 
 TICK_SECONDS = 10
 PICTURE_AT_LEAST = timedelta(hours=2)
+SAMPLES_AT_LEAST = 3
+"""One a minute: before that there is nothing to see."""
 COMMITS_PER_REPORT = 500
 """A streamer commits 20 times a minute; after a long pause of the sensor it catches up over several reports."""
 
@@ -122,7 +124,7 @@ def _shown(
         begins_at = min(pipeline.calendar().begins_at(day), now - PICTURE_AT_LEAST)
         with pipeline.database().read() as connection:
             samples = slot_samples.between(connection, begins_at, now)
-        if len(samples) < 2:
+        if len(samples) < SAMPLES_AT_LEAST:
             return {}, ""
         configured = settings.market_data_lines - settings.reserved_lines
         png = slots_over_time(samples, configured=configured, timezone=settings.timezone)

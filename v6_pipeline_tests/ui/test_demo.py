@@ -139,10 +139,12 @@ def test_past_days_are_backfilled_by_the_job_and_every_row_has_its_trace(demo: D
     wait_for("past days", lambda: len(demo.made("position_snapshots")) > 20, 3 * MINUTE)
     browser.open_asset("position_snapshots", "Partitions")
     browser.sees("Missing (0)", seconds=MINUTE)
+    days = sorted(demo.made("position_snapshots"))
+    browser.page.get_by_text(days[-2], exact=True).first.click()
+    browser.sees("market_value")
     browser.picture(demo.pictures / "position-snapshots.png")
 
     lake, calendar = Lake.from_settings(load_settings(demo.home)), TradingCalendar()
-    days = sorted(demo.made("position_snapshots"))
     for day in (days[0], days[-1]):  # from Flex, and from what was streamed and queued
         _every_row_has_its_trace(lake, calendar, day)
 
@@ -167,9 +169,10 @@ def test_figures_are_plotted_and_slots_drawn(demo: Demo, browser: Browser) -> No
     browser.open_asset("account_values", "Overview")
     browser.click_button("Plots")
     browser.click_button("Events")
-    browser.sees("net_liquidation")
-    browser.page.get_by_text("net_liquidation").last.scroll_into_view_if_needed()
-    browser.page.locator("canvas").first.wait_for()
+    browser.page.locator("canvas").nth(3).wait_for()
+    browser.page.locator("canvas").nth(2).scroll_into_view_if_needed()
+    for name in ("daily_pnl", "net_liquidation", "unrealized_pnl"):
+        browser.sees(name)
     browser.picture(demo.pictures / "account-values.png")
 
     wait_for("a picture", lambda: _with_picture(demo), 3 * MINUTE)
@@ -177,6 +180,12 @@ def test_figures_are_plotted_and_slots_drawn(demo: Demo, browser: Browser) -> No
     browser.choose_event(_with_picture(demo)[0])
     browser.sees("slots_over_the_day")
     browser.picture(demo.pictures / "streamed-positions.png")
+
+    browser.page.get_by_text("[Show Markdown]").first.click()
+    drawn = browser.page.get_by_alt_text("Market-data lines in use over the day")
+    drawn.wait_for()
+    browser.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=drawn.element_handle())
+    browser.picture(demo.pictures / "slots.png")
 
 
 def _with_picture(demo: Demo) -> list[int]:
