@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from typing import TypeVar
 
 from v6_pipeline_tests.simulation.day import Verdict, simulate
 
 MODULE = "v6_pipeline_tests.simulation"
+DAYS_PER_PROCESS = 8
+Seed = TypeVar("Seed")
+Day = TypeVar("Day")
 
 
 def main() -> None:
@@ -32,16 +38,23 @@ def main() -> None:
 def run(options: argparse.Namespace) -> int:
     """Simulate the days; the exit code."""
     seeds = [str(options.first + number) for number in range(options.seeds)]
-    verdicts: list[Verdict] = []
     work = partial(simulate, hours=options.hours)
-    if options.jobs == 1:
-        verdicts += [_told(work(seed), options) for seed in seeds]
-    else:
-        with ProcessPoolExecutor(options.jobs, max_tasks_per_child=8) as pool:
-            days = as_completed([pool.submit(work, seed) for seed in seeds])
-            verdicts += [_told(day.result(), options) for day in days]
+    days = map(work, seeds) if options.jobs == 1 else in_processes(work, seeds, options.jobs)
+    verdicts = [_told(day, options) for day in days]
     _say(_summary(verdicts))
     return 1 if any(verdict.violation for verdict in verdicts) else 0
+
+
+def in_processes(work: Callable[[Seed], Day], seeds: Sequence[Seed], jobs: int) -> Iterator[Day]:
+    """What the work makes of each seed, as it comes, by processes that are renewed now and then: they grow.
+
+    Not by ``max_tasks_per_child``: in Python 3.11 a pool whose processes all end at once waits for ever.
+    """
+    at_once = jobs * DAYS_PER_PROCESS
+    for begin in range(0, len(seeds), at_once):
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            done = as_completed([pool.submit(work, seed) for seed in seeds[begin : begin + at_once]])
+            yield from (day.result() for day in done)
 
 
 def _told(verdict: Verdict, options: argparse.Namespace) -> Verdict:
