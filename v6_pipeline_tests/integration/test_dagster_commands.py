@@ -57,7 +57,11 @@ def test_dg_lists_the_definitions(environ: dict[str, str]) -> None:
     ("command", "said"),
     [
         (("dg", "check", "defs"), "All definitions loaded successfully."),
-        (("dagster", "definitions", "validate"), f"Validation successful for code location {LOCATION}"),
+        pytest.param(
+            ("dagster", "definitions", "validate"),
+            f"Validation successful for code location {LOCATION}",
+            marks=pytest.mark.long,  # as the one before
+        ),
     ],
 )
 def test_the_definitions_are_valid(environ: dict[str, str], command: tuple[str, ...], said: str) -> None:
