@@ -46,11 +46,14 @@ def bar(label: str, done: Callable[[], Done], *, shown: bool, console: Console |
         shown: off for ``--json``.
         console: where to; stderr by default.
     """
+    if not shown or (console is None and not sys.stderr.isatty()):
+        yield  # without the time that importing rich takes
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = console or Console(stderr=True)
-    if not shown or not console.is_terminal:
+    if not console.is_terminal:
         yield
         return
 
