@@ -7,6 +7,8 @@ do meanwhile; ``which`` picks, as a fraction, among what is there at the moment.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import random
 from abc import ABC, abstractmethod
@@ -216,9 +218,10 @@ class StopGateway(Fault):
 
 @dataclass(slots=True)
 class LakeAway(Fault):
-    """The lake cannot be reached: its folder is moved away and a file stands in its place.
+    """The lake cannot be reached: a file stands where its folder was.
 
-    A file, so that nothing can begin a second lake there, as nothing could on a share that is gone.
+    A file, so that nothing can begin a second lake there, as nothing could on a share that is gone. Both change places in
+    one step: between two, a process in the middle of a commit would make the folder anew, and lose the commit with it.
     """
 
     name = "lake away"
@@ -227,16 +230,15 @@ class LakeAway(Fault):
 
     def begin(self, world: World) -> None:
         folder = Path(world.settings.lake_root)
-        aside = folder.with_name("lake.away")
-        try:
-            folder.rename(aside)
-        except FileNotFoundError:
+        if not folder.is_dir():
             self.happened = False
             return
-        self._folder = folder
-        try:
-            os.close(os.open(folder, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:  # a process made it anew in between: it is moved out of the way at the end
+        aside = _aside(folder)
+        aside.touch()
+        if exchange(folder, aside):
+            self._folder = folder
+        else:
+            aside.unlink()
             self.happened = False
 
     def end(self, world: World) -> None:
@@ -245,10 +247,28 @@ class LakeAway(Fault):
             return
         if folder.is_dir():
             world.violations.add("no second lake", f"{folder} was created while the lake was away")
-            folder.rename(folder.with_name(f"lake.second-{os.urandom(3).hex()}"))
-        else:
-            folder.unlink()
-        folder.with_name("lake.away").rename(folder)
+        exchange(folder, _aside(folder))
+        if _aside(folder).is_file():
+            _aside(folder).unlink()
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name("lake.away")
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; False where the system cannot (``renameat2``: Linux, most of its disks)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in {errno.ENOSYS, errno.EINVAL}:
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 @dataclass(slots=True)
