@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT, DOTS_PER_INCH = 6.4, 2.6, 80
+MARGINS = (0.75, 0.5, 0.15, 0.3)
+"""Left, bottom, right, top, in inches: room for a symbol or a number, the ticks with their offset, the title."""
 BARS = 20
 """Underlyings that a picture of the exposure shows: those of the largest exposure."""
 _GREY, _BLUE, _ORANGE, _RED, _GREEN = "#8a8f98", "#3b6fd4", "#e69f3c", "#c44536", "#2f8f5b"
@@ -66,7 +68,7 @@ def exposure_by_underlying(dollar_delta: Mapping[str, float], *, currency: str, 
         A PNG.
     """
     largest = sorted(dollar_delta.items(), key=lambda item: -abs(item[1]))[:BARS]
-    axes, render = _axes(title, height=max(HEIGHT, 0.6 + 0.22 * len(largest)))
+    axes, render = _axes(title, height=max(HEIGHT, 0.8 + 0.22 * len(largest)))
     symbols, values = [symbol for symbol, _ in largest], [value for _, value in largest]
     axes.barh(symbols, values, color=[_GREEN if value >= 0 else _RED for value in values])
     axes.invert_yaxis()
@@ -84,8 +86,12 @@ def as_markdown(png: bytes, text: str) -> str:
 def _axes(title: str, *, height: float = HEIGHT) -> tuple[Axes, Callable[[], bytes]]:
     from matplotlib.figure import Figure  # by itself, without pyplot: no state that threads would share
 
-    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH)
+    # Margins in inches, not a layout that is solved for: it would draw everything twice.
+    left, bottom, right, top = MARGINS
+    axes = figure.add_axes(
+        (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
+    )
     axes.set_title(title, fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)

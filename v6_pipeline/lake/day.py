@@ -38,7 +38,7 @@ _OF_PRICE = (
     *("market_price", "market_value", "unrealized_pnl", "realized_pnl", *QUOTE, *GREEKS, "market_data_type"),
     *("price_source", "price_time", "base_currency", "fx_rate_to_base"),
 )
-_OWN = (STREAMED_POSITIONS, QUEUED_POSITIONS)
+OWN_LOGS = (STREAMED_POSITIONS, QUEUED_POSITIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class LakeDays:
         day, last = window.day, window.cut_off if until is None else min(until, window.cut_off)
         before = self._sessions_before(day)
         self._forget(before)
-        own = [self._own_rows(spec, day, last) for spec in _OWN]
+        own = [self._own_rows(spec, day, last) for spec in OWN_LOGS]
         inputs = DayInputs(
             window=window,
             until=last,
@@ -197,6 +197,10 @@ class LakeDays:
     def days(self, spec: TableSpec) -> list[date]:
         """The trading days that a table has rows of, sorted."""
         return sorted(self._table(spec).days)
+
+    def has(self, day: date, *specs: TableSpec) -> bool:
+        """Whether any of the tables has rows of a trading day, by their logs: no row is read."""
+        return any(day in self._table(spec).days for spec in specs)
 
     def version(self, spec: TableSpec) -> int | None:
         """The version at which a table is read; None if there is none."""
@@ -237,7 +241,7 @@ class LakeDays:
     def _newest_rows(self, day: date) -> pl.DataFrame:
         if day not in self._newest:
             of_day = pl.DataFrame(schema=OBSERVED_SCHEMA)
-            for spec in _OWN:
+            for spec in OWN_LOGS:
                 table = self._table(spec)
                 if table.handle is not None and day in table.days:
                     found = newest_of_day(table.store, table.handle, day).select(OBSERVED_SCHEMA.names())
@@ -249,7 +253,7 @@ class LakeDays:
     def _accounts_of(self, day: date) -> frozenset[str]:
         if day not in self._accounts:
             found: set[str] = set()
-            for spec in (*_OWN, ACCOUNT_VALUES, FLEX_STATEMENTS):
+            for spec in (*OWN_LOGS, ACCOUNT_VALUES, FLEX_STATEMENTS):
                 table = self._table(spec)
                 lazy = table.lazy(day)
                 if lazy is not None:

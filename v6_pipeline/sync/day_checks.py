@@ -11,7 +11,7 @@ from datetime import date
 import polars as pl
 
 from v6_pipeline.errors import SnapshotRefusedError
-from v6_pipeline.lake.day import DayInputs, LakeDays
+from v6_pipeline.lake.day import OWN_LOGS, DayInputs, LakeDays
 from v6_pipeline.lake.history_schemas import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
 from v6_pipeline.sync import history_checks as judge
 from v6_pipeline.sync.day_positions import day_positions
@@ -84,10 +84,13 @@ class DayChecks:
         return judge.snapshot_complete(snapshot, source)
 
     def _values_agree(self, day: date) -> Verdict:
+        only_one = Verdict(passed=True, reason="only one of Flex and own observations has the day")
+        if not self._lake_days.has(day, FLEX_POSITIONS) or not self._lake_days.has(day, *OWN_LOGS):
+            return only_one  # most days: nothing more needs to be read
         snapshot, _ = self._lake_days.snapshot(day)
         inputs = self._inputs(day, snapshot)
         if inputs.flex_positions.is_empty() or inputs.observed.is_empty():
-            return Verdict(passed=True, reason="only one of Flex and own observations has the day")
+            return only_one
         try:
             own = assemble(
                 inputs.own_only(),
