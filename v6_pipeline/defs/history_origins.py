@@ -75,6 +75,7 @@ _OWN_ONLY = frozenset(
         *("underlying_price", "market_data_type"),
     }
 )
+_GREEKS = ("dollar_delta", "dollar_gamma", "vega", "theta")
 
 
 def _snapshot_fields() -> dict[str, list[tuple[str, str]]]:
@@ -109,6 +110,9 @@ def _exposure_fields() -> dict[str, list[tuple[str, str]]]:
         "short_options_expiring": ("position", "expiry"),
         "short_options_in_the_money": ("position", "right", "strike", "underlying_price"),
     }
+    # How much of an amount is known is told from what the amount is made of.
+    of |= {f"{amount}_coverage": of[amount] for amount in ("market_value", "daily_pnl")}
+    of["greeks_coverage"] = tuple(dict.fromkeys(name for greek in _GREEKS for name in of[greek]))
     found = {column: [(snapshot, name) for name in names] for column, names in of.items()}
     return found | {"strategy": [(STRATEGY_REGISTRY, "strategy")]}
 

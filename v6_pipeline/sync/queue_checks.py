@@ -93,8 +93,12 @@ def account_feed_free(
         )
     stale_before = now - timedelta(seconds=refresh_seconds)
     is_stale = any(record.completed_at is None or record.completed_at < stale_before for record in failing)
-    listed = first_few(f"{record.account}, {record.failures} times in a row: {record.reason}" for record in failing)
+    listed = first_few(f"{record.account}{_in_a_row(record.failures)}: {record.reason}" for record in failing)
     reason = f"{len(failing)} of {len(judged)} accounts could not be downloaded: {listed}"
     if not is_expected:
         reason += "; nothing is expected of it now: the exchange is closed or IB is in its nightly reset"
     return Verdict(passed=False, reason=reason, serious=is_stale and is_expected, numbers=numbers | {"sample": listed})
+
+
+def _in_a_row(failures: int) -> str:
+    return f", {failures} times in a row" if failures > 1 else ""

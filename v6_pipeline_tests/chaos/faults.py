@@ -220,8 +220,8 @@ class StopGateway(Fault):
 class LakeAway(Fault):
     """The lake cannot be reached: a file stands where its folder was.
 
-    A file, so that nothing can begin a second lake there, as nothing could on a share that is gone. Both change places in
-    one step: between two, a process in the middle of a commit would make the folder anew, and lose the commit with it.
+    A file, so that nothing can begin a second lake there, as nothing could on a share that is gone. Both change places
+    in one step: between two, a process in the middle of a commit would make the folder anew, and lose that commit.
     """
 
     name = "lake away"
@@ -257,7 +257,7 @@ def _aside(folder: Path) -> Path:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step; False where the system cannot (``renameat2``: Linux, most of its disks)."""
+    """Let two paths change places in one step; False where the system cannot (``renameat2`` is Linux's)."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:

@@ -201,7 +201,7 @@ def test_rows_that_landed_before_a_failure_are_reported_though_the_run_fails(
     checks = {(item.asset_key.to_user_string(), item.check_name): item for item in found}
     feed = checks["account_values", "account_feed_free"]
     assert (feed.passed, feed.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "times in a row: account feed of SIM0000002: 2101" in (feed.description or "")
+    assert "account feed of SIM0000002: 2101" in (feed.description or "")
     assert checks["queued_positions", "queue_drains"].passed
 
 

@@ -12,6 +12,7 @@ import pytest
 from v6_pipeline.defs.history import DEPENDS_ON
 from v6_pipeline.defs.metadata import LINEAGE
 from v6_pipeline.defs.origins import BROKER_FIELDS, FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, HISTORY_TABLES, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.lake.schemas import TABLES
 from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
@@ -195,6 +196,30 @@ def test_every_column_of_the_lineage_is_one_that_its_origin_has() -> None:
                     assert dep.column_name in BROKER_FIELDS
                 else:
                     assert origin in {FLEX, STRATEGY_REGISTRY}
+
+
+OWN_COLUMNS = {
+    # When, by what and from which version of the lake a row was made.
+    *("date", "timestamp", "source", "epoch", "run_id", "ingested_at", "final", "snapshot_version"),
+    *(f"{table}_version" for table in ("streamed", "queued", "accounts", "flex", "closes")),
+    # What we make of a statement as a whole, or say of a row.
+    *("activities", "sections", "sha256", "origin", "attributes", "ordinal", "kind", "reason"),
+    *("position_source", "carried_forward"),
+}
+EMPTY_COLUMNS = {
+    # The logs have the same columns, whether or not their source tells them.
+    "streamed_positions": {"realized_pnl"},
+    "flex_positions": {
+        *("trading_class", "realized_pnl", "bid", "ask", "last", "close", "market_data_type", "strategy_ids"),
+        *("implied_vol", "delta", "gamma", "vega", "theta", "underlying_price", "price_source", "price_time"),
+    },
+}
+
+
+@pytest.mark.parametrize("spec", TABLES, ids=lambda spec: spec.name)
+def test_every_column_that_is_derived_has_its_lineage(spec: TableSpec) -> None:
+    without = set(spec.column_names) - set(LINEAGE[spec.name].deps_by_column) - OWN_COLUMNS
+    assert without == EMPTY_COLUMNS.get(spec.name, set())
 
 
 def test_a_day_on_which_nothing_was_held_is_made_of_no_rows_and_is_no_gap(

@@ -189,12 +189,16 @@ def test_account_feed_free(checked: Checked) -> None:
     assert numbers(passed) == {"accounts": 1, "failing": 0, "failures_in_a_row": 0, "oldest_download_seconds": 0.0}
 
     Clock.forward(300)
+    refused = "2101 another client"
     with checked.database.write() as connection:
-        for _ in range(2):
-            account_downloads.failed(connection, ACCOUNT, at=checked.pipeline.now(), reason="2101 another client")
+        account_downloads.failed(connection, ACCOUNT, at=checked.pipeline.now(), reason=refused)
+    once = checked.says("account_feed_free", ACCOUNT_VALUES.name)
+    assert failed_with(once) == (WARN, f"1 of 1 accounts could not be downloaded: SIM1: {refused}")
+    with checked.database.write() as connection:
+        account_downloads.failed(connection, ACCOUNT, at=checked.pipeline.now(), reason=refused)
 
     warned = checked.says("account_feed_free", ACCOUNT_VALUES.name)
-    named = "SIM1, 2 times in a row: 2101 another client"
+    named = f"SIM1, 2 times in a row: {refused}"
     assert failed_with(warned) == (WARN, f"1 of 1 accounts could not be downloaded: {named}")
     assert numbers(warned) == {
         "accounts": 1,
