@@ -16,7 +16,7 @@ from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper import ControlClient, GatewayConfig, GatewayThread
 from v6_pipeline.paper.flex_faults import FlexFault
 from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexConfig, FlexServer
-from v6_pipeline_tests.integration.flex_rig import VirtualTime, past, server_of
+from v6_pipeline_tests.integration.flex.flex_rig import VirtualTime, past, server_of
 
 DAYS = {"fd": "20261102", "td": "20261106"}
 ASK = {"t": TOKEN, "q": QUERY_ID, "v": "3", **DAYS}

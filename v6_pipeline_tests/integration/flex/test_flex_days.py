@@ -22,7 +22,7 @@ from v6_pipeline.paper.flex_statements import FlexQuery, Section
 from v6_pipeline.sync import flex_days
 from v6_pipeline.sync.flex_service import fetch_range
 from v6_pipeline_tests.history_runs import FLEX_ASSETS, SNAPSHOTS, Ran, failure, made, run, stored
-from v6_pipeline_tests.integration.flex_rig import ACCOUNTS, FIRST, LAST, VirtualTime, past, server_of
+from v6_pipeline_tests.integration.flex.flex_rig import ACCOUNTS, FIRST, LAST, VirtualTime, past, server_of
 
 DAYS = [f"2026-11-{day:02}" for day in range(2, 7)]
 ALL = (*FLEX_ASSETS, *SNAPSHOTS)
@@ -35,17 +35,6 @@ class Pipeline(PipelineResource):
 
     def now(self) -> datetime:
         return self.time.utcnow()
-
-
-@pytest.fixture
-def time() -> VirtualTime:
-    return VirtualTime()
-
-
-@pytest.fixture
-def server(time: VirtualTime) -> Iterator[FlexServer]:
-    with server_of(time) as running:
-        yield running
 
 
 @pytest.fixture

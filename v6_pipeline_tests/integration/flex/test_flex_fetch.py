@@ -19,18 +19,7 @@ from v6_pipeline.paper.flex_statements import FlexQuery
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.flex_service import FlexFetch, fetch_range
-from v6_pipeline_tests.integration.flex_rig import ACCOUNTS, FIRST, LAST, VirtualTime, server_of
-
-
-@pytest.fixture
-def time() -> VirtualTime:
-    return VirtualTime()
-
-
-@pytest.fixture
-def server(time: VirtualTime) -> Iterator[FlexServer]:
-    with server_of(time) as running:
-        yield running
+from v6_pipeline_tests.integration.flex.flex_rig import ACCOUNTS, FIRST, LAST, VirtualTime, server_of
 
 
 @pytest.fixture

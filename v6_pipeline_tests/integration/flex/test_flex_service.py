@@ -8,7 +8,6 @@ import os
 import stat
 import threading
 import traceback
-from collections.abc import Iterator
 from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -23,7 +22,7 @@ from v6_pipeline.ib.flex.service import FlexService
 from v6_pipeline.paper.flex_faults import FlexFault
 from v6_pipeline.paper.flex_server import TOKEN, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery
-from v6_pipeline_tests.integration.flex_rig import (
+from v6_pipeline_tests.integration.flex.flex_rig import (
     ACCOUNTS,
     FIRST,
     LAST,
@@ -32,17 +31,6 @@ from v6_pipeline_tests.integration.flex_rig import (
     server_of,
     service_of,
 )
-
-
-@pytest.fixture
-def time() -> VirtualTime:
-    return VirtualTime()
-
-
-@pytest.fixture
-def server(time: VirtualTime) -> Iterator[FlexServer]:
-    with server_of(time) as running:
-        yield running
 
 
 @pytest.fixture
