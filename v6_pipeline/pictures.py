@@ -40,8 +40,7 @@ def slots_over_time(samples: Sequence[SlotSample], *, configured: int, timezone:
     from matplotlib.dates import date2num
 
     zone = ZoneInfo(timezone)
-    # Without their zone: matplotlib would show UTC.
-    local = [sample.at.astimezone(zone).replace(tzinfo=None) for sample in samples]
+    local = [sample.at.astimezone(zone) for sample in samples]
     at = date2num(local)
     streams, batches = [sample.streams for sample in samples], [sample.batches for sample in samples]
     axes, render = _axes(f"Market-data lines in use, {samples[-1].at.astimezone(zone):%Y-%m-%d %H:%M %Z}")
@@ -49,7 +48,7 @@ def slots_over_time(samples: Sequence[SlotSample], *, configured: int, timezone:
     axes.step(at, [sample.ceiling for sample in samples], where="post", color=_RED, linewidth=1.5, label="ceiling")
     axes.axhline(configured, color=_GREY, linewidth=0.8, linestyle="--", label="by the settings")
     axes.set_ylim(0, max(configured, *(sample.ceiling for sample in samples)) * 1.15)
-    if local[0] < local[-1]:
+    if at[0] < at[-1]:
         axes.set_xlim(float(at[0]), float(at[-1]))
     axes.legend(loc="upper left", ncols=4, fontsize=7, frameon=False)
     _dates(axes, local)
@@ -107,6 +106,8 @@ def _axes(title: str, *, height: float = HEIGHT) -> tuple[Axes, Callable[[], byt
 def _dates(axes: Axes, at: Sequence[datetime]) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    locator = AutoDateLocator()
+    # With their zone: by the clock on the wall time would go backwards where summer time ends.
+    locator = AutoDateLocator(tz=at[0].tzinfo)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=at[0].date() != at[-1].date()))
+    show_offset = at[0].date() != at[-1].date()
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=at[0].tzinfo, show_offset=show_offset))

@@ -209,8 +209,9 @@ class Settings(BaseSettings):
     @classmethod
     def _owner_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for owner in value:
-            if not re.fullmatch(r"team:[\w-]+|[\w.+-]+@[\w-]+(\.[\w-]+)+", owner):
-                msg = f"{owner!r} is neither team:NAME nor an address"
+            # Dagster's own rule: it would refuse to load the definitions with any other.
+            if not re.fullmatch(r"team:[\w-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", owner):
+                msg = f"{owner!r} is neither team:NAME nor an address that Dagster takes, such as ops@example.com"
                 raise ValueError(msg)
         return value
 

@@ -7,8 +7,9 @@ tables are made by runs. https://docs.dagster.io/guides/build/assets
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import date
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -17,16 +18,18 @@ import polars as pl
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.log_checks import evaluations_after_refresh
-from v6_pipeline.defs.metadata import FRESH, KINDS, sample_rows, table_definition, table_materialization
+from v6_pipeline.defs.metadata import KINDS, sample_rows, table_definition, table_materialization
 from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, broker_columns
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.defs.shown import is_first_of_quarter, shown
 from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import newest_accounts, row_count
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import Commit
+from v6_pipeline.state import holdings
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS
 from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope
@@ -81,7 +84,6 @@ def streamed_positions(lake: Lake, days: dg.PartitionsDefinition[str], owners: S
         code_version=__version__,
         partitions_def=days,
         owners=owners,
-        freshness_policy=FRESH,
     )
 
 
@@ -100,7 +102,6 @@ def queued_positions(
             kinds=KINDS,
             code_version=__version__,
             owners=owners,
-            freshness_policy=FRESH,
         )
 
     @dg.multi_asset(
@@ -129,16 +130,13 @@ def queued_positions(
                 report = worker.report
                 asyncio.run(worker.run(RefreshScope(everything=config.everything, interval_seconds=LOOKAHEAD_SECONDS)))
                 context.log.info("%s", describe(report))
-            yield from _results(context, pipeline, report)
+            yield from _results(context, pipeline, report, everything=config.everything)
         except V6Error as error:
             context.log.info("%s", describe(report))
-            if report.commits or report.account_commits:
-                # What landed before the failure is in the lake: Dagster shall know of it, though the run fails.
-                for event in _landed(context, pipeline, report, today):
-                    context.log_event(event)
             if today in context.partition_keys:
                 for evaluation in evaluations_after_refresh(pipeline):
                     context.log_event(evaluation)
+            _tell_what_landed(context, pipeline, report, today)
             raise dg.Failure(str(error)) from None
 
     return refresh
@@ -164,26 +162,39 @@ def describe(report: RefreshReport) -> str:
 
 
 def _results(
-    context: dg.AssetExecutionContext, pipeline: PipelineResource, report: RefreshReport
+    context: dg.AssetExecutionContext, pipeline: PipelineResource, report: RefreshReport, *, everything: bool
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """One result per selected asset; counts and versions are set per partition, or all days would show the same."""
-    for spec, commits in _tables(report):
-        key = dg.AssetKey(spec.name)
-        if key not in context.selected_asset_keys:
-            continue
-        for partition in context.partition_keys:
-            metadata = _partition_metadata(spec, pipeline, partition, commits)
-            context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
+    told = [
+        (
+            dg.AssetKey(spec.name),
+            partition,
+            _partition_metadata(context, spec, pipeline, partition, commits, everything=everything),
+        )
+        for spec, commits in _tables(report)
+        for partition in context.partition_keys
+        if dg.AssetKey(spec.name) in context.selected_asset_keys
+    ]
+    # Once all is read: what fails in between would leave one table told of twice.
+    for key, partition, metadata in told:
+        context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
+    for key in dict.fromkeys(key for key, _, _ in told):
         yield dg.MaterializeResult(asset_key=key)
 
 
-def _landed(
+def _tell_what_landed(
     context: dg.AssetExecutionContext, pipeline: PipelineResource, report: RefreshReport, partition: str
-) -> Iterator[dg.AssetMaterialization]:
+) -> None:
+    """What landed before the failure is in the lake: Dagster shall know of it, though the run fails."""
     for spec, commits in _tables(report):
-        if commits and dg.AssetKey(spec.name) in context.selected_asset_keys:
-            metadata = _partition_metadata(spec, pipeline, partition, commits)
-            yield dg.AssetMaterialization(spec.name, partition=partition, metadata=metadata)
+        if not commits or dg.AssetKey(spec.name) not in context.selected_asset_keys:
+            continue
+        try:
+            metadata = _partition_metadata(context, spec, pipeline, partition, commits, everything=False)
+        except V6Error as error:
+            context.log.warning("%s: %d commits are not told of: %s", spec.name, len(commits), error)
+        else:
+            context.log_event(dg.AssetMaterialization(spec.name, partition=partition, metadata=metadata))
 
 
 def _tables(report: RefreshReport) -> tuple[tuple[TableSpec, list[Commit]], ...]:
@@ -191,9 +202,15 @@ def _tables(report: RefreshReport) -> tuple[tuple[TableSpec, list[Commit]], ...]
 
 
 def _partition_metadata(
-    spec: TableSpec, pipeline: PipelineResource, partition: str, commits: list[Commit]
+    context: dg.AssetExecutionContext,
+    spec: TableSpec,
+    pipeline: PipelineResource,
+    partition: str,
+    commits: list[Commit],
+    *,
+    everything: bool,
 ) -> dict[str, Any]:
-    """What the partition holds now, what this run's commits added to it, and figures that are worth a plot."""
+    """What the partition holds now, what this run's commits added to it, and what is worth to be shown."""
     day, lake = date.fromisoformat(partition), pipeline.lake()
     added = [commit for commit in commits if commit.rows_by_date.get(day)]
     metadata = table_materialization(
@@ -204,9 +221,11 @@ def _partition_metadata(
         rows=sum(commit.rows_by_date[day] for commit in added),
     )
     if added:
-        metadata |= _queue_figures(pipeline) if spec is QUEUED_POSITIONS else _account_figures(lake, day)
-        sample = sample_rows(spec, lake, day)
-        metadata |= {} if sample is None else {"sample": sample}
+        figures = _queue_figures if spec is QUEUED_POSITIONS else partial(_account_figures, day=day)
+        metadata |= shown(lambda: figures(pipeline), say=context.log.warning)
+        # A person who refreshes everything looks at it.
+        if everything or is_first_of_quarter(context.instance, spec.name, pipeline.now()):
+            metadata |= shown(lambda: sample_rows(spec, lake, day), say=context.log.warning)
     return metadata
 
 
@@ -216,16 +235,29 @@ def _queue_figures(pipeline: PipelineResource) -> dict[str, Any]:
     return {"queue_pending": stats.pending, "queue_waiting_for_retry": stats.waiting, "queue_dead": stats.dead}
 
 
-def _account_figures(lake: Lake, day: date) -> dict[str, float]:
-    """Sums over the accounts, of their newest rows; a base currency is named where there are several."""
-    newest = newest_accounts(lake.table(ACCOUNT_VALUES), day)
-    currencies = newest.get_column("base_currency").unique().sort().to_list()
+def _account_figures(pipeline: PipelineResource, *, day: date) -> dict[str, float]:
+    """Sums over the accounts by base currency, of their newest rows."""
+    with pipeline.database().read() as connection:
+        holders = {holding.account for holding in holdings.list_open(connection)}
+    return account_sums(newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), day), holders)
+
+
+def account_sums(newest: pl.DataFrame, holders: Collection[str]) -> dict[str, float]:
+    """Figures of all accounts together; what any of them lacks is left out, for a part would look like the whole.
+
+    Args:
+        newest: a row per account, of ``account_values``.
+        holders: accounts that hold something: nothing is summed up without them.
+
+    Returns:
+        Sums, in the currency that their names end with.
+    """
+    if set(holders) - set(newest.get_column("account")):
+        return {}
     figures = {}
-    for currency in currencies:
+    for currency in newest.get_column("base_currency").unique().sort():
         rows = newest.filter(pl.col("base_currency") == currency)
-        suffix = f"_{currency.lower()}" if len(currencies) > 1 else ""
         for name in PLOTTED:
-            values = rows.get_column(name).drop_nulls()
-            if len(values):
-                figures[name + suffix] = round(float(values.sum()), 2)
+            if not rows.get_column(name).null_count():
+                figures[f"{name}_{currency.lower()}"] = round(float(rows.get_column(name).sum()), 2)
     return figures

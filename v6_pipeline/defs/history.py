@@ -8,8 +8,9 @@ https://docs.dagster.io/guides/build/partitions-and-backfills/backfilling-data
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -28,6 +29,7 @@ from v6_pipeline.defs.metadata import (
 from v6_pipeline.defs.origins import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.defs.shown import is_first_of_quarter, shown
 from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.history_schemas import (
     FLEX_ACTIVITY,
@@ -146,7 +148,9 @@ def _make(
                 failed.append(outcome)
             else:
                 context.log.info("%s", describe(outcome))
-                context.log_event(_materialization(work.lake, outcome, is_newest=outcome.day == max(days)))
+                is_newest = outcome.day == max(days)
+                extra = shown(partial(_shown, context, work, outcome), say=context.log.warning) if is_newest else {}
+                context.log_event(_materialization(work.lake, outcome, extra))
         for evaluation in evaluations(work, tables, days):
             context.log_event(evaluation)
     except V6Error as error:
@@ -163,9 +167,20 @@ def describe(made: Made) -> str:
     return f"{what} in Delta version {made.version}" + ("" if made.changed else ", unchanged")
 
 
-def _materialization(lake: Lake, made: Made, *, is_newest: bool) -> dg.AssetMaterialization:
-    """The newest day alone gets a picture and sample rows, and only if it changed: Dagster keeps them all."""
-    is_shown = is_newest and made.changed
+def _shown(context: dg.AssetExecutionContext, work: HistoryContext, made: Made) -> dict[str, Any]:
+    """Sample rows and a picture of a day that changed; of one that is not over, four times an hour."""
+    is_over = work.window(made.day).cut_off <= work.now()
+    if not made.changed or not (is_over or is_first_of_quarter(context.instance, made.spec.name, work.now())):
+        return {}
+    found: dict[str, Any] = sample_rows(made.spec, work.lake, made.day) if made.rows else {}
+    if made.dollar_delta and made.currency is not None:
+        title = f"Exposure by underlying, {made.day}"
+        picture = exposure_by_underlying(made.dollar_delta, currency=made.currency, title=title)
+        found["exposure_by_underlying"] = dg.MetadataValue.md(as_markdown(picture, title))
+    return found
+
+
+def _materialization(lake: Lake, made: Made, extra: Mapping[str, Any]) -> dg.AssetMaterialization:
     metadata: dict[str, Any] = table_materialization(
         made.spec,
         lake,
@@ -175,13 +190,7 @@ def _materialization(lake: Lake, made: Made, *, is_newest: bool) -> dg.AssetMate
     )
     metadata |= {name: value for name, value in made.numbers.items() if value is not None}
     metadata["changed"] = made.changed
-    sample = sample_rows(made.spec, lake, made.day) if is_shown and made.rows else None
-    if sample is not None:
-        metadata["sample"] = sample
-    if is_shown and made.dollar_delta and made.currency is not None:
-        title = f"Exposure by underlying, {made.day}"
-        picture = exposure_by_underlying(made.dollar_delta, currency=made.currency, title=title)
-        metadata["exposure_by_underlying"] = dg.MetadataValue.md(as_markdown(picture, title))
+    metadata |= extra
     return dg.AssetMaterialization(
         made.spec.name,
         partition=made.day.strftime(KEY_FORMAT),

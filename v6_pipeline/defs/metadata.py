@@ -26,8 +26,9 @@ SAMPLE_ROWS = 3
 LONGEST_BREAK = timedelta(days=5)
 """More than the exchange is ever closed, so that no holiday is an alarm."""
 FRESH = dg.FreshnessPolicy.time_window(fail_window=LONGEST_BREAK)
-"""Of what every trading day brings. Dagster's policies know neither sessions nor partitions: what must be newer than
-that within a session is for the checks to say, and a backfill of an old day counts as fresh here."""
+"""Of what every trading day brings, whatever is held: the schedule makes it after each session. Dagster's policies
+know neither sessions nor partitions: what must be newer within a session is for the checks to say, and a backfill of an
+old day counts as fresh here."""
 LINEAGE = {
     STREAMED_POSITIONS.name: column_lineage(STREAMED, strategies=True),
     QUEUED_POSITIONS.name: column_lineage(QUEUED, strategies=True),
@@ -87,13 +88,14 @@ def table_materialization(
     return metadata
 
 
-def sample_rows(spec: TableSpec, lake: Lake, day: date) -> dg.MetadataValue[Any] | None:
+def sample_rows(spec: TableSpec, lake: Lake, day: date) -> dict[str, dg.MetadataValue[Any]]:
     """The newest rows of a trading day as a table; columns that are empty in all of them are left out."""
     rows = last_rows(lake.table(spec), rows=SAMPLE_ROWS, day=day).drop("date", strict=False)
     shown = rows.select(column for column in rows if column.null_count() < rows.height)
     if shown.is_empty():
-        return None
-    return dg.MetadataValue.table([dg.TableRecord(dict(map(_shown, row.items()))) for row in shown.to_dicts()])
+        return {}
+    records = [dg.TableRecord(dict(map(_shown, row.items()))) for row in shown.to_dicts()]
+    return {"sample": dg.MetadataValue.table(records)}
 
 
 def _shown(cell: tuple[str, object]) -> tuple[str, str | int | float | bool | None]:

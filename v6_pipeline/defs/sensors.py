@@ -106,7 +106,7 @@ def _report(
     if not days:
         return [], cursor, ""
     shown, said = _shown(pipeline, settings, days[-1].day, now) if cursor.is_picture_due(now) else ({}, "")
-    if shown:
+    if shown or said:  # one that failed is not tried again with every report
         cursor = replace(cursor, pictured_at=now.isoformat())
     events = [
         _materialization(pipeline.lake(), day, settings, usage, now, shown=shown if day is days[-1] else {})
@@ -132,7 +132,7 @@ def _shown(
     except Exception as error:  # noqa: BLE001  a picture must not keep versions from being reported
         return {}, f"; no picture of the slots: {type(error).__name__}: {error}"
     picture = dg.MetadataValue.md(as_markdown(png, "Market-data lines in use over the day"))
-    return {"slots_over_the_day": picture, **({} if sample is None else {"sample": sample})}, ""
+    return {"slots_over_the_day": picture, **sample}, ""
 
 
 def _materialization(

@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from v6_pipeline.definitions import build_defs
+from v6_pipeline.defs import assets
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.sensors import ib_streamer_sensor
+from v6_pipeline.errors import StateError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.lake.lineage import CommitKind, read_commits
 from v6_pipeline.lake.reader import newest_accounts
@@ -120,8 +122,8 @@ def test_a_run_fills_the_current_day_and_links_dagster_and_delta_both_ways(
     assert (metadata["queue_pending"], metadata["queue_dead"]) == (0, 0)
     assert [len(told["sample"].records) for told in (metadata, accounts)] == [3, 2]
     values = newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), date.fromisoformat(TODAY))
-    assert accounts["net_liquidation"] == pytest.approx(values.get_column("net_liquidation").sum(), abs=0.01)
-    assert accounts["daily_pnl"] == pytest.approx(values.get_column("daily_pnl").sum(), abs=0.01)
+    assert accounts["net_liquidation_usd"] == pytest.approx(values.get_column("net_liquidation").sum(), abs=0.01)
+    assert accounts["daily_pnl_usd"] == pytest.approx(values.get_column("daily_pnl").sum(), abs=0.01)
 
 
 def test_a_backfill_over_past_days_asks_the_broker_for_today_only(
@@ -174,9 +176,17 @@ def test_without_a_gateway_the_run_fails_in_one_line_and_writes_nothing(
 
 
 def test_rows_that_landed_before_a_failure_are_reported_though_the_run_fails(
-    pipeline: FridayPipeline, instance: dg.DagsterInstance, gateway: GatewayThread
+    pipeline: FridayPipeline,
+    instance: dg.DagsterInstance,
+    gateway: GatewayThread,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One account's feed is taken by another client: the other account is refreshed all the same."""
+
+    def gone(_: PipelineResource) -> dict[str, Any]:
+        raise StateError("the state database is away")
+
+    monkeypatch.setattr(assets, "_queue_figures", gone)
 
     async def take_feed_and_refresh() -> dg.ExecuteInProcessResult:
         other = IBConnectionManager(host="127.0.0.1", port=gateway.port, client_id=7)
@@ -194,6 +204,7 @@ def test_rows_that_landed_before_a_failure_are_reported_though_the_run_fails(
     metadata = materializations(instance, "queued_positions")[TODAY]
     assert 0 < metadata["rows_added"] < 60
     assert metadata["dagster/partition_row_count"] == metadata["rows_added"]
+    assert "queue_pending" not in metadata, "what cannot be shown keeps nothing from being told"
     # Dagster skips the step of the checks, and would show "execution failed" of each.
     logged = [entry.dagster_event for entry in instance.all_logs(result.run_id) if entry.dagster_event]
     told = [event for event in logged if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from v6_pipeline.pictures import as_markdown, exposure_by_underlying, slots_over_time
@@ -49,6 +51,25 @@ def test_the_picture_of_the_slots_shows_streams_batches_and_the_ceiling() -> Non
     assert share(without, BLUE) < 0.01
     assert share(shown, ORANGE) > 0.02
     assert share(without, ORANGE) < 0.01
+
+
+def test_time_goes_on_where_summer_time_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Friday's trading day lasts until Monday: its picture may have the hour that comes twice."""
+    drawn: list[list[float]] = []
+    stackplot = Axes.stackplot
+
+    def noted(self: Axes, at: Any, *args: Any, **options: Any) -> Any:
+        drawn.append(list(at))
+        return stackplot(self, at, *args, **options)
+
+    monkeypatch.setattr(Axes, "stackplot", noted)
+    begin = datetime(2026, 11, 1, 5, 0, tzinfo=UTC)
+    samples = [SlotSample(at=begin + timedelta(minutes=30 * n), streams=1, batches=0, ceiling=90) for n in range(6)]
+
+    opened(slots_over_time(samples, configured=90, timezone="America/New_York"))
+
+    [at] = drawn
+    assert at == sorted(set(at))
 
 
 def share(png: bytes, colour: tuple[int, int, int]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from v6_pipeline.errors import SettingsError
@@ -161,3 +162,19 @@ def test_a_query_id_may_stand_in_the_file_without_quotes(tmp_path: Path) -> None
     (tmp_path / "v6.toml").write_text('flex_token = "hunter3"\nflex_query_id = 1000001\n')
 
     assert load_settings(tmp_path).flex_query_id == "1000001"
+
+
+@pytest.mark.parametrize("owner", ["team:trading", "ops@example.com", "first.last+ib@desk.firm.co.uk", "a@b.museum"])
+def test_dagster_takes_every_owner_that_is_accepted(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("V6_OWNERS", owner)
+
+    assert list(dg.AssetSpec("rows", owners=load_settings().owners).owners) == [owner]
+
+
+@pytest.mark.parametrize("owner", ["team:", "ops", "ops@firm", "ops@firm.technology"])
+def test_an_owner_that_dagster_would_refuse_is_refused(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the definitions would not load, and with them the sensor that owns the streamer."""
+    monkeypatch.setenv("V6_OWNERS", owner)
+
+    with pytest.raises(SettingsError, match="V6_OWNERS"):
+        load_settings()

@@ -9,6 +9,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from v6_pipeline.defs import history
 from v6_pipeline.defs.history import DEPENDS_ON
 from v6_pipeline.defs.metadata import LINEAGE
 from v6_pipeline.defs.origins import BROKER_FIELDS, FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
@@ -26,7 +27,7 @@ from v6_pipeline_tests.history_runs import (
     run,
     stored,
 )
-from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
+from v6_pipeline_tests.unit.defs.conftest import Clock, ClockedPipeline
 
 WEEK = CALENDAR.sessions_between(date(2026, 11, 9), date(2026, 11, 13))
 FLEX_DAYS, NEITHER, OWN_DAYS = WEEK[:2], WEEK[2], WEEK[3:]
@@ -90,6 +91,37 @@ def test_each_day_tells_its_own_rows_version_address_and_lineage(
     assert exposures[f"{FLEX_DAYS[1]}"]["exposure_by_underlying"].startswith("![Exposure by underlying, ")
     assert "sample" not in first
     assert len(second["sample"].records) == 3
+
+
+def test_a_picture_that_cannot_be_drawn_keeps_no_day_from_being_told(
+    week: ClockedPipeline, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> bytes:
+        raise ValueError("no fonts")
+
+    monkeypatch.setattr(history, "exposure_by_underlying", broken)
+
+    result = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), FLEX_DAYS[0], FLEX_DAYS[0])
+
+    assert result.success
+    told = made(result, "portfolio_exposure")[f"{FLEX_DAYS[0]}"]
+    assert told["dagster/partition_row_count"] > 0
+    assert "exposure_by_underlying" not in told
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_day_that_is_not_over_shows_more_four_times_an_hour(
+    week: ClockedPipeline, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    monkeypatch.setattr(history, "is_first_of_quarter", lambda *_: is_first)
+    today = OWN_DAYS[-1]
+    monkeypatch.setattr(Clock, "instant", datetime(today.year, today.month, today.day, 20, tzinfo=UTC))
+
+    result = run(week, instance, SNAPSHOTS, today, today)
+
+    assert result.success
+    assert ("sample" in made(result, "position_snapshots")[f"{today}"]) is is_first
+    assert ("exposure_by_underlying" in made(result, "portfolio_exposure")[f"{today}"]) is is_first
 
 
 def test_a_second_run_commits_nothing_and_tells_the_version_that_holds_the_day(

@@ -17,6 +17,7 @@ from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate, UpdateSource
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.sync.stream_report import ReportCursor
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 
 SENSOR = ib_streamer_sensor()
@@ -264,3 +265,4 @@ def test_a_picture_that_cannot_be_drawn_keeps_nothing_from_being_reported(
     [event] = materialized(result)
     assert event.metadata["rows_added"].value == 2
     assert "no picture of the slots: RuntimeError: no fonts" in said(result)
+    assert not ReportCursor.parse(result.cursor).is_picture_due(pipeline.now()), "not tried again with every report"

@@ -1,0 +1,64 @@
+"""What pages show beside the facts: never at the price of a fact, and not with every report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from v6_pipeline.defs.assets import account_sums
+from v6_pipeline.defs.shown import is_first_of_quarter, shown
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES
+
+
+def test_what_cannot_be_shown_is_said_in_a_line() -> None:
+    def broken() -> dict[str, Any]:
+        raise ValueError("no\n fonts")
+
+    told: list[str] = []
+
+    assert shown(lambda: {"a": 1}, say=told.append) == {"a": 1}
+    assert told == []
+    assert shown(broken, say=told.append) == {}
+    assert told == ["told without samples, pictures and figures: ValueError: no fonts"]
+
+
+def test_the_first_report_of_a_quarter_of_an_hour_shows_more(instance: dg.DagsterInstance) -> None:
+    before = datetime.now(UTC)
+    assert is_first_of_quarter(instance, "rows", before)
+
+    instance.report_runless_asset_event(dg.AssetMaterialization("rows"))
+    event = instance.get_latest_materialization_event(dg.AssetKey("rows"))
+    assert event is not None
+    told_at = datetime.fromtimestamp(event.timestamp, UTC)
+
+    assert not is_first_of_quarter(instance, "rows", told_at)
+    assert is_first_of_quarter(instance, "rows", told_at + timedelta(minutes=15))
+    assert is_first_of_quarter(instance, "others", told_at)
+
+
+def values(account: str, currency: str, **figures: float) -> dict[str, Any]:
+    return {"account": account, "base_currency": currency, "net_liquidation": 100.0, **figures}
+
+
+@pytest.mark.parametrize(
+    ("accounts", "holders", "sums"),
+    [
+        ([values("A", "USD"), values("B", "USD")], {"A", "B"}, {"net_liquidation_usd": 200.0}),
+        ([values("A", "USD"), values("B", "EUR")], {"A"}, {"net_liquidation_eur": 100.0, "net_liquidation_usd": 100.0}),
+        # Unknown of one account, a sum over the others would look like the whole.
+        ([values("A", "USD", daily_pnl=5.0), values("B", "USD")], {"A"}, {"net_liquidation_usd": 200.0}),
+        ([values("A", "USD", daily_pnl=5.0)], {"A"}, {"daily_pnl_usd": 5.0, "net_liquidation_usd": 100.0}),
+        ([values("A", "USD")], {"A", "B"}, {}),
+        ([], set(), {}),
+    ],
+)
+def test_sums_over_accounts_are_of_all_or_left_out(
+    accounts: list[dict[str, Any]], holders: set[str], sums: dict[str, float]
+) -> None:
+    newest = pl.DataFrame(accounts, schema=ACCOUNT_VALUES.schema)
+
+    assert account_sums(newest, holders) == sums
