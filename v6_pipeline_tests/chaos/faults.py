@@ -11,6 +11,8 @@ import ctypes
 import errno
 import os
 import random
+import secrets
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -247,9 +249,12 @@ class LakeAway(Fault):
             return
         if folder.is_dir():
             world.violations.add("no second lake", f"{folder} was created while the lake was away")
-        exchange(folder, _aside(folder))
-        if _aside(folder).is_file():
-            _aside(folder).unlink()
+        aside = _aside(folder)
+        exchange(folder, aside)
+        if aside.is_dir():  # kept to be looked at, where the next one does not take it for its file
+            aside.rename(folder.with_name(f"lake.second-{secrets.token_hex(4)}"))
+        elif aside.is_file():
+            aside.unlink()
 
 
 def _aside(folder: Path) -> Path:
@@ -269,6 +274,15 @@ def exchange(one: Path, other: Path) -> bool:
     if code in {errno.ENOSYS, errno.EINVAL}:
         return False
     raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def can_exchange(folder: Path) -> bool:
+    """Whether paths in this folder can change places; one with itself would tell of the system, not of the disk."""
+    with tempfile.TemporaryDirectory(dir=folder) as probe:
+        one, other = Path(probe, "one"), Path(probe, "other")
+        one.touch()
+        other.touch()
+        return exchange(one, other)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from v6_pipeline_tests.chaos import faults
-from v6_pipeline_tests.chaos.faults import LakeAway, exchange
+from v6_pipeline_tests.chaos.faults import LakeAway, can_exchange
 from v6_pipeline_tests.chaos.violations import Violations
 
 
@@ -23,8 +23,8 @@ def lake(tmp_path: Path) -> Path:
     lake = tmp_path / "lake"
     lake.mkdir()
     (lake / "row").write_text("kept")
-    if not exchange(lake, lake):
-        pytest.skip("this system cannot let two paths change places")
+    if not can_exchange(tmp_path):
+        pytest.skip("here two paths cannot change places")
     return lake
 
 
@@ -48,6 +48,25 @@ def test_a_second_lake_is_a_violation(lake: Path) -> None:
     fault.end(here)
     assert len(here.violations.found) == 1
     assert (lake / "row").read_text() == "kept"
+
+
+def test_a_second_lake_is_kept_and_does_not_come_back(lake: Path) -> None:
+    here, second = world(lake), LakeAway(1)
+    second.begin(here)
+    lake.unlink()
+    lake.mkdir()
+    (lake / "row").write_text("second")
+    second.end(here)
+
+    again = LakeAway(1)
+    again.begin(here)
+    assert lake.is_file()
+    again.end(here)
+
+    assert (lake / "row").read_text() == "kept"
+    [left] = [path for path in lake.parent.iterdir() if path != lake]
+    assert left.name.startswith("lake.second-")
+    assert (left / "row").read_text() == "second"
 
 
 def test_where_nothing_can_change_places_nothing_happens(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
