@@ -30,7 +30,8 @@ def shown_default(field: FieldInfo) -> str:
     default = field.default
     if field.default_factory is not None or isinstance(default, Path):
         return "computed"
-    return "empty" if default in (None, "", ()) else f"`{default}`"
+    shown = ",".join(default) if isinstance(default, tuple) else default
+    return "empty" if shown in (None, "") else f"`{shown}`"
 
 
 def settings_page() -> str:

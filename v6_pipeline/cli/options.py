@@ -1,13 +1,32 @@
-"""Reading what stands on the command line: dates, and holdings as ACCOUNT:CONID. Wrong ones are ``UsageError``."""
+"""What stands on the command line: tables, dates, and holdings as ACCOUNT:CONID. Wrong ones are ``UsageError``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date
+from typing import Annotated
+
+import typer
 
 from v6_pipeline.errors import UsageError
 
 Key = tuple[str, int]
+
+
+def complete_table(incomplete: str) -> list[str]:
+    """Tables of the lake that begin so."""
+    from v6_pipeline.lake.schemas import TABLES
+
+    return [spec.name for spec in TABLES if spec.name.startswith(incomplete)]
+
+
+TableArgument = Annotated[
+    str, typer.Argument(metavar="TABLE", help="Such as streamed_positions.", autocompletion=complete_table)
+]
+TablesArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[TABLE]", help="Default: every table.", show_default=False, autocompletion=complete_table),
+]
 
 
 def parse_date(option: str, text: str) -> date:

@@ -38,6 +38,7 @@ class Pages:
     sensor: str
     schedule: str
     snapshots: str
+    history: str
     runs: str
 
     @classmethod
@@ -50,6 +51,7 @@ class Pages:
             sensor=f"{location}/sensors/ib_streamer_sensor",
             schedule=f"{location}/schedules/queued_positions_schedule",
             snapshots=f"{url}/assets/position_snapshots?view=partitions",
+            history=f"{location}/jobs/import_flex_statements",
             runs=f"{url}/runs",
         )
 

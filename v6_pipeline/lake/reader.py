@@ -104,8 +104,9 @@ def last_rows(store: DeltaTableStore, *, rows: int = 20, day: date | None = None
     day_rows = scan(store, handle, chosen)
     with store.faults():
         # Two passes, the first over one column: a streamed day has millions of rows.
-        newest = day_rows.select("timestamp").top_k(rows, by="timestamp").collect().get_column("timestamp").min()
-        found = day_rows.filter(pl.col("timestamp") >= newest) if newest is not None else day_rows
+        newest = day_rows.select("timestamp").top_k(rows, by="timestamp").collect()
+        oldest_wanted = newest.get_column("timestamp").min()
+        found = day_rows if oldest_wanted is None else day_rows.filter(pl.col("timestamp") >= oldest_wanted)
         return found.sort("timestamp", descending=True).head(rows).collect()
 
 

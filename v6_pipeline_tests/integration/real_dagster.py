@@ -145,13 +145,16 @@ class DagsterApi:
                 found.setdefault(event["partition"], _values(event["metadataEntries"]))
         return found
 
-    def labels(self, asset: str) -> list[set[str]]:
-        """Of the metadata of an asset's newest materializations, the newest first."""
+    def labels(self, asset: str) -> dict[int, set[str]]:
+        """Of the metadata of an asset's newest materializations, by their timestamps in ms, the newest first."""
         [[answer]] = self.ask(
             f'{{ assetNodes(assetKeys: [{{ path: ["{asset}"] }}]) {{ assetMaterializations(limit: 30) {{ '
-            "metadataEntries { label } } } }"
+            "timestamp metadataEntries { label } } } }"
         ).values()
-        return [{entry["label"] for entry in event["metadataEntries"]} for event in answer["assetMaterializations"]]
+        return {
+            int(event["timestamp"]): {entry["label"] for entry in event["metadataEntries"]}
+            for event in answer["assetMaterializations"]
+        }
 
     def worker(self, run_id: str) -> int:
         """The process of a run that has begun its step."""

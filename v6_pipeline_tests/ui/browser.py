@@ -71,10 +71,9 @@ class Browser:
             has_text=re.compile(rf"^{tab}$")
         ).last.click()
 
-    def choose_event(self, index: int) -> None:
-        """Of the list on the page *Events*, the newest being 0."""
-        times = self.page.get_by_text(re.compile(r"^\w{3} \d+, \d+:\d\d [AP]M$"))
-        times.nth(index).click()
+    def open_event(self, name: str, at: int) -> None:
+        """Open an asset's event on the page *Events*, by its timestamp: others may come before it meanwhile."""
+        self.page.goto(f"/assets/{name}?view=events&time={at}")
 
     def materialize(self, partitions: str) -> None:
         """*Materialize* of an asset's or a job's page: choose days, launch."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from v6_pipeline.sync.trace import trace
 from v6_pipeline_tests.integration.real_dagster import DagsterApi, wait_for
 from v6_pipeline_tests.integration.v6_program import SECONDS, V6, environment, read_line
 from v6_pipeline_tests.ui.browser import Browser, opened, program
+from v6_pipeline_tests.ui.picture_home import made_anew
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 RENEW = "RENEW_PICTURES"
@@ -70,10 +70,7 @@ class Demo:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     renew = os.environ.get(RENEW) == "1"
-    folder = PICTURE_HOME if renew else tmp_path_factory.mktemp("demo")
-    if renew:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+    folder = made_anew(PICTURE_HOME) if renew else tmp_path_factory.mktemp("demo")
     v6, port = V6(folder / "home", environment(folder / "home")), free_port()
     with v6.running("demo", "--port", port, "--json") as process:
         said = json.loads(read_line(process))
@@ -153,13 +150,14 @@ def test_a_check_fails_while_another_client_holds_the_account_feed_and_passes_af
     demo: Demo, browser: Browser
 ) -> None:
     demo.gateway("refuse_account_feed", count=1000)
-    browser.open_asset("account_values", "Checks")
-    browser.materialize("Latest")
-    browser.open_asset("account_values", "Checks")
-    browser.sees("could not be downloaded", seconds=2 * MINUTE)
-    browser.picture(demo.pictures / "check-failed.png")
-
-    demo.gateway("heal")
+    try:
+        browser.open_asset("account_values", "Checks")
+        browser.materialize("Latest")
+        browser.open_asset("account_values", "Checks")
+        browser.sees("could not be downloaded", seconds=2 * MINUTE)
+        browser.picture(demo.pictures / "check-failed.png")
+    finally:
+        demo.gateway("heal")
     browser.materialize("Latest")
     browser.open_asset("account_values", "Checks")
     browser.sees("nothing keeps 2 accounts from being downloaded", seconds=3 * MINUTE)
@@ -171,13 +169,12 @@ def test_figures_are_plotted_and_slots_drawn(demo: Demo, browser: Browser) -> No
     browser.click_button("Events")
     browser.page.locator("canvas").nth(3).wait_for()
     browser.page.locator("canvas").nth(2).scroll_into_view_if_needed()
-    for name in ("daily_pnl", "net_liquidation", "unrealized_pnl"):
+    for name in ("daily_pnl_usd", "net_liquidation_usd", "unrealized_pnl_usd"):
         browser.sees(name)
     browser.picture(demo.pictures / "account-values.png")
 
-    wait_for("a picture", lambda: _with_picture(demo), 3 * MINUTE)
-    browser.open_asset("streamed_positions", "Events")
-    browser.choose_event(_with_picture(demo)[0])
+    drawn_at = wait_for("a picture", lambda: _with_picture(demo), 3 * MINUTE)[0]
+    browser.open_event("streamed_positions", drawn_at)
     browser.sees("slots_over_the_day")
     browser.picture(demo.pictures / "streamed-positions.png")
 
@@ -189,9 +186,9 @@ def test_figures_are_plotted_and_slots_drawn(demo: Demo, browser: Browser) -> No
 
 
 def _with_picture(demo: Demo) -> list[int]:
-    """Which of the stream's materializations have a picture, counted from the newest one."""
+    """When the stream's materializations were made that have a picture, the newest first."""
     events = demo.api.labels("streamed_positions")
-    return [index for index, labels in enumerate(events) if "slots_over_the_day" in labels]
+    return [at for at, labels in events.items() if "slots_over_the_day" in labels]
 
 
 def _statuses(demo: Demo) -> set[str]:

@@ -48,6 +48,19 @@ def test_defaults_of_secrets_are_not_shown() -> None:
     assert {script["shown_default"](field) for field in secret} == {"not shown"}
 
 
+def test_defaults_are_shown_as_one_sets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown_default = runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))["shown_default"]
+    shown = {name: shown_default(field).strip("`") for name, field in Settings.model_fields.items()}
+    set_so = {name: text for name, text in shown.items() if text not in {"empty", "computed", "not shown", "required"}}
+    monkeypatch.setenv(f"{PREFIX}HOME", str(tmp_path))
+    for name, text in set_so.items():
+        monkeypatch.setenv(PREFIX + name.upper(), text)
+    settings = Settings()
+    assert {name: getattr(settings, name) for name in set_so} == {
+        name: Settings.model_fields[name].default for name in set_so
+    }
+
+
 def test_the_runbook_has_every_check() -> None:
     specs = (ROOT / "v6_pipeline_tests" / "unit" / "defs" / "specs.txt").read_text(encoding="utf-8")
     runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")

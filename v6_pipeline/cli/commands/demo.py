@@ -139,7 +139,7 @@ def _show(settings: Settings, gateway: GatewayThread, pages: Pages, *, as_json: 
     )
     output.line(f"  assets    {pages.assets}")
     output.line(f"  sensor    {pages.sensor}")
-    output.line(f"  history   {pages.snapshots}: select days, Materialize")
+    output.line(f"  history   {pages.history}: click Materialize all, All, Launch backfill")
     output.line(f"  schedule  {pages.schedule}")
     output.line(f"  slots     {command} slots")
     output.line(f"  values    {command} positions")

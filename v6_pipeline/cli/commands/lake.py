@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,7 @@ import typer
 
 from v6_pipeline.cli import home, output, progress
 from v6_pipeline.cli.commands import lake_repair
+from v6_pipeline.cli.options import TableArgument, TablesArgument
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import LakeError, UsageError
 
@@ -17,23 +18,11 @@ if TYPE_CHECKING:
     from v6_pipeline.lake.lineage import CommitInfo
     from v6_pipeline.lake.table import DeltaTableStore
 
+Kept = tuple[dict[str, object], str]
+"""What was done to a table: as fields, and as a line."""
+
 app = typer.Typer(help="Look after the Delta tables: history, compaction, clean-up, repair.", no_args_is_help=True)
 app.command("repair")(lake_repair.repair)
-
-
-def _complete_table(incomplete: str) -> list[str]:
-    from v6_pipeline.lake.schemas import TABLES
-
-    return [spec.name for spec in TABLES if spec.name.startswith(incomplete)]
-
-
-TableArgument = Annotated[
-    str, typer.Argument(metavar="TABLE", help="Such as streamed_positions.", autocompletion=_complete_table)
-]
-TablesArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="[TABLE]", help="Default: every table.", show_default=False, autocompletion=_complete_table),
-]
 
 
 @app.command("history")
@@ -51,7 +40,7 @@ def history(
 
     handle = store.load()
     if handle is None:
-        raise LakeError(f"there is no table {table} yet: nothing has been written to it")
+        raise _missing(table)
     commits = read_commits(store, handle.version() - limit, limit)[::-1]
     if as_json:
         output.document({"table": table, "commits": commits})
@@ -80,19 +69,22 @@ def optimize(table: TablesArgument = None, *, as_json: JsonOption = False) -> No
     """Merge the small files of a table, or of all; who writes to it goes on meanwhile."""
     from v6_pipeline.lake.maintenance import compact
 
-    done = []
-    with _told(as_json=as_json) as said:
-        for store in progress.each(_existing(table), "tables merged", shown=not as_json):
-            made = compact(store)
-            done.append({"table": store.spec.name} | _fields(made.version, made.files_removed, made.files_added))
-            said.append(
-                f"{store.spec.name}: nothing to merge"
-                if made.version is None
-                else f"{store.spec.name}: {output.counted(made.files_removed, 'file')} merged into {made.files_added}, "
-                f"Delta version {made.version}"
-            )
-    if as_json:
-        output.document({"tables": done})
+    def merge(store: DeltaTableStore) -> Kept:
+        made = compact(store)
+        said = (
+            "nothing to merge"
+            if made.version is None
+            else f"{output.counted(made.files_removed, 'file')} merged into {made.files_added}, "
+            f"Delta version {made.version}"
+        )
+        fields: dict[str, object] = {
+            "version": made.version,
+            "files_removed": made.files_removed,
+            "files_added": made.files_added,
+        }
+        return fields, said
+
+    _keep_up(table, "tables merged", merge, {}, as_json=as_json)
 
 
 @app.command("vacuum")
@@ -111,21 +103,63 @@ def vacuum(
 
     if retention_hours < RETENTION_HOURS:
         raise UsageError(f"--retention-hours {retention_hours} is below {RETENTION_HOURS}: files in use would go")
-    done = []
     verb = "would be deleted" if dry_run else "deleted"
+
+    def delete(store: DeltaTableStore) -> Kept:
+        found = clean(store, retention_hours=retention_hours, dry_run=dry_run)
+        size = "" if found.size_bytes is None else f", {found.size_bytes / 2**20:.1f} MiB"
+        said = f"{output.counted(len(found.files), 'file')} {verb}{size}"
+        return {"files": found.files, "size_bytes": found.size_bytes}, said
+
+    head = {"dry_run": dry_run, "retention_hours": retention_hours}
+    _keep_up(table, "tables cleaned", delete, head, as_json=as_json)
+
+
+def _keep_up(
+    table: str | None,
+    label: str,
+    work: Callable[[DeltaTableStore], Kept],
+    head: Mapping[str, object],
+    *,
+    as_json: bool,
+) -> None:
+    """Do a work to each table that exists; one that fails holds up no other. Upkeep creates nothing.
+
+    Args:
+        table: the one to keep up; None is all.
+        label: of the bar.
+        work: gives what it did.
+        head: what the document has besides.
+        as_json: whether to print a document.
+
+    Raises:
+        LakeError: some failed, each with its reason; or the named one does not exist.
+    """
+    done: list[dict[str, object]] = []
+    failed: list[str] = []
     with _told(as_json=as_json) as said:
-        for store in progress.each(_existing(table), "tables cleaned", shown=not as_json):
-            found = clean(store, retention_hours=retention_hours, dry_run=dry_run)
-            done.append({"table": store.spec.name, "files": found.files, "size_bytes": found.size_bytes})
-            size = "" if found.size_bytes is None else f", {found.size_bytes / 2**20:.1f} MiB"
-            said.append(f"{store.spec.name}: {output.counted(len(found.files), 'file')} {verb}{size}")
+        for store in progress.each(_stores(table), label, shown=not as_json):
+            try:
+                if store.load() is None:
+                    if table is not None:
+                        raise _missing(table)
+                    continue
+                fields, text = work(store)
+            except LakeError as error:
+                failed.append(str(error))  # it names its table
+                continue
+            done.append({"table": store.spec.name} | fields)
+            said.append(f"{store.spec.name}: {text}")
+    failure = "; ".join(failed) or None
     if as_json:
-        output.document({"dry_run": dry_run, "retention_hours": retention_hours, "tables": done})
+        output.document({**head, "tables": done, "error": failure})
+    if failure is not None:
+        raise LakeError(failure)
 
 
 @contextmanager
 def _told(*, as_json: bool) -> Iterator[list[str]]:
-    """Lines of result, which are printed once the bar is gone, and also if the next table fails."""
+    """Lines of result, which are printed once the bar is gone, and also if the work ends early."""
     said: list[str] = []
     try:
         yield said
@@ -149,20 +183,8 @@ def _stores(table: str | None) -> list[DeltaTableStore]:
     return [lake.table(spec) for spec in TABLES if table in {None, spec.name}]
 
 
-def _existing(table: str | None) -> list[DeltaTableStore]:
-    """Those that exist; upkeep creates nothing.
-
-    Raises:
-        LakeError: the named one does not exist.
-    """
-    found = [store for store in _stores(table) if store.load() is not None]
-    if table is not None and not found:
-        raise LakeError(f"there is no table {table} yet: nothing has been written to it")
-    return found
-
-
-def _fields(version: int | None, removed: int, added: int) -> dict[str, int | None]:
-    return {"version": version, "files_removed": removed, "files_added": added}
+def _missing(table: str) -> LakeError:
+    return LakeError(f"there is no table {table} yet: nothing has been written to it")
 
 
 def _partitions(commit: CommitInfo) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from v6_pipeline.cli import home, output, progress
+from v6_pipeline.cli.options import TablesArgument
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import LakeError, UsageError
 
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
 
 def repair(
-    table: Annotated[
-        str | None, typer.Argument(metavar="[TABLE]", help="Default: every table.", show_default=False)
-    ] = None,
+    table: TablesArgument = None,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is wrong and what would be done.")] = False,
     accept_loss: Annotated[

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from v6_pipeline.cli import INTERRUPTED, main
+from v6_pipeline.lake import maintenance
 from v6_pipeline.lake.durability import log_file
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
@@ -108,6 +110,54 @@ def test_vacuum_deletes_what_a_failed_commit_left_a_week_ago(v6: Run, table: Del
     assert "1 file deleted" in v6("lake", "vacuum", "queued_positions").out
     assert not left.exists()
     assert stored_rows(table).height == 2
+
+
+@pytest.mark.parametrize("command", ["optimize", "vacuum"])
+def test_a_damaged_table_fails_upkeep_after_the_others_were_done(
+    v6: Run, torn: DeltaTableStore, settings: Settings, command: str
+) -> None:
+    """The damaged one is the second of three: one was done before it, one is after it."""
+    lake = Lake(settings.lake_root, fsync=no_fsync)
+    for spec in (STREAMED_POSITIONS, ACCOUNT_VALUES):
+        lake.table(spec).open()
+
+    found = v6("lake", command)
+    assert found.code == 1
+    assert "run 'v6 lake repair queued_positions'" in found.error
+    assert [line.partition(":")[0] for line in found.out.splitlines()] == ["streamed_positions", "account_values"]
+
+    log_file(Path(lake.table(STREAMED_POSITIONS).uri), 1).write_text("{")
+    both = v6("lake", command, "--json")
+    assert (both.code, both.document["error"]) == (1, both.error)
+    assert all(f"'v6 lake repair {name}'" in both.error for name in ("streamed_positions", "queued_positions"))
+    assert [entry["table"] for entry in both.document["tables"]] == ["account_values"]
+
+
+def test_what_was_done_is_told_though_the_work_ends_early(
+    v6: Run, table: DeltaTableStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lake(settings.lake_root, fsync=no_fsync).table(STREAMED_POSITIONS).open()
+
+    def interrupted(store: DeltaTableStore) -> maintenance.Compaction:
+        if store.spec is QUEUED_POSITIONS:
+            raise KeyboardInterrupt
+        return maintenance.Compaction(version=None)
+
+    monkeypatch.setattr(maintenance, "compact", interrupted)
+    found = v6("lake", "optimize")
+    assert (found.code, found.out) == (INTERRUPTED, "streamed_positions: nothing to merge\n")
+
+
+@pytest.mark.parametrize("command", ["history", "optimize", "vacuum", "repair"])
+def test_the_name_of_a_table_is_completed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("_V6_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"v6 lake {command} flex_")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().out.split() == ["flex_statements", "flex_positions", "flex_activity"]
 
 
 # Repair

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ def test_up_without_a_gateway_says_what_to_start(v6: Run, settings: Settings, mo
     monkeypatch.setenv("V6_IB_PORT", str(dagster_processes.free_port()))
     result = v6("up", "--port", dagster_processes.free_port())
     assert result.code == 1
-    assert 'or run "v6 gateway"' in result.error
+    assert 'or run "v6 gateway", a simulated account' in result.error
     assert not (settings.log_dir / "dagster.log").exists()
 
 
@@ -160,6 +161,17 @@ def test_the_demo_forgets_settings_of_a_real_home(home: Path, monkeypatch: pytes
     assert settings.home == home / "demo"
     assert settings.lake_root == str(home / "demo" / "lake")
     assert "V6_LAKE_URI" not in os.environ
+
+
+def test_the_demo_tells_to_backfill_as_the_readme_does(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    gateway: Any = SimpleNamespace(port=4711, control_port=4712)
+    demo._show(settings, gateway, system.Pages.at("http://127.0.0.1:3000"), as_json=False)
+    [said] = [line for line in capsys.readouterr().out.splitlines() if line.split()[0] == "history"]
+    readme = Path(__file__).parents[3].joinpath("README.md").read_text(encoding="utf-8")
+    [told] = [line for line in readme.splitlines() if line.startswith("| **Jobs → import_flex_statements** |")]
+    address, _, words = said.partition(": click ")
+    assert address.endswith("http://127.0.0.1:3000/locations/v6_pipeline/jobs/import_flex_statements")
+    assert words in told.replace("*", "")
 
 
 def test_the_demo_file_names_the_addresses_of_each_start(v6: Run, home: Path) -> None:
