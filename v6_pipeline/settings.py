@@ -152,8 +152,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What the program itself sets, then the environment, then the file of the home that those two name."""
         home = init_settings().get("home") or env_settings().get("home") or cls.model_fields["home"].default
-        file = Path(home).expanduser() / FILE_NAME
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file_in(home))
 
     @field_validator("ib_accounts", "handlers", "notifiers", "owners", mode="before")
     @classmethod
@@ -337,9 +336,9 @@ def load_settings(home: Path | None = None) -> Settings:
     try:
         return Settings() if home is None else Settings(home=home)
     except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
+        raise SettingsError(_one_line(error, _file_in_use(home))) from None
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{FILE_NAME} in the home is not valid TOML: {error}") from None
+        raise SettingsError(f"{_file_in_use(home)} is not valid TOML: {error}") from None
     except PydanticSettingsError as error:
         raise SettingsError(
             f'{_variable_in(str(error))}: not valid JSON; write an object such as {{"region": "eu"}}'
@@ -365,7 +364,16 @@ def _variable_in(message: str) -> str:
     return PREFIX + found.group(1).upper() if found else "a setting"
 
 
-def _one_line(error: ValidationError) -> str:
+def _file_in(home: str | Path) -> Path:
+    return Path(home).expanduser() / FILE_NAME
+
+
+def _file_in_use(home: Path | None) -> Path:
+    default: Path = Settings.model_fields["home"].default
+    return _file_in(home or os.environ.get(PREFIX + "HOME") or default).absolute()
+
+
+def _one_line(error: ValidationError, file: Path) -> str:
     """Pydantic's findings as one line, without the values where they may be secret."""
     parts = []
     for finding in error.errors(include_url=False, include_context=False):
@@ -374,11 +382,26 @@ def _one_line(error: ValidationError) -> str:
         if not name:
             parts.append(text)
         elif finding["type"] == "extra_forbidden":
-            parts.append(f"{name} in {FILE_NAME}: no such setting{_suggestion(name, Settings.model_fields)}")
+            parts.append(f"{name} in {file}: no such setting{_suggestion(name, Settings.model_fields)}")
         else:
-            shown = "" if name in _SECRET else f" (got {finding['input']!r})"
-            parts.append(f"{PREFIX}{name.upper()}: {text}{shown}")
+            variable = PREFIX + name.upper()
+            where = variable if os.environ.get(variable) else f"{name} in {file}"
+            told = finding["type"] == "value_error" and text.startswith("'")  # such a text names the value itself
+            shown = "" if told or name in _SECRET else f" (got {finding['input']!r})"
+            parts.append(f"{where}: {_wanted(name) or text.replace('Input should be', 'must be')}{shown}")
     return "; ".join(parts)
+
+
+def _wanted(name: str) -> str:
+    """What a number must be, in plain words; empty for other settings."""
+    field = Settings.model_fields[name]
+    if field.annotation not in {int, float}:
+        return ""
+    kind = "a whole number" if field.annotation is int else "a number"
+    bounds = {side: getattr(item, side) for item in field.metadata for side in ("ge", "le") if hasattr(item, side)}
+    if "le" in bounds:
+        return f"{kind} from {bounds['ge']} to {bounds['le']}"
+    return f"{kind}, {bounds['ge']} or more"
 
 
 _SECRET = {"state_url", "lake_options", "flex_token", "alert_webhook"}

@@ -162,7 +162,7 @@ async def _stream_as(
             _keep_lease(lease, epoch, streamer, stop, settings, clock, policy, alone=alone), name="lease"
         )
         await _open(writer, lease)
-        log.info("streaming as epoch %d", epoch)
+        log.info("connecting to %s before streaming as epoch %d", settings.ib_address, epoch)
         await streamer.run(stop, connect_once=alone)
     except Exception as error:
         await _end(heartbeat)

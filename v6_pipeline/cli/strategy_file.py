@@ -92,16 +92,17 @@ def _check_header(path: Path, header: object) -> None:
     named = set(names)
     is_complete = "strategy" in named and named & {"conid", "selector"}
     if not is_complete or named - set(CSV_COLUMNS) or len(named) != len(names):
+        remedy = "separate with commas; " if any(";" in str(name) for name in names) else ""
         raise UsageError(
-            f"{path}, line 1: the header is {','.join(names) or 'empty'}; it must have strategy and conid or selector, "
-            f"may have {','.join(CSV_COLUMNS)}, and each once"
+            f"{path}, line 1: the header is {','.join(names) or 'empty'}; {remedy}it must have strategy and conid or "
+            f"selector, may have {','.join(CSV_COLUMNS)}, and each once"
         )
 
 
 # None is csv's key for cells beyond the header.
 def _csv_entry(place: str, row: Mapping[str | None, str | list[str] | None]) -> _Texts:
     if None in row:
-        raise UsageError(f"{place}: more fields than the header")
+        raise UsageError(f"{place}: more fields than the header: put a selector in quotes, for its commas")
     cells = {name: value.strip() if isinstance(value, str) else "" for name, value in row.items() if name}
     conid, selector = cells.get("conid", ""), cells.get("selector", "")
     if conid and selector:
@@ -130,7 +131,8 @@ def _yaml_entries(path: Path, text: str) -> list[_Texts]:
     except RecursionError:
         raise UsageError(f"{path}: no YAML: nested too deeply") from None
     if not isinstance(root, yaml.SequenceNode) or not root.value:
-        raise UsageError(f"{path}: it must be a list of entries, each with {', '.join(YAML_KEYS)}")
+        empty = " is empty" if root is None else ""
+        raise UsageError(f"{path}{empty}: it must be a list of entries, each with {', '.join(YAML_KEYS)}")
     return [_yaml_entry(path, node) for node in root.value]
 
 

@@ -56,7 +56,8 @@ async def probe(host: str, port: int, timeout: float) -> ProbeAnswer:  # noqa: A
 def explain(answer: ProbeAnswer, address: str) -> str | None:
     """What an answer means for whoever wants to connect to ``address``, and what to do; None for an IB gateway."""
     if answer is ProbeAnswer.NOBODY:
-        return f'no gateway at {address}: start IB Gateway (API enabled, this port), or run "v6 gateway"'
+        start = 'start IB Gateway (API enabled, this port), or run "v6 gateway", a simulated account'
+        return f"no gateway at {address}: {start}"
     if answer is ProbeAnswer.NOT_IB:
         return f"what listens at {address} does not speak IB's protocol: set V6_IB_PORT to the gateway's API port"
     if answer is ProbeAnswer.SILENT:

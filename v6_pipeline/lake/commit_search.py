@@ -96,12 +96,14 @@ class CommitLog:
             return Writer(commit=likely)
         return Writer(commit=None, note=self._why_none())
 
-    def of_run(self, run_id: str) -> list[CommitInfo]:
-        """The commits that a run made, oldest first."""
+    def of_run(self, run_id: str, *, prefix: bool = False) -> list[CommitInfo]:
+        """The commits that a run made, oldest first; with ``prefix``, that runs made whose ids begin so."""
         with self._store.faults():
             versions = list(self._versions_that_name(run_id))
-        commits = (self.get(version) for version in versions)
-        return [commit for commit in commits if commit is not None and commit.run_id == run_id]
+        commits = [commit for version in versions if (commit := self.get(version)) is not None]
+        if prefix:
+            return [commit for commit in commits if (commit.run_id or "").startswith(run_id)]
+        return [commit for commit in commits if commit.run_id == run_id]
 
     def _versions_that_name(self, run_id: str) -> Iterator[int]:
         for version in range(self.oldest, self.newest + 1):

@@ -11,8 +11,8 @@ _POSTGRES_BUSY = {"55P03", "40001", "40P01"}  # lock not available, serializatio
 _SQLITE_PRIMARY_CODE = 0xFF  # the rest of an extended result code says where it happened
 
 _SQLITE_REMEDIES = {
-    sqlite3.SQLITE_NOTADB: "is not a SQLite file: restore it from a backup, or move it away and a new one is made",
-    sqlite3.SQLITE_CORRUPT: "is damaged: restore it from a backup, or move it away and a new one is made",
+    sqlite3.SQLITE_NOTADB: "is not a SQLite file: restore it from a backup, or move it away and run 'v6 init'",
+    sqlite3.SQLITE_CORRUPT: "is damaged: restore it from a backup, or move it away and run 'v6 init'",
     sqlite3.SQLITE_READONLY: "cannot be written: give this user the right to write the file and its folder",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that the folder exists and that this user may write to it",
     sqlite3.SQLITE_PERM: "cannot be opened: give this user the right to write the file and its folder",

@@ -39,8 +39,10 @@ class Selector:
         found: dict[str, object] = {}
         for part in text.split(","):
             key, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals or not value or key not in _PARSERS:
-                raise UsageError(f"selector {text!r}: {part.strip()!r} is not key=value with a key of {allowed}")
+            if not equals or not value:
+                raise UsageError(f"selector {text!r}: {part.strip()!r} is not key=value; the keys are {allowed}")
+            if key not in _PARSERS:
+                raise UsageError(f"selector {text!r}: {key!r} is no key; the keys are {allowed}")
             if key in found:
                 raise UsageError(f"selector {text!r}: {key} is given twice; the keys are {allowed}")
             try:

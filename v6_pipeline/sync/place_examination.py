@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.errors import LakeError, StateError
+from v6_pipeline.errors import LakeError, SettingsError, StateError
 from v6_pipeline.lake.durability import local_path
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.schemas import TABLES
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync import factories
 from v6_pipeline.sync.findings import Finding, fault, ok, warning
 
 CALENDAR_AHEAD = timedelta(days=365)
@@ -32,6 +35,46 @@ def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
     yield _state(settings)
     yield _lake(settings)
     yield _calendar(settings, now)
+
+
+def examine_settings(settings: Settings) -> Iterator[Finding]:
+    """Look at what settings name: handlers and notifiers, which are found and not made, and the folder of statements.
+
+    Args:
+        settings: of the home.
+    """
+    found = [*_unloadable("V6_HANDLERS", settings.handlers), *_unloadable("V6_NOTIFIERS", settings.notifiers)]
+    if settings.flex_dir is not None and not settings.flex_dir.is_dir():
+        found.append(
+            warning(
+                "settings",
+                f"V6_FLEX_DIR: there is no folder {settings.flex_dir}: no statement is found in it",
+                "make the folder, or set V6_FLEX_DIR to the right one",
+            )
+        )
+    there = str(settings.file) if settings.file.exists() else "defaults and environment; there is no v6.toml"
+    yield from found or [ok("settings", there)]
+
+
+def _unloadable(variable: str, specs: Iterable[str]) -> Iterator[Finding]:
+    remedy = f"install the module in this environment or name its folder in PYTHONPATH, or correct {variable}"
+    for spec in specs:
+        try:
+            with _working_folder_on_path():
+                factories.find(variable, spec)
+        except SettingsError as error:
+            yield fault("settings", str(error), remedy)
+
+
+@contextlib.contextmanager
+def _working_folder_on_path() -> Iterator[None]:
+    """As ``python -m`` has it, by which the sensor starts the streamer; the program ``v6`` has not."""
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _home(settings: Settings) -> Finding:

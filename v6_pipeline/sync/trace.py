@@ -34,6 +34,8 @@ VERSION_COLUMNS: Mapping[str, str] = {
     HISTORICAL_CLOSES.name: "closes_version",
 }
 """Table to the column of a snapshot that holds the version that was read."""
+SHORTEST_PREFIX = 8
+"""Characters of a run's id that Dagster's UI and alerts show."""
 _OWN = {UpdateSource.STREAM.value: STREAMED_POSITIONS, UpdateSource.QUEUE.value: QUEUED_POSITIONS}
 
 
@@ -90,6 +92,7 @@ class Trace:
 class RunCommits:
     """The commits that a run made in a table, oldest first, and how far back its log still goes."""
 
+    run_id: str
     table: str
     commits: tuple[CommitInfo, ...]
     oldest_version: int
@@ -115,9 +118,10 @@ def trace(
         always: whether the market never closes, by the settings.
 
     Raises:
+        CalendarError: ``day`` is no trading day.
         LakeError: there is no such row, or a table is damaged, unreachable, or newer than this code.
     """
-    rows, version = _snapshot_rows(lake, conid, day, account)
+    rows, version = _snapshot_rows(lake, calendar, conid, day, account)
     tracer = _Tracer(lake, calendar, always=always)
     return [tracer.trace(row, version) for row in rows]
 
@@ -125,8 +129,13 @@ def trace(
 def commits_of_run(lake: Lake, run_id: str) -> list[RunCommits]:
     """The commits that a Dagster run made, by table; tables that no run writes are not looked at.
 
+    Args:
+        lake: the lake.
+        run_id: the run's id, or what it begins with: 8 characters or more.
+
     Raises:
-        LakeError: no commit names the run, or a table is damaged, unreachable, or newer than this code.
+        LakeError: no commit names the run, or those of several runs do, or a table is damaged, unreachable, or newer
+            than this code.
     """
     found: list[RunCommits] = []
     beginnings: list[str] = []
@@ -136,17 +145,32 @@ def commits_of_run(lake: Lake, run_id: str) -> list[RunCommits]:
             continue
         if log.oldest > 0:
             beginnings.append(f"{spec.name} at version {log.oldest}")
-        if commits := log.of_run(run_id):
-            found.append(RunCommits(table=spec.name, commits=tuple(commits), oldest_version=log.oldest))
+        commits = log.of_run(run_id, prefix=len(run_id) >= SHORTEST_PREFIX)
+        for whole, group in _by_run(commits).items():
+            found.append(RunCommits(run_id=whole, table=spec.name, commits=tuple(group), oldest_version=log.oldest))
+    exact = [item for item in found if item.run_id == run_id]
+    runs = sorted({item.run_id for item in found})
+    if len(runs) > 1 and not exact:
+        raise LakeError(f"the ids of {len(runs)} runs begin with {run_id}: {', '.join(runs)}; give more of the one")
     if not found:
         older = f"; what is older cannot be told: the logs begin with {', '.join(beginnings)}" if beginnings else ""
         raise LakeError(
             f"no commit of the lake names run {run_id}: it wrote nothing, or it is no run of this lake{older}"
+            + ("" if len(run_id) >= SHORTEST_PREFIX else f"; of an id give {SHORTEST_PREFIX} characters or more")
         )
-    return found
+    return exact or found
 
 
-def _snapshot_rows(lake: Lake, conid: int, day: date | None, account: str | None) -> tuple[list[Row], int]:
+def _by_run(commits: Sequence[CommitInfo]) -> dict[str, list[CommitInfo]]:
+    groups: dict[str, list[CommitInfo]] = {}
+    for commit in commits:
+        groups.setdefault(str(commit.run_id), []).append(commit)
+    return groups
+
+
+def _snapshot_rows(
+    lake: Lake, calendar: TradingCalendar, conid: int, day: date | None, account: str | None
+) -> tuple[list[Row], int]:
     store = lake.table(POSITION_SNAPSHOTS)
     handle = store.load()
     if handle is None:
@@ -158,15 +182,41 @@ def _snapshot_rows(lake: Lake, conid: int, day: date | None, account: str | None
     with store.faults():
         days = sorted(date.fromisoformat(partition["date"]) for partition in handle.partitions())
         if day is not None and day not in days:
-            known = f"the snapshots are of {days[0]} to {days[-1]}" if days else "there is none yet"
-            raise LakeError(f"there is no snapshot of {day}: {known}; materialize position_snapshots for that day")
+            calendar.session(day)  # on a Sunday there is none to be made
+            raise LakeError(
+                f"there is no snapshot of {day}: {_known(days)}; materialize position_snapshots for that day"
+            )
         chosen = day or scan(store, handle, None).filter(wanted).select(pl.col("date").max()).collect().item()
-        if chosen is None:
-            raise LakeError(f"{whose} is in no snapshot: 'v6 positions' lists what is known")
-        rows = scan(store, handle, chosen).filter(wanted).sort("account").collect()
-    if rows.is_empty():
-        raise LakeError(f"{whose} is not in the snapshot of {chosen}: leave --date out for the newest that has it")
+        if chosen is None and not days:
+            raise LakeError(f"{whose} is in no snapshot: {_known(days)}")
+        rows = scan(store, handle, chosen or days[-1]).filter(wanted).sort("account").collect()
+        if rows.is_empty():
+            of_day = scan(store, handle, chosen or days[-1]).select("account", "ingested_at").collect()
+            raise LakeError(_why_not(whose, day, days[-1], account, of_day))
     return list(rows.iter_rows(named=True)), handle.version()
+
+
+def _known(days: Sequence[date]) -> str:
+    if not days:
+        return "there is none yet"
+    return f"the snapshots are of {days[0]} to {days[-1]}" if len(days) > 1 else f"there is only that of {days[0]}"
+
+
+def _why_not(whose: str, day: date | None, newest: date, account: str | None, of_day: pl.DataFrame) -> str:
+    """Why a snapshot has no such row: ``of_day`` is its accounts, and when its rows were made."""
+    made = "empty" if of_day.is_empty() else f"made {max(of_day['ingested_at'].to_list()):%Y-%m-%d %H:%M:%S}Z"
+    accounts = sorted(set(of_day["account"]))
+    if day is not None:
+        missing, remedy = (
+            f"{whose} is not in the snapshot of {day}, {made}",
+            "leave --date out for the newest that has it",
+        )
+    else:
+        missing = f"{whose} is in no snapshot, the newest is of {newest}, {made}"
+        remedy = "if 'v6 positions' lists it, the next snapshot has it"
+    if account is not None and accounts and account not in accounts:
+        remedy = f"that one has the accounts {', '.join(accounts)}"
+    return f"{missing}: {remedy}"
 
 
 @dataclass(slots=True)

@@ -61,16 +61,18 @@ def test_lists_are_comma_separated_in_the_environment_and_arrays_in_the_file(
     ("variable", "value", "says"),
     [
         ("V6_IB_PROT", "4002", "V6_IB_PROT: no such setting; did you mean V6_IB_PORT?"),
-        ("V6_IB_PORT", "0", "V6_IB_PORT: Input should be greater than or equal to 1 (got '0')"),
-        ("V6_IB_PORT", "abc", "V6_IB_PORT: Input should be a valid integer"),
-        ("V6_REFRESH_SECONDS", "5", "V6_REFRESH_SECONDS: Input should be greater than or equal to 60"),
+        ("V6_IB_PORT", "0", "V6_IB_PORT: a whole number from 1 to 65535 (got '0')"),
+        ("V6_IB_PORT", "abc", "V6_IB_PORT: a whole number from 1 to 65535 (got 'abc')"),
+        ("V6_RESERVED_LINES", "-1", "V6_RESERVED_LINES: a whole number, 0 or more (got '-1')"),
+        ("V6_REFRESH_SECONDS", "5", "V6_REFRESH_SECONDS: a whole number from 60 to 86400"),
+        ("V6_FLUSH_SECONDS", "x", "V6_FLUSH_SECONDS: a number from 0.05 to 3600 (got 'x')"),
         ("V6_TIMEZONE", "Mars", "V6_TIMEZONE: 'Mars' is no time zone"),
         ("V6_HANDLERS", "nonsense", "V6_HANDLERS: 'nonsense' is not module:factory"),
         ("V6_LAKE_OPTIONS", "{", "V6_LAKE_OPTIONS: not valid JSON"),
         ("V6_OWNERS", "me", "V6_OWNERS: 'me' is neither team:NAME nor an address"),
         ("V6_RESERVED_LINES", "100", "reserved_lines 100 leaves none of the 100 market_data_lines"),
         ("V6_BATCH_LINES", "91", "batch_lines 91 is more than the 90 lines that are left"),
-        ("V6_STREAMER", "magic", "V6_STREAMER: Input should be 'spawn' or 'supervised'"),
+        ("V6_STREAMER", "magic", "V6_STREAMER: must be 'spawn' or 'supervised'"),
     ],
 )
 def test_an_impossible_setting_is_one_line_that_names_it(
@@ -85,17 +87,30 @@ def test_an_impossible_setting_is_one_line_that_names_it(
     assert "\n" not in str(caught.value)
 
 
+def test_a_bad_value_is_named_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "v6.toml"
+    file.write_text('ib_port = "x"\nhandlers = "nomod"\n')
+    monkeypatch.setenv("V6_HANDLERS", "nomod")
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings(tmp_path)
+
+    assert str(caught.value) == (
+        f"ib_port in {file}: a whole number from 1 to 65535 (got 'x'); V6_HANDLERS: 'nomod' is not module:factory"
+    )
+
+
 def test_an_unknown_key_in_the_file_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     (tmp_path / "v6.toml").write_text("ib_prt = 4002\n")
 
-    with pytest.raises(SettingsError, match=r"ib_prt in v6\.toml: no such setting; did you mean ib_port\?"):
+    with pytest.raises(SettingsError, match=rf"ib_prt in {tmp_path}/v6\.toml: no such setting; did you mean ib_port\?"):
         load_settings(tmp_path)
 
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "v6.toml").write_text("ib_port = = 4\n")
 
-    with pytest.raises(SettingsError, match=r"v6\.toml in the home is not valid TOML"):
+    with pytest.raises(SettingsError, match=rf"^{tmp_path}/v6\.toml is not valid TOML"):
         load_settings(tmp_path)
 
 

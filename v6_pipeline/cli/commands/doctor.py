@@ -51,20 +51,16 @@ def doctor(*, as_json: JsonOption = False) -> int:
 
 
 def _examine(tell: Callable[[Finding], None], clock: Callable[[], datetime]) -> None:
-    from v6_pipeline.sync.findings import Verdict, fault, ok
-    from v6_pipeline.sync.place_examination import examine_places
+    from v6_pipeline.sync.findings import Verdict, fault
+    from v6_pipeline.sync.place_examination import examine_places, examine_settings
 
     try:
         settings = home.load()
     except SettingsError as error:
         tell(fault("settings", str(error)))
         return
-    tell(
-        ok(
-            "settings",
-            str(settings.file) if settings.file.exists() else "defaults and environment; there is no v6.toml",
-        )
-    )
+    for finding in examine_settings(settings):
+        tell(finding)
     state_is_usable = False
     for finding in examine_places(settings, clock()):
         if finding.what == "state":

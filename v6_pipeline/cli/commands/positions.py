@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,9 +11,10 @@ import typer
 from v6_pipeline.cli import home, output
 from v6_pipeline.cli.options import parse_date
 from v6_pipeline.cli.output import JsonOption
-from v6_pipeline.errors import UsageError
+from v6_pipeline.errors import CalendarError, LakeError, UsageError
 
 if TYPE_CHECKING:
+    from v6_pipeline.lake.lake import Lake
     from v6_pipeline.settings import Settings
 
 Row = Mapping[str, Any]
@@ -34,6 +35,9 @@ def positions(
         raise UsageError(f"--limit {limit} is not 1 or more")
     day = None if as_of is None else parse_date("--as-of", as_of)
     settings = home.load()
+    now = datetime.now(UTC)
+    if day is not None:
+        _check_day(settings, day, now)
     from v6_pipeline.lake.reader import latest_positions
     from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 
@@ -41,8 +45,7 @@ def positions(
     tables = [lake.table(STREAMED_POSITIONS), lake.table(QUEUED_POSITIONS)]
     known: list[Row] = list(latest_positions(tables, as_of_day=day, include_closed=True).iter_rows(named=True))
     rows = [row for row in known if row["position"] and account in {None, row["account"]}]
-    note = None if rows else _why_empty(settings, as_of, account, known)
-    now = datetime.now(UTC)
+    note = None if rows else _why_empty(lake, day, account, known)
     shown = rows[:limit]
     if as_json:
         documents = [{**row, "age_seconds": _age(row["timestamp"], now)} for row in shown]
@@ -56,16 +59,51 @@ def positions(
     output.line(f"{of_all}{output.counted(len(rows), 'position')}{'' if day is None else f' as of {day}'}")
 
 
-def _why_empty(settings: Settings, as_of: str | None, account: str | None, known: list[Row]) -> str:
-    at_that_time = "" if as_of is None else f" as of {as_of}"
-    if not known and as_of is not None:
-        return f"no positions are known{at_that_time}: the lake begins later, or is empty"
+def _check_day(settings: Settings, day: date, now: datetime) -> None:
+    """See that a day is a trading day that has begun.
+
+    Raises:
+        CalendarError: it is not.
+    """
+    from v6_pipeline.calendar import TradingCalendar
+
+    calendar = TradingCalendar(settings.timezone)
+    if day <= calendar.last:
+        calendar.session(day)
+    today = calendar.trading_day(now)
+    if day > today:
+        raise CalendarError(f"--as-of {day} is in the future: the trading day now is {today}")
+
+
+def _why_empty(lake: Lake, day: date | None, account: str | None, known: list[Row]) -> str:
+    """Why nothing is shown.
+
+    Raises:
+        LakeError: nothing is known of that day, or of that account.
+    """
+    at_that_time = "" if day is None else f" as of {day}"
+    if not known and day is not None:
+        raise LakeError(f"no positions are known{at_that_time}: {_of_snapshots(lake, day)}")
     if not known:
-        return f"the lake {settings.lake_root} has no positions yet: run 'v6 refresh --all', 'v6 stream' or 'v6 up'"
+        return f"the lake {lake.root} has no positions yet: run 'v6 refresh --all', 'v6 stream' or 'v6 up'"
     if account is not None and all(row["account"] != account for row in known):
         accounts = ", ".join(sorted({row["account"] for row in known}))
-        return f"no positions of account {account} are known{at_that_time}: the lake has {accounts}"
+        raise LakeError(f"no positions of account {account} are known{at_that_time}: the lake has {accounts}")
     return f"no open positions{at_that_time}: the newest row of every contract is a close"
+
+
+def _of_snapshots(lake: Lake, day: date) -> str:
+    from v6_pipeline.lake.history_schemas import POSITION_SNAPSHOTS
+    from v6_pipeline.lake.reader import row_count
+
+    own = "--as-of reads our own logs, which begin later or are empty"
+    rows = row_count(lake.table(POSITION_SNAPSHOTS), day)
+    if not rows:
+        return f"{own}; position_snapshots has nothing of that day either"
+    return (
+        f"{own}; position_snapshots has {output.counted(rows, 'row')} of {day}: "
+        f"'v6 lake history position_snapshots', 'v6 trace CONID --date {day}'"
+    )
 
 
 def _age(timestamp: datetime, now: datetime) -> float:

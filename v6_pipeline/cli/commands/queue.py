@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from v6_pipeline.cli import home, output
-from v6_pipeline.cli.options import parse_keys
+from v6_pipeline.cli.options import Key, parse_keys
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import UsageError
 
 app = typer.Typer(help="Show and mend the queue of holdings to be refreshed.", no_args_is_help=True)
+
+_FAILED = 1
 
 KeysArgument = Annotated[list[str] | None, typer.Argument(metavar="[ACCOUNT:CONID]...", show_default=False)]
 
@@ -98,8 +100,8 @@ def retry(
     *,
     everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
     as_json: JsonOption = False,
-) -> None:
-    """Put dead letters back into the queue, all or those named."""
+) -> int:
+    """Put dead letters back into the queue, all or those named; exit code 1 if none of those named is one."""
     if bool(keys) == everything:
         raise UsageError("name dead letters as ACCOUNT:CONID, or give --all")
     wanted = None if everything else parse_keys(keys or ())
@@ -111,12 +113,15 @@ def retry(
         dead = {item.key for item in queue.items(QueueState.DEAD)}
         missing = [key for key in wanted or () if key not in dead]
         retried = queue.retry(wanted)
+    failed = bool(missing) and not retried
     if as_json:
-        output.document({"retried": retried, "not_dead": [f"{account}:{conid}" for account, conid in missing]})
-        return
-    for account, conid in missing:
-        output.notice(f"{account}:{conid} is no dead letter")
-    output.line(f"{output.counted(retried, 'dead letter')} put back: the next refresh takes them")
+        output.document({"retried": retried, "not_dead": _texts(missing)})
+    else:
+        for key in _texts(missing):
+            output.notice(f"{key} is no dead letter")
+        if not failed:
+            output.line(f"{output.counted(retried, 'dead letter')} put back: the next refresh takes them")
+    return _FAILED if failed else 0
 
 
 @app.command("purge")
@@ -125,8 +130,11 @@ def purge(
     *,
     state: Annotated[str, typer.Option(help="Delete the items that are dead, open or waiting.")] = "dead",
     as_json: JsonOption = False,
-) -> None:
-    """Delete items, by default all dead letters. Holdings that are due are queued again."""
+) -> int:
+    """Delete items, by default all dead letters; exit code 1 if none of those named is in that state.
+
+    Holdings that are due are queued again.
+    """
     wanted = parse_keys(keys) if keys else None
     settings = home.load()
     from v6_pipeline.sync.queue import PositionQueue, QueueState
@@ -136,8 +144,20 @@ def purge(
     if state not in set(QueueState):
         raise UsageError(f"--state {state} is none of dead, open, waiting")
     with home.open_state(settings, must_exist=True) as database:
-        purged = PositionQueue(database).purge(QueueState(state), keys=wanted)
+        queue = PositionQueue(database)
+        there = {item.key for item in queue.items(QueueState(state))}
+        missing = [key for key in wanted or () if key not in there]
+        purged = queue.purge(QueueState(state), keys=wanted)
+    failed = bool(missing) and not purged
     if as_json:
-        output.document({"purged": purged, "state": state})
+        output.document({"purged": purged, "state": state, "missing": _texts(missing)})
     else:
-        output.line(f"{output.counted(purged, f'{state} item')} deleted")
+        for key in _texts(missing):
+            output.notice(f"{key} is no {state} item")
+        if not failed:
+            output.line(f"{output.counted(purged, f'{state} item')} deleted")
+    return _FAILED if failed else 0
+
+
+def _texts(keys: list[Key]) -> list[str]:
+    return [f"{account}:{conid}" for account, conid in keys]

@@ -108,6 +108,7 @@ def add(
         with database.read() as connection:
             held = holdings.list_open(connection)
     warnings = _not_held(dict.fromkeys(conids or ()), held) + _not_matched(selectors, held)
+    warnings += _no_such_account([account] if conids else [], held)
     chosen = list(dict.fromkeys(conids or ()))
     texts = [selector.text for selector in selectors]
     if as_json:
@@ -205,6 +206,7 @@ def import_file(
         with database.read() as connection:
             held = holdings.list_open(connection)
     warnings = _not_held(conids, held) + _not_matched(selectors, held)
+    warnings += _no_such_account([row.account for row in rows if row.conids], held)
     names = sorted({row.strategy for row in rows})
     if as_json:
         output.document({"file": file, "rows": len(rows), "strategies": names, "warnings": warnings})
@@ -304,6 +306,17 @@ def _not_held(conids: Collection[int], held: Collection[Holding]) -> list[str]:
     if not held:
         return [f"no holdings are known yet ('v6 refresh' fetches them): {listed} will be streamed once held"]
     return [f"no account holds {listed}: streamed once held"]
+
+
+def _no_such_account(accounts: Collection[str | None], held: Collection[Holding]) -> list[str]:
+    """Of entries by conid: a selector that names such an account matches nothing, which is told already."""
+    known = sorted({holding.account for holding in held})
+    wanted = dict.fromkeys(account for account in accounts if account is not None)
+    return [
+        f"account {account} holds nothing that is known now: the accounts are {', '.join(known)}"
+        for account in wanted
+        if known and account.strip().casefold() not in {name.casefold() for name in known}
+    ]
 
 
 def _warn(warnings: list[str]) -> None:

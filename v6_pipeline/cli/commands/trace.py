@@ -26,7 +26,10 @@ def trace(
         str | None, typer.Option(metavar="DATE", help="Trading day. Default: the newest snapshot with the contract.")
     ] = None,
     account: Annotated[str | None, typer.Option(help="Only this account.")] = None,
-    run: Annotated[str | None, typer.Option(metavar="RUN_ID", help="Show what a Dagster run wrote instead.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN_ID", help="Show what a Dagster run wrote instead; 8 characters of its id do."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show where a snapshot's numbers come from: source rows, Delta commits, runs. With --run: what a run wrote."""
@@ -65,6 +68,7 @@ def _trace_run(run_id: str, *, as_json: bool) -> None:
     from v6_pipeline.sync.trace import commits_of_run
 
     found = commits_of_run(home.open_lake(settings), run_id)
+    run_id = found[0].run_id
     if as_json:
         tables = [
             {"table": item.table, "oldest_version": item.oldest_version, "commits": item.commits} for item in found

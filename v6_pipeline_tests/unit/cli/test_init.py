@@ -54,7 +54,7 @@ def test_a_broken_settings_file_is_one_line(v6: Run, home: Path) -> None:
     (home / "v6.toml").write_text("ib_prot = 1\n")
     result = v6("init")
     assert result.code == 1
-    assert result.error == "ib_prot in v6.toml: no such setting; did you mean ib_port?"
+    assert result.error == f"ib_prot in {home}/v6.toml: no such setting; did you mean ib_port?"
     assert not (home / "state.db").exists()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.settings import Settings
+from v6_pipeline_tests.traced_week import make_week
 from v6_pipeline_tests.unit.cli.conftest import Run
 from v6_pipeline_tests.unit.lake.builders import NOON, by_epoch, by_run, queued, store, streamed, update
 
@@ -47,16 +48,43 @@ def test_as_of_a_day_what_came_later_is_not_known(v6: Run) -> None:
 @pytest.mark.usefixtures("filled")
 def test_before_the_first_partition_nothing_is_known(v6: Run) -> None:
     result = v6("positions", "--as-of", "2020-01-02", "--json")
-    assert result.code == 0
-    assert result.document["positions"] == []
-    assert "no positions are known as of 2020-01-02" in result.document["note"]
+    assert (result.code, result.out) == (1, "")
+    assert result.error == (
+        "no positions are known as of 2020-01-02: --as-of reads our own logs, which begin later or are empty; "
+        "position_snapshots has nothing of that day either"
+    )
+
+
+def test_a_day_that_only_snapshots_have_names_them(v6: Run, settings: Settings, tmp_path: Path) -> None:
+    statements = tmp_path / "statements"
+    statements.mkdir()
+    make_week(settings, statements)
+    result = v6("positions", "--as-of", "2026-11-10")
+    assert result.code == 1
+    assert "6 rows of 2026-11-10: 'v6 lake history position_snapshots', 'v6 trace CONID --date" in result.error
+
+
+@pytest.mark.parametrize(
+    ("day", "said"),
+    [
+        ("2026-03-08", "2026-03-08 is no trading day of the exchange: the one before it is 2026-03-06"),
+        ("2025-12-25", "2025-12-25 is no trading day"),
+        ("2999-01-02", "--as-of 2999-01-02 is in the future: the trading day now is "),
+    ],
+)
+@pytest.mark.usefixtures("filled")
+def test_a_day_that_cannot_be(v6: Run, day: str, said: str) -> None:
+    result = v6("positions", "--as-of", day)
+    assert (result.code, result.out) == (1, "")
+    assert said in result.error
 
 
 @pytest.mark.usefixtures("filled")
 def test_account_and_limit(v6: Run) -> None:
     assert [row["conid"] for row in v6("positions", "--account", "DU2", "--json").document["positions"]] == [2]
     assert v6("positions", "--limit", 1).out.endswith("1 of 2 positions\n")
-    assert v6("positions", "--account", "DU9").err == "no positions of account DU9 are known: the lake has DU1, DU2\n"
+    unknown = v6("positions", "--account", "DU9")
+    assert (unknown.code, unknown.error) == (1, "no positions of account DU9 are known: the lake has DU1, DU2")
 
 
 def test_an_empty_lake_says_what_to_do(v6: Run, home: Path) -> None:

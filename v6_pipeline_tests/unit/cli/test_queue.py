@@ -60,6 +60,8 @@ def test_dead_letters_are_retried_by_key(v6: Run) -> None:
     result = v6("queue", "retry", "DU1:1", "DU1:2", "--json")
     assert result.document == {"retried": 1, "not_dead": ["DU1:2"]}
     assert v6("queue", "stats", "--json").document["open"] == 2
+    nothing = v6("queue", "retry", "DU1:2")
+    assert (nothing.code, nothing.out, nothing.err) == (1, "", "DU1:2 is no dead letter\n")
 
 
 @pytest.mark.usefixtures("filled")
@@ -69,7 +71,9 @@ def test_all_dead_letters_are_retried(v6: Run) -> None:
 
 @pytest.mark.usefixtures("filled")
 def test_purge_takes_dead_letters_unless_told_otherwise(v6: Run) -> None:
-    assert v6("queue", "purge", "--json").document == {"purged": 1, "state": "dead"}
-    assert v6("queue", "purge", "DU1:9", "--state", "open").out == "0 open items deleted\n"
+    nothing = v6("queue", "purge", "DU1:2")
+    assert (nothing.code, nothing.out, nothing.err) == (1, "", "DU1:2 is no dead item\n")
+    assert v6("queue", "purge", "--json").document == {"purged": 1, "state": "dead", "missing": []}
+    assert v6("queue", "purge").out == "0 dead items deleted\n"
     assert v6("queue", "purge", "DU1:2", "--state", "open").out == "1 open item deleted\n"
     assert v6("queue", "list").err == "the queue is empty\n"

@@ -81,6 +81,16 @@ def test_what_nobody_holds_is_a_warning(v6: Run) -> None:
     assert "warning: no account holds 1" not in result.err
 
 
+@pytest.mark.usefixtures("held")
+def test_an_account_that_holds_nothing_is_a_warning(v6: Run, tmp_path: Path) -> None:
+    said = "warning: account NOSUCH holds nothing that is known now: the accounts are DU1, DU2\n"
+    assert v6("strategies", "add", "s", 1, "--account", "NOSUCH").err == said
+    assert v6("strategies", "add", "s", 2, "--account", "du2").err == "", "not held there, which may well be"
+    file = tmp_path / "strategies.csv"
+    file.write_text("strategy,conid,account\na,1,NOSUCH\na,2,NOSUCH\na,1,DU1\n")
+    assert v6("strategies", "import", file).err == said
+
+
 def test_before_the_first_download_the_warning_says_so(v6: Run, settings: Settings) -> None:
     assert "no holdings are known yet" in v6("strategies", "add", "s", 1, "--unchecked").err
 
@@ -150,7 +160,7 @@ def test_a_file_is_imported(v6: Run, settings: Settings, tmp_path: Path) -> None
         ("a,1,,0,", "line 3, quantity: '0'"),
         ("a,1,,,high", "line 3, priority: 'high'"),
         ("a,1,,,1000001", "line 3, priority: '1000001'"),
-        ("a,1,,,,6", "line 3: more fields"),
+        ("a,1,,,,6", "line 3: more fields than the header: put a selector in quotes"),
         ('a,"1', "no CSV file"),
     ],
 )
@@ -174,6 +184,7 @@ def test_a_bad_row_is_named_and_nothing_is_written(
         (b"strategy\na\n", "must have strategy and conid or selector"),
         (b"strategy,conid,colour\na,1,red\n", "line 1: the header is strategy,conid,colour"),
         (b"strategy,conid,conid\na,1,2\n", "each once"),
+        (b"strategy;conid\na;1\n", "separate with commas"),
         (b"strategy,selector,selector\na,1,2\n", "each once"),
         (b"strategy,conid\n\xff\xfe,1\n", "UTF-8"),
     ],
@@ -232,7 +243,8 @@ def test_yaml_is_imported_as_a_whole(v6: Run, settings: Settings, tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "it must be a list of entries"),
+        ("", "is empty: it must be a list of entries"),
+        ("# nothing yet", "is empty: it must be a list of entries"),
         ("strategy: a", "it must be a list of entries"),
         ("[]", "it must be a list of entries"),
         ("- strategy: a\n  conids: [1", "line 2: no YAML"),

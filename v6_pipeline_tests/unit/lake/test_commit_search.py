@@ -175,6 +175,8 @@ def test_the_commits_of_a_run(tmp_path: Path) -> None:
     assert [commit.version for commit in log.of_run("one")] == [1, 3]
     # "on" is in the text of each, and is the id of none.
     assert log.of_run("on") == []
+    assert [commit.version for commit in log.of_run("on", prefix=True)] == [1, 3]
+    assert log.of_run("ne", prefix=True) == []
 
 
 def test_of_a_table_that_does_not_exist_nothing_is_known(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_damaged_database_is_refused_and_left_as_it_is(tmp_path: Path, sqlite_
     content = good[:100] + b"\xa5" * 3996 + good[4096:]
     path.write_bytes(content)
 
-    assert "is damaged: restore it from a backup" in _refusal(path)
+    assert "is damaged: restore it from a backup, or move it away and run 'v6 init'" in _refusal(path)
     assert path.read_bytes() == content
 
 

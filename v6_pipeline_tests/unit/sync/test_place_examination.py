@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync import place_examination
 from v6_pipeline.sync.findings import Finding, Verdict
-from v6_pipeline.sync.place_examination import examine_places
+from v6_pipeline.sync.place_examination import examine_places, examine_settings
 
 NOW = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
 
@@ -45,6 +46,24 @@ def test_a_home_that_is_ready(with_state: Settings) -> None:
     ]
     assert "empty so far" in found[2].says
     assert sorted(with_state.home.rglob("*")) == before
+
+
+def test_what_settings_name_must_be_there(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "beside_me.py").write_text("def make(settings):\n    raise RuntimeError('not to be called')\n")
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    wrong = {"handlers": ("nomod:make", "beside_me:make"), "flex_dir": tmp_path / "none"}
+
+    handler, folder = examine_settings(settings.model_copy(update=wrong))
+
+    assert (handler.what, handler.verdict) == ("settings", Verdict.FAULT)
+    assert handler.says.startswith("V6_HANDLERS: cannot load nomod:make: ModuleNotFoundError")
+    assert "correct V6_HANDLERS" in handler.remedy
+    assert (folder.what, folder.verdict) == ("settings", Verdict.WARNING)
+    assert f"there is no folder {tmp_path / 'none'}" in folder.says
+    assert folder.remedy.startswith("make the folder")
+    assert [finding.verdict for finding in examine_settings(settings)] == [Verdict.OK]
+    assert sys.path == path
 
 
 def test_no_home(tmp_path: Path) -> None:

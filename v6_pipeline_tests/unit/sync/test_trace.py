@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from v6_pipeline.errors import LakeError
+from v6_pipeline.errors import CalendarError, LakeError
 from v6_pipeline.lake.durability import added_files, log_file
 from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, HISTORICAL_CLOSES, POSITION_SNAPSHOTS
 from v6_pipeline.lake.lake import Lake
@@ -26,7 +26,8 @@ from v6_pipeline.sync.trace import Source, Trace, commits_of_run, trace
 from v6_pipeline.sync.trace_parts import Part
 from v6_pipeline.sync.writer import DeltaLakePositionWriter
 from v6_pipeline_tests import traced_week as week
-from v6_pipeline_tests.history_days import ACCOUNTS, CALENDAR, POSITIONS, drop
+from v6_pipeline_tests.history_days import ACCOUNTS, CALENDAR, POSITIONS, drop, observe
+from v6_pipeline_tests.unit.lake.builders import by_run, no_fsync, queued, update
 
 ACCOUNT = ACCOUNTS[0]
 
@@ -247,16 +248,46 @@ def test_a_compaction_does_not_hide_who_wrote_a_row(made: Made) -> None:
 
 def test_an_unknown_contract_day_or_run_is_said_in_one_line(template: Made) -> None:
     lake = template.lake
-    with pytest.raises(LakeError, match=r"^contract 99 is in no snapshot"):
+    with pytest.raises(
+        LakeError, match=rf"^contract 99 is in no snapshot, the newest is of 2026-11-13, made {week.NOW:%F %T}Z: if"
+    ):
         trace(lake, CALENDAR, 99)
     with pytest.raises(LakeError, match=r"^contract 99 is not in the snapshot of 2026-11-13"):
         trace(lake, CALENDAR, 99, day=week.FRIDAY)
     with pytest.raises(LakeError, match=r"^there is no snapshot of 2026-11-16: .* 2026-11-09 to 2026-11-13"):
         trace(lake, CALENDAR, 1, day=date(2026, 11, 16))
-    with pytest.raises(LakeError, match=r"^contract 1 of account SIM9 is in no snapshot"):
+    with pytest.raises(CalendarError, match=r"^2026-11-15 is no trading day"):
+        trace(lake, CALENDAR, 1, day=date(2026, 11, 15))
+    accounts = ", ".join(ACCOUNTS)
+    with pytest.raises(LakeError, match=rf"^contract 1 of account SIM9 is in no snapshot, .* accounts {accounts}$"):
         trace(lake, CALENDAR, 1, account="SIM9")
     with pytest.raises(LakeError, match=r"^no commit of the lake names run nobody: it wrote nothing"):
         commits_of_run(lake, "nobody")
+
+
+def test_a_single_snapshot_is_no_span(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    settings = Settings(home=tmp_path / "home")
+    lake = Lake(settings.lake_root, fsync=no_fsync)
+    observe(lake, [week.THURSDAY])
+    week.make_days(settings, lake, [week.THURSDAY], run_id="one")
+
+    with pytest.raises(LakeError, match=r"^there is no snapshot of 2026-11-16: there is only that of 2026-11-12;"):
+        trace(lake, CALENDAR, 1, day=date(2026, 11, 16))
+
+
+def test_a_run_may_be_named_by_what_its_id_begins_with(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path), fsync=no_fsync)
+    for run_id in ("0b3ca5b6-1", "0b3ca5b7-1", "0b3ca5b7-2", "0b3ca5b7"):
+        lake.table(QUEUED_POSITIONS).append(queued([update()], run_id=run_id), by_run(run_id))
+
+    for given, whole in (("0b3ca5b6", "0b3ca5b6-1"), ("0b3ca5b7-2", "0b3ca5b7-2"), ("0b3ca5b7", "0b3ca5b7")):
+        [found] = commits_of_run(lake, given)
+        assert (found.run_id, [commit.run_id for commit in found.commits]) == (whole, [whole])
+    with pytest.raises(LakeError, match=r"^the ids of 2 runs begin with 0b3ca5b7-: 0b3ca5b7-1, 0b3ca5b7-2; give more"):
+        commits_of_run(lake, "0b3ca5b7-")
+    with pytest.raises(LakeError, match=r"names run 0b3ca5b: .*; of an id give 8 characters or more$"):
+        commits_of_run(lake, "0b3ca5b")
 
 
 def test_a_lake_without_snapshots_says_so(tmp_path: Path) -> None:
