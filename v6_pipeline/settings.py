@@ -209,7 +209,7 @@ class Settings(BaseSettings):
     def _owner_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for owner in value:
             # Dagster's own rule: it would refuse to load the definitions with any other.
-            if not re.fullmatch(r"team:[\w-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", owner):
+            if not re.fullmatch(r"team:[\w-]+|\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", owner):
                 msg = f"{owner!r} is neither team:NAME nor an address that Dagster takes, such as ops@example.com"
                 raise ValueError(msg)
         return value
@@ -370,7 +370,12 @@ def _file_in(home: str | Path) -> Path:
 
 def _file_in_use(home: Path | None) -> Path:
     default: Path = Settings.model_fields["home"].default
-    return _file_in(home or os.environ.get(PREFIX + "HOME") or default).absolute()
+    return _file_in(home or _from_environment(PREFIX + "HOME") or default).absolute()
+
+
+def _from_environment(variable: str) -> str | None:
+    """As pydantic reads it: in whatever case."""
+    return next((value for name, value in os.environ.items() if name.upper() == variable and value), None)
 
 
 def _one_line(error: ValidationError, file: Path) -> str:
@@ -385,7 +390,7 @@ def _one_line(error: ValidationError, file: Path) -> str:
             parts.append(f"{name} in {file}: no such setting{_suggestion(name, Settings.model_fields)}")
         else:
             variable = PREFIX + name.upper()
-            where = variable if os.environ.get(variable) else f"{name} in {file}"
+            where = variable if _from_environment(variable) else f"{name} in {file}"
             told = finding["type"] == "value_error" and text.startswith("'")  # such a text names the value itself
             shown = "" if told or name in _SECRET else f" (got {finding['input']!r})"
             parts.append(f"{where}: {_wanted(name) or text.replace('Input should be', 'must be')}{shown}")

@@ -7,7 +7,7 @@ tables are made by runs. https://docs.dagster.io/guides/build/assets
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import newest_accounts, row_count
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import Commit
-from v6_pipeline.state import holdings
+from v6_pipeline.sync.log_checks import downloaded_accounts
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS
 from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope
@@ -223,9 +223,13 @@ def _partition_metadata(
     if added:
         figures = _queue_figures if spec is QUEUED_POSITIONS else partial(_account_figures, day=day)
         metadata |= shown(lambda: figures(pipeline), say=context.log.warning)
-        # A person who refreshes everything looks at it.
-        if everything or is_first_of_quarter(context.instance, spec.name, pipeline.now()):
-            metadata |= shown(lambda: sample_rows(spec, lake, day), say=context.log.warning)
+
+        def sample() -> Mapping[str, Any]:
+            # A person who refreshes everything looks at it.
+            wanted = everything or is_first_of_quarter(context.instance, spec.name, partition, pipeline.now())
+            return sample_rows(spec, lake, day) if wanted else {}
+
+        metadata |= shown(sample, say=context.log.warning)
     return metadata
 
 
@@ -238,21 +242,21 @@ def _queue_figures(pipeline: PipelineResource) -> dict[str, Any]:
 def _account_figures(pipeline: PipelineResource, *, day: date) -> dict[str, float]:
     """Sums over the accounts by base currency, of their newest rows."""
     with pipeline.database().read() as connection:
-        holders = {holding.account for holding in holdings.list_open(connection)}
-    return account_sums(newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), day), holders)
+        wanted = downloaded_accounts(connection, pipeline.settings(), pipeline.now())
+    return account_sums(newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), day), wanted)
 
 
-def account_sums(newest: pl.DataFrame, holders: Collection[str]) -> dict[str, float]:
+def account_sums(newest: pl.DataFrame, wanted: Collection[str]) -> dict[str, float]:
     """Figures of all accounts together; what any of them lacks is left out, for a part would look like the whole.
 
     Args:
         newest: a row per account, of ``account_values``.
-        holders: accounts that hold something: nothing is summed up without them.
+        wanted: accounts without which nothing is summed up.
 
     Returns:
         Sums, in the currency that their names end with.
     """
-    if set(holders) - set(newest.get_column("account")):
+    if set(wanted) - set(newest.get_column("account")):
         return {}
     figures = {}
     for currency in newest.get_column("base_currency").unique().sort():

@@ -169,8 +169,11 @@ def describe(made: Made) -> str:
 
 def _shown(context: dg.AssetExecutionContext, work: HistoryContext, made: Made) -> dict[str, Any]:
     """Sample rows and a picture of a day that changed; of one that is not over, four times an hour."""
+    if not made.changed:
+        return {}
     is_over = work.window(made.day).cut_off <= work.now()
-    if not made.changed or not (is_over or is_first_of_quarter(context.instance, made.spec.name, work.now())):
+    partition = made.day.strftime(KEY_FORMAT)
+    if not is_over and not is_first_of_quarter(context.instance, made.spec.name, partition, work.now()):
         return {}
     found: dict[str, Any] = sample_rows(made.spec, work.lake, made.day) if made.rows else {}
     if made.dollar_delta and made.currency is not None:

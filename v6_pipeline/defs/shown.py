@@ -24,8 +24,9 @@ def shown(make: Callable[[], Mapping[str, Any]], *, say: Callable[[str], object]
         return {}
 
 
-def is_first_of_quarter(instance: dg.DagsterInstance, asset: str, now: datetime) -> bool:
-    """Whether nothing was told of an asset yet in this quarter of an hour, by Dagster's log."""
-    last = instance.get_latest_materialization_event(dg.AssetKey(asset))
+def is_first_of_quarter(instance: dg.DagsterInstance, asset: str, partition: str, now: datetime) -> bool:
+    """Whether nothing was told of a partition of an asset yet in this quarter of an hour, by Dagster's log."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
     quarter = SHOWN_EVERY.total_seconds()
-    return last is None or last.timestamp // quarter != now.timestamp() // quarter
+    told = instance.fetch_materializations(wanted, limit=1).records
+    return not told or told[0].timestamp // quarter != now.timestamp() // quarter

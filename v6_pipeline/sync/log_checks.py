@@ -55,16 +55,13 @@ class LogChecks:
         return queue_checks.no_dead_letters(self._queue.items(QueueState.DEAD))
 
     def account_feed_free(self) -> Verdict:
-        """Nothing keeps the accounts from being downloaded; one whose holdings all stream needs no download."""
+        """Nothing keeps the accounts from being downloaded."""
         with self._database.read() as connection:
-            streams = self._streams(connection)
-            accounts = {
-                holding.account for holding in holdings.list_open(connection) if holding.contract.conid not in streams
-            }
+            accounts = downloaded_accounts(connection, self._settings, self._now)
             records = account_downloads.list_all(connection)
         return queue_checks.account_feed_free(
             records,
-            [account for account in accounts if account in (self._settings.ib_accounts or accounts)],
+            accounts,
             now=self._now,
             refresh_seconds=self._settings.refresh_seconds,
             is_expected=self._is_expected,
@@ -102,7 +99,7 @@ class LogChecks:
             held = holdings.list_open(connection)
             # What has no row at all yet gets it by the next run.
             unseen = {key for key, _ in due.due_keys(connection, refreshed_before=_NEVER, now=self._now)}
-            streams = self._streams(connection)
+            streams = _streams(connection, self._now)
         queued = {item.key for item in self._queue.items() if item.state is not QueueState.DEAD}
         return position_checks.reconciles_with_broker(
             held,
@@ -117,10 +114,6 @@ class LogChecks:
         with self._database.read() as connection:
             known = contracts.get(connection, self._queued.get_column("conid").to_list())
         return position_checks.values_consistent(self._queued, {conid: found.spec for conid, found in known.items()})
-
-    def _streams(self, connection: Connection) -> set[int]:
-        """Contracts that are streamed."""
-        return {slot.conid for slot in slots.live(connection, now=self._now) if slot.purpose is SlotPurpose.STREAM}
 
     @property
     def _is_expected(self) -> bool:
@@ -137,3 +130,15 @@ class LogChecks:
     @property
     def _queued(self) -> pl.DataFrame:
         return self._newest.filter(pl.col("source") == "queue")
+
+
+def downloaded_accounts(connection: Connection, settings: Settings, now: datetime) -> set[str]:
+    """The accounts that refreshes download: of the settings, with a holding that is not streamed."""
+    streams = _streams(connection, now)
+    accounts = {holding.account for holding in holdings.list_open(connection) if holding.contract.conid not in streams}
+    return accounts.intersection(settings.ib_accounts or accounts)
+
+
+def _streams(connection: Connection, now: datetime) -> set[int]:
+    """Contracts that are streamed."""
+    return {slot.conid for slot in slots.live(connection, now=now) if slot.purpose is SlotPurpose.STREAM}

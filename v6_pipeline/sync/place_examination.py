@@ -15,7 +15,7 @@ from v6_pipeline.lake.durability import local_path
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.schemas import TABLES
-from v6_pipeline.settings import Settings
+from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync import factories
 from v6_pipeline.sync.findings import Finding, fault, ok, warning
@@ -43,12 +43,16 @@ def examine_settings(settings: Settings) -> Iterator[Finding]:
     Args:
         settings: of the home.
     """
-    found = [*_unloadable("V6_HANDLERS", settings.handlers), *_unloadable("V6_NOTIFIERS", settings.notifiers)]
-    if settings.flex_dir is not None and not settings.flex_dir.is_dir():
+    by_streamer = settings.streamer is StreamerMode.SPAWN  # Dagster's processes load the notifiers, as python -m
+    found = [
+        *_unloadable("V6_HANDLERS", settings.handlers, from_working_folder=by_streamer),
+        *_unloadable("V6_NOTIFIERS", settings.notifiers, from_working_folder=True),
+    ]
+    if settings.flex_dir is not None and (why := _unusable(settings.flex_dir)):
         found.append(
             warning(
                 "settings",
-                f"V6_FLEX_DIR: there is no folder {settings.flex_dir}: no statement is found in it",
+                f"V6_FLEX_DIR: {why}: no statement is found in it",
                 "make the folder, or set V6_FLEX_DIR to the right one",
             )
         )
@@ -56,11 +60,18 @@ def examine_settings(settings: Settings) -> Iterator[Finding]:
     yield from found or [ok("settings", there)]
 
 
-def _unloadable(variable: str, specs: Iterable[str]) -> Iterator[Finding]:
+def _unusable(folder: Path) -> str | None:
+    try:
+        return None if folder.is_dir() else f"there is no folder {folder}"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+
+
+def _unloadable(variable: str, specs: Iterable[str], *, from_working_folder: bool) -> Iterator[Finding]:
     remedy = f"install the module in this environment or name its folder in PYTHONPATH, or correct {variable}"
     for spec in specs:
         try:
-            with _working_folder_on_path():
+            with _working_folder_on_path() if from_working_folder else contextlib.nullcontext():
                 factories.find(variable, spec)
         except SettingsError as error:
             yield fault("settings", str(error), remedy)

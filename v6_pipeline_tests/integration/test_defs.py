@@ -183,10 +183,11 @@ def test_rows_that_landed_before_a_failure_are_reported_though_the_run_fails(
 ) -> None:
     """One account's feed is taken by another client: the other account is refreshed all the same."""
 
-    def gone(_: PipelineResource) -> dict[str, Any]:
+    def gone(*_: object) -> dict[str, Any]:
         raise StateError("the state database is away")
 
     monkeypatch.setattr(assets, "_queue_figures", gone)
+    monkeypatch.setattr(assets, "is_first_of_quarter", gone)
 
     async def take_feed_and_refresh() -> dg.ExecuteInProcessResult:
         other = IBConnectionManager(host="127.0.0.1", port=gateway.port, client_id=7)

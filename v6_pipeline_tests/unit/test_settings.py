@@ -186,10 +186,17 @@ def test_dagster_takes_every_owner_that_is_accepted(owner: str, monkeypatch: pyt
     assert list(dg.AssetSpec("rows", owners=load_settings().owners).owners) == [owner]
 
 
-@pytest.mark.parametrize("owner", ["team:", "ops", "ops@firm", "ops@firm.technology"])
+@pytest.mark.parametrize("owner", ["team:", "ops", "ops@firm", "ops@firm.technology", ".ops@firm.com"])
 def test_an_owner_that_dagster_would_refuse_is_refused(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the definitions would not load, and with them the sensor that owns the streamer."""
     monkeypatch.setenv("V6_OWNERS", owner)
 
     with pytest.raises(SettingsError, match="V6_OWNERS"):
+        load_settings()
+
+
+def test_a_variable_in_lower_case_is_blamed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("v6_ib_port", "abc")
+
+    with pytest.raises(SettingsError, match=r"^V6_IB_PORT: a whole number from 1 to 65535 \(got 'abc'\)$"):
         load_settings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,11 +11,10 @@ import typer
 from v6_pipeline.cli import home, output
 from v6_pipeline.cli.options import parse_date
 from v6_pipeline.cli.output import JsonOption
-from v6_pipeline.errors import CalendarError, LakeError, UsageError
+from v6_pipeline.errors import LakeError, UsageError
 
 if TYPE_CHECKING:
     from v6_pipeline.lake.lake import Lake
-    from v6_pipeline.settings import Settings
 
 Row = Mapping[str, Any]
 """Any: a row of the lake, by column."""
@@ -24,20 +23,23 @@ Row = Mapping[str, Any]
 def positions(
     *,
     as_of: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Trading day: what was known at its end. Default: now.")
+        str | None, typer.Option(metavar="DATE", help="Day: what was known at the end of its session. Default: now.")
     ] = None,
     account: Annotated[str | None, typer.Option(help="Only this account.")] = None,
     limit: Annotated[int | None, typer.Option(help="Show that many at most.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the newest known position per account and contract, where it comes from and how old it is."""
+    """Show the newest known position per account and contract, where it comes from and how old it is.
+
+    Exit code 1 if nothing is known as of that day, or of that account.
+    """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} is not 1 or more")
     day = None if as_of is None else parse_date("--as-of", as_of)
     settings = home.load()
     now = datetime.now(UTC)
     if day is not None:
-        _check_day(settings, day, now)
+        _check_day(day, now)
     from v6_pipeline.lake.reader import latest_positions
     from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 
@@ -59,20 +61,14 @@ def positions(
     output.line(f"{of_all}{output.counted(len(rows), 'position')}{'' if day is None else f' as of {day}'}")
 
 
-def _check_day(settings: Settings, day: date, now: datetime) -> None:
-    """See that a day is a trading day that has begun.
+def _check_day(day: date, now: datetime) -> None:
+    """See that a day has begun somewhere. One without a session is fine: what was known is that of the session before.
 
     Raises:
-        CalendarError: it is not.
+        UsageError: it has not.
     """
-    from v6_pipeline.calendar import TradingCalendar
-
-    calendar = TradingCalendar(settings.timezone)
-    if day <= calendar.last:
-        calendar.session(day)
-    today = calendar.trading_day(now)
-    if day > today:
-        raise CalendarError(f"--as-of {day} is in the future: the trading day now is {today}")
+    if day > (now + timedelta(days=1)).date():
+        raise UsageError(f"--as-of {day} is in the future")
 
 
 def _why_empty(lake: Lake, day: date | None, account: str | None, known: list[Row]) -> str:

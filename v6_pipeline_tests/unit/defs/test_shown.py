@@ -27,17 +27,18 @@ def test_what_cannot_be_shown_is_said_in_a_line() -> None:
 
 
 def test_the_first_report_of_a_quarter_of_an_hour_shows_more(instance: dg.DagsterInstance) -> None:
-    before = datetime.now(UTC)
-    assert is_first_of_quarter(instance, "rows", before)
+    key = dg.AssetKey("rows")
+    assert is_first_of_quarter(instance, "rows", "2026-11-20", datetime.now(UTC))
 
-    instance.report_runless_asset_event(dg.AssetMaterialization("rows"))
-    event = instance.get_latest_materialization_event(dg.AssetKey("rows"))
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2026-11-20"))
+    event = instance.get_latest_materialization_event(key)
     assert event is not None
     told_at = datetime.fromtimestamp(event.timestamp, UTC)
 
-    assert not is_first_of_quarter(instance, "rows", told_at)
-    assert is_first_of_quarter(instance, "rows", told_at + timedelta(minutes=15))
-    assert is_first_of_quarter(instance, "others", told_at)
+    assert not is_first_of_quarter(instance, "rows", "2026-11-20", told_at)
+    assert is_first_of_quarter(instance, "rows", "2026-11-20", told_at + timedelta(minutes=15))
+    assert is_first_of_quarter(instance, "rows", "2026-11-23", told_at), "of a run over several days the newest counts"
+    assert is_first_of_quarter(instance, "others", "2026-11-20", told_at)
 
 
 def values(account: str, currency: str, **figures: float) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def values(account: str, currency: str, **figures: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("accounts", "holders", "sums"),
+    ("accounts", "wanted", "sums"),
     [
         ([values("A", "USD"), values("B", "USD")], {"A", "B"}, {"net_liquidation_usd": 200.0}),
         ([values("A", "USD"), values("B", "EUR")], {"A"}, {"net_liquidation_eur": 100.0, "net_liquidation_usd": 100.0}),
@@ -57,8 +58,8 @@ def values(account: str, currency: str, **figures: float) -> dict[str, Any]:
     ],
 )
 def test_sums_over_accounts_are_of_all_or_left_out(
-    accounts: list[dict[str, Any]], holders: set[str], sums: dict[str, float]
+    accounts: list[dict[str, Any]], wanted: set[str], sums: dict[str, float]
 ) -> None:
     newest = pl.DataFrame(accounts, schema=ACCOUNT_VALUES.schema)
 
-    assert account_sums(newest, holders) == sums
+    assert account_sums(newest, wanted) == sums

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.settings import Settings, load_settings
+from v6_pipeline.settings import Settings, StreamerMode, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync import place_examination
 from v6_pipeline.sync.findings import Finding, Verdict
@@ -64,6 +64,25 @@ def test_what_settings_name_must_be_there(settings: Settings, tmp_path: Path, mo
     assert folder.remedy.startswith("make the folder")
     assert [finding.verdict for finding in examine_settings(settings)] == [Verdict.OK]
     assert sys.path == path
+
+    # The program v6, which a supervisor starts, has no working folder on its path.
+    monkeypatch.delitem(sys.modules, "beside_me")
+    supervised = settings.model_copy(update={"handlers": ("beside_me:make",), "streamer": StreamerMode.SUPERVISED})
+    assert [finding.verdict for finding in examine_settings(supervised)] == [Verdict.FAULT]
+
+
+def test_a_folder_that_cannot_be_looked_at_is_a_finding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(folder: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", forbidden)
+
+    [folder] = examine_settings(settings.model_copy(update={"flex_dir": Path("/there")}))
+
+    assert (folder.verdict, folder.says) == (
+        Verdict.WARNING,
+        "V6_FLEX_DIR: /there: Permission denied: no statement is found in it",
+    )
 
 
 def test_no_home(tmp_path: Path) -> None:
