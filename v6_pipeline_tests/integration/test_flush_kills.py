@@ -58,9 +58,11 @@ class Owner:
         self.fence = -1
 
     def read(self) -> str:
-        """The next line; empty once it has ended."""
+        """The next line; empty once it has ended, be it within a line: with PYTHONUNBUFFERED each word is a write."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
+        if not line.endswith("\n"):
+            return ""
         words = line.split()
         if words[:1] == ["landed"]:
             self.landed[int(words[1])] = int(words[2])
