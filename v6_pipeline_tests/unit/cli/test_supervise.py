@@ -78,7 +78,7 @@ def test_what_a_child_started_ends_too(children: Children, tmp_path: Path) -> No
 def test_a_child_that_ignores_the_signal_is_killed(
     children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("v6_pipeline.cli.supervise.KILL_SECONDS", 0.2)
+    monkeypatch.setattr("v6_pipeline.cli.supervise.KILL_SECONDS", 2)
     children.start(python("stubborn", STUBBORN))
     eventually(lambda: "deaf" in children.log_path.read_text())
     (pid,) = recorded_pids(tmp_path)

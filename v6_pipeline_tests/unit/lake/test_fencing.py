@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import polars as pl
@@ -293,4 +292,5 @@ def test_the_cost_of_an_append_does_not_grow(tmp_path: Path) -> None:
         started = perf_counter()
         appender.append(rows, by_epoch(1))
         taken.append(perf_counter() - started)
-    assert median(taken[110:]) < 2.5 * median(taken[10:40])
+    # The shortest of each: what else the machine does adds to some, growth would to all.
+    assert min(taken[110:]) < 2.5 * min(taken[10:40])
