@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,6 @@ from v6_pipeline_tests.integration.flex.flex_rig import VirtualTime, past, serve
 
 DAYS = {"fd": "20261102", "td": "20261106"}
 ASK = {"t": TOKEN, "q": QUERY_ID, "v": "3", **DAYS}
-
-
-@pytest.fixture
-def time() -> VirtualTime:
-    return VirtualTime()
-
-
-@pytest.fixture
-def server(time: VirtualTime) -> Iterator[FlexServer]:
-    with server_of(time) as running:
-        yield running
 
 
 def get(server: FlexServer, question: str = "SendRequest", /, **changes: str | None) -> ET.Element:
