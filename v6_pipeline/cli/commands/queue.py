@@ -113,15 +113,12 @@ def retry(
         dead = {item.key for item in queue.items(QueueState.DEAD)}
         missing = [key for key in wanted or () if key not in dead]
         retried = queue.retry(wanted)
-    failed = bool(missing) and not retried
     if as_json:
         output.document({"retried": retried, "not_dead": _texts(missing)})
     else:
-        for key in _texts(missing):
-            output.notice(f"{key} is no dead letter")
-        if not failed:
-            output.line(f"{output.counted(retried, 'dead letter')} put back: the next refresh takes them")
-    return _FAILED if failed else 0
+        said = f"{output.counted(retried, 'dead letter')} put back: the next refresh takes them"
+        _tell(retried, said, missing, "dead letter")
+    return _exit_code(retried, missing)
 
 
 @app.command("purge")
@@ -148,15 +145,23 @@ def purge(
         there = {item.key for item in queue.items(QueueState(state))}
         missing = [key for key in wanted or () if key not in there]
         purged = queue.purge(QueueState(state), keys=wanted)
-    failed = bool(missing) and not purged
     if as_json:
         output.document({"purged": purged, "state": state, "missing": _texts(missing)})
     else:
-        for key in _texts(missing):
-            output.notice(f"{key} is no {state} item")
-        if not failed:
-            output.line(f"{output.counted(purged, f'{state} item')} deleted")
-    return _FAILED if failed else 0
+        _tell(purged, f"{output.counted(purged, f'{state} item')} deleted", missing, f"{state} item")
+    return _exit_code(purged, missing)
+
+
+def _exit_code(done: int, missing: list[Key]) -> int:
+    return _FAILED if missing and not done else 0
+
+
+def _tell(done: int, said: str, missing: list[Key], kind: str) -> None:
+    """Which of the items that were named are not of that kind; what was done, unless they all are not."""
+    for key in _texts(missing):
+        output.notice(f"{key} is no {kind}")
+    if _exit_code(done, missing) == 0:
+        output.line(said)
 
 
 def _texts(keys: list[Key]) -> list[str]:
