@@ -9,7 +9,7 @@ and so comes first in every transaction that inserts or leases.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -152,12 +152,18 @@ def sweep_expired(connection: Connection, *, now: datetime) -> int:
 
 
 def lease(
-    connection: Connection, *, size: int, token: str, leased_until: datetime, now: datetime
+    connection: Connection,
+    *,
+    size: int,
+    token: str,
+    leased_until: datetime,
+    now: datetime,
+    without_accounts: Collection[str] = (),
 ) -> tuple[QueueItem, ...]:
-    """Lease the ``size`` open items whose turn it is; leases must have been swept."""
+    """Lease the ``size`` open items whose turn it is, those of some accounts apart; leases must have been swept."""
     turn = (
         select(_Q.account, _Q.conid)
-        .where(_is(QueueState.OPEN, now))
+        .where(_is(QueueState.OPEN, now), _Q.account.not_in(sorted(without_accounts)))
         .order_by(_Q.priority, _Q.queued_at, _Q.account, _Q.conid)
         .limit(size)
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -106,8 +106,15 @@ class PositionQueue:
             rows.sweep_expired(connection, now=now)
             rows.put(connection, items, now=now)
 
-    def get_batch(self, size: int, *, lease_seconds: float = 60.0) -> Batch:
+    def get_batch(
+        self, size: int, *, lease_seconds: float = 60.0, without_accounts: Collection[str] = frozenset()
+    ) -> Batch:
         """Lease up to ``size`` items; the batch is empty if none is open.
+
+        Args:
+            size: how many at most.
+            lease_seconds: how long they are the caller's.
+            without_accounts: whose items are left to others.
 
         Raises:
             ValueError: ``lease_seconds`` is less than 30, or ``size`` less than 1.
@@ -120,7 +127,14 @@ class PositionQueue:
             now = self._clock()
             token, leased_until = uuid.uuid4().hex, now + timedelta(seconds=lease_seconds)
             rows.sweep_expired(connection, now=now)
-            items = rows.lease(connection, size=size, token=token, leased_until=leased_until, now=now)
+            items = rows.lease(
+                connection,
+                size=size,
+                token=token,
+                leased_until=leased_until,
+                now=now,
+                without_accounts=without_accounts,
+            )
         return Batch(token=token, items=items, leased_until=leased_until)
 
     def extend(self, token: str, *, lease_seconds: float = 60.0) -> datetime | None:

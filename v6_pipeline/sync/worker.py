@@ -34,7 +34,7 @@ from v6_pipeline.sync.contract_book import ContractBook
 from v6_pipeline.sync.gateway_session import leased_connection
 from v6_pipeline.sync.leases import ProcessIdentity
 from v6_pipeline.sync.observations import closing_update, queued_update
-from v6_pipeline.sync.queue import Batch, NewItem, PositionQueue, QueueItem
+from v6_pipeline.sync.queue import Batch, NewItem, PositionQueue, QueueItem, QueueState
 from v6_pipeline.sync.quotes import BatchQuotes
 from v6_pipeline.sync.registry import StrategyRegistry
 from v6_pipeline.sync.settlement import Settlement, reopened, settle
@@ -152,14 +152,22 @@ class QueueWorker:
         await asyncio.to_thread(compact_if_fragmented, self._positions_table)
         await asyncio.to_thread(compact_if_fragmented, self._accounts_table)
         if self.report.failed_accounts:
+            self.report.retried += await asyncio.to_thread(self._count_left, frozenset(self.report.failed_accounts))
             reasons = "; ".join(self.report.failed_accounts.values())
             raise AccountFeedError(f"{self.report.retried} items stay in the queue: {reasons}")
         return self.report
 
     async def _drain(self, book: ContractBook, downloads: AccountDownloads, quotes: BatchQuotes) -> None:
+        """Until nothing is open but items of accounts whose download failed: none is tried a second time in a run.
+
+        What was given back would be open again before the next time-out ends, and the run would serve nobody else.
+        """
         while True:
             batch = await asyncio.to_thread(
-                self._queue.get_batch, self._settings.queue_batch, lease_seconds=BATCH_LEASE_SECONDS
+                self._queue.get_batch,
+                self._settings.queue_batch,
+                lease_seconds=BATCH_LEASE_SECONDS,
+                without_accounts=frozenset(self.report.failed_accounts),
             )
             if not batch.items:
                 return
@@ -279,11 +287,14 @@ class QueueWorker:
     async def _give_back(self, batch: Batch, failed: Mapping[str, AccountFeedError]) -> None:
         self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
         keys = [item.key for item in batch.items if item.account in failed]
-        self.report.retried += len(keys)
         # Not the items' fault, so it does not bring them nearer to the dead letters.
         await asyncio.to_thread(
             self._queue.give_back, batch.token, keys, "account feed not available", delay_seconds=FEED_RETRY_SECONDS
         )
+
+    def _count_left(self, accounts: frozenset[str]) -> int:
+        """How many items of accounts wait for another run, those included that this one did not try."""
+        return sum(item.account in accounts and item.state is not QueueState.DEAD for item in self._queue.items())
 
     def _settle(self, items: list[QueueItem], downloads: AccountDownloads, held: frozenset[Key]) -> Settlement:
         keys = [item.key for item in items]

@@ -12,6 +12,7 @@ import pytest
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import AccountFeedError, ClientIdInUseError, GatewayError, LakeError
+from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitKind, read_commits
@@ -218,6 +219,37 @@ async def test_an_evicted_account_download_closes_nothing_and_its_items_come_aga
     rig.clock.advance(60)
     await rig.refresh()
     assert rig.queue.stats().pending == 0
+
+
+async def test_an_account_that_is_slow_to_fail_is_tried_once_and_the_others_are_served(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run went on for ever with items that were open again before the next time-out ended."""
+    rig.settings = rig.settings.model_copy(update={"queue_batch": 5})
+    download = AccountFeed.download
+    tried: list[str] = []
+
+    async def slow_to_fail(self: AccountFeed, account: str) -> AccountDownload:
+        tried.append(account)
+        if account == "SIM0000001":
+            assert len(tried) < 4, "the run does not end"
+            rig.clock.advance(60)
+            rig.gateway.perform("refuse_account_feed")
+        return await download(self, account)
+
+    monkeypatch.setattr(AccountFeed, "download", slow_to_fail)
+
+    with pytest.raises(AccountFeedError) as raised:
+        await rig.refresh()
+
+    left = rig.queue.items()
+    assert tried == ["SIM0000001", "SIM0000002"]
+    assert {(row["account"], row["conid"]) for row in rig.rows().to_dicts()} == {
+        key for key in rig.open_holdings() if key[0] == "SIM0000002"
+    }
+    assert {item.key for item in left} == {key for key in rig.open_holdings() if key[0] == "SIM0000001"}
+    assert {item.attempts for item in left} == {0}
+    assert str(raised.value).startswith(f"{len(left)} items stay in the queue: account feed of SIM0000001: 2101")
 
 
 async def test_a_client_id_that_the_gateway_serves_already_is_passed_over(rig: Rig) -> None:

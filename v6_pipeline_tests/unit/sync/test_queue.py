@@ -77,6 +77,16 @@ def test_items_are_served_by_priority_then_by_age(queue: PositionQueue, clock: M
     assert queue.get_batch(5).items == ()
 
 
+def test_accounts_can_be_left_out_whatever_their_turn(queue: PositionQueue) -> None:
+    queue.insert_many([(account, 1, "AAPL", QueuePriority.NORMAL) for account in ("SIM1", "SIM2", "SIM3")])
+
+    served = queue.get_batch(1, without_accounts={"SIM1", "SIM3"})
+
+    assert [item.key for item in served.items] == [("SIM2", 1)]
+    assert queue.get_batch(1, without_accounts={"SIM1", "SIM3"}).items == ()
+    assert [(item.account, item.attempts) for item in queue.items(QueueState.OPEN)] == [("SIM1", 0), ("SIM3", 0)]
+
+
 def test_an_item_asked_for_again_needs_an_observation_made_after_that(queue: PositionQueue, clock: ManualClock) -> None:
     _put(queue, 1)
     later = clock.advance(30)
