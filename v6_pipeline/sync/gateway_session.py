@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from v6_pipeline.errors import ClientIdInUseError
+from v6_pipeline.errors import ClientIdInUseError, StateError
 from v6_pipeline.ib.allowance import SharedAllowance
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.pacing import MessagePacer
@@ -99,4 +99,7 @@ async def _connect(
 async def _keep_lease(ids: ClientIds, client_id: int, owner: str) -> None:
     while True:
         await asyncio.sleep(RENEW_EVERY_SECONDS)
-        await asyncio.to_thread(ids.renew, client_id, owner, ttl_seconds=LEASE_SECONDS)
+        try:
+            await asyncio.to_thread(ids.renew, client_id, owner, ttl_seconds=LEASE_SECONDS)
+        except StateError as error:
+            log.warning("lease of client id %d is not prolonged: %s", client_id, error)  # tried again before it ends
