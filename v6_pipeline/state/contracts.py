@@ -1,6 +1,7 @@
 """The contract cache: what the broker said about a conid, and which conids it does not know.
 
-Positions bring a part of the facts (no exchange, often no magnifier); contract details bring all, and win for good.
+Positions bring a part of the facts (no exchange, often no magnifier); contract details bring all, and only newer ones
+replace them.
 """
 
 from __future__ import annotations

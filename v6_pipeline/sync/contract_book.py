@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 
-from v6_pipeline.errors import UnknownContractError
+from v6_pipeline.errors import GatewayError, RequestTimeoutError, StateError, UnknownContractError
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.contracts import qualify_all
+from v6_pipeline.ib.contracts import qualify, qualify_all
 from v6_pipeline.model import ContractSpec
 from v6_pipeline.state import contracts as cache
 from v6_pipeline.state.database import StateDatabase
@@ -20,12 +21,29 @@ from v6_pipeline.state.database import StateDatabase
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_AFTER = timedelta(hours=20)
-"""A contract that the broker did not know is asked for again after that: within a day, after the nightly reset."""
+"""How long ``sync.closes`` takes IB at its word that it has nothing: within a day, after the nightly reset."""
+RETRY_AFTER = timedelta(hours=1)
+"""A contract that the broker did not know is asked for again after that: around its reset it may not know any."""
+OLD_AFTER = timedelta(days=7)
+"""A definition is asked for anew after that: a corporate action may keep the conid, and change symbol or multiplier."""
+MOST_OLD = 50
+"""So many at a time, the oldest first: about a second of the message rate."""
+PATIENCE_SECONDS = 5.0
+"""For new definitions of contracts that have one."""
 _NO_DEFINITION = 200
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the cache says: contracts, which of them to ask for anew, and what there is to ask for."""
+
+    known: dict[int, ContractSpec]
+    old: list[int]
+    missing: list[int]
+
+
 class ContractBook:
-    """Looks contracts up, each at most once.
+    """Looks contracts up, each at most once a week.
 
     Args:
         database: holds the cache.
@@ -37,37 +55,77 @@ class ContractBook:
         self._database = database
         self._connection = connection
         self._clock = clock
+        self._leaves_old_until: datetime | None = None
 
     async def qualified(self, conids: Iterable[int]) -> dict[int, ContractSpec]:
-        """Contracts with their exchange, by conid; those that cannot be qualified now are left out and logged."""
+        """Contracts with their exchange, by conid; those that cannot be qualified now are left out and logged.
+
+        A contract whose definition is old is asked for anew; if that fails, the old one serves.
+        """
         wanted = sorted(set(conids))
         if not wanted:
             return {}
-        known, missing = await asyncio.to_thread(self._look_up, wanted)
-        if missing:
-            known |= await self._ask(missing)
+        found = await asyncio.to_thread(self._look_up, wanted)
+        known = found.known
+        if found.missing:
+            known |= await self._keep(await qualify_all(self._connection, found.missing))
+        if found.old and self._connection.is_connected and not self._leaves_old():
+            known |= await self._renewed(found.old)
         return known
 
-    def _look_up(self, conids: list[int]) -> tuple[dict[int, ContractSpec], list[int]]:
-        asked_since = self._clock() - ASK_AGAIN_AFTER
+    def _look_up(self, conids: list[int]) -> _Found:
+        now = self._clock()
         with self._database.read() as connection:
-            found = cache.get(connection, conids)
+            cached = cache.get(connection, conids)
             failures = cache.failures(connection)
-        known = {conid: item.spec for conid, item in found.items() if item.qualified_at is not None}
-        missing = [
-            conid
-            for conid in conids
-            if conid not in known and not (conid in failures and failures[conid].failed_at > asked_since)
+        known = {conid: item.spec for conid, item in cached.items() if item.qualified_at is not None}
+        failed = {conid for conid, failure in failures.items() if failure.failed_at > now - RETRY_AFTER}
+        old = [
+            (item.qualified_at, conid)
+            for conid, item in cached.items()
+            if item.qualified_at is not None
+            and item.qualified_at <= now - OLD_AFTER
+            and conid not in failed
+            and not _has_expired(item.spec, now.date())
         ]
-        return known, missing
+        return _Found(
+            known=known,
+            old=[conid for _, conid in sorted(old)[:MOST_OLD]],
+            missing=[conid for conid in conids if conid not in known and conid not in failed],
+        )
 
-    async def _ask(self, conids: list[int]) -> dict[int, ContractSpec]:
-        answers = await qualify_all(self._connection, conids)
+    def _leaves_old(self) -> bool:
+        return self._leaves_old_until is not None and self._clock() < self._leaves_old_until
+
+    async def _renewed(self, conids: list[int]) -> dict[int, ContractSpec]:
+        """What came of new definitions; nothing that goes wrong may keep a contract from its market data."""
+        answers = dict(zip(conids, await asyncio.gather(*map(self._ask_briefly, conids)), strict=True))
+        try:
+            specs = await self._keep(answers)
+        except StateError as error:
+            log.warning("new definitions of contracts are not kept: %s", error)
+            specs = {}
+        if not specs and self._connection.is_connected:
+            # Or every batch would wait for a gateway whose definitions are away.
+            self._leaves_old_until = self._clock() + RETRY_AFTER
+        return specs
+
+    async def _ask_briefly(self, conid: int) -> ContractSpec | GatewayError:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await qualify(self._connection, conid)
+        except TimeoutError:
+            return RequestTimeoutError(f"no new definition of contract {conid} within {PATIENCE_SECONDS:g} s")
+        except GatewayError as error:
+            return error
+
+    async def _keep(self, answers: Mapping[int, ContractSpec | GatewayError]) -> dict[int, ContractSpec]:
+        """Cache what was answered; the contracts that were found."""
         specs = {conid: answer for conid, answer in answers.items() if isinstance(answer, ContractSpec)}
         unknown = [conid for conid, answer in answers.items() if isinstance(answer, UnknownContractError)]
         for conid in unknown:
             log.warning("%s", answers[conid])
-        failed = [conid for conid in conids if conid not in specs and conid not in unknown]
+        failed = [conid for conid in answers if conid not in specs and conid not in unknown]
         if failed:
             # One line, for a connection that goes fails thousands at once.
             log.warning("%d contracts could not be looked up, the first: %s", len(failed), answers[failed[0]])
@@ -80,3 +138,8 @@ class ContractBook:
             cache.save(connection, specs, qualified_at=now)
             for conid in unknown:
                 cache.mark_unknown(connection, conid, code=_NO_DEFINITION, failed_at=now)
+
+
+def _has_expired(contract: ContractSpec, today: date) -> bool:
+    """Whether IB has nothing new to say of it; by the UTC date, so from the evening of its last day in New York."""
+    return contract.expiry is not None and contract.expiry < today

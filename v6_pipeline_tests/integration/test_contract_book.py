@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import timedelta
+
 import pytest
 
 from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.model import ContractSpec
 from v6_pipeline.paper import PaperGateway
+from v6_pipeline.settings import Settings
 from v6_pipeline.state import contracts as cache
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.contract_book import ASK_AGAIN_AFTER, ContractBook
-from v6_pipeline_tests.integration.conftest import OpenConnection
+from v6_pipeline.sync.contract_book import MOST_OLD, OLD_AFTER, RETRY_AFTER, ContractBook
+from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
 from v6_pipeline_tests.unit.state.databases import ManualClock
-from v6_pipeline_tests.unit.state.samples import stock
+from v6_pipeline_tests.unit.state.samples import option, stock
 
 pytestmark = pytest.mark.usefixtures("quiet_loop")
 
 AAPL, SPY, UNKNOWN = 265598, 756733, 1
 CONTRACT_DETAILS = 9
+BEFORE = stock(AAPL, "FORMERLY", exchange="SMART")
+
+
+def keep(database: StateDatabase, specs: Iterable[ContractSpec], clock: ManualClock, *, age: timedelta) -> None:
+    """As definitions that were fetched so long ago."""
+    with database.write() as transaction:
+        cache.save(transaction, specs, qualified_at=clock.now - age)
 
 
 async def test_each_contract_is_asked_for_once(
@@ -44,7 +56,7 @@ async def test_what_a_position_told_is_no_qualification(
     assert found[AAPL].exchange == "SMART"
 
 
-async def test_an_unknown_contract_is_left_out_and_asked_for_again_the_next_day(
+async def test_an_unknown_contract_is_left_out_and_asked_for_again_after_an_hour(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     book = ContractBook(database, connection, clock)
@@ -53,7 +65,7 @@ async def test_an_unknown_contract_is_left_out_and_asked_for_again_the_next_day(
     assert set(await book.qualified([AAPL, UNKNOWN])) == {AAPL}
     assert gateway.statistics.errors[200] == 1
 
-    clock.advance(ASK_AGAIN_AFTER.total_seconds())
+    clock.advance(3600)
     await book.qualified([UNKNOWN])
     assert gateway.statistics.errors[200] == 2
 
@@ -87,3 +99,110 @@ async def test_nothing_wanted_asks_nobody(
 
     assert await ContractBook(database, connection, clock).qualified([]) == {}
     assert gateway.statistics.messages_total == before
+
+
+# Old definitions
+
+
+async def test_an_old_definition_is_asked_for_anew_once(
+    gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
+) -> None:
+    """After a change of symbol rows carried the old one for good."""
+    keep(database, [BEFORE], clock, age=OLD_AFTER)
+    book = ContractBook(database, connection, clock)
+    before = gateway.statistics.messages_total
+
+    first, second = await book.qualified([AAPL]), await book.qualified([AAPL])
+
+    assert first[AAPL].symbol == second[AAPL].symbol == "AAPL"
+    assert gateway.statistics.messages_total == before + 1
+
+
+async def test_a_younger_definition_is_not_asked_for(
+    gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
+) -> None:
+    keep(database, [BEFORE], clock, age=OLD_AFTER - timedelta(seconds=1))
+    before = gateway.statistics.messages_total
+
+    assert await ContractBook(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
+    assert gateway.statistics.messages_total == before
+
+
+async def test_what_has_expired_is_never_asked_for_anew(
+    gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
+) -> None:
+    today = clock.now.date()
+    keep(database, [option(7, expiry=today - timedelta(days=1)), option(8, expiry=today)], clock, age=OLD_AFTER)
+
+    found = await ContractBook(database, connection, clock).qualified([7, 8])
+
+    assert set(found) == {7, 8}
+    assert gateway.statistics.errors[200] == 1  # the other one's
+
+
+async def test_an_old_definition_serves_when_the_broker_knows_no_other_and_that_is_asked_once_an_hour(
+    gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
+) -> None:
+    gateway.perform("unqualify", conids=[AAPL])
+    keep(database, [BEFORE], clock, age=OLD_AFTER)
+
+    for _ in range(3):  # runs, each with a book of its own
+        assert await ContractBook(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
+    assert gateway.statistics.errors[200] == 1
+
+    clock.advance(RETRY_AFTER.total_seconds())
+    gateway.perform("restore_contracts")
+    assert (await ContractBook(database, connection, clock).qualified([AAPL]))[AAPL].symbol == "AAPL"
+
+
+async def test_a_gateway_that_answers_for_no_definition_delays_once(
+    open_connection: OpenConnection, database: StateDatabase, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("v6_pipeline.sync.contract_book.PATIENCE_SECONDS", 0.05)
+    keep(database, [BEFORE, stock(SPY, "SPY", exchange="SMART")], clock, age=OLD_AFTER)
+    async with ScriptedGateway() as scripted:
+        book = ContractBook(database, await open_connection(port=scripted.port), clock)
+
+        for _ in range(3):
+            assert set(await book.qualified([AAPL, SPY])) == {AAPL, SPY}
+        await eventually(lambda: scripted.count(CONTRACT_DETAILS) == 2)
+
+        clock.advance(RETRY_AFTER.total_seconds())
+        await book.qualified([AAPL])
+        await eventually(lambda: scripted.count(CONTRACT_DETAILS) == 3)
+
+
+async def test_an_old_definition_serves_without_a_connection(
+    connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
+) -> None:
+    keep(database, [BEFORE], clock, age=OLD_AFTER)
+    await connection.close()
+
+    assert await ContractBook(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
+
+
+async def test_an_old_definition_serves_while_the_database_takes_no_new_one(
+    settings: Settings, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
+) -> None:
+    keep(database, [BEFORE], clock, age=OLD_AFTER)
+    impatient = StateDatabase.open(settings.state_database_url, name_for_messages="state", busy_seconds=0.01)
+
+    with database.write():
+        found = await ContractBook(impatient, connection, clock).qualified([AAPL])
+
+    impatient.close()
+    assert found == {AAPL: BEFORE}
+
+
+async def test_of_many_old_definitions_the_oldest_are_asked_for_first(
+    gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
+) -> None:
+    """Thousands that grew old on one day would hold a stream up for minutes."""
+    conids = range(1, MOST_OLD + 11)
+    for conid in conids:
+        keep(database, [stock(conid, exchange="SMART")], clock, age=OLD_AFTER + timedelta(seconds=conid))
+
+    assert set(await ContractBook(database, connection, clock).qualified(conids)) == set(conids)
+
+    with database.read() as transaction:
+        assert set(cache.failures(transaction)) == set(conids[-MOST_OLD:])
