@@ -71,7 +71,7 @@ class QueuePriority(enum.IntEnum):
     VERIFY = 0
     """A position that may be closed, or that IB reported as changed."""
     OVERFLOW = 1
-    """An active contract that found no free slot."""
+    """An active contract that found no free slot, or whose slot brings no data."""
     NORMAL = 2
     """A holding of no active strategy."""
 

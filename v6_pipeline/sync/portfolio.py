@@ -38,6 +38,10 @@ class Portfolio:
     def __len__(self) -> int:
         return sum(len(holders) for holders in self._by_conid.values())
 
+    def holders(self, conid: int) -> tuple[Holding, ...]:
+        """The holdings of a contract, one per account."""
+        return tuple(self._by_conid.get(conid, {}).values())
+
     def keeps(self, account: str) -> bool:
         """Whether an account's holdings belong here."""
         return not self._accounts or account in self._accounts

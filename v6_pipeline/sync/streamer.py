@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.positions import download_positions, subscribe_positions
+from v6_pipeline.ib.valuation import mark_of
 from v6_pipeline.model import Holding, QueuePriority, Quote
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
@@ -32,6 +33,7 @@ from v6_pipeline.sync.stream_checks import SAMPLE
 from v6_pipeline.sync.stream_lines import CLOSING_SECONDS, NewStreams, StreamLines
 from v6_pipeline.sync.streamer_policy import StreamerPolicy
 from v6_pipeline.sync.streamer_state import StreamerState
+from v6_pipeline.sync.unvalued import Unvalued
 from v6_pipeline.sync.writer import DeltaLakePositionWriter
 
 log = logging.getLogger(__name__)
@@ -118,6 +120,7 @@ class IBPositionStreamer:
         self._plan: RoutePlan | None = None
         self._memory = RouteMemory()
         self._planned_lines: int | None = None
+        self._unvalued = Unvalued(timedelta(seconds=settings.refresh_seconds))
         self._started_at = clock()
         self._last_tick_at: datetime | None = None
         self._ticks = 0
@@ -209,7 +212,7 @@ class IBPositionStreamer:
                 await self._end_session()
             if failed:
                 # A gateway that lets in and drops at once (its nightly restart) must not be hammered.
-                await asyncio.sleep(min(2.0**failed, SESSION_PAUSE_SECONDS))
+                await asyncio.sleep(min(2.0 ** min(failed, 10), SESSION_PAUSE_SECONDS))
 
     async def _begin_session(self) -> None:
         await self._lines.begin_session()
@@ -317,6 +320,7 @@ class IBPositionStreamer:
         wanted = [conid for conid in plan.subscribe if not self._watch.is_paused or conid in renewed]
         new = await self._subscribe(wanted, routes)
         self._track()
+        self._unvalued.keep(self._lines.conids | set(plan.subscribe))
         for conid in new.streaming:
             if not self._watch.is_blind(conid):
                 self._publish(conid, self._clock())
@@ -356,18 +360,15 @@ class IBPositionStreamer:
         # Stored: what came meanwhile is a change of its own, and had the database failed, all would still be here.
         self._changes = {key: item for key, item in self._changes.items() if item not in changed}
         now = self._clock()
-        verify = []
         for holding in changed:
             self._portfolio.put(holding)
             conid = holding.contract.conid
-            streams = conid in self._lines.conids
-            if streams:
+            if conid in self._lines.conids:
                 self._publish(conid, now)
-            if holding.position == 0 or not streams:
-                verify.append(holding)
             if holding.position == 0:
                 self._portfolio.discard(holding)
-        await self._state.verify(verify)
+        # Streamed or not: what a trade realized is told by the account's feed alone.
+        await self._state.verify(changed)
 
     async def _tell_queue(self, plan: RoutePlan, routes: list[Route], without_line: set[int]) -> None:
         """Insert what is newly routed to the queue; what it was told already comes due by the schedule."""
@@ -400,12 +401,30 @@ class IBPositionStreamer:
             self._track()
             await self._watch.look(now)
             if self._ready:
-                for conid in self._portfolio.silent(self._lines.conids, now, silent_after):
-                    # While its data is away a row would say that the old price still held.
-                    if not self._watch.is_blind(conid):
-                        self._publish(conid, now)
+                try:
+                    await self._look_after_silent(now, silent_after)
+                except StateError as error:
+                    log.warning("upkeep interrupted: %s", error)
             self.upkeeps += 1
             await asyncio.sleep(self._policy.upkeep)
+
+    async def _look_after_silent(self, now: datetime, after: timedelta) -> None:
+        """Rows of contracts that brought none for that long; those that their lines cannot value go to the queue."""
+        for conid in self._portfolio.silent(self._lines.conids, now, after):
+            # While its data is away a row would say that the old price still held.
+            if not self._watch.is_blind(conid):
+                self._publish(conid, now)
+        valued = {conid for conid in self._lines.conids if self._is_valued(conid)}
+        self._unvalued.look(valued, self._lines.conids - valued, now)
+        due = self._unvalued.due(now) if self._watch.is_linked else []
+        held = {holding.key: holding for conid in due for holding in self._portfolio.holders(conid)}
+        priorities = dict.fromkeys(held, QueuePriority.OVERFLOW)
+        await self._state.enqueue(priorities, {key: holding.contract.symbol for key, holding in held.items()})
+        self._unvalued.queued(due, now)
+
+    def _is_valued(self, conid: int) -> bool:
+        quote = self._lines.quote(conid)
+        return quote is not None and mark_of(quote) is not None and not self._watch.is_blind(conid)
 
     def _track(self) -> None:
         contracts = self._portfolio.contracts

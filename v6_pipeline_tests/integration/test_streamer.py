@@ -67,6 +67,7 @@ async def test_a_position_that_changes_gets_a_row_at_once_though_nothing_ticks(r
 
         await eventually(lambda: rig.rows(conid)[-1]["position"] == 77, "the new size")
         assert rig.rows(conid)[-1]["price_time"] == priced_at
+        await eventually(lambda: rig.queued().get((account, conid)) == 0, "what it realized is asked of the account")
 
 
 async def test_a_streamed_position_that_closes_gets_a_last_row_gives_its_line_back_and_is_verified(rig: Rig) -> None:
@@ -133,6 +134,23 @@ async def test_a_contract_without_ticks_gets_a_row_every_refresh_interval(rig: R
 
         await eventually(lambda: rig.rows(conid)[-1]["timestamp"] > first["timestamp"], "a row of the silent contract")
         assert rig.rows(conid)[-1]["price_time"] == first["price_time"]
+
+
+async def test_a_subscribed_contract_that_has_no_price_is_valued_by_the_queue(rig: Rig) -> None:
+    rig.settings = rig.settings.model_copy(update={"refresh_seconds": 60})
+    account, conid = one_account_holding(rig)
+    rig.gateway.quiet()
+    rig.registry.add_active("s", [conid])
+    async with rig.streaming():
+        await eventually(lambda: rig.subscribed() == {conid: 1})
+        await eventually(lambda: rig.rows(conid), "a row without a price")
+
+        for seconds in (30, 31):
+            renewed_until = rig.clock.advance(seconds)
+            await eventually(partial(rig.slots_last, renewed_until), "the line renewed")
+
+        await eventually(lambda: rig.queued().get((account, conid)) == 1, "queued at priority 1")
+        assert rig.rows(conid)[-1]["market_price"] is None
 
 
 async def test_a_contract_without_market_data_is_queued_at_priority_1_and_holds_no_line(rig: Rig) -> None:

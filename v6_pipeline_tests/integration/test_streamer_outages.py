@@ -10,6 +10,7 @@ import pytest
 from v6_pipeline.sync.competing import RETRY
 from v6_pipeline.sync.feed_health import CONTRACT_VERIFY_WITHIN, FIRST_BURST, VERIFY_WITHIN
 from v6_pipeline.sync.feed_watch import LINK_PATIENCE
+from v6_pipeline.sync.queue import QueueState
 from v6_pipeline.sync.streamer import IBPositionStreamer
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig, one_account_holding
@@ -77,7 +78,7 @@ async def test_a_fill_during_an_outage_is_found_and_data_is_believed_once_it_tic
         rig.gateway.tick_once()
         await until_seeing(streamer)
         assert times_asked(rig, [conid]) == {1}
-        assert rig.queued() == dict.fromkeys(rig.queued(), 2)
+        assert rig.queued() == dict.fromkeys(rig.queued(), 2) | {(account, conid): 0}, "it may have realized something"
 
 
 async def test_a_streamer_that_logs_in_while_the_link_is_away_is_blind_until_it_is_back(rig: Rig) -> None:
@@ -252,6 +253,28 @@ async def test_another_login_pauses_the_streams_alarms_once_and_is_tried_slowly(
         await until_seeing(streamer)
         await eventually(lambda: other in rig.subscribed(), "what had waited streams")
         assert streamer.status()["competing_session_since"] is None
+
+
+async def test_while_another_login_has_the_data_values_come_from_the_account(rig: Rig) -> None:
+    rig.settings = rig.settings.model_copy(update={"refresh_seconds": 60})
+    conids = streamed(rig)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: all(rig.rows(conid) and rig.rows(conid)[-1]["price_time"] for conid in conids))
+        rig.gateway.perform("competing_session")
+        await eventually(lambda: streamer.status()["competing_session_since"], "noticed")
+        rows = {conid: len(rig.rows(conid)) for conid in conids}
+        assert not {key for key in rig.queued() if key[1] in conids}
+        await two_looks(streamer)
+
+        await pass_time(rig, streamer, 61)
+
+        queued = {key[1]: priority for key, priority in rig.queued().items() if key[1] in conids}
+        assert queued == dict.fromkeys(conids, 1)
+        assert {conid: len(rig.rows(conid)) for conid in conids} == rows, "no row says that the old price still holds"
+
+        rig.queue.purge(QueueState.OPEN)
+        await pass_time(rig, streamer, 40)
+        assert not {key for key in rig.queued() if key[1] in conids}, "once in a refresh interval"
 
 
 async def test_a_new_port_is_followed(rig: Rig) -> None:
