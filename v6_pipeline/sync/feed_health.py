@@ -34,6 +34,8 @@ CONTRACT_VERIFY_WITHIN = timedelta(seconds=30)
 FARM_PATIENCE = timedelta(minutes=5)
 """A broken farm is IB's to mend for that long; then its contracts are asked for again, for a notice may be lost."""
 RETRY_MAX = timedelta(minutes=15)
+_DOUBLINGS = 10
+"""More are beyond every limit here, and after some forty beyond what a ``timedelta`` holds."""
 
 
 class Feed(enum.StrEnum):
@@ -312,7 +314,7 @@ class FeedHealth:
             return None
         reason = f"no {feed.value}: {record.reason}"
         record.asked_at, record.ask_at = now, now + min(record.retry * 2**record.asked, RETRY_MAX)
-        record.asked += 1
+        record.asked = min(record.asked + 1, _DOUBLINGS)
         if not record.farms:
             # What a new subscription brings is proof at once: it was asked for, not kept.
             record.state, record.event_at = FeedState.VERIFYING, None
@@ -344,7 +346,7 @@ class FeedHealth:
     def _doubt(self, record: _Record, heard_at: datetime, now: datetime) -> None:
         record.state, record.reason, record.since = FeedState.VERIFYING, "it fell silent", heard_at
         record.event_at, record.ask_at, record.asked, record.retry = None, now, 0, SILENT_RETRY
-        record.silences += 1
+        record.silences = min(record.silences + 1, _DOUBLINGS)
 
     def _pause_rhythm(self, feed: Feed) -> None:
         self._rhythms[feed].pause()
@@ -358,7 +360,7 @@ class FeedHealth:
         )
         for conid in late:
             del self._expected[conid]
-            self._unheard[conid] = min(self._unheard.get(conid, 0) + 1, 10)
+            self._unheard[conid] = min(self._unheard.get(conid, 0) + 1, _DOUBLINGS)
         return late
 
     def _try_one(self, now: datetime) -> list[Renewal]:

@@ -409,3 +409,21 @@ def test_a_contract_that_never_brought_a_tick_is_asked_for_again_ever_more_rarel
     gaps = [later - earlier for earlier, later in pairwise(renewed_at)]
     assert gaps[:3] == [CONTRACT_VERIFY_WITHIN * 2, CONTRACT_VERIFY_WITHIN * 4, CONTRACT_VERIFY_WITHIN * 8]
     assert gaps[-1] == RETRY_MAX
+
+
+def test_what_is_asked_for_in_vain_for_days_is_asked_for_again_every_quarter_of_an_hour(rig: Rig) -> None:
+    rig.pass_time(SUSPICIOUS_AFTER + SECOND)
+    for _ in range(2000):  # 20 days
+        rig.now += RETRY_MAX
+        rig.health.due(rig.now)
+    assert rig.pass_time(RETRY_MAX + SECOND)
+
+
+def test_feeds_that_bring_their_opening_values_alone_are_asked_every_quarter_of_an_hour_for_days(rig: Rig) -> None:
+    asked = []
+    for _ in range(100):
+        rig.now += RETRY_MAX
+        asked.append({conid for renewal in rig.health.due(rig.now) for conid in renewal.conids})
+        rig.now += SECOND
+        rig.tick(STOCK, OTHER_STOCK, OPTION)
+    assert all(found == {STOCK, OTHER_STOCK, OPTION} for found in asked)
