@@ -5,6 +5,7 @@ done about a message is in `handlers` and the desks behind it (`market_data`, `a
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -183,7 +184,8 @@ class ClientSession:
         self._is_closing = True
         self.outbox.finish()
         if self._writer.can_write_eof():
-            self._writer.write_eof()
+            with contextlib.suppress(OSError):  # of a client that was killed a moment ago
+                self._writer.write_eof()
         self._reaper = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.abort)
 
     def abort(self) -> None:

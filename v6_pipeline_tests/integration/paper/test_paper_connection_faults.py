@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import socket
+import struct
 from typing import Any
 
 import pytest
@@ -26,9 +28,13 @@ LONG = 3600.0
 async def raw_login(gateway: PaperGateway, client_id: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A client that only reads bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(b"API\0" + frame(b"v157..178") + frame(encode_payload((71, 2, client_id, ""))))
+    writer.write(_login(client_id))
     await eventually(lambda: client_id in gateway.statistics.clients)
     return reader, writer
+
+
+def _login(client_id: int) -> bytes:
+    return b"API\0" + frame(b"v157..178") + frame(encode_payload((71, 2, client_id, "")))
 
 
 def has_come(gateway: PaperGateway, messages: int) -> bool:
@@ -42,6 +48,16 @@ async def is_silent(client: Client) -> bool:
     except TimeoutError:
         return True
     return False
+
+
+async def test_a_client_that_was_killed_a_moment_ago_can_be_dropped(gateway: PaperGateway) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as killed:
+        killed.sendall(_login(7))
+        await eventually(lambda: gateway.statistics.clients == {7})
+        killed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # Its reset has arrived, and the gateway has not read it yet.
+    gateway.perform("drop")
+    assert gateway.statistics.clients == set()
 
 
 async def test_a_dropped_client_is_free_to_come_back_at_once_and_holds_nothing(
