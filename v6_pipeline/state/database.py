@@ -32,6 +32,14 @@ __all__ = ["Connection", "SchemaRevision", "StateDatabase"]
 _WRITE = "v6_write"
 _WRITERS_LOCK = 0x7636_7374  # any constant: PostgreSQL's advisory locks are numbers, of one database each
 _BUSY_ATTEMPTS = 3
+_NOTICE_DEAD_LINKS = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""Of libpq. Else a server whose packets vanish is waited for as long as the kernel tries, a quarter of an hour: the
+streamer would not learn that its lease is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +282,8 @@ def _engine(url: URL, busy_seconds: float) -> Engine:
         return engine
     # A writer whose machine vanished must not keep the lock: the server ends its idle transaction.
     options = f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
-    engine = create_engine(
-        url, connect_args={"connect_timeout": 5, "options": options}, pool_size=10, pool_timeout=30, pool_pre_ping=True
-    )
+    arguments = {"connect_timeout": 5, "options": options, **_NOTICE_DEAD_LINKS}
+    engine = create_engine(url, connect_args=arguments, pool_size=10, pool_timeout=30, pool_pre_ping=True)
     event.listen(engine, "begin", _begin_postgresql)
     return engine
 

@@ -6,12 +6,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from v6_pipeline.errors import StateError
+from v6_pipeline.settings import Settings
 from v6_pipeline.state import revisions
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.failures import explain
@@ -127,6 +129,16 @@ def test_a_lock_that_ends_in_time_is_waited_for(tmp_path: Path, sqlite_database:
 
     assert _count(sqlite_database) == 2
     other.close()
+
+
+def test_a_server_whose_packets_vanish_is_given_up_before_a_lease_ends(postgres_database: StateDatabase) -> None:
+    with postgres_database.read() as connection:
+        raw: Any = connection.connection.driver_connection
+        chosen = raw.info.get_parameters()
+    lease_seconds = Settings.model_fields["lease_seconds"].default
+    idle, interval, count = (int(chosen[f"keepalives_{name}"]) for name in ("idle", "interval", "count"))
+    assert 0 < idle + interval * count < lease_seconds
+    assert 0 < int(chosen["tcp_user_timeout"]) / 1000 < lease_seconds
 
 
 def test_connections_that_the_server_ended_are_replaced(postgres_database: StateDatabase) -> None:
