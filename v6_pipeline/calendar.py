@@ -23,7 +23,7 @@ DAY_BEGINS = time(4, 0)
 """When a trading day begins, local time: the start of US pre-market trading."""
 CUT_OFF_AFTER_CLOSE = timedelta(minutes=35)
 """A day's snapshot takes observations until then: index options trade 15 minutes longer, and IB's marks lag."""
-_EXCHANGE = ZoneInfo("America/New_York")
+EXCHANGE = ZoneInfo("America/New_York")
 """Sessions open and close by the exchange's own clock, wherever the trading day is said to begin."""
 _OPEN = time(9, 30)
 _REGULAR_CLOSE = time(16, 0)
@@ -102,7 +102,7 @@ class TradingCalendar:
             before = self.previous_session(day)
             raise CalendarError(f"{day} is no trading day of the exchange: the one before it is {before}")
         close = self._table.closes.get(day) or _REGULAR_CLOSE
-        return Session(day, _utc(day, _OPEN, _EXCHANGE), _utc(day, close, _EXCHANGE))
+        return Session(day, _utc(day, _OPEN, EXCHANGE), _utc(day, close, EXCHANGE))
 
     def begins_at(self, day: date) -> datetime:
         """When trading day ``day`` begins, UTC: 04:00 local."""
@@ -146,7 +146,7 @@ class TradingCalendar:
             instant: aware.
             until_cut_off: count the minutes between the close and the day's cut-off as open.
         """
-        day = _local(instant, _EXCHANGE).date()
+        day = _local(instant, EXCHANGE).date()
         if not self.is_session(day):
             return False
         session = self.session(day)

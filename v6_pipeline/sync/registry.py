@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from v6_pipeline.calendar import EXCHANGE
 from v6_pipeline.model import ContractSpec, Holding
 from v6_pipeline.state import contracts as contract_cache
 from v6_pipeline.state import holdings as holdings_store
@@ -71,8 +72,8 @@ class StrategyRegistry:
     Args:
         database: the state database.
         clock: tells the time.
-        today: the day by which contracts expire; without it, the date in ``timezone``.
-        timezone: where a day begins, for ``today`` and ``active_on``.
+        today: the day by which contracts expire; without it, New York's date.
+        timezone: where a day begins, for ``active_on``.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class StrategyRegistry:
         self._database = database
         self._clock = clock
         self._zone = ZoneInfo(timezone)
-        self._today = today or (lambda: clock().astimezone(self._zone).date())
+        self._today = today or (lambda: clock().astimezone(EXCHANGE).date())
         self._view = _View()
         self._reported = 0
 
@@ -130,6 +131,8 @@ class StrategyRegistry:
         A membership of the account is preferred to one of any account, and both to a selector, for the quantity.
         """
         view = self._view
+        # Of the underlying IB's position messages say nothing: what is known of the contract does.
+        holding = replace(holding, contract=view.contracts.get(holding.contract.conid, holding.contract))
         if self._has_expired(holding.contract):
             return ()
         found: dict[str, Assignment] = {}

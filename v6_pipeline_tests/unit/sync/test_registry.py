@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from v6_pipeline.errors import UsageError
 from v6_pipeline.model import Holding
-from v6_pipeline.state import holdings
+from v6_pipeline.state import contracts, holdings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.registry import Assignment, Selector, StrategyRegistry
+from v6_pipeline.sync.registry import DEFAULT_PRIORITY, Assignment, Selector, StrategyRegistry
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 from v6_pipeline_tests.unit.state.samples import holding, option, stock
 
@@ -140,6 +141,35 @@ def test_within_a_strategy_the_best_priority_and_the_closest_quantity_count(regi
     assert registry.assignments(holding(stock(1), account="SIM1")) == (Assignment("wheel", 1, 2),)
     assert registry.assignments(holding(stock(1), account="SIM2")) == (Assignment("wheel", 1, 7),)
     assert registry.assignments(holding(stock(2), account="SIM2")) == (Assignment("wheel", 4, None),)
+
+
+def test_a_selector_by_underlying_finds_a_holding_as_the_position_feed_tells_it(
+    database: StateDatabase, registry: StrategyRegistry
+) -> None:
+    known = option(7)
+    told = holding(replace(known, underlying_conid=None))  # IB's position messages say nothing of it
+    registry.add_selector("condors", f"underlying_conid={known.underlying_conid}")
+    _hold(database, told)
+    registry.reload_if_changed()
+    assert registry.assignments(told) == ()
+
+    with database.write() as connection:
+        contracts.save(connection, [known], qualified_at=START)
+    registry.reload_if_changed()
+
+    assert registry.assignments(told) == (Assignment("condors", DEFAULT_PRIORITY),)
+    assert registry.is_active(7)
+
+
+def test_contracts_expire_by_the_exchange_s_date_wherever_the_day_begins(
+    database: StateDatabase, clock: ManualClock
+) -> None:
+    registry = StrategyRegistry(database, clock, timezone="Asia/Hong_Kong")
+    registry.initialize()
+    registry.add_active("condors", [7])
+    clock.now = datetime(2026, 3, 2, 18, tzinfo=UTC)  # 13:00 in New York, the next day in Hong Kong
+    assert registry.assignments(holding(option(7, expiry=date(2026, 3, 2))))
+    assert not registry.assignments(holding(option(7, expiry=date(2026, 3, 1))))
 
 
 def test_an_expired_contract_is_never_active(
