@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
-from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.calendar import EXCHANGE, TradingCalendar
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.close_plan import CloseReason, CloseWindow, close_window, has_expired
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
@@ -28,7 +27,7 @@ from v6_pipeline.state import closes as store
 from v6_pipeline.state import contracts as cache
 from v6_pipeline.state.closes import FetchedClose
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.contract_book import ASK_AGAIN_AFTER, ContractBook
+from v6_pipeline.sync.contract_book import ContractBook
 from v6_pipeline.sync.gateway_session import leased_connection
 from v6_pipeline.sync.leases import ProcessIdentity
 
@@ -42,7 +41,8 @@ RECONNECT_SECONDS = 15.0
 """The longest pause between two of them."""
 SILENT_CONTRACTS = 20
 """After so many contracts in a row without an answer the history farm is taken for away."""
-_EXCHANGE = ZoneInfo("America/New_York")
+ASK_AGAIN_AFTER = timedelta(hours=20)
+"""How long IB is taken at its word that it has nothing: within a day, after the nightly reset."""
 _MAY_CHANGE = timedelta(0)
 # How long a reason holds: a permission or a definition may come, IB's data of a past day does not.
 _HOLDS_FOR = {
@@ -131,6 +131,7 @@ class CloseFetcher:
         self._closes = 0
         self._silent = 0
         self._is_lost = False
+        self._known: dict[tuple[int, date], FetchedClose] = {}
         self.report = CloseReport()
 
     async def fetch(
@@ -177,6 +178,7 @@ class CloseFetcher:
                     log.warning("%s; connecting again (%d of %d)", error, attempts, RECONNECTS)
                 await self._sleep(min(RECONNECT_SECONDS, 2.0 ** (attempts - 1)))
                 pending = await asyncio.to_thread(self._pending, wanted, windows, since)
+                pending = await asyncio.to_thread(self._without_expired, pending)
         self.report.requests = self._pacer.made
         self.report.refusals = self._pacer.refusals
         return self.report
@@ -199,6 +201,11 @@ class CloseFetcher:
         for conid, found in cached.items():
             # As the run that asked found it: what others call it must not change the rows of a run that asks nothing.
             self.report.contracts[conid] = found.spec
+        self._known |= {
+            key: entry
+            for key, entry in known.items()
+            if entry.close is not None and key[1] in windows and entry.fetched_at >= windows[key[1]].cut_off
+        }
         pending: Pending = {}
         for conid, days in wanted.items():
             for day in sorted(set(days)):
@@ -212,7 +219,7 @@ class CloseFetcher:
     def _without_expired(self, pending: Pending) -> Pending:
         """IB has no history of these: no question is worth a message."""
         now = self._clock()
-        today = now.astimezone(_EXCHANGE).date()
+        today = now.astimezone(EXCHANGE).date()
         expired = [
             without_close(conid, window.day, CloseReason.EXPIRED, now)
             for conid, windows in pending.items()
@@ -314,10 +321,15 @@ class CloseFetcher:
         )
 
     def _save(self, entries: Sequence[FetchedClose]) -> None:
-        if entries:
+        """Keep answers; a close that is known for good is not given up for the reason why IB has none any more.
+
+        It has no history of an option that has expired since.
+        """
+        kept = [entry if entry.close is not None else self._known.get(entry.key, entry) for entry in entries]
+        if kept:
             with self._database.write() as connection:
-                store.save(connection, entries)
-            self.report.entries |= {entry.key: entry for entry in entries}
+                store.save(connection, kept)
+            self.report.entries |= {entry.key: entry for entry in kept}
 
 
 def holds(entry: FetchedClose, window: CloseWindow, *, now: datetime, since: datetime | None = None) -> bool:

@@ -20,8 +20,6 @@ from v6_pipeline.state.database import StateDatabase
 
 log = logging.getLogger(__name__)
 
-ASK_AGAIN_AFTER = timedelta(hours=20)
-"""How long ``sync.closes`` takes IB at its word that it has nothing: within a day, after the nightly reset."""
 RETRY_AFTER = timedelta(hours=1)
 """A contract that the broker did not know is asked for again after that: around its reset it may not know any."""
 OLD_AFTER = timedelta(days=7)

@@ -27,8 +27,7 @@ from v6_pipeline.state import closes as store
 from v6_pipeline.state.closes import FetchedClose
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.close_rows import close_rows
-from v6_pipeline.sync.closes import CloseFetcher, CloseReport, FetchProgress, holds
-from v6_pipeline.sync.contract_book import ASK_AGAIN_AFTER
+from v6_pipeline.sync.closes import ASK_AGAIN_AFTER, CloseFetcher, CloseReport, FetchProgress, holds
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 AAPL, SPY, UNKNOWN = 265598, 756733, 1
@@ -74,6 +73,11 @@ class Rig:
         """Options of the universe, of several underlyings."""
         found = [item.conid for item in self.gateway.universe.contracts.values() if item.sec_type == "OPT"]
         return found[:: len(found) // count][:count]
+
+    def kept(self, conid: int) -> dict[tuple[int, date], FetchedClose]:
+        """What the state database has of a contract."""
+        with self.database.read() as connection:
+            return store.find(connection, [conid], first=DAYS[0], last=DAYS[-1])
 
     def requests(self) -> Counter[tuple[object, ...]]:
         """How often each request was made."""
@@ -129,6 +133,47 @@ async def test_refetch_asks_again(rig: Rig) -> None:
 
     assert (report.reused, report.requests) == (0, 1)
     assert rig.gateway.statistics.history.asked[AAPL] == 2
+    assert {entry.fetched_at for entry in rig.kept(AAPL).values()} == {rig.clock.now}
+
+
+async def test_a_known_close_outlives_the_expiry_of_its_option(rig: Rig) -> None:
+    """IB has no history of expired options: a refetch put that reason in the place of the close."""
+    options = [item for item in rig.gateway.universe.contracts.values() if item.sec_type == "OPT"]
+    option = min(options, key=lambda item: item.expiry)
+    first = await rig.fetch([option.conid])
+    asked = rig.requests()
+    rig.clock.now = datetime.fromisoformat(option.expiry).replace(tzinfo=UTC) + timedelta(days=3)
+
+    again = await rig.fetch([option.conid], refetch=True)
+
+    assert all(entry.close is not None for entry in first.entries.values())
+    assert again.entries == first.entries == rig.kept(option.conid)
+    assert (again.requests, rig.requests()) == (0, asked)
+
+
+async def test_a_close_that_was_asked_for_before_the_cut_off_does_not_outlive_its_option(rig: Rig) -> None:
+    [option] = rig.options(1)
+    rig.clock.now = CALENDAR.session(DAYS[-1]).closes_at + timedelta(minutes=1)
+    first = await rig.fetch([option], [DAYS[-1]])
+    rig.clock.advance(400 * 24 * 3600)
+
+    again = await rig.fetch([option], [DAYS[-1]])
+
+    assert [entry.close is None for entry in first.entries.values()] == [False]
+    assert [entry.reason for entry in again.entries.values()] == ["expired"]
+
+
+@pytest.mark.parametrize("why", ["no_data", "failed"])
+async def test_a_known_close_outlives_a_refetch_that_brings_none(rig: Rig, why: str) -> None:
+    first = await rig.fetch([AAPL])
+    rig.clock.advance(60)
+    rig.gateway.perform("refuse_history", why=why, count=2, conids=[AAPL])
+
+    again = await rig.fetch([AAPL], refetch=True)
+
+    assert again.requests == 2
+    assert again.entries == first.entries == rig.kept(AAPL)
+    assert again.unanswered == []
 
 
 async def test_expired_options_need_no_gateway(rig: Rig) -> None:
