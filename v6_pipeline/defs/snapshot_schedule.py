@@ -17,15 +17,20 @@ from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import ACTIVE
 from v6_pipeline.errors import V6Error
-from v6_pipeline.lake.day import LakeDays
-from v6_pipeline.lake.history_schemas import FLEX_STATEMENTS
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.day import SOURCES, LakeDays
 from v6_pipeline.settings import MarketHours, Settings
-from v6_pipeline.sync.snapshot_due import DayRules, MadeSnapshot, SnapshotDecision, decide_snapshot, recent_days
+from v6_pipeline.sync.snapshot_due import (
+    DayRules,
+    MadeSnapshot,
+    SnapshotDecision,
+    SnapshotRun,
+    decide_snapshot,
+    recent_days,
+)
 
 PARTITION_TAG = "dagster/partition"
 _RUNS_LOOKED_AT = 30
-_OBSERVED = (STREAMED_POSITIONS, QUEUED_POSITIONS, ACCOUNT_VALUES, FLEX_STATEMENTS)
+_OUTCOMES = {DagsterRunStatus.SUCCESS: True, DagsterRunStatus.FAILURE: False}
 
 
 def position_snapshots_schedule(settings: Settings, calendar: TradingCalendar) -> dg.ScheduleDefinition:
@@ -72,13 +77,13 @@ def decide(
     first = settings.start_date
     recent = [day for day in recent_days(calendar, now) if day >= first]
     days = LakeDays(pipeline.lake(), calendar)
-    observed = {day for spec in _OBSERVED for day in days.days(spec)}
+    observed = {day for spec in SOURCES for day in days.days(spec)}
     active = instance.get_runs(RunsFilter(job_name=SNAPSHOT_JOB, statuses=ACTIVE), limit=1)
     return decide_snapshot(
         rules=DayRules(calendar, always=settings.market_hours is MarketHours.ALWAYS),
         observed=observed & set(recent),
         made={day: made for day in recent if (made := _made(days.snapshot(day)[0])) is not None},
-        failed_at=failed_days(instance),
+        runs=newest_runs(instance),
         active_run_id=active[0].run_id if active else None,
         now=now,
     )
@@ -91,12 +96,12 @@ def _made(snapshot: pl.DataFrame) -> MadeSnapshot | None:
     return MadeSnapshot(final=bool(snapshot.get_column("final").all()), made_at=made_at)  # type: ignore[arg-type]  # of any column
 
 
-def failed_days(instance: DagsterInstance) -> dict[date, datetime]:
-    """Days whose newest snapshot run failed, and when."""
-    newest: dict[date, datetime | None] = {}
+def newest_runs(instance: DagsterInstance) -> dict[date, SnapshotRun]:
+    """The newest snapshot run of each day, where it has made the day or failed to."""
+    newest: dict[date, SnapshotRun | None] = {}
     for record in instance.get_run_records(RunsFilter(job_name=SNAPSHOT_JOB), limit=_RUNS_LOOKED_AT):
-        key = record.dagster_run.tags.get(PARTITION_TAG)
+        key, succeeded = record.dagster_run.tags.get(PARTITION_TAG), _OUTCOMES.get(record.dagster_run.status)
         if key is not None:
-            failed = record.dagster_run.status is DagsterRunStatus.FAILURE
-            newest.setdefault(date.fromisoformat(key), record.create_timestamp if failed else None)
-    return {day: at for day, at in newest.items() if at is not None}
+            run = None if succeeded is None else SnapshotRun(record.create_timestamp, succeeded)
+            newest.setdefault(date.fromisoformat(key), run)
+    return {day: run for day, run in newest.items() if run is not None}

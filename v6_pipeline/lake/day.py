@@ -39,6 +39,8 @@ _OF_PRICE = (
     *("price_source", "price_time", "base_currency", "fx_rate_to_base"),
 )
 OWN_LOGS = (STREAMED_POSITIONS, QUEUED_POSITIONS)
+SOURCES = (*OWN_LOGS, ACCOUNT_VALUES, FLEX_STATEMENTS)
+"""Tables whose rows of a day tell that an account was heard of on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ class LakeDays:
     def _accounts_of(self, day: date) -> frozenset[str]:
         if day not in self._accounts:
             found: set[str] = set()
-            for spec in (*OWN_LOGS, ACCOUNT_VALUES, FLEX_STATEMENTS):
+            for spec in SOURCES:
                 table = self._table(spec)
                 lazy = table.lazy(day)
                 if lazy is not None:

@@ -11,13 +11,13 @@ from datetime import date
 import polars as pl
 
 from v6_pipeline.errors import SnapshotRefusedError
-from v6_pipeline.lake.day import OWN_LOGS, DayInputs, LakeDays
+from v6_pipeline.lake.day import OWN_LOGS, SOURCES, DayInputs, LakeDays
 from v6_pipeline.lake.history_schemas import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
 from v6_pipeline.sync import history_checks as judge
 from v6_pipeline.sync.day_positions import day_positions
 from v6_pipeline.sync.history_context import HistoryContext
 from v6_pipeline.sync.registry_history import RegistryAt
-from v6_pipeline.sync.snapshot_days import known_contracts
+from v6_pipeline.sync.snapshot_days import is_flat, known_contracts
 from v6_pipeline.sync.snapshots import assemble
 from v6_pipeline.sync.stream_checks import Verdict
 
@@ -38,7 +38,11 @@ class DayChecks:
         calendar = self._context.calendar
         today = calendar.trading_day(self._context.now())
         return judge.no_day_missing(
-            self.days(), calendar, start=self._context.settings.start_date, last=calendar.previous_session(today)
+            self.days(),
+            calendar,
+            start=self._context.settings.start_date,
+            last=calendar.previous_session(today),
+            is_flat=lambda day: self._lake_days.has(day, *SOURCES) and is_flat(self._context, self._lake_days, day),
         )
 
     def snapshots_complete(self, days: Sequence[date]) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import date
 
 import polars as pl
@@ -23,7 +23,14 @@ _ACTIVITY_SECTIONS = frozenset({"Trades", _EXPIRIES, "Transfers", "CorporateActi
 Numbers = dict[str, int | float | str]
 
 
-def no_day_missing(days: Collection[date], calendar: TradingCalendar, *, start: date, last: date) -> Verdict:
+def no_day_missing(
+    days: Collection[date],
+    calendar: TradingCalendar,
+    *,
+    start: date,
+    last: date,
+    is_flat: Callable[[date], bool] = lambda _: False,
+) -> Verdict:
     """Whether every session between the first and the last day that has a snapshot has one.
 
     Args:
@@ -31,12 +38,13 @@ def no_day_missing(days: Collection[date], calendar: TradingCalendar, *, start: 
         calendar: knows the sessions.
         start: days before it do not count.
         last: the newest day that should be there; later ones do not count.
+        is_flat: whether nothing was held on a day, and that is known: its snapshot has no rows.
     """
     present = {day for day in days if start <= day <= last}
     if not present:
         return Verdict(passed=False, reason=f"no snapshot from {start} to {last}", serious=False, numbers={"days": 0})
     sessions = calendar.sessions_between(min(present), max(present))
-    missing = [day for day in sessions if day not in present]
+    missing = [day for day in sessions if day not in present and not is_flat(day)]
     numbers: Numbers = {
         "days": len(present),
         "missing": len(missing),

@@ -17,6 +17,8 @@ PROVISIONAL_EVERY = timedelta(minutes=10)
 """How often the current day is snapshotted before its cut-off."""
 RETRY_AFTER = timedelta(minutes=30)
 """A day whose snapshot failed is tried again after that: the reason is mostly one that a person must remove."""
+FLAT_AGAIN_AFTER = timedelta(hours=12)
+"""A day on which nothing was held leaves no rows to tell that it is done: it is looked at again after that."""
 LOOKBACK_SESSIONS = 5
 """Trading days looked back for one that was left without its final snapshot, as after a weekend's outage."""
 
@@ -27,6 +29,14 @@ class MadeSnapshot:
 
     final: bool
     made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRun:
+    """The newest run that made a day's snapshot, or failed to."""
+
+    started_at: datetime
+    succeeded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,7 @@ def decide_snapshot(
     rules: DayRules,
     observed: Collection[date],
     made: Mapping[date, MadeSnapshot],
-    failed_at: Mapping[date, datetime],
+    runs: Mapping[date, SnapshotRun],
     active_run_id: str | None,
     now: datetime,
 ) -> SnapshotDecision:
@@ -88,7 +98,7 @@ def decide_snapshot(
         rules: when a day's observations count.
         observed: days that the logs or a statement have rows of; others are nothing that a schedule could make.
         made: the snapshots that are there, by day.
-        failed_at: when a day's snapshot last failed, if it was not made since.
+        runs: the newest run of each day that has ended. One that succeeded without leaving rows found nothing held.
         active_run_id: a snapshot run that is queued or runs.
         now: UTC.
     """
@@ -96,43 +106,56 @@ def decide_snapshot(
         return SnapshotDecision(None, f"run {active_run_id[:8]} makes a snapshot already")
     today = rules.calendar.trading_day(now)
     days = [day for day in recent_days(rules.calendar, now) if day in observed]
-    resting = {day for day in days if day in failed_at and now - failed_at[day] < RETRY_AFTER}
+    failed = {day for day in days if _rests(runs.get(day), now, RETRY_AFTER, succeeded=False)}
+    flat = {day for day in days if day not in made and _is_flat(day, rules, runs.get(day), now)}
     for day in days:
-        if rules.is_final(day, now) and not _is_final(made.get(day)) and day not in resting:
+        if rules.is_final(day, now) and not _is_final(made.get(day)) and day not in failed | flat:
             return SnapshotDecision(day, f"{day}: the cut-off {_clock(rules.cut_off(day))} has passed")
-    if today in days and today not in resting and not rules.is_final(today, now) and now >= rules.opens_at(today):
-        snapshot = made.get(today)
-        if snapshot is None:
+    looked_at = _looked_at(made.get(today), runs.get(today))
+    if today in days and today not in failed and not rules.is_final(today, now) and now >= rules.opens_at(today):
+        if looked_at is None:
             return SnapshotDecision(today, f"{today}: observed, and no snapshot yet")
-        if now - snapshot.made_at >= PROVISIONAL_EVERY:
-            minutes = (now - snapshot.made_at).total_seconds() / 60
+        if now - looked_at >= PROVISIONAL_EVERY:
+            minutes = (now - looked_at).total_seconds() / 60
             return SnapshotDecision(today, f"{today}: the provisional snapshot is {minutes:.0f} minutes old")
-    return SnapshotDecision(None, _why_not(rules, today, days, resting, made, now))
-
-
-def _why_not(
-    rules: DayRules,
-    today: date,
-    days: Collection[date],
-    resting: Collection[date],
-    made: Mapping[date, MadeSnapshot],
-    now: datetime,
-) -> str:
-    if resting:
-        listed = ", ".join(day.isoformat() for day in sorted(resting))
-        return f"the snapshot of {listed} failed less than {RETRY_AFTER.total_seconds() / 60:.0f} minutes ago"
+    if failed:
+        listed = ", ".join(day.isoformat() for day in sorted(failed))
+        reason = f"the snapshot of {listed} failed less than {RETRY_AFTER.total_seconds() / 60:.0f} minutes ago"
+        return SnapshotDecision(None, reason)
     if today not in days:
-        return f"nothing was observed yet on {today}"
-    snapshot = made.get(today)
-    if snapshot is None:
+        return SnapshotDecision(None, f"nothing was observed yet on {today}")
+    return SnapshotDecision(None, _why_not_today(rules, today, made.get(today), looked_at, now))
+
+
+def _why_not_today(
+    rules: DayRules, today: date, snapshot: MadeSnapshot | None, looked_at: datetime | None, now: datetime
+) -> str:
+    if looked_at is None:
         return f"{today}: the session opens at {_clock(rules.opens_at(today))}"
-    kind = "final" if snapshot.final else "provisional"
-    if snapshot.final:
-        return f"{today}: final snapshot of {_clock(snapshot.made_at)}"
-    rest = max(timedelta(), PROVISIONAL_EVERY - (now - snapshot.made_at)).total_seconds()
-    return f"{today}: {kind} snapshot of {_clock(snapshot.made_at)}, the next in {rest:.0f} s; final after " + _clock(
-        rules.cut_off(today)
-    )
+    if _is_final(snapshot):
+        return f"{today}: final snapshot of {_clock(looked_at)}"
+    if rules.is_final(today, now):
+        return f"{today}: nothing was held, as seen at {_clock(looked_at)}"
+    kind = "no position at" if snapshot is None else "provisional snapshot of"
+    rest = max(timedelta(), PROVISIONAL_EVERY - (now - looked_at)).total_seconds()
+    return f"{today}: {kind} {_clock(looked_at)}, the next in {rest:.0f} s; final after {_clock(rules.cut_off(today))}"
+
+
+def _rests(run: SnapshotRun | None, now: datetime, time: timedelta, *, succeeded: bool) -> bool:
+    return run is not None and run.succeeded is succeeded and now - run.started_at < time
+
+
+def _is_flat(day: date, rules: DayRules, run: SnapshotRun | None, now: datetime) -> bool:
+    """Whether a run after the day's cut-off, to which rows would be its final ones, left none."""
+    is_last = run is not None and rules.is_final(day, run.started_at)
+    return is_last and _rests(run, now, FLAT_AGAIN_AFTER, succeeded=True)
+
+
+def _looked_at(snapshot: MadeSnapshot | None, run: SnapshotRun | None) -> datetime | None:
+    """When a day's snapshot was last made; as equal content makes no commit, the run may be newer than the rows."""
+    found = [snapshot.made_at] if snapshot is not None else []
+    found += [run.started_at] if run is not None and run.succeeded else []
+    return max(found, default=None)
 
 
 def _is_final(snapshot: MadeSnapshot | None) -> bool:

@@ -68,6 +68,27 @@ def test_no_trading_day_missing(checked: Checked) -> None:
     }
 
 
+def test_a_day_on_which_nothing_was_held_is_not_missing(checked: Checked) -> None:
+    """Its snapshot has no rows: it was named as missing for ever, and a backfill could not help."""
+    checked.drop(MONDAY, *WEEK[3:], quantity=10)
+    checked.drop(TUESDAY, quantity=0)
+    checked.make(MONDAY, TUESDAY)
+    checked.make(*WEEK[3:])
+
+    unheard_of = checked.says("no_trading_day_missing")
+    checked.drop(WEEK[2], quantity=0)
+    checked.make(WEEK[2])
+    flat = checked.says("no_trading_day_missing")
+    checked.drop(WEEK[2], quantity=10, made="220000")
+    checked.make(WEEK[2], assets=FLEX_ASSETS)
+    unmade = checked.says("no_trading_day_missing")
+
+    assert unheard_of.description == "1 of 5 trading days have no snapshot: 2026-11-11; backfill them"
+    assert flat.passed
+    assert numbers(flat) == {"days": 3, "missing": 0, "first": "2026-11-09", "last": "2026-11-13"}
+    assert unmade.description == unheard_of.description
+
+
 def test_a_lake_without_snapshots_is_a_warning(checked: Checked) -> None:
     said = checked.says("no_trading_day_missing")
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from v6_pipeline.defs.jobs import SNAPSHOT_JOB
-from v6_pipeline.defs.snapshot_schedule import PARTITION_TAG, decide, failed_days, position_snapshots_schedule
+from v6_pipeline.defs.snapshot_schedule import PARTITION_TAG, decide, newest_runs, position_snapshots_schedule
 from v6_pipeline.lake.history_schemas import POSITION_SNAPSHOTS
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace
@@ -19,7 +19,7 @@ from v6_pipeline.sync.snapshot_due import SnapshotDecision
 from v6_pipeline_tests.history_days import CALENDAR, observe
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 
-FRIDAY, THURSDAY = date(2026, 11, 20), date(2026, 11, 19)
+FRIDAY, THURSDAY, WEDNESDAY = date(2026, 11, 20), date(2026, 11, 19), date(2026, 11, 18)
 
 
 def snapshot(pipeline: ClockedPipeline, day: date, *, final: bool, made_at: datetime) -> None:
@@ -31,6 +31,10 @@ def snapshot(pipeline: ClockedPipeline, day: date, *, final: bool, made_at: date
     frame = pl.DataFrame([values], schema=POSITION_SNAPSHOTS.schema)
     lineage = CommitLineage(asset=POSITION_SNAPSHOTS.name, source="derived", code_version="0", run_id="r")
     replace(pipeline.lake().table(POSITION_SNAPSHOTS), frame, [(day,)], lineage)
+
+
+def ran(instance: dg.DagsterInstance, day: date, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    return instance.add_run(dg.DagsterRun(job_name=SNAPSHOT_JOB, status=status, tags={PARTITION_TAG: f"{day}"}))
 
 
 def ask(instance: dg.DagsterInstance, pipeline: ClockedPipeline) -> SnapshotDecision:
@@ -88,18 +92,44 @@ def test_a_day_before_the_first_partition_is_not_asked_for(
     assert ask(instance, pipeline) == SnapshotDecision(None, "nothing was observed yet on 2026-11-20")
 
 
-def test_a_day_whose_newest_run_failed_is_known_and_one_that_was_made_since_is_not(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_of_each_day_the_newest_run_is_known_if_it_succeeded_or_failed(instance: dg.DagsterInstance) -> None:
     for day, status in (
+        (WEDNESDAY, dg.DagsterRunStatus.FAILURE),
+        (WEDNESDAY, dg.DagsterRunStatus.CANCELED),
+        (THURSDAY, dg.DagsterRunStatus.SUCCESS),
         (THURSDAY, dg.DagsterRunStatus.FAILURE),
         (FRIDAY, dg.DagsterRunStatus.FAILURE),
         (FRIDAY, dg.DagsterRunStatus.SUCCESS),
     ):
-        instance.add_run(dg.DagsterRun(job_name=SNAPSHOT_JOB, status=status, tags={PARTITION_TAG: f"{day}"}))
-    [(day, at)] = failed_days(instance).items()
-    assert day == THURSDAY
-    assert abs(datetime.now(UTC) - at) < timedelta(minutes=1)
+        ran(instance, day, status)
+
+    found = newest_runs(instance)
+
+    assert {day: run.succeeded for day, run in found.items()} == {THURSDAY: False, FRIDAY: True}
+    assert all(abs(datetime.now(UTC) - run.started_at) < timedelta(minutes=1) for run in found.values())
+
+
+def test_a_day_on_which_nothing_was_held_is_asked_for_once_and_later_days_are_made(
+    pipeline: ClockedPipeline, instance: dg.DagsterInstance
+) -> None:
+    """It leaves no rows: it was asked for every minute for ever, and no later day was."""
+    today = CALENDAR.trading_day(datetime.now(UTC))
+    later = CALENDAR.previous_session(today)
+    flat = CALENDAR.previous_session(later)
+    observe(pipeline.lake(), [flat], conids=())
+    observe(pipeline.lake(), [later])
+    Clock.instant = datetime.now(UTC)
+    assert ask(instance, pipeline).day == flat
+
+    run = ran(instance, flat, dg.DagsterRunStatus.SUCCESS)
+    record = instance.get_run_record_by_id(run.run_id)
+    assert record is not None
+    Clock.instant = record.create_timestamp + timedelta(minutes=1)
+    assert ask(instance, pipeline).day == later
+    snapshot(pipeline, later, final=True, made_at=Clock.instant)
+    assert ask(instance, pipeline).day is None
+    Clock.forward(12 * 3600)
+    assert ask(instance, pipeline).day == flat
 
 
 def test_never_two_at_once(observed: ClockedPipeline, instance: dg.DagsterInstance) -> None:

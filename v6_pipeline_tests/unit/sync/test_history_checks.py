@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import date, timedelta
 from typing import Any
 
@@ -20,8 +21,8 @@ ALL_SECTIONS = ["CorporateActions", "OpenPositions", "OptionEAE", "Trades", "Tra
 # --- days ---
 
 
-def missing(*days: date, last: date = DAY) -> Verdict:
-    return no_day_missing(days, CALENDAR, start=START, last=last)
+def missing(*days: date, last: date = DAY, flat: Collection[date] = ()) -> Verdict:
+    return no_day_missing(days, CALENDAR, start=START, last=last, is_flat=lambda day: day in flat)
 
 
 def test_days_without_a_gap_pass_weekends_and_holidays_are_none() -> None:
@@ -36,6 +37,16 @@ def test_a_gap_is_named() -> None:
     verdict = missing(*(date(2026, 2, day) for day in (2, 4, 6)))
     assert not verdict.passed
     assert verdict.reason == "2 of 5 trading days have no snapshot: 2026-02-03, 2026-02-05; backfill them"
+
+
+def test_a_day_on_which_nothing_was_held_is_no_gap() -> None:
+    given = [date(2026, 2, day) for day in (2, 4, 6)]
+    flat = [date(2026, 2, 3), date(2026, 2, 5)]
+
+    one_left = missing(*given, flat=flat[:1])
+
+    assert one_left.reason == "1 of 5 trading days have no snapshot: 2026-02-05; backfill them"
+    assert missing(*given, flat=flat).passed
 
 
 def test_many_gaps_are_named_by_a_sample() -> None:

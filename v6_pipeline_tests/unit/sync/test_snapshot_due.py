@@ -8,11 +8,20 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.sync.snapshot_due import DayRules, MadeSnapshot, SnapshotDecision, decide_snapshot, recent_days
+from v6_pipeline.sync.snapshot_due import (
+    FLAT_AGAIN_AFTER,
+    DayRules,
+    MadeSnapshot,
+    SnapshotDecision,
+    SnapshotRun,
+    decide_snapshot,
+    recent_days,
+)
 
 CALENDAR = TradingCalendar()
 FRIDAY = date(2026, 11, 20)
 THURSDAY = date(2026, 11, 19)
+WEDNESDAY = date(2026, 11, 18)
 NOON = datetime(2026, 11, 20, 17, tzinfo=UTC)
 CUT_OFF = datetime(2026, 11, 20, 21, 35, tzinfo=UTC)
 HALF_DAY = date(2026, 11, 27)  # the day after Thanksgiving closes at 13:00
@@ -23,7 +32,7 @@ def decide(
     *,
     observed: Collection[date] = (THURSDAY, FRIDAY),
     made: Mapping[date, MadeSnapshot] | None = None,
-    failed_at: Mapping[date, datetime] | None = None,
+    runs: Mapping[date, SnapshotRun] | None = None,
     active: str | None = None,
     always: bool = False,
 ) -> SnapshotDecision:
@@ -32,7 +41,7 @@ def decide(
         rules=DayRules(CALENDAR, always=always),
         observed=observed,
         made=thursday | dict(made or {}),
-        failed_at=failed_at or {},
+        runs=runs or {},
         active_run_id=active,
         now=now,
     )
@@ -40,6 +49,10 @@ def decide(
 
 def provisional(at: datetime) -> Mapping[date, MadeSnapshot]:
     return {FRIDAY: MadeSnapshot(final=False, made_at=at)}
+
+
+def ran(at: datetime, day: date = FRIDAY, *, succeeded: bool = True) -> Mapping[date, SnapshotRun]:
+    return {day: SnapshotRun(at, succeeded)}
 
 
 def test_the_first_snapshot_of_a_day_is_made_once_something_was_observed_in_its_session() -> None:
@@ -90,11 +103,76 @@ def test_a_day_left_provisional_by_an_outage_is_finished_afterwards_the_oldest_f
 
 def test_a_failed_day_rests_and_does_not_hold_up_the_others() -> None:
     left = {THURSDAY: MadeSnapshot(final=False, made_at=NOON - timedelta(days=1))}
-    failed = {THURSDAY: NOON - timedelta(minutes=29)}
-    assert decide(NOON, made=left, failed_at=failed).day == FRIDAY
-    resting = decide(NOON, made={**left, **provisional(NOON)}, failed_at=failed)
+    failed = ran(NOON - timedelta(minutes=29), THURSDAY, succeeded=False)
+    assert decide(NOON, made=left, runs=failed).day == FRIDAY
+    resting = decide(NOON, made={**left, **provisional(NOON)}, runs=failed)
     assert resting.reason == "the snapshot of 2026-11-19 failed less than 30 minutes ago"
-    assert decide(NOON + timedelta(minutes=1), made={**left, **provisional(NOON)}, failed_at=failed).day == THURSDAY
+    assert decide(NOON + timedelta(minutes=1), made={**left, **provisional(NOON)}, runs=failed).day == THURSDAY
+
+
+def test_a_provisional_snapshot_that_stayed_as_it_was_is_renewed_ten_minutes_after_the_run() -> None:
+    """Equal content makes no commit: by its rows it stays old, and was asked for every minute."""
+    old = provisional(NOON - timedelta(hours=3))
+
+    early = decide(NOON, made=old, runs=ran(NOON - timedelta(minutes=9)))
+    due = decide(NOON, made=old, runs=ran(NOON - timedelta(minutes=10)))
+    after_a_failure = decide(NOON, made=old, runs=ran(NOON - timedelta(minutes=30), succeeded=False))
+
+    assert early == SnapshotDecision(
+        None,
+        "2026-11-20: provisional snapshot of 2026-11-20 16:51 UTC, the next in 60 s; final after 2026-11-20 21:35 UTC",
+    )
+    assert due == SnapshotDecision(FRIDAY, "2026-11-20: the provisional snapshot is 10 minutes old")
+    assert after_a_failure == SnapshotDecision(FRIDAY, "2026-11-20: the provisional snapshot is 180 minutes old")
+
+
+# Nothing held: a snapshot without rows
+
+
+def test_while_nothing_is_held_it_is_looked_at_every_ten_minutes() -> None:
+    early = decide(NOON, runs=ran(NOON - timedelta(minutes=9)))
+    due = decide(NOON, runs=ran(NOON - timedelta(minutes=10)))
+
+    assert early == SnapshotDecision(
+        None, "2026-11-20: no position at 2026-11-20 16:51 UTC, the next in 60 s; final after 2026-11-20 21:35 UTC"
+    )
+    assert due.day == FRIDAY
+
+
+def test_a_day_on_which_nothing_was_held_rests_for_twelve_hours_once_that_is_final() -> None:
+    """There are no rows to tell that it is done: it was asked for every minute, for ever."""
+    seen = CUT_OFF + timedelta(minutes=1)
+
+    resting = decide(seen + FLAT_AGAIN_AFTER - timedelta(seconds=1), runs=ran(seen))
+    due = decide(seen + FLAT_AGAIN_AFTER, runs=ran(seen))
+
+    assert resting == SnapshotDecision(None, "2026-11-20: nothing was held, as seen at 2026-11-20 21:36 UTC")
+    assert due == SnapshotDecision(FRIDAY, "2026-11-20: the cut-off 2026-11-20 21:35 UTC has passed")
+
+
+def test_a_day_on_which_nothing_was_held_does_not_hold_up_later_ones() -> None:
+    observed = [WEDNESDAY, THURSDAY, FRIDAY]
+    flat = ran(NOON - timedelta(hours=1), WEDNESDAY)
+
+    assert decide(NOON, observed=observed).day == WEDNESDAY
+    assert decide(NOON, observed=observed, runs=flat).day == FRIDAY
+    after_hours = decide(CUT_OFF + timedelta(minutes=1), observed=observed, made=provisional(CUT_OFF), runs=flat)
+    assert after_hours.day == FRIDAY
+
+
+@pytest.mark.parametrize("started_at", [CUT_OFF - timedelta(minutes=1), CUT_OFF])
+def test_a_run_that_started_by_the_cut_off_does_not_tell_that_nothing_was_held(started_at: datetime) -> None:
+    assert decide(CUT_OFF + timedelta(seconds=1), runs=ran(started_at)).day == FRIDAY
+
+
+def test_a_run_that_failed_tells_nothing_of_what_was_held() -> None:
+    failed = ran(CUT_OFF + timedelta(minutes=1), succeeded=False)
+
+    resting = decide(CUT_OFF + timedelta(minutes=30), runs=failed)
+    due = decide(CUT_OFF + timedelta(minutes=31), runs=failed)
+
+    assert resting == SnapshotDecision(None, "the snapshot of 2026-11-20 failed less than 30 minutes ago")
+    assert due.day == FRIDAY
 
 
 def test_never_two_at_once() -> None:
