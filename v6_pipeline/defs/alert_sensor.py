@@ -22,6 +22,8 @@ from v6_pipeline.errors import V6Error
 TICK_SECONDS = 30
 RUNS_PER_TICK = 50
 _NUMBER = re.compile(r"\d+")
+_PLANNED = "PLANNED"
+"""By its name: the enumeration itself is not public."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +152,15 @@ def _reason(instance: DagsterInstance, run_id: str) -> str:
 
 def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey]) -> list[Trouble]:
     """Checks whose newest evaluation failed."""
-    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    storage = instance.event_log_storage
     troubles = []
-    for key, record in records.items():
-        if record.status.name != "FAILED":  # the enumeration itself is not public
+    for key, newest in storage.get_latest_asset_check_execution_by_key(keys).items():
+        record = newest
+        if newest.status.name == _PLANNED:
+            # A run that is to evaluate the check, or that died before it did: what was known before still holds.
+            ended = {status for status in type(newest.status) if status.name != _PLANNED}
+            record = next(iter(storage.get_asset_check_execution_history(key, limit=1, status=ended)), newest)
+        if record.status.name != "FAILED":
             continue
         event = record.event.dagster_event if record.event else None
         is_evaluated = event is not None and event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION

@@ -48,6 +48,20 @@ def other() -> None:
     a_bug()
 
 
+@dg.asset_check(asset=KEY.asset_key, name=KEY.name)
+def stream_fresh() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+
+def check_job() -> dg.JobDefinition:
+    """A job that evaluates the check, which passes."""
+    return dg.Definitions(
+        assets=[dg.AssetSpec(KEY.asset_key)],
+        asset_checks=[stream_fresh],
+        jobs=[dg.define_asset_job("freshness", selection=dg.AssetSelection.checks(KEY))],
+    ).resolve_job_def("freshness")
+
+
 class Looks:
     """One look after the other, the cursor handed on."""
 
@@ -128,6 +142,29 @@ def test_a_failing_check_is_told_once_and_its_end_as_well(looks: Looks, instance
     [over] = looks(minutes=1)
     assert over.startswith("over: check stream_fresh of streamed_positions")
     assert looks(minutes=1) == []
+
+
+def test_a_check_that_a_run_is_about_to_evaluate_is_as_it_was(looks: Looks, instance: dg.DagsterInstance) -> None:
+    """Dagster notes it as planned when it creates the run: that was told as its end, and what came of it as new."""
+    evaluate(instance, passed=False, severity=dg.AssetCheckSeverity.WARN, says="stale for 90 s")
+    assert looks() == ["warning: check stream_fresh of streamed_positions: stale for 90 s"]
+
+    instance.create_run_for_job(check_job())
+    newest = instance.event_log_storage.get_latest_asset_check_execution_by_key([KEY])[KEY]
+    assert newest.status.name == "PLANNED"
+    assert looks(minutes=1) == []
+    assert looks.result.skip_reason is not None
+    assert looks.result.skip_reason.skip_message == "troubles: 1, alerts passed on: 0"
+
+    assert check_job().execute_in_process(instance=instance).success
+    [over] = looks(minutes=1)
+    assert over.startswith("over: check stream_fresh of streamed_positions")
+
+
+def test_a_check_that_was_never_evaluated_is_no_trouble(looks: Looks, instance: dg.DagsterInstance) -> None:
+    instance.create_run_for_job(check_job())
+
+    assert looks() == []
 
 
 def test_an_unreadable_cursor_starts_over() -> None:
