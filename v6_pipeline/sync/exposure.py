@@ -249,7 +249,8 @@ def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) 
         return None
     units = row["position"] * contract.multiplier / contract.price_magnifier
     if not contract.sec_type.is_option:
-        delta = _times(row["market_price"], units, rate)
+        # Not by the price: in cents or not depends on the source, the value does not.
+        delta = _times(row["market_value"], rate)
         return _Greeks(dollar_delta=delta, dollar_gamma=None, vega=None, theta=None, is_option=False)
     price = row["underlying_price"]
     return _Greeks(

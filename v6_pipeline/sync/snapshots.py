@@ -20,6 +20,8 @@ from v6_pipeline.sync.day_positions import HOLDING_COLUMNS, day_positions, holdi
 from v6_pipeline.sync.registry_history import RegistryAt
 
 _IS_FLEX = pl.col("position_source") == UpdateSource.FLEX.value
+_COSTS_WITHIN = 1e-4
+"""The feeds of positions and of the portfolio round average costs differently."""
 _OF_THE_ROW_PRICED = ("market_price", "market_value", "unrealized_pnl", "price_source", "price_time")
 
 
@@ -101,7 +103,10 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
 
 
 def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
-    """Flex: what its activity since the session before realized; else what the account feed said last."""
+    """Flex: what its activity since the session before realized; else what the account feed said last.
+
+    What it said before a trade is not the day's: a contract that streams may have been sold in part since.
+    """
     of_day = inputs.activity.filter(
         (pl.col("activity_date") > inputs.window.previous) & pl.col("realized_pnl").is_not_null()
     )
@@ -110,11 +115,16 @@ def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
         (pl.col("source") == UpdateSource.QUEUE.value) & pl.col("realized_pnl").is_not_null()
     )
     queued = newest_first(queued).unique(subset=KEY, keep="first", maintain_order=True)
-    queued = queued.select(*KEY, pl.col("realized_pnl").alias("queued_realized"))
+    queued = queued.select(*KEY, pl.col("realized_pnl", "position", "average_cost").name.prefix("queued_"))
     rows = rows.join(flex, on=KEY, how="left", maintain_order="left")
     rows = rows.join(queued, on=KEY, how="left", maintain_order="left")
-    realized = pl.when(_IS_FLEX).then(pl.col("flex_realized")).otherwise(pl.col("queued_realized"))
-    return rows.with_columns(realized.alias("realized_pnl"))
+    cost, queued_cost = pl.col("average_cost"), pl.col("queued_average_cost")
+    same_cost = (
+        ((cost - queued_cost).abs() <= _COSTS_WITHIN * queued_cost.abs()) | cost.is_null() | queued_cost.is_null()
+    )
+    untraded = (pl.col("position") == pl.col("queued_position")) & same_cost
+    own = pl.when(untraded).then(pl.col("queued_realized_pnl"))
+    return rows.with_columns(pl.when(_IS_FLEX).then(pl.col("flex_realized")).otherwise(own).alias("realized_pnl"))
 
 
 def _with_quotes(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:

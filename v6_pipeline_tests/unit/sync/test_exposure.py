@@ -184,12 +184,23 @@ def test_greeks_are_in_money_of_the_base_currency() -> None:
     assert row["greeks_coverage"] == 100.0
 
 
-def test_stocks_and_futures_have_delta_1_and_no_curvature() -> None:
+def test_stocks_have_delta_1_and_no_curvature() -> None:
     row = one([position()])
     assert [row[name] for name in ("dollar_delta", "dollar_gamma", "vega", "theta")] == [50.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("price", [pytest.param(450.0, id="IB: in cents"), pytest.param(4.5, id="Flex: in dollars")])
+def test_futures_have_their_value_for_delta_whatever_the_price_is_quoted_in(price: float) -> None:
     corn = ContractSpec(conid=1, symbol="ZC", sec_type=SecType.FUTURE, currency="USD", price_magnifier=100)
-    future = position(sec_type="FUT", multiplier=5000.0, market_price=450.0, position=1.0)
-    assert one([future], contracts={1: corn})["dollar_delta"] == 22_500.0
+    future = position(sec_type="FUT", multiplier=5000.0, market_price=price, market_value=22_500.0, position=1.0)
+    row = one([future], contracts={1: corn})
+    assert [row[name] for name in ("dollar_delta", "dollar_gamma", "vega", "theta")] == [22_500.0, 0.0, 0.0, 0.0]
+    assert one([future | {"fx_rate_to_base": 2.0}], contracts={1: corn})["dollar_delta"] == 45_000.0
+
+
+def test_the_delta_of_a_stock_without_a_value_is_unknown() -> None:
+    row = one([position(market_price=None, market_value=None)])
+    assert (row["dollar_delta"], row["greeks_coverage"]) == (None, 0.0)
 
 
 def test_a_stock_is_in_one_group_with_its_options() -> None:

@@ -26,7 +26,7 @@ from v6_pipeline_tests.unit.sync.day_builders import (
 )
 
 STALE = WINDOW.begins_at - INSTANT
-MINUTE = timedelta(minutes=1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
 def priced(at: Any = NOON, price: float = 5.0, **values: Any) -> dict[str, Any]:
@@ -142,6 +142,41 @@ def test_realized_profit_is_the_account_feeds_last_word() -> None:
         own(NOON + 2 * MINUTE),
     ]
     assert one(day(rows))["realized_pnl"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("then", "realized"),
+    [
+        pytest.param({"position": 1.0, "average_cost": 5.0}, None, id="one sold"),
+        pytest.param({"position": 2.0, "average_cost": 5.0}, 0.0, id="as it was"),
+        pytest.param({"position": 2.0, "average_cost": 6.0}, None, id="sold and bought back"),
+        pytest.param({"position": 2.0, "average_cost": 5.0 * (1 + 1e-6)}, 0.0, id="rounded otherwise"),
+        pytest.param({"position": 2.0, "average_cost": None}, 0.0, id="cost unknown"),
+        pytest.param({"position": -2.0, "average_cost": 5.0}, None, id="turned round"),
+        pytest.param({"position": 0.0, "average_cost": 0.0}, None, id="all sold"),
+    ],
+)
+def test_realized_profit_that_was_told_before_a_trade_is_not_the_days(
+    then: dict[str, Any], realized: float | None
+) -> None:
+    """A contract that streams was told as 0 after a part of it had been sold."""
+    told = own(WINDOW.cut_off - 7 * HOUR, source="queue", position=2.0, average_cost=5.0, realized_pnl=0.0)
+    row = one(day([told, own(NOON + 2 * HOUR, **then)]))
+    assert (row["position"], row["position_source"]) == (then["position"], "stream")
+    assert row["realized_pnl"] == realized
+
+
+def test_realized_profit_is_known_again_once_it_is_told_after_the_trade() -> None:
+    before = own(NOON, source="queue", position=2.0, average_cost=5.0, realized_pnl=0.0)
+    sold = own(NOON + MINUTE, position=1.0, average_cost=5.0)
+    after = own(NOON + 2 * MINUTE, source="queue", position=1.0, average_cost=5.0, realized_pnl=3.0)
+    assert one(day([before, sold, after]))["realized_pnl"] == 3.0
+    assert one(day([before, after, own(NOON + 3 * MINUTE, position=1.0)]))["realized_pnl"] == 3.0
+
+
+def test_realized_profit_counts_where_the_account_feed_did_not_tell_the_cost() -> None:
+    told = own(NOON, source="queue", realized_pnl=2.0)
+    assert one(day([told, own(NOON + MINUTE, average_cost=5.0)]))["realized_pnl"] == 2.0
 
 
 def test_realized_profit_of_flex_is_the_sum_of_the_days_activity() -> None:
