@@ -6,11 +6,12 @@ version of the handle: all are misnumbered once another commit has landed, or wh
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from deltalake import DeltaTable
 
-from v6_pipeline.lake.durability import local_path, read_log
+from v6_pipeline.lake.durability import LOG_FOLDER, local_path, read_log
 
 _ATTEMPTS = 5
 
@@ -27,17 +28,36 @@ def commit_entries(handle: DeltaTable, uri: str, *, first: int, limit: int) -> l
     folder = local_path(uri)
     if folder is None:
         return _from_history(handle, first, limit)
+    newest = handle.version()
     entries: list[dict[str, Any]] = []
-    for version in range(first, handle.version() + 1):
-        if len(entries) == limit:
-            break
+    version, oldest = first, -1
+    while version <= newest and len(entries) < limit:
         try:
             actions = read_log(folder, version)
-        except (FileNotFoundError, ValueError):  # expired, or damaged where a checkpoint stands for it
+        except FileNotFoundError:
+            if oldest < 0:  # thousands may have expired: they are not tried one by one
+                oldest = oldest_version(folder, newest)
+            version = max(version + 1, oldest)
+            continue
+        except ValueError:  # damaged, where a checkpoint stands for it
+            version += 1
             continue
         info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
         entries.append({**info, "version": version})
+        version += 1
     return entries
+
+
+def oldest_version(folder: Path, newest: int) -> int:
+    """The oldest version of a local table whose log file is there; ``newest`` if there is none.
+
+    Raises:
+        OSError: the log cannot be listed.
+    """
+    versions = [
+        int(path.stem) for path in (folder / LOG_FOLDER).iterdir() if path.suffix == ".json" and path.stem.isdigit()
+    ]
+    return min(versions, default=newest)
 
 
 def _from_history(handle: DeltaTable, first: int, limit: int) -> list[dict[str, Any]]:

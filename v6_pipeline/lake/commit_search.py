@@ -16,8 +16,8 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.lake.columns import PARTITION_COLUMN, TableSpec
-from v6_pipeline.lake.commit_log import commit_entries
-from v6_pipeline.lake.durability import LOG_FOLDER, added_files, local_path, log_file, read_log
+from v6_pipeline.lake.commit_log import commit_entries, oldest_version
+from v6_pipeline.lake.durability import added_files, local_path, log_file, read_log
 from v6_pipeline.lake.lineage import CommitInfo, CommitKind
 from v6_pipeline.lake.table import DeltaTableStore
 
@@ -64,7 +64,7 @@ class CommitLog:
             return
         with store.faults():
             if self._folder is not None:
-                self.oldest = _oldest_log(self._folder, self.newest)
+                self.oldest = oldest_version(self._folder, self.newest)
                 return
             first = max(self.newest - MOST_COMMITS + 1, 0)
             entries = commit_entries(handle, store.uri, first=first, limit=MOST_COMMITS)
@@ -161,13 +161,6 @@ def _may_have_written(spec: TableSpec, commit: CommitInfo, row: Row) -> bool:
     same_author = all(getattr(commit, name) == row[name] for name in ("run_id", "epoch") if spec.has(name))
     in_time = commit.first_timestamp <= row["timestamp"] <= commit.last_timestamp
     return same_author and in_time and row["date"] in commit.rows_by_date
-
-
-def _oldest_log(folder: Path, newest: int) -> int:
-    versions = [
-        int(path.stem) for path in (folder / LOG_FOLDER).iterdir() if path.suffix == ".json" and path.stem.isdigit()
-    ]
-    return min(versions, default=newest)
 
 
 def _bytes(path: Path) -> bytes:

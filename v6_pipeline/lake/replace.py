@@ -136,7 +136,7 @@ def _written_by(store: DeltaTableStore, handle: DeltaTable, groups: Sequence[Map
         first = max(last - _VERSIONS_AT_ONCE + 1, 0)
         with store.faults():
             entries = commit_entries(handle, store.uri, first=first, limit=last - first + 1)
-        commits = [CommitInfo.parse(entry) for entry in entries]
+        commits = [CommitInfo.parse(entry) for entry in entries if entry["version"] <= last]
         for commit in reversed(commits):
             if commit.kind is CommitKind.DATA and any(group in groups for group in commit.replaced):
                 return commit.version

@@ -9,9 +9,12 @@ from time import perf_counter
 from typing import Any
 
 import polars as pl
+import pytest
 from deltalake import DeltaTable
 
-from v6_pipeline.lake.commit_log import _from_history
+from v6_pipeline.lake import commit_log
+from v6_pipeline.lake.commit_log import _from_history, oldest_version
+from v6_pipeline.lake.durability import log_file, read_log
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, read_commits
 from v6_pipeline.lake.maintenance import compact
@@ -115,6 +118,40 @@ def test_where_the_log_has_expired_the_oldest_left_are_given(tmp_path: Path) -> 
         (Path(table.uri) / "_delta_log" / f"{version:020}.json").unlink()
     found = [info.version for info in read_commits(table, 2, 5)]
     assert found == [15, 16, 17, 18, 19]
+
+
+def test_what_has_expired_is_passed_over_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sensor that begins with a table a year old tried each of a million versions."""
+    table = store(tmp_path)
+    for number in range(25):
+        table.append(queued([update(number)]), by_run())
+    table.open().create_checkpoint()
+    for version in (*range(15), 17):
+        log_file(Path(table.uri), version).unlink()
+    tried: list[int] = []
+
+    def counted(folder: Path, version: int) -> list[dict[str, Any]]:
+        tried.append(version)
+        return read_log(folder, version)
+
+    monkeypatch.setattr(commit_log, "read_log", counted)
+    found = [info.version for info in read_commits(table, 2, 5)]
+
+    assert found == [15, 16, 18, 19, 20]
+    assert tried == [3, 15, 16, 17, 18, 19, 20]
+
+
+def test_of_a_log_without_files_the_newest_version_is_the_oldest(tmp_path: Path) -> None:
+    table = store(tmp_path)
+    for number in range(3):
+        table.append(queued([update(number)]), by_run())
+    folder = Path(table.uri)
+    table.open().create_checkpoint()
+    assert oldest_version(folder, 3) == 0
+    for version in range(4):
+        log_file(folder, version).unlink()
+    assert oldest_version(folder, 3) == 3
+    assert read_commits(table, -1, 10) == []
 
 
 def test_reading_a_long_table_stays_far_below_a_second(tmp_path: Path) -> None:

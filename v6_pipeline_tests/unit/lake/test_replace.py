@@ -22,8 +22,10 @@ import pytest
 from deltalake.exceptions import CommitFailedError
 
 from v6_pipeline.errors import LakeConflictError, LakeError
+from v6_pipeline.lake import commit_log
+from v6_pipeline.lake import replace as replace_module
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.durability import Fsync, log_file
+from v6_pipeline.lake.durability import Fsync, log_file, read_log
 from v6_pipeline.lake.history_schemas import (
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
@@ -210,6 +212,33 @@ def test_where_the_log_has_expired_the_current_version_holds_it(table: DeltaTabl
     for expired in range(5):
         log_file(Path(table.uri), expired).unlink()
     assert replace(table, held(FIRST, "DU1", 1), [(FIRST, "DU1")], lineage()).version == version(table) == 23
+
+
+def test_the_search_for_the_writer_ends_where_the_log_begins(
+    table: DeltaTableStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits of later windows stood in for those that had expired, so that it went on to version 0."""
+    replace(table, held(FIRST, "DU1", 1), [(FIRST, "DU1")], lineage())
+    for number in range(22):
+        replace(table, held(SECOND, "DU1", number), [(SECOND, "DU1")], lineage())
+    handle = table.load()
+    assert handle is not None
+    handle.create_checkpoint()
+    for expired in range(12):
+        log_file(Path(table.uri), expired).unlink()
+    tried: list[int] = []
+
+    def counted(folder: Path, version: int) -> list[dict[str, Any]]:
+        tried.append(version)
+        return read_log(folder, version)
+
+    monkeypatch.setattr(replace_module, "_VERSIONS_AT_ONCE", 5)
+    monkeypatch.setattr(commit_log, "read_log", counted)
+    made = replace(table, held(FIRST, "DU1", 1), [(FIRST, "DU1")], lineage())
+
+    assert (made.version, made.changed) == (23, False)
+    # Windows of 19 to 23, 14 to 18 and 9 to 13, the last of which begins in what has expired.
+    assert [version for version in tried if version < 12] == [9]
 
 
 def test_columns_of_lineage_do_not_count(table: DeltaTableStore) -> None:
