@@ -9,6 +9,7 @@ they cover. https://docs.dagster.io/guides/automate/sensors
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import accumulate
 from pathlib import Path
 
 import dagster as dg
@@ -24,8 +25,9 @@ from v6_pipeline.sync.flex_folder import ChangedFiles, FileState, changed, scan
 from v6_pipeline.sync.flex_index import index_file
 
 TICK_SECONDS = 30
+BYTES_PER_TICK = 100_000_000
+"""A tick ends after 60 s; 50 MB take some seconds to read. One file is read however large it is."""
 FILES_PER_TICK = 20
-"""A tick ends after 60 s; 50 MB take some seconds to read."""
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -65,8 +67,8 @@ def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
         return dg.SensorResult(skip_reason="V6_FLEX_DIR is not set: no folder to look at")
     known, found = _known(cursor), scan([settings.flex_dir])
     changes = changed(known, found, pipeline.now())
-    later = set(changes.new[FILES_PER_TICK:])
-    new = changes.new[:FILES_PER_TICK]
+    new = _of_one_tick(changes.new, found)
+    later = set(changes.new[len(new) :])
     after = _dump({name: state for name, state in changes.known_after(known, found).items() if name not in later})
     if not new:
         return dg.SensorResult(skip_reason=_nothing_new(settings.flex_dir, found, changes), cursor=after)
@@ -76,6 +78,13 @@ def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
         said = unreadable or ["no trading day of ours is covered by " + ", ".join(Path(name).name for name in new)]
         return dg.SensorResult(skip_reason="; ".join(said)[:1000], cursor=after)
     return dg.SensorResult(run_requests=requests, cursor=after)
+
+
+def _of_one_tick(names: Sequence[str], found: Mapping[str, FileState]) -> Sequence[str]:
+    """The first of the files, as many as a tick can read."""
+    sizes = accumulate(found[name].size for name in names[:FILES_PER_TICK])
+    fitting = sum(size <= BYTES_PER_TICK for size in sizes)
+    return names[: max(fitting, 1)]
 
 
 def _covered(names: Sequence[str], settings: Settings, calendar: TradingCalendar) -> tuple[list[date], list[str]]:

@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.defs import flex_sensor
-from v6_pipeline.defs.flex_sensor import RANGE_END, RANGE_START, flex_statements_sensor, tick
+from v6_pipeline.defs.flex_sensor import RANGE_END, RANGE_START, _of_one_tick, flex_statements_sensor, tick
 from v6_pipeline.errors import FlexError
+from v6_pipeline.sync.flex_folder import FileState
 from v6_pipeline_tests.history_days import CALENDAR, drop
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 
@@ -119,6 +120,32 @@ def test_many_files_are_read_over_several_ticks(
         cursor = result.cursor
         found += ranges(result)
     assert found == [("2026-11-09", "2026-11-10"), ("2026-11-11", "2026-11-12"), ("2026-11-13", "2026-11-13")]
+    assert said(tick(cursor, pipeline)).startswith("nothing new")
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "read"),
+    [([], 0), ([60, 40, 1], 2), ([60, 41], 1), ([250, 1], 1), ([1, 250], 1), ([1] * 21, 20)],
+)
+def test_a_tick_takes_the_first_files_up_to_100_mb_and_at_least_one(megabytes: list[int], read: int) -> None:
+    """Dagster ends a tick after 60 s: what it cannot finish it would begin again for ever."""
+    names = [f"{number}.xml" for number in range(len(megabytes))]
+    found = {name: FileState(size * 1_000_000, 0) for name, size in zip(names, megabytes, strict=True)}
+    assert _of_one_tick(names, found) == names[:read]
+
+
+def test_large_files_are_read_one_by_one(
+    folder: Path, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flex_sensor, "BYTES_PER_TICK", 1)
+    for number, day in enumerate(WEEK):
+        put(folder, f"{number}.xml", [day])
+    cursor, found = None, []
+    for _ in WEEK:
+        result = tick(cursor, pipeline)
+        cursor = result.cursor
+        found.append(ranges(result))
+    assert found == [[(f"{day}", f"{day}")] for day in WEEK]
     assert said(tick(cursor, pipeline)).startswith("nothing new")
 
 
