@@ -28,12 +28,15 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as PydanticSettingsError
 
+from v6_pipeline.calendar import DAY_BEGINS, TradingCalendar
 from v6_pipeline.errors import SettingsError
 from v6_pipeline.model import IBRegion
 
 PREFIX = "V6_"
 FILE_NAME = "v6.toml"
 _THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
+_WINTER_AND_SUMMER = (date(2026, 1, 14), date(2026, 7, 15))
+"""Sessions in which New York and most others keep the one time and the other."""
 RUN_CLIENT_IDS = 15
 """Runs lease the client ids after the streamer's: ``ib_client_id + 1`` to ``ib_client_id + 15``."""
 
@@ -114,7 +117,10 @@ class Settings(BaseSettings):
     market_hours: Annotated[
         MarketHours, Field(description="when schedules refresh: session (the exchange's hours) or always")
     ] = MarketHours.SESSION
-    timezone: Annotated[str, Field(description="time zone of trading days")] = "America/New_York"
+    timezone: Annotated[
+        str,
+        Field(description="time zone of trading days; its 04:00, when they begin, must be outside New York's session"),
+    ] = "America/New_York"
     start_date: Annotated[date, Field(description="first trading day of the partitions")] = date(2025, 1, 2)
     flex_dir: Annotated[Path | None, Field(description="folder in which Flex statements are dropped")] = None
     flex_token: Annotated[SecretStr | None, Field(description="token of the Flex Web Service")] = None
@@ -222,6 +228,16 @@ class Settings(BaseSettings):
         except (KeyError, ValueError, OSError):
             msg = f"{value!r} is no time zone of the IANA database, such as America/New_York"
             raise ValueError(msg) from None
+        calendar = TradingCalendar(value)
+        for day in _WINTER_AND_SUMMER:
+            session = calendar.session(day)
+            if not calendar.begins_at(day) <= session.opens_at < session.cut_off < calendar.ends_at(day):
+                # A day would end in mid-session, and its snapshot with it.
+                msg = (
+                    f"{value!r}: its {DAY_BEGINS:%H:%M}, when the trading day begins, falls into the session of New "
+                    "York: choose a zone of the Americas, Europe or UTC, such as America/New_York"
+                )
+                raise ValueError(msg)
         return value
 
     @field_validator("state_url")

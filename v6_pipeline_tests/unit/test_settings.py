@@ -87,6 +87,45 @@ def test_an_impossible_setting_is_one_line_that_names_it(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "zone",
+    ["America/New_York", "UTC", "Europe/Berlin", "America/Los_Angeles", "America/Adak", "Asia/Kolkata"],
+)
+def test_trading_days_may_begin_wherever_that_is_outside_the_session(
+    zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("V6_TIMEZONE", zone)
+
+    assert load_settings().timezone == zone
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "Asia/Singapore",
+        "Asia/Hong_Kong",
+        "Asia/Tokyo",
+        "Australia/Sydney",
+        pytest.param("Asia/Bangkok", id="in the minutes up to the cut-off, in winter"),
+        pytest.param("Pacific/Honolulu", id="after the open, in summer"),
+        pytest.param("Pacific/Kiritimati", id="before the open of the day before, in winter"),
+    ],
+)
+def test_a_zone_whose_trading_days_would_begin_within_the_session_is_refused(
+    zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 04:00 in Singapore, 15:00 in New York, the day's snapshot was cut short."""
+    monkeypatch.setenv("V6_TIMEZONE", zone)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert str(caught.value) == (
+        f"V6_TIMEZONE: '{zone}': its 04:00, when the trading day begins, falls into the session of New York: "
+        "choose a zone of the Americas, Europe or UTC, such as America/New_York"
+    )
+
+
 def test_a_bad_value_is_named_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "v6.toml"
     file.write_text('ib_port = "x"\nhandlers = "nomod"\n')

@@ -54,7 +54,7 @@ def _trace_contract(conid: int, date: str | None, account: str | None, *, as_jso
 
     always = settings.market_hours is MarketHours.ALWAYS
     lake = home.open_lake(settings)
-    traces = find(lake, TradingCalendar(), conid, day=day, account=account, always=always)
+    traces = find(lake, TradingCalendar(settings.timezone), conid, day=day, account=account, always=always)
     if as_json:
         documents = [_document(item, settings.ib_address) for item in traces]
         output.document({"conid": conid, "date": traces[0].row["date"], "traces": documents})

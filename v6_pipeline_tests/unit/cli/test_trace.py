@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.lake.durability import log_file
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.lake.lineage import CommitLineage
+from v6_pipeline.lake.rows import account_rows, position_rows
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
+from v6_pipeline.model import AccountValues, UpdateSource
 from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.sync.history_context import HistoryContext, Made
+from v6_pipeline.sync.snapshot_days import snapshot_days
 from v6_pipeline_tests import traced_week as week
 from v6_pipeline_tests.unit.cli.conftest import Run
+from v6_pipeline_tests.unit.lake.builders import no_fsync, update
 
 
 @pytest.fixture
@@ -89,6 +100,42 @@ def test_a_damaged_table_is_one_line_and_an_exit_code(v6: Run, lake: Lake) -> No
     result = v6("trace", 1)
     assert result.code == 1
     assert "'v6 lake repair queued_positions'" in result.error
+
+
+def test_an_older_observation_is_looked_for_on_the_day_of_the_settings_time_zone(
+    v6: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 02:00 in Los Angeles Thursday goes on, while in New York it is Friday."""
+    monkeypatch.setenv("V6_TIMEZONE", "America/Los_Angeles")
+    calendar, lake = TradingCalendar("America/Los_Angeles"), Lake(settings.lake_root, fsync=no_fsync)
+    night, noon = datetime(2026, 11, 13, 10, tzinfo=UTC), datetime(2026, 11, 13, 17, tzinfo=UTC)
+    common: dict[str, Any] = {"trading_day": calendar.trading_day, "source": UpdateSource.QUEUE, "run_id": "seed"}
+    held = update(account="SIM0000001", timestamp=night)
+    values = AccountValues(account="SIM0000001", base_currency="USD", timestamp=noon)
+    for spec, frame in (
+        (QUEUED_POSITIONS, position_rows([held], spec=QUEUED_POSITIONS, ingested_at=night, **common)),
+        (ACCOUNT_VALUES, account_rows([values], spec=ACCOUNT_VALUES, ingested_at=noon, **common)),
+    ):
+        lineage = CommitLineage(asset=spec.name, source="queue", code_version="0", run_id="seed")
+        lake.table(spec).append(frame, lineage)
+    with closing(StateDatabase.open(settings.state_database_url, name_for_messages="state")) as database:
+        context = HistoryContext(
+            settings=settings,
+            database=database,
+            lake=lake,
+            calendar=calendar,
+            run_id="week",
+            now=lambda: week.NOW,
+            say=lambda _: None,
+        )
+        [friday] = snapshot_days(context, [week.FRIDAY])
+    assert isinstance(friday, Made)
+    assert friday.numbers["positions_carried_forward"] == 1
+
+    shown = v6("trace", 1, "--date", "2026-11-13").out
+
+    assert "queued_positions at version 1, row of 2026-11-13 10:00:00" in shown
+    assert "all numbers agree" in shown
 
 
 @pytest.mark.parametrize(
