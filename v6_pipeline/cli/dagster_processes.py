@@ -115,14 +115,17 @@ def daemon(workspace: Path) -> Command:
 
 def instance_fault(settings: Settings, base: Mapping[str, str]) -> str | None:
     """Why Dagster cannot use its instance, as it says itself; ``None`` if it can."""
-    done = subprocess.run(
-        (sys.executable, "-m", "dagster", "instance", "info"),
-        env=environment(settings, base),
-        capture_output=True,
-        text=True,
-        timeout=INSTANCE_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            (sys.executable, "-m", "dagster", "instance", "info"),
+            env=environment(settings, base),
+            capture_output=True,
+            text=True,
+            timeout=INSTANCE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {INSTANCE_SECONDS:g} s: its database may be out of reach"
     if done.returncode == 0:
         return None
     lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -128,3 +129,11 @@ def test_children_find_this_home_and_send_no_telemetry(settings: Settings) -> No
     assert environ["DAGSTER_DISABLE_TELEMETRY"] == "1"
     assert environ["PATH"] == "/bin"
     assert Path(environ["PYTHONPATH"].split(":")[-1]) == Path("/mine")
+
+
+def test_an_instance_that_does_not_answer_in_time_is_one_line(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "INSTANCE_SECONDS", 0.001)
+    fault = processes.instance_fault(settings, os.environ)
+    assert fault == "no answer within 0.001 s: its database may be out of reach"
