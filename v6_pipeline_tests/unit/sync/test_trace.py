@@ -202,7 +202,7 @@ def test_a_position_of_the_stream_may_have_its_price_from_the_queue(made: Made) 
     assert found.writer.commit.run_id == "again"
     assert [(item.table, item.parts) for item in found.sources] == [
         ("streamed_positions", (Part.POSITION,)),
-        ("queued_positions", (Part.PRICE, Part.RATE, Part.REALIZED)),
+        ("queued_positions", (Part.PRICE, Part.RATE)),
     ]
     position = source(found, Part.POSITION).writer
     assert position is not None
