@@ -141,9 +141,11 @@ async def test_a_subscribed_contract_that_has_no_price_is_valued_by_the_queue(ri
     account, conid = one_account_holding(rig)
     rig.gateway.quiet()
     rig.registry.add_active("s", [conid])
-    async with rig.streaming():
+    async with rig.streaming() as streamer:
         await eventually(lambda: rig.subscribed() == {conid: 1})
         await eventually(lambda: rig.rows(conid), "a row without a price")
+        looks = streamer.upkeeps
+        await eventually(lambda: streamer.upkeeps >= looks + 2, "seen without a price")
 
         for seconds in (30, 31):
             renewed_until = rig.clock.advance(seconds)
