@@ -108,19 +108,28 @@ def test_days_before_the_first_partition_do_not_count(
     assert said(tick(None, pipeline)) == "no trading day of ours is covered by some.xml"
 
 
+def read_in(ticks: int, folder: Path, pipeline: ClockedPipeline) -> list[tuple[str, str]]:
+    """The ranges that a week's files, one a day, become in so many ticks; after them nothing is left."""
+    for number, day in enumerate(WEEK):
+        put(folder, f"{number}.xml", [day])
+    cursor, found = None, []
+    for _ in range(ticks):
+        result = tick(cursor, pipeline)
+        cursor = result.cursor
+        found += ranges(result)
+    assert said(tick(cursor, pipeline)).startswith("nothing new")
+    return found
+
+
 def test_many_files_are_read_over_several_ticks(
     folder: Path, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flex_sensor, "FILES_PER_TICK", 2)
-    for number, day in enumerate(WEEK):
-        put(folder, f"{number}.xml", [day])
-    cursor, found = None, []
-    for _ in range(3):
-        result = tick(cursor, pipeline)
-        cursor = result.cursor
-        found += ranges(result)
-    assert found == [("2026-11-09", "2026-11-10"), ("2026-11-11", "2026-11-12"), ("2026-11-13", "2026-11-13")]
-    assert said(tick(cursor, pipeline)).startswith("nothing new")
+    assert read_in(3, folder, pipeline) == [
+        ("2026-11-09", "2026-11-10"),
+        ("2026-11-11", "2026-11-12"),
+        ("2026-11-13", "2026-11-13"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -138,15 +147,7 @@ def test_large_files_are_read_one_by_one(
     folder: Path, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flex_sensor, "BYTES_PER_TICK", 1)
-    for number, day in enumerate(WEEK):
-        put(folder, f"{number}.xml", [day])
-    cursor, found = None, []
-    for _ in WEEK:
-        result = tick(cursor, pipeline)
-        cursor = result.cursor
-        found.append(ranges(result))
-    assert found == [[(f"{day}", f"{day}")] for day in WEEK]
-    assert said(tick(cursor, pipeline)).startswith("nothing new")
+    assert read_in(len(WEEK), folder, pipeline) == [(day.isoformat(), day.isoformat()) for day in WEEK]
 
 
 @pytest.mark.parametrize("cursor", ["", "{", "[1]", '{"a": 1}'])
