@@ -13,6 +13,7 @@ import os
 import random
 import secrets
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from typing import ClassVar, TypeVar
 
 import psutil
 
-from v6_pipeline.errors import FencedError
+from v6_pipeline.errors import FencedError, StateError
 from v6_pipeline.sync.leases import ProcessIdentity, StreamerLease
 from v6_pipeline_tests.chaos.processes import wake
 from v6_pipeline_tests.chaos.world import StateLock, World
@@ -144,15 +145,51 @@ def _stall(world: World, process: psutil.Process, lease_left: float | None, *, e
     """SIGSTOP, outside of the streamer's write transactions: SQLite's lock would stay with it, and nobody could go on.
 
     A lease that another fault has ended already needs nothing more.
+
+    Raises:
+        StateError: the database is locked by something else.
     """
     lease, epoch = StreamerLease(world.database), world.sensor.epoch
-    with contextlib.suppress(psutil.NoSuchProcess, FencedError):
-        with world.database.write():
-            process.suspend()
-        if elsewhere:
-            lease.attach(epoch, replace(ProcessIdentity.of(process.pid), host="elsewhere"))
-        if lease_left is not None:
-            lease.renew(epoch, ttl_seconds=lease_left)
+    for attempts_left in (2, 1, 0):
+        try:
+            with world.database.write():
+                process.suspend()
+                await_stopped(process)
+            if elsewhere:
+                lease.attach(epoch, replace(ProcessIdentity.of(process.pid), host="elsewhere"))
+            if lease_left is not None:
+                lease.renew(epoch, ttl_seconds=lease_left)
+        except StateError:  # it got the lock before it stood still
+            process.resume()
+            if not attempts_left:
+                raise
+        except (psutil.NoSuchProcess, FencedError):
+            return
+        else:
+            return
+
+
+def await_stopped(process: psutil.Process, seconds: float = 30.0) -> None:
+    """Until each thread stands still: the signal only asks for it, and one on another core may go on for a moment.
+
+    Raises:
+        TimeoutError: it runs on.
+        psutil.NoSuchProcess: it ended.
+    """
+    deadline = time.monotonic() + seconds
+    while any(_thread_state(process.pid, thread.id) not in {"T", "t", "X", "Z"} for thread in process.threads()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {process.pid} was told to stop and runs on")
+        time.sleep(0.001)
+
+
+def _thread_state(pid: int, thread: int) -> str:
+    """The kernel's letter for it; X, as if dead, for one that has ended meanwhile, or where there is no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+    except OSError:
+        return "X"
+    return stat.rpartition(")")[2].split()[0]  # the name before it may hold anything
 
 
 @dataclass(slots=True)

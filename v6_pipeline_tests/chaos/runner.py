@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,19 +108,26 @@ class Runner:
         waiting = list(current.faults)
         lasting: list[tuple[float, Fault]] = []
         healed_at = datetime.now(UTC)
-        while waiting or lasting:
-            elapsed = time.monotonic() - started
-            while waiting and waiting[0].at <= elapsed:
-                fault = waiting.pop(0).fault
-                self._begin(fault)
-                lasting.append((elapsed, fault))
-            for begun, fault in list(lasting):
-                fault.step(self.world, elapsed - begun)
-                if elapsed - begun >= fault.seconds and self._end(fault):
-                    lasting.remove((begun, fault))
-                    if fault.breaks:
-                        healed_at = datetime.now(UTC)
-            self.step()
+        try:
+            while waiting or lasting:
+                elapsed = time.monotonic() - started
+                while waiting and waiting[0].at <= elapsed:
+                    fault = waiting.pop(0).fault
+                    lasting.append((elapsed, fault))
+                    self._begin(fault)
+                for begun, fault in list(lasting):
+                    fault.step(self.world, elapsed - begun)
+                    if elapsed - begun >= fault.seconds and self._end(fault):
+                        lasting.remove((begun, fault))
+                        if fault.breaks:
+                            healed_at = datetime.now(UTC)
+                self.step()
+        except Exception:
+            # What is broken still would be taken for the consequence of every later fault.
+            for _, fault in lasting:
+                with contextlib.suppress(Exception):
+                    self._end(fault)
+            raise
         return healed_at
 
     def _begin(self, fault: Fault) -> None:

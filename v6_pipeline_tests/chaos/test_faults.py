@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
+from v6_pipeline.errors import StateError
 from v6_pipeline_tests.chaos import faults
-from v6_pipeline_tests.chaos.faults import LakeAway, can_exchange
+from v6_pipeline_tests.chaos.faults import Fault, LakeAway, await_stopped, can_exchange
+from v6_pipeline_tests.chaos.runner import Runner
+from v6_pipeline_tests.chaos.schedule import Planned, Round
 from v6_pipeline_tests.chaos.violations import Violations
+from v6_pipeline_tests.chaos.world import World
 
 
 def world(lake: Path) -> Any:
@@ -82,3 +90,59 @@ def test_without_a_lake_there_is_nothing_to_take_away(tmp_path: Path) -> None:
     fault = LakeAway(1)
     fault.begin(world(tmp_path / "lake"))
     assert not fault.happened
+
+
+@pytest.fixture
+def busy_process() -> Iterator[psutil.Process]:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import threading\nthreading.Thread(target=input).start()\nprint(flush=True)\ninput()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        yield psutil.Process(started.pid)
+        started.kill()
+
+
+def test_a_process_has_stopped_once_all_its_threads_have(busy_process: psutil.Process) -> None:
+    with pytest.raises(TimeoutError, match="runs on"):
+        await_stopped(busy_process, 0)
+    busy_process.suspend()
+    await_stopped(busy_process)
+    assert busy_process.num_threads() == 2
+    assert busy_process.status() == psutil.STATUS_STOPPED
+
+
+def test_a_process_that_has_ended_does_not_stop(busy_process: psutil.Process) -> None:
+    busy_process.kill()
+    busy_process.wait()
+    with pytest.raises(psutil.NoSuchProcess):
+        await_stopped(busy_process)
+
+
+def test_what_lasts_is_healed_when_a_later_fault_cannot_begin() -> None:
+    class Lasting(Fault):
+        name = "lasting"
+        seconds = 100.0
+        healed = 0
+
+        def begin(self, _world: World) -> None:
+            """Nothing."""
+
+        def end(self, _world: World) -> None:
+            self.healed += 1
+
+    class Broken(Lasting):
+        name = "broken"
+
+        def begin(self, _world: World) -> None:
+            raise StateError("locked")
+
+    lasting, broken, unbroken = Lasting(), Broken(), Lasting()
+    plan = Round(1, (Planned(0, lasting), Planned(0, broken), Planned(0, unbroken)))
+    log: Any = SimpleNamespace(write=lambda *_args, **_fields: None)
+    anything: Any = SimpleNamespace()
+    with pytest.raises(StateError, match="locked"):
+        Runner(anything, anything, log).play(plan)
+    assert [fault.healed for fault in (lasting, broken, unbroken)] == [1, 1, 0]
