@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from eventkit import Event
 from ib_async.wrapper import RequestError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -59,6 +60,10 @@ class ConnectionPolicy:
 
     connect_timeout: float = 15
     request_timeout: float = 30
+    download_timeout: float = 120
+    """For all of an answer in many messages, which may be of thousands of positions."""
+    silence_timeout: float = 10
+    """Between two messages of such an answer: one that was cut off is not waited for."""
     heartbeat_interval: float = 15
     heartbeat_timeout: float = 10
     backoff_initial: float = 1
@@ -229,6 +234,35 @@ class IBConnectionManager:
         """
         return await self._answer(answer, what, timeout)
 
+    async def download(self, answer: Awaitable[T], what: str, rows: Event) -> T:
+        """As ``request``, for an answer in many messages: its deadline is of silence, and a late one of the whole.
+
+        Args:
+            answer: what ib_async returns for the request.
+            what: names it in errors, such as "positions".
+            rows: emitted by ib_async with each of the messages.
+
+        Raises:
+            RequestTimeoutError: silence, or no end.
+            GatewayError: as ``request``.
+        """
+        seconds = self.policy.silence_timeout
+        try:
+            async with self.deadline(seconds) as extend:
+
+                def heard(*_row: object) -> None:
+                    extend()
+
+                rows.connect(heard)
+                try:
+                    return await self._answer(answer, what, self.policy.download_timeout)
+                finally:
+                    rows.disconnect(heard)
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"the gateway at {self.address} fell silent for {seconds:g} s before the end of the {what}"
+            ) from None
+
     async def _answer(self, answer: Awaitable[T], what: str, timeout: float | None, *, urgent: bool = False) -> T:  # noqa: ASYNC109
         seconds = self.policy.request_timeout if timeout is None else timeout
         try:
@@ -244,8 +278,10 @@ class IBConnectionManager:
             raise GatewayError(f"connection to {self.address} closed during the request for {what}") from error
 
     @contextlib.asynccontextmanager
-    async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[None]:
+    async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[Callable[[], None]]:
         """``asyncio.timeout`` that begins once all messages given so far have left: they wait for the message rate.
+
+        Yields a function that, once it has begun, begins it anew.
 
         Args:
             seconds: from then on.
@@ -258,13 +294,17 @@ class IBConnectionManager:
             def begin() -> None:
                 timeout.reschedule(loop.time() + seconds)
 
+            def begin_anew() -> None:
+                if timeout.when() is not None:
+                    begin()
+
             if self._ib is None:
                 begin()
-                yield
+                yield begin_anew
                 return
             forget = self._ib.outbox.when_left(begin, urgent=urgent)
             try:
-                yield
+                yield begin_anew
             finally:
                 forget()
 

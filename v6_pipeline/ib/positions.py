@@ -22,9 +22,10 @@ async def download_positions(connection: IBConnectionManager, clock: Callable[[]
     The subscription stays: changes keep coming, to those who called ``subscribe_positions``.
 
     Raises:
-        GatewayError: refused, timed out or disconnected before the end; what came until then must not be used.
+        GatewayError: refused, silent or disconnected before the end; what came until then must not be used.
     """
-    positions = await connection.request(connection.ib.reqPositionsAsync(), "positions")
+    ib = connection.ib
+    positions = await connection.download(ib.reqPositionsAsync(), "positions", ib.positionEvent)
     observed_at = clock()
     newest = {(item.account, item.contract.conId): item for item in positions}
     return [holding_from_ib(item, observed_at) for item in newest.values() if item.position]

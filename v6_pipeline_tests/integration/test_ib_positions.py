@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -24,6 +25,14 @@ POSITIONS = 61
 def position(conid: int, quantity: float, cost: float = 100.0) -> Line:
     stock = (conid, "X", "STK", "", 0.0, "", "", "NASDAQ", "USD", "X", "NMS")
     return (61, 3, ACCOUNT, *stock, quantity, cost)
+
+
+def asked(scripted: ScriptedGateway, times: int) -> bool:
+    return scripted.count(POSITIONS) == times
+
+
+def count_is(items: list[Holding], count: int) -> bool:
+    return len(items) == count
 
 
 async def test_a_download_has_every_position_of_every_account(
@@ -97,10 +106,45 @@ async def test_an_unknown_cost_is_none(open_connection: OpenConnection, clock: M
 async def test_a_download_without_its_end_is_an_error(open_connection: OpenConnection, clock: ManualClock) -> None:
     """Half a download looks like positions that were closed."""
     async with ScriptedGateway({POSITIONS: [position(1, 5)]}) as scripted:
-        connection = await open_connection(port=scripted.port, request_timeout=0.1)
+        connection = await open_connection(port=scripted.port, silence_timeout=0.1)
 
-        with pytest.raises(RequestTimeoutError, match="positions"):
+        with pytest.raises(RequestTimeoutError, match=r"fell silent for 0\.1 s before the end of the positions"):
             await download_positions(connection, clock)
+
+
+async def test_a_long_download_goes_on_while_rows_come_and_ends_soon_after_the_last(
+    open_connection: OpenConnection, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, ahead, heard = asyncio.get_running_loop(), 0.0, list[Holding]()
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + ahead)
+    async with ScriptedGateway() as scripted:
+        connection = await open_connection(port=scripted.port, silence_timeout=1_000, download_timeout=3_500)
+        subscribe_positions(connection, heard.append, clock)
+        for ends in ("by its last message", "by silence", "by its own deadline"):
+            heard.clear()
+            download = asyncio.create_task(download_positions(connection, clock))
+            await eventually(partial(asked, scripted, scripted.count(POSITIONS) + 1))
+            for row in range(1, 4):
+                scripted.say(*position(row, 5))
+                await eventually(partial(count_is, heard, row))
+                ahead += 900
+                await asyncio.sleep(0)
+            assert not download.done()
+            match ends:
+                case "by its last message":
+                    scripted.say(62, 1)
+                    assert await download == heard
+                case "by silence":
+                    ahead += 200
+                    with pytest.raises(RequestTimeoutError, match="fell silent for 1000 s"):
+                        await download
+                case _:
+                    scripted.say(*position(4, 5))
+                    await eventually(partial(count_is, heard, 4))
+                    ahead += 900
+                    with pytest.raises(RequestTimeoutError, match=r"did not answer .* positions within 3500 s"):
+                        await download
 
 
 async def test_a_download_cut_off_is_an_error(open_connection: OpenConnection, clock: ManualClock) -> None:
