@@ -45,6 +45,8 @@ WORKERS ?= 3
 
 # Bytecode is kept, whatever the environment says: some hundred processes of the tests would compile everything anew.
 test: export PYTHONDONTWRITEBYTECODE =
+# The workers have the cores; threads of polars beside them would only wait for work, busily.
+test: export POLARS_MAX_THREADS = 1
 test: install
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -6,9 +6,10 @@ Belongs here: the one place where an error turns into a line on stderr and an ex
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -83,10 +84,16 @@ def _global_options(
         os.environ["V6_HOME"] = str(home.expanduser().absolute())
 
 
+@functools.cache
+def _command() -> Callable[..., object]:
+    """Made once a process: typer reads the signature of every command for it."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str] | None) -> int:
     """Run the program with ``arguments``, or those of the process; returns the exit code."""
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="v6", standalone_mode=False)
+        code = _command()(args=None if arguments is None else list(arguments), prog_name="v6", standalone_mode=False)
     except UsageError as error:
         output.error(str(error))
         return WRONG_USE
