@@ -1,4 +1,4 @@
-"""Which holdings a queued refresh is due for: open, not streamed, and not in the queue already."""
+"""What a queued refresh is due for: holdings that are open, not streamed and not in the queue, and values of accounts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, case, exists, func, or_, selec
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.keys import Key
-from v6_pipeline.state.schema import contracts, holdings, queue_items, slots
+from v6_pipeline.state.schema import account_downloads, contracts, holdings, queue_items, slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,7 @@ class DueCount:
 
     ``streamed`` ones need no refresh, ``queued`` ones wait for it (dead letters included), ``due`` ones should be
     queued now, ``fresh`` ones nothing yet. ``oldest_refreshed_at`` is that of the fresh ones: the next to become due.
+    ``accounts`` of which something streams were not downloaded for as long.
     """
 
     held: int
@@ -26,6 +27,20 @@ class DueCount:
     due: int
     fresh: int
     oldest_refreshed_at: datetime | None
+    accounts: int = 0
+
+
+def due_accounts(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[str, ...]:
+    """Accounts of which something streams and whose newest download is not newer than ``refreshed_before``, sorted.
+
+    Nothing else would have them downloaded: no item of theirs need be in the queue, and their values and the exchange
+    rates that the stream's rows carry would stay what they were.
+    """
+    newer = exists().where(
+        account_downloads.c.account == holdings.c.account, account_downloads.c.completed_at > refreshed_before
+    )
+    query = select(holdings.c.account).where(holdings.c.closed_at.is_(None), _is_streamed(now), ~newer)
+    return tuple(connection.scalars(query.distinct().order_by(holdings.c.account)))
 
 
 def due_keys(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[tuple[Key, str], ...]:
@@ -60,7 +75,8 @@ def count_due(connection: Connection, *, refreshed_before: datetime, now: dateti
     found = {row.kind: row for row in connection.execute(query.group_by(kinds.c.kind))}
     numbers = {name: found[name].rows if name in found else 0 for name in ("streamed", "queued", "due", "fresh")}
     oldest = found["fresh"].oldest if "fresh" in found else None
-    return DueCount(held=sum(numbers.values()), **numbers, oldest_refreshed_at=oldest)
+    accounts = len(due_accounts(connection, refreshed_before=refreshed_before, now=now))
+    return DueCount(held=sum(numbers.values()), **numbers, oldest_refreshed_at=oldest, accounts=accounts)
 
 
 def _is_stale(refreshed_before: datetime) -> ColumnElement[bool]:

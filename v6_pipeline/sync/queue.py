@@ -271,6 +271,13 @@ class PositionQueue:
             before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
             return due.count_due(connection, refreshed_before=before, now=now)
 
+    def due_accounts(self, *, refresh_seconds: float, interval_seconds: float) -> tuple[str, ...]:
+        """Accounts to be downloaded though nothing of theirs need be in the queue: see ``DueCount.accounts``."""
+        with self._database.read() as connection:
+            now = self._clock()
+            before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
+            return due.due_accounts(connection, refreshed_before=before, now=now)
+
     def enqueue_all_unstreamed(self, *, priority_of: Callable[[Key], int] = lambda _: QueuePriority.NORMAL) -> int:
         """Insert every open holding that is not streamed, dead letters included; how many. As for ``enqueue_due``."""
         with self._database.write() as connection:

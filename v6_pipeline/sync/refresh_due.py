@@ -6,7 +6,7 @@ The reason is for people and has numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from v6_pipeline.state.due import DueCount
 from v6_pipeline.sync.queue import QueueStats
@@ -54,15 +54,16 @@ def decide_refresh(
         return RefreshDecision(refresh=False, reason="outside the exchange's hours (V6_MARKET_HOURS=session)")
     if due.held == 0:
         # Nothing is known to be held; only asking the broker tells whether that is still so.
-        rest = timedelta(seconds=refresh_seconds) - (now - last_run_at) if last_run_at else timedelta()
-        if rest > timedelta():
-            return RefreshDecision(
-                refresh=False, reason=f"no positions known; looked for again in {rest.total_seconds():.0f} s"
-            )
+        rest = _rest(last_run_at, refresh_seconds, now) if last_run_at else 0
+        if rest > 0:
+            return RefreshDecision(refresh=False, reason=f"no positions known; looked for again in {rest:.0f} s")
         return RefreshDecision(refresh=True, reason="no positions known yet: the run looks for them")
     counts = f"{due.held} held, {due.streamed} streamed, {due.fresh} fresh"
     if due.due or queue.open:
         return RefreshDecision(refresh=True, reason=f"{due.due} due, {queue.open} in the queue; {counts}")
+    # By the last run as well: an account that cannot be downloaded must not start one each minute.
+    if due.accounts and (last_run_at is None or _rest(last_run_at, refresh_seconds - LOOKAHEAD_SECONDS, now) <= 0):
+        return RefreshDecision(refresh=True, reason=f"values of {due.accounts} accounts due: {counts}")
     waiting = f", {queue.waiting} waiting for a retry" if queue.waiting else ""
     dead = f", {queue.dead} dead letters" if queue.dead else ""
     return RefreshDecision(
@@ -70,8 +71,12 @@ def decide_refresh(
     )
 
 
+def _rest(since: datetime, seconds: float, now: datetime) -> float:
+    return seconds - (now - since).total_seconds()
+
+
 def _next(due: DueCount, refresh_seconds: int, now: datetime) -> str:
     if due.oldest_refreshed_at is None:
         return ""
-    due_at = due.oldest_refreshed_at + timedelta(seconds=refresh_seconds - LOOKAHEAD_SECONDS)
-    return f"; next due in {max(0, (due_at - now).total_seconds()):.0f} s"
+    rest = _rest(due.oldest_refreshed_at, refresh_seconds - LOOKAHEAD_SECONDS, now)
+    return f"; next due in {max(0, rest):.0f} s"

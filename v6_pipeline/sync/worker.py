@@ -146,6 +146,7 @@ class QueueWorker:
                 )
                 quotes = BatchQuotes(connection, book, self._ledger, holder=self._owner, clock=self._clock)
                 await self._drain(book, downloads, quotes)
+                await self._download_due_accounts(scope, downloads)
         finally:
             # With the socket the gateway has ended what it did not confirm before.
             await asyncio.shield(asyncio.to_thread(self._ledger.release, self._owner))
@@ -181,6 +182,22 @@ class QueueWorker:
             finally:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _download_due_accounts(self, scope: RefreshScope, downloads: AccountDownloads) -> None:
+        """Those of which no item was in the queue: their values and exchange rates must not get old either."""
+        due = await asyncio.to_thread(
+            self._queue.due_accounts,
+            refresh_seconds=self._settings.refresh_seconds,
+            interval_seconds=scope.interval_seconds,
+        )
+        tried = self.report.failed_accounts.keys() | {download.account for download in downloads.taken}
+        left = (set(due) & set(self._accounts)) - tried
+        if not left:
+            return
+        before = len(downloads.taken)
+        failed = await downloads.ensure(dict.fromkeys(left, self._clock()))
+        self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
+        await self._write_accounts(downloads, before)
 
     def _return(self, batch: Batch, reason: str) -> None:
         """Let others have a batch at once that this worker cannot finish, rather than when its lease ends."""

@@ -157,6 +157,51 @@ async def test_account_figures_and_rates_come_with_the_same_download(rig: Rig) -
     assert rig.rows().filter(pl.col("currency") == "EUR").get_column("fx_rate_to_base").null_count() == 0
 
 
+async def test_accounts_of_which_everything_streams_are_downloaded_as_often(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their values, and the exchange rates on the stream's rows, would stay what they were for ever."""
+    download, asked = AccountFeed.download, list[str]()
+
+    async def noted(self: AccountFeed, account: str) -> AccountDownload:
+        asked.append(account)
+        return await download(self, account)
+
+    monkeypatch.setattr(AccountFeed, "download", noted)
+    both = ["SIM0000001", "SIM0000002"]
+    ledger = SlotLedger(rig.database, ceiling=90, batch_floor=1, unconfirmed_lines=90, clock=rig.clock)
+    conids = {item.conid for item in rig.gateway.book.held()}
+    granted = ledger.acquire(conids, holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=6000).granted
+    assert set(granted) == conids
+
+    first = await rig.refresh()
+    again = await rig.refresh()
+    rig.clock.advance(rig.settings.refresh_seconds)
+    later = await rig.refresh()
+
+    assert asked == both * 2
+    assert (first.rows, len(first.account_commits), again.account_commits, len(later.account_commits)) == (0, 1, [], 1)
+    assert rig.rows(ACCOUNT_VALUES).get_column("account").to_list() == both * 2
+    with rig.database.read() as connection:
+        assert {rate.observed_at for rate in rates.list_all(connection)} == {rig.clock.now}
+
+
+async def test_an_account_of_which_everything_streams_and_that_cannot_be_downloaded_fails_the_run(rig: Rig) -> None:
+    ledger = SlotLedger(rig.database, ceiling=90, batch_floor=1, unconfirmed_lines=90, clock=rig.clock)
+    ledger.acquire(
+        {item.conid for item in rig.gateway.book.held()},
+        holder="streamer",
+        purpose=SlotPurpose.STREAM,
+        ttl_seconds=6000,
+    )
+    rig.gateway.perform("refuse_account_feed")
+
+    with pytest.raises(AccountFeedError, match=r"^0 items stay in the queue: account feed of SIM0000001: 2101"):
+        await rig.refresh()
+
+    assert rig.rows(ACCOUNT_VALUES).get_column("account").to_list() == ["SIM0000002"]
+
+
 async def test_each_batch_is_one_commit_that_names_the_run(rig: Rig) -> None:
     rig.settings = rig.settings.model_copy(update={"queue_batch": 25})
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from v6_pipeline.model import QueuePriority, SlotPurpose
-from v6_pipeline.state import holdings
+from v6_pipeline.state import account_downloads, holdings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.queue import PositionQueue, QueueItem, QueueState, due_before
 from v6_pipeline.sync.slots import SlotLedger
@@ -91,6 +92,39 @@ def test_what_is_streamed_is_not_due_while_its_slot_lives(
     assert _due(queue) == {5}
     clock.advance(10)
     assert _due(queue) == {1, 4}
+
+
+def test_an_account_of_which_something_streams_is_due_by_its_newest_download(
+    held: StateDatabase, queue: PositionQueue, clock: ManualClock
+) -> None:
+    with held.write() as connection:
+        holdings.upsert_holdings(connection, [replace(holding(stock(conid)), account="SIM2") for conid in (4, 9)])
+
+    def accounts() -> tuple[str, ...]:
+        found = queue.due_accounts(refresh_seconds=300, interval_seconds=60)
+        assert queue.count_due(refresh_seconds=300, interval_seconds=60).accounts == len(found)
+        return found
+
+    def complete(account: str) -> None:
+        with held.write() as connection:
+            account_downloads.completed(connection, account, at=clock.now)
+
+    assert accounts() == ()
+    ledger = SlotLedger(held, ceiling=9, batch_floor=1, clock=clock)
+    ledger.acquire([9], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=10_000)
+    assert accounts() == ("SIM2",)
+    ledger.acquire([4], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=10_000)
+    assert accounts() == ("SIM1", "SIM2")
+    complete("SIM1")
+    assert accounts() == ("SIM2",)
+    complete("SIM2")
+    clock.advance(239)
+    assert accounts() == ()
+    clock.advance(1)
+    with held.write() as connection:
+        account_downloads.failed(connection, "SIM2", at=clock.now, reason="refused")
+        holdings.mark_closed(connection, [("SIM1", 4)], closed_at=clock.now)
+    assert accounts() == ("SIM2",)
 
 
 def test_what_was_closed_is_not_due(held: StateDatabase, queue: PositionQueue) -> None:

@@ -83,6 +83,19 @@ def test_with_nothing_held_it_looks_again_at_the_refreshs_rhythm(ago: int, refre
     assert decision == RefreshDecision(refresh=refresh, reason=reason)
 
 
+@pytest.mark.parametrize(
+    ("ago", "refresh"), [(None, True), (60, False), (300 - LOOKAHEAD_SECONDS - 1, False), (300 - LOOKAHEAD_SECONDS, True)]
+)
+def test_accounts_of_which_all_streams_are_refreshed_at_their_rhythm(ago: int | None, refresh: bool) -> None:
+    """An account that cannot be downloaded stays due, and must not start a run each minute."""
+    last_run_at = None if ago is None else NOW - timedelta(seconds=ago)
+
+    decision = decide(due=due_count(accounts=2, streamed=10, fresh=0), last_run_at=last_run_at)
+
+    reason = "values of 2 accounts due: " if refresh else "nothing due: "
+    assert decision == RefreshDecision(refresh=refresh, reason=f"{reason}10 held, 10 streamed, 0 fresh")
+
+
 def test_nothing_due_says_when_the_next_is() -> None:
     oldest = NOW - timedelta(seconds=100)
 
