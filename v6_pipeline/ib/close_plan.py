@@ -83,10 +83,13 @@ def _half_hours(what: str) -> BarType:
 
 _SESSION_BOUND = (_days("TRADES"), _days("MIDPOINT"))
 _INTRADAY = (_half_hours("TRADES"), _half_hours("MIDPOINT"))
+# An option's last trade may be of the morning: of two, the quotes at the close are the price of the close.
+_QUOTED = (_half_hours("MIDPOINT"), _half_hours("TRADES"))
 _PLANS: dict[SecType, tuple[BarType, ...]] = {
     **dict.fromkeys((SecType.STOCK, SecType.FUND, SecType.BOND, SecType.BILL, SecType.OTHER), _SESSION_BOUND),
     SecType.INDEX: (_days("TRADES"),),
-    **dict.fromkeys((SecType.OPTION, SecType.FUTURE_OPTION, SecType.WARRANT, SecType.FUTURE), _INTRADAY),
+    SecType.FUTURE: _INTRADAY,
+    **dict.fromkeys((SecType.OPTION, SecType.FUTURE_OPTION, SecType.WARRANT), _QUOTED),
     **dict.fromkeys((SecType.CURRENCY, SecType.CFD, SecType.COMMODITY), (_half_hours("MIDPOINT"),)),
     SecType.CRYPTO: (_half_hours("AGGTRADES"), _half_hours("MIDPOINT")),
     # A combination has no history of its own.

@@ -94,19 +94,36 @@ async def test_an_index_has_trades_and_a_currency_middles(
     assert len(asked(gateway)) == 1
 
 
-async def test_an_options_closes_are_half_hour_trades_and_middles_where_it_did_not_trade(
+async def test_an_options_closes_are_the_middles_of_half_an_hour_however_early_it_last_traded(
     gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
 ) -> None:
-    seen: set[str | None] = set()
     for index in range(6):
         option = an_option(gateway, index=80 + index)
         found = await closes(connection, pacer, option, clock)
         assert [item.close for item in found] == [daily_close(gateway.universe, option, day) for day in DAYS]
         assert all(item.bar_time and item.bar_time <= CALENDAR.session(item.day).cut_off for item in found)
+        assert {item.what_to_show for item in found} == {"MIDPOINT"}
+
+    assert {bar_size for bar_size, _, _ in asked(gateway)} == {"30 mins"}
+
+
+async def test_days_that_one_kind_of_bars_lacks_are_asked_of_the_next(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    pacer: HistoricalPacer,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trades first, of options that did not trade each day."""
+    monkeypatch.setattr("v6_pipeline.ib.history.bar_types", lambda _: bar_types(SecType.FUTURE))
+    seen: set[str | None] = set()
+    for index in range(6):
+        option = an_option(gateway, index=80 + index)
+        found = await closes(connection, pacer, option, clock)
+        assert [item.close for item in found] == [daily_close(gateway.universe, option, day) for day in DAYS]
         seen |= {item.what_to_show for item in found}
 
     assert seen == {"TRADES", "MIDPOINT"}
-    assert {bar_size for bar_size, _, _ in asked(gateway)} == {"30 mins"}
 
 
 async def test_a_future_closes_by_the_cut_off_although_its_session_goes_on(

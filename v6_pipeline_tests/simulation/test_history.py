@@ -12,7 +12,7 @@ from v6_pipeline_tests.simulation.history import DAYS, Body, closes_of_options, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "requests"),
-    [(closes_of_options(2, 100, DAYS[-5:]), 130), (small_bars(3, 70), 70)],
+    [(closes_of_options(2, 130, DAYS[-5:]), 260), (small_bars(3, 70), 70)],
     ids=["closes of options", "bars of 30 seconds"],
 )
 def test_pacing_is_kept_and_costs_no_more_than_it_must(body: Body, requests: int, tmp_path: Path) -> None:
