@@ -22,6 +22,8 @@ from v6_pipeline.lake.rows import known
 from v6_pipeline.model import PriceSource, SecType, UpdateSource
 from v6_pipeline.sync.flex_index import covered_day
 
+_FUTURES_STYLE = {"FSFOP": "FOP", "FSOPT": "OPT"}
+"""Flex names options that are margined like futures apart; the API does not."""
 _NAMED_BY_UNDERLYING = frozenset({SecType.OPTION, SecType.FUTURE, SecType.FUTURE_OPTION})
 """IB's API calls these by their underlying and keeps their own symbol as the local one; so do our logs."""
 
@@ -130,7 +132,7 @@ def _of_the_day(statements: Iterable[FlexStatement], of: FlexDay) -> list[FlexSt
 def _position_row(position: FlexPosition, statement: FlexStatement, of: FlexDay) -> dict[str, object]:
     _check_report_date(position, statement, of)
     quantity = _quantity(position.position, "position", position, statement, of)
-    sec_type = SecType.parse(position.sec_type)
+    sec_type = SecType.parse(_FUTURES_STYLE.get(position.sec_type, position.sec_type))
     underlying = position.underlying_symbol if sec_type in _NAMED_BY_UNDERLYING else None
     price, cost = known(position.mark_price), known(position.cost_basis_money)
     return {

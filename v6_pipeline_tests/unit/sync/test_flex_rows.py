@@ -176,12 +176,18 @@ def test_a_known_category_is_the_security_type(category: str) -> None:
     assert (row["sec_type"], row["attributes"]) == (category, [])
 
 
+@pytest.mark.parametrize(("category", "sec_type"), [("FSFOP", "FOP"), ("FSOPT", "OPT")])
+def test_an_option_margined_like_a_future_is_an_option(category: str, sec_type: str) -> None:
+    row = row_of(position(symbol="OGBL  260619C00132000", sec_type=category, underlying_symbol="FGBL"))
+    assert (row["sec_type"], row["symbol"]) == (sec_type, "FGBL")
+
+
 def test_an_unknown_category_is_kept_beside_other() -> None:
-    row = row_of(position(sec_type="FSFOP", attributes=(("accountId", "U1"), ("side", "Long"))))
+    row = row_of(position(sec_type="IOPT", attributes=(("accountId", "U1"), ("side", "Long"))))
     assert row["sec_type"] == "OTHER"
     assert row["attributes"] == [
         {"name": "accountId", "value": "U1"},
-        {"name": "assetCategory", "value": "FSFOP"},
+        {"name": "assetCategory", "value": "IOPT"},
         {"name": "side", "value": "Long"},
     ]
 
