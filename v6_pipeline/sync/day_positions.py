@@ -62,8 +62,9 @@ def coverage(inputs: DayInputs, *, accounts: Collection[str] = ()) -> Coverage:
 def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.DataFrame:
     """One row per (account, conid) with ``POSITIONS_SCHEMA``, sorted: the observation that tells the position.
 
-    Of Flex all rows; of own logs the newest row per contract, and for contracts without a row that day the newest of
-    the sessions before, if it is open and has not expired. Closed rows (position 0) of the day are in here.
+    Of Flex all rows, and the own ones of currencies, which it leaves out; of own logs the newest row per contract, and
+    for contracts without a row that day the newest of the sessions before, if it is open and has not expired. Closed
+    rows (position 0) of the day are in here.
 
     Args:
         inputs: the day.
@@ -75,11 +76,16 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
     inputs = inputs.cut()
     covered = coverage(inputs, accounts=accounts)
     _check_complete(inputs, covered.flex)
-    own = inputs.observed.filter(pl.col("account").is_in(covered.own))
+    flex = inputs.flex_positions.filter(pl.col("account").is_in(covered.flex)).select(OBSERVED_SCHEMA.names())
+    # A statement's open positions leave currencies out: they are among its cash.
+    is_own = pl.col("account").is_in(covered.own) | (
+        pl.col("account").is_in(covered.flex) & (pl.col("sec_type") == SecType.CURRENCY.value)
+    )
+    own = inputs.observed.filter(is_own).join(flex, on=KEY, how="anti")
     newest = newest_first(own).unique(subset=KEY, keep="first", maintain_order=True)
     still_open = (pl.col("position") != 0) & (pl.col("expiry").is_null() | (pl.col("expiry") >= inputs.day))
-    carried = inputs.earlier.filter(pl.col("account").is_in(covered.own) & still_open).join(newest, on=KEY, how="anti")
-    flex = inputs.flex_positions.filter(pl.col("account").is_in(covered.flex)).select(OBSERVED_SCHEMA.names())
+    carried = inputs.earlier.filter(is_own & still_open).join(newest, on=KEY, how="anti")
+    carried = carried.join(flex, on=KEY, how="anti")
     found = pl.concat(
         [
             newest.with_columns(

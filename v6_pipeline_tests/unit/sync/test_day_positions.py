@@ -66,6 +66,26 @@ def test_a_flex_statement_outranks_own_rows_and_carries_nothing_forward() -> Non
     assert held(inputs) == [("DU1", 7, 3.0, "flex", False)]
 
 
+def test_currencies_that_a_statement_leaves_out_are_our_own() -> None:
+    """They are among its cash: gone for a day a position was new the day after, and all of its profit that day's."""
+    inputs = by_flex(
+        {"conid": 7, "position": 3.0},
+        {"conid": 3, "position": 4.0, "sec_type": "CASH"},
+        observed=[own(conid=1), own(conid=2, sec_type="CASH"), own(conid=3, sec_type="CASH")],
+        earlier=[
+            own(YESTERDAY, conid=4, sec_type="CASH"),
+            own(YESTERDAY, conid=3, sec_type="CASH"),
+            own(YESTERDAY, conid=5),
+        ],
+    )
+    assert held(inputs) == [
+        ("DU1", 2, 10.0, "stream", False),
+        ("DU1", 3, 4.0, "flex", False),
+        ("DU1", 4, 10.0, "stream", True),
+        ("DU1", 7, 3.0, "flex", False),
+    ]
+
+
 def test_an_empty_statement_is_a_flat_account() -> None:
     assert held(by_flex(earlier=[own(YESTERDAY)])) == []
 
