@@ -26,8 +26,8 @@ _COLUMNS = (
     *("delta", "gamma", "vega", "theta", "underlying_price", "base_currency", "fx_rate_to_base"),
 )
 _KEY = ("account", "underlying", "underlying_conid", "strategy")
-_WITHOUT_DELTA = frozenset({SecType.BOND, SecType.BILL})
-"""Their risk is in rates, which no delta to an underlying tells."""
+_WITHOUT_DELTA = frozenset({SecType.BOND, SecType.BILL, SecType.OTHER, SecType.COMBO})
+"""The risk of bonds is in rates, which no delta to an underlying tells; the others may be anything."""
 _OWN_UNDERLYING = frozenset(
     {SecType.STOCK, SecType.INDEX, SecType.CURRENCY, SecType.FUND, SecType.BOND, SecType.BILL, SecType.CRYPTO}
 )
@@ -231,16 +231,30 @@ def _amounts(
 
 
 def _daily_pnl(row: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> float | None:
-    """What was realized, and the change of what is not; contract currency."""
+    """What was realized, and the change of what is not; contract currency.
+
+    Where the cost changed though nothing was traded, it is the change of the value: IB restates costs overnight (by tax
+    lots, after wash sales and transfers), and that is nobody's profit.
+    """
     was_open = earlier is not None and earlier["position"] != 0
     unrealized_before = earlier["unrealized_pnl"] if earlier is not None and was_open else 0.0
     realized = row["realized_pnl"]
+    if was_open and earlier is not None and realized == 0 and _is_restated(row, earlier):
+        return _less(row["market_value"], earlier["market_value"])
     if realized is None and earlier is not None:
         same = all(row[name] == earlier[name] for name in ("position", "average_cost"))
         realized = 0.0 if same else None
     if realized is None or row["unrealized_pnl"] is None or unrealized_before is None:
         return None
     return float(realized + row["unrealized_pnl"] - unrealized_before)
+
+
+def _is_restated(row: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    return bool(row["position"] == earlier["position"] and row["average_cost"] != earlier["average_cost"])
+
+
+def _less(value: float | None, before: float | None) -> float | None:
+    return None if value is None or before is None else value - before
 
 
 def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) -> _Greeks | None:

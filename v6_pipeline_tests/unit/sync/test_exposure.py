@@ -128,6 +128,17 @@ def test_realized_profit_is_0_where_position_and_cost_stayed_and_else_unknown() 
         assert (row["daily_pnl"], row["daily_pnl_coverage"]) == (None, 0.0)
 
 
+def test_a_cost_that_was_restated_overnight_is_no_profit() -> None:
+    """Sold at 5.5 of lots at 5 and 6: by the average nothing was realized, by the lots what is left cost 6."""
+    restated = position(average_cost=4.0, unrealized_pnl=10.0, realized_pnl=0.0)
+    assert one([restated], [before(market_value=49.0)])["daily_pnl"] == 1.0
+    assert one([restated | {"market_value": None}], [before()])["daily_pnl"] is None
+    assert one([restated], [before(market_value=None)])["daily_pnl"] is None
+    for traded in ({"position": 9.0}, {"realized_pnl": 7.0}):
+        row = restated | traded
+        assert one([row], [before(market_value=49.0)])["daily_pnl"] == 10.0 - 1.0 + row["realized_pnl"]
+
+
 def test_a_position_that_is_new_had_no_profit_before() -> None:
     rows = [position(conid=3, realized_pnl=0.0), position()]
     assert one([row | {"underlying_conid": 1} for row in rows], [before()])["daily_pnl"] == 5.0
@@ -187,6 +198,12 @@ def test_greeks_are_in_money_of_the_base_currency() -> None:
 def test_stocks_have_delta_1_and_no_curvature() -> None:
     row = one([position()])
     assert [row[name] for name in ("dollar_delta", "dollar_gamma", "vega", "theta")] == [50.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("sec_type", [SecType.BOND, SecType.BILL, SecType.COMBO, SecType.OTHER])
+def test_what_may_have_any_delta_or_none_has_no_greeks(sec_type: SecType) -> None:
+    row = one([position(sec_type=sec_type.value)])
+    assert (row["market_value"], row["dollar_delta"], row["greeks_coverage"]) == (50.0, None, None)
 
 
 @pytest.mark.parametrize("price", [pytest.param(450.0, id="IB: in cents"), pytest.param(4.5, id="Flex: in dollars")])
