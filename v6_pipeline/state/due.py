@@ -1,4 +1,4 @@
-"""What a queued refresh is due for: holdings that are open, not streamed and not in the queue, and values of accounts."""
+"""What a refresh is due for: holdings that are open, not streamed and not in the queue, and values of accounts."""
 
 from __future__ import annotations
 

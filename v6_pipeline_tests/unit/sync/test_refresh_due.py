@@ -84,7 +84,8 @@ def test_with_nothing_held_it_looks_again_at_the_refreshs_rhythm(ago: int, refre
 
 
 @pytest.mark.parametrize(
-    ("ago", "refresh"), [(None, True), (60, False), (300 - LOOKAHEAD_SECONDS - 1, False), (300 - LOOKAHEAD_SECONDS, True)]
+    ("ago", "refresh"),
+    [(None, True), (60, False), (300 - LOOKAHEAD_SECONDS - 1, False), (300 - LOOKAHEAD_SECONDS, True)],
 )
 def test_accounts_of_which_all_streams_are_refreshed_at_their_rhythm(ago: int | None, refresh: bool) -> None:
     """An account that cannot be downloaded stays due, and must not start a run each minute."""
