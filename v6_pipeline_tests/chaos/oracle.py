@@ -128,7 +128,7 @@ def gateway_faults(
     found += [
         ("a contract takes one line", f"conid {conid}: {most} lines at once")
         for conid, most in seen["peak_subscriptions"].items()
-        if most > 2  # a stream and a batch quote may overlap
+        if most > 1 + scale.workers  # a stream, and a quote of each worker: for different accounts that hold it
     ]
     for code in sorted({int(code) for code in seen["errors"]} & (NEVER | (EXPLAINED - allowed))):
         found.append(("no avoidable error", f"code {code} without a fault that explains it"))

@@ -102,7 +102,7 @@ def test_calm_statistics_are_no_fault() -> None:
         ({"peak_rate": 51}, "paced"),
         ({"order_messages": 1}, "never an order"),
         ({"unknown_messages": {"99": 1}}, "only known messages"),
-        ({"peak_subscriptions": {"7": 3}}, "a contract takes one line"),
+        ({"peak_subscriptions": {"7": 2 + SCALE.workers}}, "a contract takes one line"),
         ({"errors": {"321": 1}}, "no avoidable error"),
         ({"errors": {"101": 1}}, "no avoidable error"),
         ({"errors": {"100": 1}}, "no avoidable error"),
@@ -110,6 +110,11 @@ def test_calm_statistics_are_no_fault() -> None:
 )
 def test_each_broken_rule_of_the_gateway_is_found(changed: dict[str, Any], rule: str) -> None:
     assert [name for name, _ in gateway_faults(CALM | changed, SCALE, set(), enforce_rate=True)] == [rule]
+
+
+def test_a_stream_and_a_quote_of_each_worker_may_overlap() -> None:
+    seen = CALM | {"peak_subscriptions": {"7": 1 + SCALE.workers}}
+    assert gateway_faults(seen, SCALE, set(), enforce_rate=True) == []
 
 
 def test_a_code_that_a_fault_explains_is_none() -> None:
