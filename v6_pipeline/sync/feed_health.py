@@ -127,6 +127,8 @@ class FeedHealth:
         """How often in a row a contract was subscribed again without a tick: it is asked for ever less."""
         self._open_since: datetime | None = None
         self._competing = CompetingSession()
+        self._tried: dict[int, int] = {}
+        """How often each contract was asked for while another login had the data."""
 
     # What happened
 
@@ -218,6 +220,7 @@ class FeedHealth:
     def competing_session(self, now: datetime) -> bool:
         """Another login has the data; whether that is to be told now, once in a quarter of an hour."""
         if self._competing.since is None:
+            self._tried.clear()
             for feed in Feed:
                 self._mark_stale(feed, now, "another login of this username has the market data")
         return self._competing.heard(now)
@@ -366,7 +369,11 @@ class FeedHealth:
     def _try_one(self, now: datetime) -> list[Renewal]:
         if not self._feed_of or not self._competing.is_retry_due(now):
             return []
-        liveliest = max(self._feed_of, key=lambda conid: (self._since[conid], -conid))
+        # Each in its turn: the liveliest may be silent by now for reasons of its own, and would keep the others waiting.
+        fewest = min(self._tried.get(conid, 0) for conid in self._feed_of)
+        left = [conid for conid in self._feed_of if self._tried.get(conid, 0) == fewest]
+        liveliest = max(left, key=lambda conid: (self._since[conid], -conid))
+        self._tried[liveliest] = fewest + 1
         return [Renewal(frozenset({liveliest}), "trying whether the other login still has the market data")]
 
 

@@ -320,6 +320,21 @@ def test_after_another_login_at_night_all_are_asked_for_again(rig: Rig) -> None:
     assert set().union(*renewed) == {STOCK, OTHER_STOCK, OPTION} - tried
 
 
+def test_while_another_login_has_the_data_the_contracts_are_tried_in_turn_the_liveliest_first(rig: Rig) -> None:
+    """One that has fallen silent for reasons of its own would keep all others from coming back."""
+    rig.tick(STOCK)
+    rig.pass_time(SECOND)
+    rig.tick(OPTION)
+    rig.health.competing_session(rig.now)
+
+    def tries(count: int) -> list[set[int]]:
+        return [set(tried) for _ in range(count) for tried in rig.pass_time(competing.RETRY)]
+
+    assert tries(1) == [{OPTION}]
+    assert sorted(map(sorted, tries(2))) == sorted([[STOCK], [OTHER_STOCK]])
+    assert set().union(*tries(3)) == {STOCK, OTHER_STOCK, OPTION}
+
+
 def test_what_came_back_while_closed_is_unverified_until_the_open(rig: Rig) -> None:
     rig.open = False
     rig.pass_time(timedelta(hours=1))
