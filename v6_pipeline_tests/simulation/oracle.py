@@ -397,10 +397,9 @@ class Oracle:
             if slot.holder.startswith("streamer/") and slot.holder not in living:
                 self.wrong(f"a line of {slot.conid} is kept for {slot.holder}, which is no more")
         streams = {slot.conid for slot in usage.slots if slot.holder.startswith("streamer/")}
-        if streams != set(self.truth.streamed()):
-            odd = streams ^ set(self.truth.streamed())
-            if self._stays("ledger", odd, 60.0):
-                self.wrong(f"the ledger and the gateway differ about the lines of {sorted(odd)}")
+        odd = streams ^ set(self.truth.streamed())
+        if self._stays("ledger", odd, 60.0) and odd:
+            self.wrong(f"the ledger and the gateway differ about the lines of {sorted(odd)}")
 
     def _stays(self, what: str, value: object, seconds: float) -> bool:
         """Whether the same has been seen for some time: a look may fall between two steps."""
@@ -418,7 +417,7 @@ class Oracle:
         with world.database.read() as connection:
             stored = holdings_store.find(connection, {item.key for item in holdings_store.list_open(connection)})
         known = {key: item.holding.position for key, item in stored.items()}
-        if known != book and self._stays("book", repr(known), 60.0):
+        if self._stays("book", repr(known) if known != book else None, 60.0) and known != book:
             odd = {key: (known.get(key), book.get(key)) for key in known.keys() | book.keys()}
             shown = {key: values for key, values in odd.items() if values[0] != values[1]}
             self.wrong(f"positions differ from the gateway's (known, true): {shown}")
