@@ -369,7 +369,7 @@ class FeedHealth:
     def _try_one(self, now: datetime) -> list[Renewal]:
         if not self._feed_of or not self._competing.is_retry_due(now):
             return []
-        # Each in its turn: the liveliest may be silent by now for reasons of its own, and would keep the others waiting.
+        # Each in its turn: the liveliest may be silent by now for reasons of its own, and keep the others waiting.
         fewest = min(self._tried.get(conid, 0) for conid in self._feed_of)
         left = [conid for conid in self._feed_of if self._tried.get(conid, 0) == fewest]
         liveliest = max(left, key=lambda conid: (self._since[conid], -conid))
