@@ -114,6 +114,8 @@ class IBConnectionManager:
         self._listeners: list[ErrorListener] = []
         self._lost = asyncio.Event()
         self._lost_reason = ""
+        self.was_closed_by_gateway = False
+        """Whether the gateway itself ended the last session, and with it all that was subscribed."""
         self.connects = 0
         self.error_counts: dict[int, int] = {}
 
@@ -182,6 +184,7 @@ class IBConnectionManager:
         self._breaker.record_success()
         self._state = ConnectionState.CONNECTED
         self._lost.clear()
+        self.was_closed_by_gateway = False
         self.connects += 1
         log.info("connected to %s as client %d, accounts %s", self.address, self.client_id, ",".join(self.accounts))
         for code, text in notices:
@@ -474,6 +477,7 @@ class IBConnectionManager:
 
     def _on_socket_closed(self) -> None:
         log.warning("connection to %s closed by the gateway", self.address)
+        self.was_closed_by_gateway = True
         self._mark_lost("socket closed")
 
     def _mark_lost(self, reason: str) -> None:

@@ -84,6 +84,11 @@ class MarketData:
         """Contracts subscribed now."""
         return frozenset(self._by_conid)
 
+    @property
+    def requests(self) -> dict[int, int]:
+        """The request of each subscribed contract, by conid: a new one where it had to be asked for once more."""
+        return {conid: subscription.req_id for conid, subscription in self._by_conid.items()}
+
     def attach(self) -> None:
         """Listen on the connection as it is now made; what was subscribed on an earlier one is gone."""
         self.forget_all()

@@ -75,7 +75,10 @@ class ConnectionFaults:
         self._timers.after("refuse", seconds, self._listener.accept)
 
     def blackhole(self, seconds: Seconds, client_id: ClientId | None = None) -> None:
-        """Leave sockets open and answer nothing, new connections included; then everything is caught up in order."""
+        """Leave sockets open and answer nothing, new connections included; then everything is caught up in order.
+
+        Who closes a connection meanwhile is not noticed: its lines and its client id stay in use.
+        """
         self._blackholes.add(client_id)
         for session in self._matching(client_id):
             session.freeze()
@@ -161,9 +164,12 @@ class ConnectionFaults:
 
     def _end_blackhole(self, client_id: int | None) -> None:
         self._blackholes.discard(client_id)
-        for session in self._matching(client_id):
-            if session.is_frozen and not self._is_blackholed(session):
-                session.thaw()
+        frozen = [item for item in self._matching(client_id) if item.is_frozen and not self._is_blackholed(item)]
+        # What ended meanwhile frees its client id and lines before those that came later ask for them.
+        for session in sorted(frozen, key=lambda session: not session.has_ended):
+            if session.has_ended:
+                self._release(session)
+            session.thaw()
 
     def _set_delay(self, client_id: int | None, hold_seconds: float) -> None:
         if hold_seconds:

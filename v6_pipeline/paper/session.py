@@ -90,6 +90,7 @@ class ClientSession:
     Attributes:
         outbox: what is on its way to the client.
         forced_breaches: how many of the next messages count as breaches of the message rate, whatever their number.
+        has_ended: whether the client has closed its end.
     """
 
     def __init__(
@@ -122,6 +123,9 @@ class ClientSession:
         self._breaches = 0
         self._unread: list[bytes] = []
         self._is_closing = False
+        self._served = asyncio.Event()
+        self._served.set()
+        self.has_ended = False
         self._reaper: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -129,8 +133,9 @@ class ClientSession:
         try:
             while data := await self._reader.read(1 << 16):
                 self._guarded(self._received, data)
+            await self._notice_end()
         except ConnectionError:
-            pass  # the client went away, which is its right
+            await self._notice_end()  # the client went away, which is its right
         finally:
             if self._reaper is not None:
                 self._reaper.cancel()
@@ -146,14 +151,21 @@ class ClientSession:
     def freeze(self) -> None:
         """Answer and send nothing until `thaw`; what the client sends is kept, and counted when it comes."""
         self.outbox.freeze()
+        self._served.clear()
 
     def thaw(self) -> None:
         """Send what was held back and serve what came in the meantime, in order."""
         self.outbox.thaw()
+        self._served.set()
         unread, self._unread = self._unread, []
         for payload in unread:
-            if not self._is_closing:
+            if not (self._is_closing or self.has_ended):
                 self._guarded(self._handle, payload)
+
+    async def _notice_end(self) -> None:
+        """The client has closed its end, which is noticed as late as all that it sends."""
+        self.has_ended = True
+        await self._served.wait()
 
     def send(self, message: Message) -> None:
         """Send one message."""
@@ -182,6 +194,7 @@ class ClientSession:
         if self._is_closing:
             return
         self._is_closing = True
+        self._served.set()
         self.outbox.finish()
         if self._writer.can_write_eof():
             with contextlib.suppress(OSError):  # of a client that was killed a moment ago
@@ -191,6 +204,7 @@ class ClientSession:
     def abort(self) -> None:
         """End the connection at once."""
         self._is_closing = True
+        self._served.set()
         self._writer.transport.abort()
 
     def reset(self) -> None:

@@ -118,7 +118,8 @@ class BatchLines:
     async def close(self) -> None:
         """Cancel what is subscribed, give it back, and wait no more.
 
-        A cancel that the gateway does not confirm leaves its line in use in the ledger until it expires.
+        What the gateway neither confirms nor ends by closing the socket itself stays in use in the ledger until it
+        expires: the gateway may have it still.
         """
         if self._asking is not None:
             await asyncio.wait({self._asking})
@@ -126,10 +127,9 @@ class BatchLines:
             while not self.is_idle:
                 await self.turn((), {}, ended=tuple(self._opened_at))
         except GatewayError as error:
-            if self._connection.is_connected:
+            if not self._connection.was_closed_by_gateway:
                 log.warning("lines are not given back yet: %s", error)
                 return
-        # With the socket, if it was lost, the gateway has ended every subscription.
         self._opened_at.clear()
         self._asked.clear()
         self._cancelled.clear()
@@ -138,10 +138,12 @@ class BatchLines:
 
     async def _settle(self) -> None:
         """A round trip: after it every earlier subscribe was granted or refused, and every earlier cancel was read."""
-        asked, cancelled = set(self._asked), set(self._cancelled)
+        asked, before, cancelled = set(self._asked), self._market.requests, set(self._cancelled)
         if not asked and not cancelled:
             return
         await self._connection.round_trip()
+        # What was asked for once more meanwhile was asked after the question that is answered now.
+        asked -= {conid for conid, request in self._market.requests.items() if request != before.get(conid)}
         self._news.confirmed |= asked & self._asked
         self._asked -= asked
         self._news.released |= cancelled

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.codes import Reaction
@@ -24,8 +24,13 @@ from v6_pipeline.sync.slots import AcquiredSlots, SlotChanges, SlotLedger, Wait
 
 log = logging.getLogger(__name__)
 
-SLOT_TTL_SECONDS = 60
-"""A dead streamer's lines are free for others after that."""
+SLOT_TTL_SECONDS = 100
+"""A streamer that is dead, or stands still, has its lines in the ledger for so long: longer than the sensor takes to
+kill one that hangs, for while it lives the gateway has them too. The sensor gives those of a dead one back at once."""
+GIVE_UP_SECONDS = 80
+"""Lines that could not be renewed for so long are cancelled, before they are another's in the ledger."""
+RENEWAL_SECONDS = 20
+"""A state database that does not answer within that has not renewed them."""
 CLOSING_SECONDS = 5
 TURN_SECONDS = 0.05
 """Between two looks at whether another process has confirmed its new line."""
@@ -81,6 +86,8 @@ class StreamLines:
         self._cancelled: set[int] = set()
         self._to_release: set[int] = set()
         self._waiting_since: datetime | None = None
+        self._kept_at: datetime | None = None
+        self._are_free = True
         self.refusals = Refusals()
         self.silence = Silence()
 
@@ -99,13 +106,14 @@ class StreamLines:
         return self._market.quote(conid)
 
     async def begin_session(self) -> None:
-        """Begin with no line on a new connection.
+        """Begin with no line on a new connection: the gateway lets a client id in only once its old session has ended.
 
         Raises:
             StateError: the ledger cannot be used.
         """
-        # A pass that the loss of the last connection overtook may have taken lines after they were all given back.
+        # Those of a session that fell silent, and what a pass took that the loss of the connection overtook.
         await asyncio.to_thread(self._ledger.release, self._holder)
+        self._kept_at, self._are_free = self._clock(), False
         for pending in (self._exhausted, self._unconfirmed, self._confirmed, self._cancelled, self._to_release):
             pending.clear()
         self._waiting_since = None
@@ -114,21 +122,36 @@ class StreamLines:
         self._market.attach()
 
     async def end_session(self) -> None:
-        """Cancel, disconnect, give back: IB has its lines again, by a cancel or with the socket."""
-        try:
-            if self._connection.is_connected:
-                for conid in self._market.conids:
-                    self._market.cancel(conid)
-                async with asyncio.timeout(CLOSING_SECONDS):  # in all: the cancels may wait for the message rate
-                    await self._connection.round_trip()
-        except (GatewayError, TimeoutError) as error:
-            log.info("cancelling the market data: %s", str(error) or "not confirmed in time")
+        """Cancel, disconnect, give back what IB surely has again: it confirmed the cancels, or closed the socket.
+
+        Whoever ends a session because nothing was heard knows nothing: such lines stay in the ledger until the next
+        login, or until they expire.
+        """
+        if await self._cancel_all() or self._connection.was_closed_by_gateway:
+            self._are_free = True
         await self._connection.close()
         self._market.forget_all()
+        if not self._are_free:
+            log.info("the end of the session was not confirmed: its lines stay in the ledger for now")
+            return
         try:
             await asyncio.to_thread(self._ledger.release, self._holder)
         except StateError as error:
             log.warning("lines are not given back, and expire: %s", error)
+
+    async def _cancel_all(self) -> bool:
+        """Cancel what is subscribed; whether the gateway has confirmed it."""
+        if not self._connection.is_connected:
+            return False
+        try:
+            for conid in self._market.conids:
+                self._market.cancel(conid)
+            async with asyncio.timeout(CLOSING_SECONDS):  # in all: the cancels may wait for the message rate
+                await self._connection.round_trip()
+        except (GatewayError, TimeoutError) as error:
+            log.info("cancelling the market data: %s", str(error) or "not confirmed in time")
+            return False
+        return True
 
     async def cancel(self, conids: Iterable[int]) -> None:
         """Cancel subscriptions and give their lines back, and those of refused ones.
@@ -188,18 +211,43 @@ class StreamLines:
         return NewStreams(tuple(streaming), tuple(wanted) if self._may_come(wait, wanted) else ())
 
     async def renew(self) -> bool:
-        """Prolong the lines in the ledger; whether some were lost there, and are therefore cancelled here.
+        """Prolong the lines in the ledger; whether some are to be routed anew, since they were cancelled here.
 
         A line whose row expired meanwhile (this process was stopped) may be another's.
+
+        Raises:
+            StateError: the ledger cannot be used. Lines whose rows may soon expire are cancelled, for nobody knows who
+                has them then.
         """
-        before = self._market.conids
-        kept = await asyncio.to_thread(self._ledger.renew, self._holder, ttl_seconds=SLOT_TTL_SECONDS)
+        before, begun_at = self._market.conids, self._clock()
+        try:
+            async with asyncio.timeout(RENEWAL_SECONDS):
+                kept = await asyncio.to_thread(self._ledger.renew, self._holder, ttl_seconds=SLOT_TTL_SECONDS)
+        except (StateError, TimeoutError) as error:
+            self._give_up_unkept()
+            raise StateError(str(error) or f"lines were not renewed within {RENEWAL_SECONDS} s") from error
+        self._kept_at = begun_at
         lost = (before - kept) & self._market.conids
         for conid in lost:
             log.warning("the line of contract %d expired in the ledger: cancelled and routed anew", conid)
             self._market.cancel(conid)
         self.silence.lost(lost)
-        return bool(lost)
+        return bool(lost or self._cancelled)
+
+    def _give_up_unkept(self) -> None:
+        """Cancel everything if it was not renewed for long; the ledger is told once it can be."""
+        subscribed = self._market.conids
+        if (
+            not subscribed
+            or self._kept_at is None
+            or self._clock() - self._kept_at < timedelta(seconds=GIVE_UP_SECONDS)
+        ):
+            return
+        log.warning("%d lines could not be renewed since %s: cancelled", len(subscribed), self._kept_at.isoformat())
+        for conid in subscribed:
+            self._market.cancel(conid)
+            self._cancelled.add(conid)
+        self.silence.lost(subscribed)
 
     def market_data_lost(self) -> None:
         """The gateway has ended every subscription (1101): their lines are free, and may be taken anew."""
@@ -256,12 +304,17 @@ class StreamLines:
 
         ib_async may hold messages back to keep the rate, so that nothing is known before.
         """
-        asked, cancelled = set(self._unconfirmed), set(self._cancelled)
-        await self._connection.round_trip()
-        self._confirmed |= asked & self._market.conids - self._exhausted
-        self._unconfirmed -= asked
-        self._to_release |= cancelled
-        self._cancelled -= cancelled
+        while True:
+            asked, before, cancelled = set(self._unconfirmed), self._market.requests, set(self._cancelled)
+            await self._connection.round_trip()
+            # What was asked for once more meanwhile was asked after the question that is answered now.
+            again = {conid for conid, request in self._market.requests.items() if request != before.get(conid)} & asked
+            self._confirmed |= (asked - again) & (self._market.conids - self._exhausted)
+            self._unconfirmed -= asked - again
+            self._to_release |= cancelled
+            self._cancelled -= cancelled
+            if not again:
+                return
 
     def _may_come(self, wait: Wait, wanted: list[int]) -> bool:
         now = self._clock()

@@ -134,22 +134,18 @@ class QueueWorker:
         # Open the tables first: a lake that cannot be written is not worth a download.
         await asyncio.to_thread(self._positions_table.open)
         await asyncio.to_thread(self._accounts_table.open)
-        try:
-            async with leased_connection(
-                self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
-            ) as connection:
-                await self._take_positions(connection)
-                await asyncio.to_thread(self._enqueue, scope)
-                book = ContractBook(self._database, connection, self._clock)
-                downloads = AccountDownloads(
-                    self._database, AccountFeed(connection, self._clock), owner=self._owner, clock=self._clock
-                )
-                quotes = BatchQuotes(connection, book, self._ledger, holder=self._owner, clock=self._clock)
-                await self._drain(book, downloads, quotes)
-                await self._download_due_accounts(scope, downloads)
-        finally:
-            # With the socket the gateway has ended what it did not confirm before.
-            await asyncio.shield(asyncio.to_thread(self._ledger.release, self._owner))
+        async with leased_connection(
+            self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
+        ) as connection:
+            await self._take_positions(connection)
+            await asyncio.to_thread(self._enqueue, scope)
+            book = ContractBook(self._database, connection, self._clock)
+            downloads = AccountDownloads(
+                self._database, AccountFeed(connection, self._clock), owner=self._owner, clock=self._clock
+            )
+            quotes = BatchQuotes(connection, book, self._ledger, holder=self._owner, clock=self._clock)
+            await self._drain(book, downloads, quotes)
+            await self._download_due_accounts(scope, downloads)
         await asyncio.to_thread(compact_if_fragmented, self._positions_table)
         await asyncio.to_thread(compact_if_fragmented, self._accounts_table)
         if self.report.failed_accounts:

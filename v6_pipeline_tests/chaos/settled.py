@@ -38,7 +38,7 @@ STREAM_COLUMNS = {
     "underlying_price": "underlying_price",
 }
 """The gateway's name of a value -> our column."""
-SLOT_TTL_SECONDS = 60.0
+SLOT_TTL_SECONDS = 100.0
 
 
 class Settling:

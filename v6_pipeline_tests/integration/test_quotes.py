@@ -31,15 +31,17 @@ ME, OTHER = "batch", "streamer"
 
 
 class WatchedLedger(SlotLedger):
-    """Notes what was granted, and how many lines the gateway had in use at each release."""
+    """Notes what was granted and confirmed, and how many lines the gateway had in use at each release."""
 
     def __init__(self, gateway: PaperGateway, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._gateway = gateway
         self.granted: list[int] = []
+        self.confirmed: list[int] = []
         self.in_use_at_release: list[int] = []
 
     def turn(self, changes: SlotChanges, conids: Iterable[int] = (), **options: Any) -> AcquiredSlots:
+        self.confirmed += changes.confirmed
         if changes.released:
             self.in_use_at_release.append(self._gateway.statistics.lines)
         answer = super().turn(changes, conids, **options)
@@ -379,7 +381,7 @@ async def test_workers_share_the_lines_evenly(
     assert ledger.usage().slots == ()
 
 
-async def test_a_connection_that_goes_gives_its_lines_back(
+async def test_a_connection_that_the_gateway_ends_gives_its_lines_back(
     gateway: PaperGateway,
     connection: IBConnectionManager,
     database: StateDatabase,
@@ -392,10 +394,33 @@ async def test_a_connection_that_goes_gives_its_lines_back(
         batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.3)).collect([stock(AAPL)])
     )
     await eventually(lambda: gateway.statistics.lines == 1)
-    await connection.close()
+    gateway.perform("drop")
 
     assert await collecting == {}
     assert len(ledger.usage().slots) == 0
+
+
+async def test_a_connection_that_fell_silent_leaves_its_lines_in_use(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    database: StateDatabase,
+    make_ledger: MakeLedger,
+    clock: ManualClock,
+) -> None:
+    """Whoever closes it because nothing was heard does not know whether the gateway has noticed."""
+    gateway.quiet()
+    ledger = make_ledger(10)
+    collecting = asyncio.create_task(
+        batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.3)).collect([stock(AAPL)])
+    )
+    await eventually(lambda: ledger.usage().standing == 1)
+    gateway.perform("blackhole", seconds=60)
+    await connection.close("heartbeat: no answer")
+
+    assert await collecting == {}
+    assert gateway.statistics.lines == len(ledger.usage().slots) == 1
+    clock.advance(SLOT_TTL_SECONDS)
+    assert ledger.usage().slots == ()
 
 
 async def test_a_cancelled_collection_gives_its_lines_back(
@@ -416,3 +441,25 @@ async def test_a_cancelled_collection_gives_its_lines_back(
     await asyncio.gather(collecting, return_exceptions=True)
 
     assert (gateway.statistics.lines, len(ledger.usage().slots)) == (0, 0)
+
+
+async def test_a_line_that_had_to_be_asked_for_once_more_is_confirmed_by_the_answer_to_that(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    database: StateDatabase,
+    make_ledger: MakeLedger,
+    clock: ManualClock,
+) -> None:
+    """A contract without a mark price is refused at first; the second request may draw error 101 all the same."""
+    gateway.quiet()
+    ledger = make_ledger(10)
+    await qualify(connection, AAPL)
+    gateway.perform("reject_market_data", code=321, conids=[AAPL])
+    gateway.set_lines(0)
+
+    patience = QuotePatience(deadline=0.2, for_others=0.2, poll=0.05)
+    assert await batch_quotes(connection, database, ledger, clock, patience).collect([stock(AAPL)]) == {}
+
+    assert gateway.statistics.errors[101] == 1
+    assert ledger.granted
+    assert ledger.confirmed == []

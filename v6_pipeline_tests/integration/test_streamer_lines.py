@@ -6,10 +6,12 @@ from functools import partial
 
 import pytest
 
+from v6_pipeline.errors import StateError
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.sync.silence import SILENT_AFTER
 from v6_pipeline.sync.slot_ceiling import PROBE_AFTER, RETRY_AFTER
 from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.sync.stream_lines import GIVE_UP_SECONDS
 from v6_pipeline.sync.streamer import IBPositionStreamer
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig
@@ -173,3 +175,56 @@ async def test_a_contract_that_was_refused_a_line_does_not_count_as_silent(few_l
         rig.registry.add_active("urgent", [urgent], priority=1)
 
         await eventually(lambda: urgent in rig.subscribed(), "it streams")
+
+
+async def test_the_lines_of_a_session_that_fell_silent_stay_in_the_ledger_until_the_gateway_lets_it_in_again(
+    few_lines: Rig,
+) -> None:
+    """The gateway has not noticed, and would have more lines in use than there are if others took them."""
+    rig, ledger = few_lines, ledger_of(few_lines)
+    active = rig.held()[:9]
+    rig.registry.add_active("s", active)
+    async with rig.streaming() as streamer:
+        await eventually(lambda: ledger.usage().standing == 9)
+        rig.gateway.perform("blackhole", seconds=600, client_id=rig.settings.ib_client_id)
+        await streamer._connection.close("heartbeat: no answer")
+        await eventually(lambda: streamer.status()["streamed_contracts"] == 0, "the session has ended")
+
+        assert len(rig.gateway.statistics.subscriptions) == len(rig.lines()) == 9
+
+        rig.gateway.perform("heal")
+        await eventually(lambda: streamer.status()["connects"] == 2, "in again")
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(active, 1), "each once")
+        await eventually(lambda: ledger.usage().standing == 9)
+
+
+async def test_lines_that_cannot_be_renewed_are_given_up_before_they_are_anothers(
+    few_lines: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, ledger = few_lines, ledger_of(few_lines)
+    active = rig.held()[:9]
+    rig.registry.add_active("s", active)
+    failed = 0
+
+    def away(*_arguments: object, **_options: object) -> frozenset[int]:
+        nonlocal failed
+        failed += 1
+        raise StateError("the state database is away")
+
+    async with rig.streaming() as streamer:
+        await eventually(lambda: ledger.usage().standing == 9)
+        for name in ("renew", "turn", "tell"):
+            monkeypatch.setattr(streamer._ledger, name, away)
+        rig.clock.advance(GIVE_UP_SECONDS - 1)
+        await eventually(lambda: failed > 3, "tried")
+        assert len(rig.subscribed()) == 9
+
+        rig.clock.advance(1)
+
+        await eventually(lambda: rig.subscribed() == {}, "cancelled at the gateway")
+        assert len(rig.lines()) == 9, "nobody could have taken them yet"
+
+        for name in ("renew", "turn", "tell"):
+            monkeypatch.setattr(streamer._ledger, name, getattr(ledger, name))
+        await eventually(lambda: rig.subscribed() == dict.fromkeys(active, 1), "they stream again")
+        await eventually(lambda: ledger.usage().standing == len(rig.lines()) == 9)

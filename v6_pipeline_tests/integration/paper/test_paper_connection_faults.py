@@ -135,19 +135,36 @@ async def test_a_blackhole_answers_nothing_then_everything_in_order(gateway: Pap
     assert ticker.bid == quote_at(gateway.universe, AAPL, 2).bid
 
 
-async def test_a_blackhole_of_one_client_ends_by_itself_and_follows_a_new_login(
+async def test_a_blackhole_of_one_client_holds_its_logins_and_ends_by_itself(
     gateway: PaperGateway, connect: Connect
 ) -> None:
-    hit, spared = await connect(1), await connect(2)
+    spared = await connect(2)
     gateway.perform("blackhole", seconds=LONG, client_id=1)
-    await settled(spared)
-    assert await is_silent(hit)
-    hit.ib.disconnect()
-    await eventually(lambda: gateway.statistics.clients == {2})
     with pytest.raises((TimeoutError, ConnectionError)):
         await connect(1, timeout=0.2)
-    await eventually(lambda: gateway.statistics.clients == {2})
+    await settled(spared)
     gateway.perform("blackhole", seconds=0.05, client_id=1)
+    await eventually(lambda: gateway.statistics.clients == {2})
+    await settled(await connect(1))
+
+
+async def test_in_a_blackhole_the_end_of_a_connection_is_not_noticed(gateway: PaperGateway, connect: Connect) -> None:
+    hit, spared = await connect(1), await connect(2)
+    hit.ib.reqMktData(contract_of(AAPL))
+    await settled(hit)
+    gateway.perform("blackhole", seconds=LONG, client_id=1)
+    hit.ib.disconnect()
+    await settled(spared)
+    with pytest.raises((TimeoutError, ConnectionError)):
+        await connect(1)
+    assert gateway.statistics.clients == {1, 2}
+    assert gateway.statistics.subscriptions == {AAPL: 1}
+    assert gateway.statistics.errors[326] == 1
+
+    gateway.perform("heal")
+
+    assert gateway.statistics.clients == {2}
+    assert gateway.statistics.lines == 0
     await settled(await connect(1))
 
 

@@ -47,6 +47,7 @@ class Process:
     wire: list[tuple[str, int]] = field(default_factory=list)
     open: set[int] = field(default_factory=set)
     news: SlotChanges = field(default_factory=SlotChanges)
+    stands_still: bool = False
 
     def turn(self, wanted: Iterable[int] = (), *, ended: Iterable[int] = ()) -> AcquiredSlots:
         """Tell what is known, ask for lines, and send the cancels and subscribes."""
@@ -77,6 +78,12 @@ class Process:
     def tell(self) -> None:
         self.ledger.tell(self.holder, self.news)
         self.news = SlotChanges()
+
+    def renew(self) -> None:
+        """Prolong what it has; what was lost meanwhile, for it stood still, is cancelled at once."""
+        lost = self.open - self.ledger.renew(self.holder, ttl_seconds=TTL)
+        self.wire += [("cancel", conid) for conid in sorted(lost)]
+        self.open -= lost
 
     def crash(self) -> None:
         """The socket closes; the ledger hears nothing."""

@@ -176,17 +176,34 @@ class LedgerMachine(RuleBasedStateMachine):
             self.clock.advance(step)
             seconds -= step
             for process in self.processes.values():
-                process.ledger.renew(process.holder, ttl_seconds=TTL)
+                if not process.stands_still:
+                    process.renew()
+
+    @rule(role=WHO, seconds=st.sampled_from([1, TTL - 1, TTL, 3 * TTL]))
+    def stand_still(self, role: str, seconds: int) -> None:
+        """Stopped with its lines, and continued: what expired meanwhile, and others may have, is cancelled first."""
+        process = self.processes[role]
+        process.stands_still = True
+        self.wait(seconds)
+        for other in ("streamer", "run 1", "run 2"):
+            if other != role:
+                self.fill(other)
+                self.the_ledger_covers_what_the_gateway_has()
+        process.stands_still = False
+        process.renew()
+        process.deliver()
 
     @invariant()
     def the_ledger_covers_what_the_gateway_has(self) -> None:
         usage = self.watcher.usage()
         known = {(slot.holder, slot.conid) for slot in usage.slots}
-        assert self.gateway.lines <= known
-        assert {(process.holder, conid) for process in self.processes.values() for conid in process.open} <= known | {
-            (process.holder, conid) for process in self.processes.values() for conid in process.news.exhausted
+        moving = [process for process in self.processes.values() if not process.stands_still]
+        lines = {line for line in self.gateway.lines if line[0] in {process.holder for process in moving}}
+        assert lines <= known
+        assert {(process.holder, conid) for process in moving for conid in process.open} <= known | {
+            (process.holder, conid) for process in moving for conid in process.news.exhausted
         }
-        assert len(self.gateway.lines) <= len(known) <= CEILING
+        assert len(lines) <= len(known) <= CEILING
         assert usage.streams <= CEILING - FLOOR
         streamed = [slot.conid for slot in usage.slots if slot.purpose is STREAM]
         assert len(streamed) == len(set(streamed))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import v6_pipeline
+from v6_pipeline.defs.sensors import TICK_SECONDS
 from v6_pipeline.errors import StateError
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings, StreamerMode
@@ -22,9 +23,12 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync import streamer_control
 from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease, StreamerLeaseState
 from v6_pipeline.sync.slots import SlotLedger, stream_holder
+from v6_pipeline.sync.stream_lines import GIVE_UP_SECONDS, RENEWAL_SECONDS, SLOT_TTL_SECONDS
+from v6_pipeline.sync.streamer import SLOT_RENEWAL
 from v6_pipeline.sync.streamer_control import (
     CLOSING,
     HUNG_AFTER,
+    KILL_SECONDS,
     RESTART_PAUSE,
     START_DEADLINE,
     Action,
@@ -288,6 +292,13 @@ def test_a_hung_process_loses_its_lease_and_is_killed(
 
     assert sleeper.wait(20) < 0
     assert spawned.epochs == [1, 2]
+
+
+def test_one_that_hangs_is_killed_while_its_lines_are_its_own_in_the_ledger() -> None:
+    """Until then the gateway has them too, and others that took them would ask for more than there are."""
+    killed_after = HUNG_AFTER.total_seconds() + 2 * TICK_SECONDS + KILL_SECONDS
+    assert SLOT_TTL_SECONDS - SLOT_RENEWAL.total_seconds() > killed_after
+    assert GIVE_UP_SECONDS + RENEWAL_SECONDS <= SLOT_TTL_SECONDS
 
 
 @pytest.mark.parametrize("seconds", [RESTART_PAUSE.total_seconds(), 121.0], ids=["replaced", "its lease ran out"])
