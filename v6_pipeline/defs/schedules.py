@@ -16,6 +16,7 @@ from v6_pipeline.defs.jobs import MAINTENANCE_JOB, REFRESH_JOB
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
+from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS
 from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.sync.queue import PositionQueue
@@ -90,6 +91,8 @@ def decide(
         due=queue.count_due(refresh_seconds=settings.refresh_seconds, interval_seconds=LOOKAHEAD_SECONDS),
         queue=queue.stats(),
         last_run_at=last[0].create_timestamp if last else None,
+        last_run_failed=bool(last) and last[0].dagster_run.status is DagsterRunStatus.FAILURE,
+        outage=expected_outage(now, settings.ib_region),
         refresh_seconds=settings.refresh_seconds,
         now=now,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.state.due import DueCount
 from v6_pipeline.sync.queue import QueueStats
 
@@ -17,6 +18,8 @@ RUN_ALLOWANCE_SECONDS = 30
 """From the tick to the first fresh row a run takes about 15 s; under load twice that."""
 LOOKAHEAD_SECONDS = TICK_SECONDS + RUN_ALLOWANCE_SECONDS
 """A value that would get too old before the next tick's run could renew it is due now."""
+OUTAGE_RETRY_SECONDS = 600
+"""While IB is expected to be away, after a refresh that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ def decide_refresh(
     due: DueCount,
     queue: QueueStats,
     last_run_at: datetime | None,
+    last_run_failed: bool,
+    outage: ExpectedOutage | None,
     refresh_seconds: int,
     now: datetime,
 ) -> RefreshDecision:
@@ -45,6 +50,8 @@ def decide_refresh(
         due: holdings by what becomes of them.
         queue: how full the queue is.
         last_run_at: when the last refresh was launched; None if never.
+        last_run_failed: whether it ended in failure.
+        outage: within which IB is expected to be away now. It may be there all the same: what works goes on.
         refresh_seconds: no value gets older than that.
         now: UTC.
     """
@@ -52,6 +59,11 @@ def decide_refresh(
         return RefreshDecision(refresh=False, reason=f"run {active_run_id[:8]} refreshes already")
     if not market_open:
         return RefreshDecision(refresh=False, reason="outside the exchange's hours (V6_MARKET_HOURS=session)")
+    if outage is not None and last_run_failed and last_run_at is not None:
+        rest = min(_rest(last_run_at, OUTAGE_RETRY_SECONDS, now), (outage.until - now).total_seconds())
+        if rest > 0:
+            why = f"the last refresh failed, and it is {outage}: tried again in {rest:.0f} s"
+            return RefreshDecision(refresh=False, reason=why)
     if due.held == 0:
         # Nothing is known to be held; only asking the broker tells whether that is still so.
         rest = _rest(last_run_at, refresh_seconds, now) if last_run_at else 0

@@ -285,6 +285,8 @@ class World:
                 due=queue.count_due(refresh_seconds=self.settings.refresh_seconds, interval_seconds=LOOKAHEAD_SECONDS),
                 queue=queue.stats(),
                 last_run_at=self.last_run_at,
+                last_run_failed=False,
+                outage=None,  # the hours of the exchange lie outside of IB's resets
                 refresh_seconds=self.settings.refresh_seconds,
                 now=now,
             )

@@ -11,6 +11,7 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.jobs import REFRESH_JOB
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import decide, queued_positions_schedule
+from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.model import ContractSpec, Holding, SecType
 from v6_pipeline.settings import Settings
 from v6_pipeline.state import holdings
@@ -159,6 +160,32 @@ def test_with_nothing_known_to_be_held_the_broker_is_asked_and_not_at_every_tick
 
     assert first.refresh
     assert (second.refresh, second.reason) == (False, "no positions known; looked for again in 200 s")
+
+
+@pytest.mark.parametrize(
+    ("status", "refresh"), [(dg.DagsterRunStatus.FAILURE, False), (dg.DagsterRunStatus.SUCCESS, True)]
+)
+def test_in_ibs_reset_the_last_runs_end_decides(
+    instance: dg.DagsterInstance,
+    database: StateDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    status: dg.DagsterRunStatus,
+    *,
+    refresh: bool,
+) -> None:
+    hold(database, 1)
+    run = instance.create_run_for_job(_job(REFRESH_JOB), status=status)
+    record = instance.get_run_record_by_id(run.run_id)
+    assert record is not None
+    launched_at = record.create_timestamp.astimezone(UTC)
+    outage = ExpectedOutage("IB's nightly reset", launched_at + timedelta(hours=1))
+    monkeypatch.setattr("v6_pipeline.defs.schedules.expected_outage", lambda _instant, _region: outage)
+    Clock.instant = launched_at + timedelta(seconds=200)
+
+    result = ask(instance, _AlwaysOpen())
+
+    assert result.refresh is refresh
+    assert result.reason.endswith("tried again in 400 s") is not refresh
 
 
 class _AlwaysOpen(ClockedPipeline):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.state.due import DueCount
 from v6_pipeline.sync.queue import QueueStats
 from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh
@@ -31,6 +32,8 @@ def decide(**changes: Any) -> RefreshDecision:
         "due": due_count(),
         "queue": queue_stats(),
         "last_run_at": NOW - timedelta(seconds=60),
+        "last_run_failed": False,
+        "outage": None,
         "refresh_seconds": 300,
         "now": NOW,
     }
@@ -121,3 +124,39 @@ def test_what_waits_for_a_retry_and_what_is_dead_is_told_and_starts_no_run() -> 
         refresh=False,
         reason="nothing due: 10 held, 4 streamed, 0 fresh, 4 waiting for a retry, 2 dead letters",
     )
+
+
+RESET = ExpectedOutage("IB's nightly reset", NOW + timedelta(minutes=45))
+
+
+@pytest.mark.parametrize(
+    "wanted", [SOMETHING_DUE, NOTHING_HELD, {"due": due_count(accounts=2)}], ids=["due", "nothing held", "accounts"]
+)
+@pytest.mark.parametrize(("ago", "refresh"), [(200, False), (599, False), (600, True)])
+def test_in_ibs_reset_a_refresh_that_failed_is_tried_again_every_ten_minutes(
+    wanted: dict[str, Any], ago: int, *, refresh: bool
+) -> None:
+    """With hours that never end a run failed each minute of a reset."""
+    decision = decide(outage=RESET, last_run_failed=True, last_run_at=NOW - timedelta(seconds=ago), **wanted)
+
+    assert decision.refresh is refresh
+    if not refresh:
+        assert decision.reason == (
+            f"the last refresh failed, and it is IB's nightly reset until 15:45 UTC: tried again in {600 - ago} s"
+        )
+
+
+def test_in_ibs_reset_what_works_goes_on() -> None:
+    assert decide(outage=RESET, **SOMETHING_DUE).refresh
+
+
+def test_outside_of_a_reset_a_failure_is_tried_again_at_once() -> None:
+    assert decide(last_run_failed=True, **SOMETHING_DUE).refresh
+
+
+def test_a_reset_that_ends_sooner_is_not_waited_out() -> None:
+    ending = ExpectedOutage("IB's nightly reset", NOW + timedelta(seconds=90))
+
+    decision = decide(outage=ending, last_run_failed=True, **SOMETHING_DUE)
+
+    assert decision.reason.endswith("until 15:01 UTC: tried again in 90 s")
