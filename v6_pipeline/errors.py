@@ -21,7 +21,7 @@ class GatewayError(V6Error):
 
 
 class GatewayUnreachableError(GatewayError):
-    """Nothing listens, or what listens does not speak IB's protocol."""
+    """Nothing listens, what listens does not speak IB's protocol, or the connection to it is gone."""
 
 
 class ClientIdInUseError(GatewayError):

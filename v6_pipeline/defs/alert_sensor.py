@@ -8,7 +8,7 @@ told and how long it counts is in ``v6_pipeline.alerts``. https://docs.dagster.i
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -16,12 +16,16 @@ import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, RunsFilter
 
 from v6_pipeline.alerts import Level, Notifier, Told, Trouble, load_notifiers, tell
+from v6_pipeline.defs.metadata import ERROR
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.errors import V6Error
+from v6_pipeline.errors import GatewayUnreachableError, RequestTimeoutError, V6Error
+from v6_pipeline.ib.resets import ExpectedOutage, expected_outage
 
 TICK_SECONDS = 30
 RUNS_PER_TICK = 50
 _NUMBER = re.compile(r"\d+")
+_AWAY = {GatewayUnreachableError.__name__, RequestTimeoutError.__name__}
+"""What a run fails with when the gateway, or IB behind it, is away."""
 _PLANNED = "PLANNED"
 """By its name: the enumeration itself is not public."""
 
@@ -66,8 +70,15 @@ def alerts_sensor() -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
         keys = context.repository_def.asset_graph.asset_check_keys if context.repository_def else ()
         try:
-            notifiers = load_notifiers(pipeline.settings(), context.log)
-            return look(context.instance, sorted(keys, key=str), notifiers, context.cursor, pipeline.now())
+            settings = pipeline.settings()
+            return look(
+                context.instance,
+                sorted(keys, key=str),
+                load_notifiers(settings, context.log),
+                context.cursor,
+                pipeline.now(),
+                outage_at=lambda instant: expected_outage(instant, settings.ib_region),
+            )
         except V6Error as error:
             raise dg.Failure(str(error)) from None
 
@@ -80,10 +91,12 @@ def look(
     notifiers: Mapping[str, Notifier],
     cursor_text: str | None,
     now: datetime,
+    *,
+    outage_at: Callable[[datetime], ExpectedOutage | None] = lambda _instant: None,
 ) -> dg.SensorResult:
-    """One look at runs and checks."""
+    """One look at runs and checks; a run that failed for lack of the gateway while IB was to be away is a warning."""
     cursor = AlertCursor.parse(cursor_text, now)
-    failed, until = _failed_runs(instance, cursor.runs_until)
+    failed, until = _failed_runs(instance, cursor.runs_until, outage_at)
     troubles = [*failed, *_failing_checks(instance, checks)]
     told: dict[str, Mapping[str, Told]] = {}
     passed_on, failures = 0, []
@@ -98,7 +111,9 @@ def look(
     return dg.SensorResult(cursor=AlertCursor(until, told).dump(), skip_reason="; ".join(said)[:1000])
 
 
-def _failed_runs(instance: DagsterInstance, since: datetime) -> tuple[list[Trouble], datetime]:
+def _failed_runs(
+    instance: DagsterInstance, since: datetime, outage_at: Callable[[datetime], ExpectedOutage | None]
+) -> tuple[list[Trouble], datetime]:
     """Runs that failed since then, oldest first, and until when they were looked at."""
     records = instance.get_run_records(
         filters=RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since),
@@ -111,12 +126,14 @@ def _failed_runs(instance: DagsterInstance, since: datetime) -> tuple[list[Troub
         run, reason = record.dagster_run, _reason(instance, record.dagster_run.run_id)
         # Numbers aside, the same words are the same trouble.
         same = _NUMBER.sub("#", reason)
+        outage = outage_at(_aware(record.update_timestamp))
+        is_expected = outage is not None and _lacked_gateway(instance, run.run_id)
         troubles.append(
             Trouble(
                 key=f"run/{run.job_name}/{same}"[:300],
                 title=f"run {run.run_id[:8]} of {_job(run)}",
-                says=reason,
-                level=Level.ERROR,
+                says=f"{reason} ({outage})" if is_expected else reason,
+                level=Level.WARNING if is_expected else Level.ERROR,
                 lasting=False,
             )
         )
@@ -148,6 +165,16 @@ def _reason(instance: DagsterInstance, run_id: str) -> str:
             elif event.message:
                 return " ".join(event.message.split())
     return "no reason given"
+
+
+def _lacked_gateway(instance: DagsterInstance, run_id: str) -> bool:
+    """Whether each step that failed did so because the gateway could not be reached, or did not answer."""
+    kinds = set()
+    for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
+        failure = entry.dagster_event.step_failure_data.user_failure_data if entry.dagster_event else None
+        kind = failure.metadata.get(ERROR) if failure else None
+        kinds.add(kind.value if kind else None)
+    return bool(kinds) and kinds <= _AWAY
 
 
 def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey]) -> list[Trouble]:

@@ -18,7 +18,7 @@ import polars as pl
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.log_checks import evaluations_after_refresh
-from v6_pipeline.defs.metadata import KINDS, sample_rows, table_definition, table_materialization
+from v6_pipeline.defs.metadata import ERROR, KINDS, sample_rows, table_definition, table_materialization
 from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, broker_columns
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
@@ -137,7 +137,7 @@ def queued_positions(
                 for evaluation in evaluations_after_refresh(pipeline):
                     context.log_event(evaluation)
             _tell_what_landed(context, pipeline, report, today)
-            raise dg.Failure(str(error)) from None
+            raise dg.Failure(str(error), metadata={ERROR: type(error).__name__}) from None
 
     return refresh
 

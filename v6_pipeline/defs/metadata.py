@@ -23,6 +23,8 @@ from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_
 
 KINDS = {"deltalake", "polars"}
 SAMPLE_ROWS = 3
+ERROR = "error"
+"""Of a failure: the class of the error, by which a program tells why."""
 LONGEST_BREAK = timedelta(days=5)
 """More than the exchange is ever closed, so that no holiday is an alarm."""
 FRESH = dg.FreshnessPolicy.time_window(fail_window=LONGEST_BREAK)

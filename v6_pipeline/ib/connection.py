@@ -136,10 +136,10 @@ class IBConnectionManager:
         """The connected client.
 
         Raises:
-            GatewayError: there is none now.
+            GatewayUnreachableError: there is none now.
         """
         if self._ib is None or not self._ib.isConnected():
-            raise GatewayError(f"not connected to the gateway at {self.address}")
+            raise GatewayUnreachableError(f"not connected to the gateway at {self.address}")
         return self._ib
 
     @property
@@ -278,7 +278,9 @@ class IBConnectionManager:
         except RequestError as error:
             raise GatewayError(f"the gateway refused the request for {what}: {error.code} {error.message}") from error
         except ConnectionError as error:
-            raise GatewayError(f"connection to {self.address} closed during the request for {what}") from error
+            raise GatewayUnreachableError(
+                f"connection to {self.address} closed during the request for {what}"
+            ) from error
 
     @contextlib.asynccontextmanager
     async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[Callable[[], None]]:

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from v6_pipeline.errors import GatewayError
+from v6_pipeline.errors import GatewayError, GatewayUnreachableError
 from v6_pipeline.ib.allowance import SLOW_SECONDS, Allowance
 from v6_pipeline.state.pacing import GRANT_SECONDS, TOLERANCE
 
@@ -111,10 +111,11 @@ class Outbox:
         """Queue a message.
 
         Raises:
-            GatewayError: the socket is closed, or far more messages wait than the allowance lets pass.
+            GatewayUnreachableError: the socket is closed.
+            GatewayError: far more messages wait than the allowance lets pass.
         """
         if self.is_closed:
-            raise GatewayError("the connection to the gateway is closed")
+            raise GatewayUnreachableError("the connection to the gateway is closed")
         if len(self) >= MOST_WAITING:
             raise GatewayError(
                 f"{MOST_WAITING} messages wait for the gateway, more than V6_MESSAGES_PER_SECOND lets pass in minutes"

@@ -92,11 +92,15 @@ def materializations(instance: dg.DagsterInstance, asset: str) -> dict[str, dict
     }
 
 
-def failure_of(result: dg.ExecuteInProcessResult) -> str:
+def user_failure(result: dg.ExecuteInProcessResult) -> Any:  # a class that Dagster keeps to itself
     [event] = [event for event in result.all_events if event.is_step_failure]
     data = event.step_failure_data
     assert data.user_failure_data is not None, data.error
-    return str(data.user_failure_data.description)
+    return data.user_failure_data
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    return str(user_failure(result).description)
 
 
 def test_a_run_fills_the_current_day_and_links_dagster_and_delta_both_ways(
@@ -171,6 +175,7 @@ def test_without_a_gateway_the_run_fails_in_one_line_and_writes_nothing(
 
     assert not result.success
     assert failure_of(result).startswith("no gateway at 127.0.0.1:1: start IB Gateway")
+    assert user_failure(result).metadata["error"].value == "GatewayUnreachableError"
     assert materializations(instance, "queued_positions") == {}
     assert [c for c in read_commits(pipeline.lake().table(QUEUED_POSITIONS), -1, 9) if c.kind is CommitKind.DATA] == []
 

@@ -11,7 +11,16 @@ import pytest
 from v6_pipeline.alerts import Alert
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.alert_sensor import AlertCursor, alerts_sensor, look
-from v6_pipeline.errors import AlertError
+from v6_pipeline.defs.metadata import ERROR
+from v6_pipeline.errors import (
+    AccountFeedError,
+    AlertError,
+    ClientIdInUseError,
+    GatewayUnreachableError,
+    RequestTimeoutError,
+    V6Error,
+)
+from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
 
 KEY = dg.AssetCheckKey(dg.AssetKey("streamed_positions"), "stream_fresh")
@@ -70,14 +79,21 @@ class Looks:
         self.listener = Listener()
         self._cursor: str | None = None
         self.at = datetime.now(UTC)
+        self.outage: ExpectedOutage | None = None
         self()
 
     def __call__(self, minutes: float = 0) -> list[str]:
         self.at += timedelta(minutes=minutes)
         self.listener.heard.clear()
-        self.result = look(self._instance, [KEY], {"mine": self.listener}, self._cursor, self.at)
+        self.result = look(
+            self._instance, [KEY], {"mine": self.listener}, self._cursor, self.at, outage_at=self._outage_at
+        )
         self._cursor = self.result.cursor
         return [alert.line() for alert in self.listener.heard]
+
+    def _outage_at(self, instant: datetime) -> ExpectedOutage | None:
+        assert instant <= datetime.now(UTC), "of when the run failed"
+        return self.outage
 
 
 @pytest.fixture
@@ -109,6 +125,43 @@ def test_a_failed_run_is_told_with_its_reason_and_once(looks: Looks, instance: d
     assert line.startswith(f"error: run {other_id[:8]} of other: ")
     assert "ZeroDivisionError: by zero" in line
     assert "Traceback" not in line
+
+
+def failing_with(kind: type[V6Error] | None) -> dg.JobDefinition:
+    """A job whose step fails as ``queued_positions`` does."""
+
+    @dg.op
+    def fails() -> None:
+        raise dg.Failure("it failed", metadata={ERROR: kind.__name__} if kind else {})
+
+    @dg.job
+    def refreshing() -> None:
+        fails()
+
+    return refreshing
+
+
+@pytest.mark.parametrize("kind", [GatewayUnreachableError, RequestTimeoutError])
+def test_a_run_that_lacked_the_gateway_in_ibs_reset_is_a_warning_and_an_error_once_it_is_over(
+    looks: Looks, instance: dg.DagsterInstance, kind: type[V6Error]
+) -> None:
+    looks.outage = ExpectedOutage("IB's nightly reset", datetime(2026, 11, 21, 6, 45, tzinfo=UTC))
+    first = fail(failing_with(kind), instance)
+    assert looks() == [f"warning: run {first[:8]} of refreshing: it failed (IB's nightly reset until 06:45 UTC)"]
+    looks.outage = None
+    second = fail(failing_with(kind), instance)
+
+    assert looks(minutes=1) == [f"error: run {second[:8]} of refreshing: it failed"]
+
+
+@pytest.mark.parametrize("kind", [ClientIdInUseError, AccountFeedError, None])
+def test_a_run_that_failed_for_another_reason_is_an_error_in_ibs_reset_as_well(
+    looks: Looks, instance: dg.DagsterInstance, kind: type[V6Error] | None
+) -> None:
+    looks.outage = ExpectedOutage("IB's nightly reset", datetime(2026, 11, 21, 6, 45, tzinfo=UTC))
+    run_id = fail(failing_with(kind), instance)
+
+    assert looks() == [f"error: run {run_id[:8]} of refreshing: it failed"]
 
 
 def test_a_failed_run_is_told_later_if_nobody_could_be_told(looks: Looks, instance: dg.DagsterInstance) -> None:
