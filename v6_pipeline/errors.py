@@ -28,6 +28,10 @@ class ClientIdInUseError(GatewayError):
     """The gateway already serves a client with this id (error 326)."""
 
 
+class GatewayTooOldError(GatewayError):
+    """The gateway speaks an older version of IB's protocol than this client does (error 503): only an update helps."""
+
+
 class RequestTimeoutError(GatewayError):
     """A request got no answer within its deadline."""
 

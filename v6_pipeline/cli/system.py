@@ -86,8 +86,8 @@ def check_parts(settings: Settings) -> None:
 
     home.prepare_state(settings)
     home.open_lake(settings)
-    answer = asyncio.run(probe(settings.ib_host, settings.ib_port, PROBE_SECONDS))
-    reason = explain(answer, settings.ib_address)
+    found = asyncio.run(probe(settings.ib_host, settings.ib_port, PROBE_SECONDS))
+    reason = explain(found, settings.ib_address)
     if reason is not None:
         raise GatewayUnreachableError(reason)
 

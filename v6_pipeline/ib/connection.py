@@ -20,13 +20,19 @@ from eventkit import Event
 from ib_async.wrapper import RequestError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from v6_pipeline.errors import ClientIdInUseError, GatewayError, GatewayUnreachableError, RequestTimeoutError
+from v6_pipeline.errors import (
+    ClientIdInUseError,
+    GatewayError,
+    GatewayTooOldError,
+    GatewayUnreachableError,
+    RequestTimeoutError,
+)
 from v6_pipeline.ib.allowance import LocalAllowance
 from v6_pipeline.ib.breaker import CircuitBreaker, loop_time
 from v6_pipeline.ib.client import ReadOnlyIB
 from v6_pipeline.ib.codes import Reaction, is_healthy_notice, new_port, reaction_to
 from v6_pipeline.ib.pacing import MessagePacer
-from v6_pipeline.ib.probe import PROBE_SECONDS, explain, probe
+from v6_pipeline.ib.probe import PROBE_SECONDS, ProbeAnswer, explain, probe
 from v6_pipeline.ib.resets import ExpectedOutage
 
 log = logging.getLogger(__name__)
@@ -162,6 +168,7 @@ class IBConnectionManager:
         Raises:
             ClientIdInUseError: another client holds the id.
             GatewayUnreachableError: nothing listens, or it is no IB gateway.
+            GatewayTooOldError: it must be updated.
             GatewayError: the breaker is open, or the gateway refused in another way.
         """
         pause = self._breaker.seconds_open()
@@ -175,7 +182,10 @@ class IBConnectionManager:
         except BaseException as error:
             self._state = ConnectionState.DISCONNECTED
             if isinstance(error, GatewayError):
-                self._breaker.record_failure()
+                if isinstance(error, GatewayTooOldError):
+                    self._breaker.open()
+                else:
+                    self._breaker.record_failure()
                 self.port = self._configured_port
             raise
         ib.errorEvent += self._on_error
@@ -367,9 +377,9 @@ class IBConnectionManager:
         await self._pacer.turn()  # for the greeting, which does not pass the queue
         ib = ReadOnlyIB(self._pacer)
         ib.wrapper.clientId = self.client_id
-        refusal: asyncio.Future[GatewayError] = asyncio.get_running_loop().create_future()
+        refusal: asyncio.Future[GatewayError | None] = asyncio.get_running_loop().create_future()
 
-        def refuse(error: GatewayError) -> None:
+        def refuse(error: GatewayError | None) -> None:
             if not refusal.done():
                 refusal.set_result(error)
 
@@ -382,17 +392,23 @@ class IBConnectionManager:
                         "end that client, or set V6_IB_CLIENT_ID to another id"
                     )
                 )
+            elif reaction is Reaction.TOO_OLD:
+                refuse(
+                    GatewayTooOldError(f"the gateway at {self.address} says {code} {text}: update IB Gateway or TWS")
+                )
             elif not is_healthy_notice(code):
                 notices.append((code, text))
                 log.info("while connecting: %d %s", code, text)
             self._slow_down_on(code, text)
 
-        def on_closed(_text: str) -> None:
-            # ib_async waits on after a close that comes before the handshake. 326 arrives before its close.
-            refuse(GatewayUnreachableError(""))
+        def on_end(_text: str) -> None:
+            # ib_async waits on after a close that comes before the handshake, and after a version that is too old for
+            # it. 326 arrives before its close.
+            refuse(None)
 
         ib.errorEvent += on_error
-        ib.client.conn.disconnected += on_closed
+        ib.client.conn.disconnected += on_end
+        ib.client.apiError += on_end
         connecting = asyncio.ensure_future(
             ib.client.connectAsync(self.host, self.port, self.client_id, self.policy.connect_timeout)
         )
@@ -400,11 +416,10 @@ class IBConnectionManager:
             await asyncio.wait({connecting, refusal}, return_when=asyncio.FIRST_COMPLETED)
             if connecting.done() and connecting.exception() is None and ib.isConnected():
                 ib.errorEvent -= on_error
-                ib.client.conn.disconnected -= on_closed
+                ib.client.conn.disconnected -= on_end
+                ib.client.apiError -= on_end
                 return ib
-            if refusal.done() and isinstance(refusal.result(), ClientIdInUseError):
-                raise refusal.result()
-            raise await self._diagnose()
+            raise (refusal.result() if refusal.done() else None) or await self._diagnose()
         finally:
             if not connecting.done():
                 connecting.cancel()
@@ -430,10 +445,12 @@ class IBConnectionManager:
     async def _diagnose(self) -> GatewayError:
         """Why no session came about, found out by one bare handshake."""
         await self._pacer.turn()
-        answer = await probe(self.host, self.port, PROBE_SECONDS)
+        found = await probe(self.host, self.port, PROBE_SECONDS)
+        reason = explain(found, self.address)
+        if reason is not None:
+            return (GatewayTooOldError if found.answer is ProbeAnswer.TOO_OLD else GatewayUnreachableError)(reason)
         return GatewayUnreachableError(
-            explain(answer, self.address)
-            or f"the gateway at {self.address} started no session for client {self.client_id}: allow this host under "
+            f"the gateway at {self.address} started no session for client {self.client_id}: allow this host under "
             "API > Settings > Trusted IPs and confirm the gateway's dialog, or choose another V6_IB_CLIENT_ID"
         )
 

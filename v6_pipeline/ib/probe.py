@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from dataclasses import dataclass
 
 PROBE_SECONDS = 5
 """A gateway answers the handshake within milliseconds."""
+OLDEST_VERSION, NEWEST_VERSION = 157, 178
+"""Of IB's protocol, as ib_async speaks it."""
 
 
 class ProbeAnswer(enum.StrEnum):
@@ -18,10 +21,19 @@ class ProbeAnswer(enum.StrEnum):
     NOBODY = "nobody"
     SILENT = "silent"
     NOT_IB = "not_ib"
+    TOO_OLD = "too_old"
     IB = "ib"
 
 
-async def probe(host: str, port: int, timeout: float) -> ProbeAnswer:  # noqa: ASYNC109
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a handshake found; ``version`` is the gateway's, of IB's protocol, where it is one."""
+
+    answer: ProbeAnswer
+    version: int | None = None
+
+
+async def probe(host: str, port: int, timeout: float) -> Probed:  # noqa: ASYNC109
     """Send IB's opening bytes and look at the answer, without starting a session or taking a client id.
 
     Args:
@@ -33,28 +45,32 @@ async def probe(host: str, port: int, timeout: float) -> ProbeAnswer:  # noqa: A
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):
-        return ProbeAnswer.NOBODY
+        return Probed(ProbeAnswer.NOBODY)
     try:
-        version = b"v157..178"
-        writer.write(b"API\0" + len(version).to_bytes(4, "big") + version)
+        versions = f"v{OLDEST_VERSION}..{NEWEST_VERSION}".encode()
+        writer.write(b"API\0" + len(versions).to_bytes(4, "big") + versions)
         async with asyncio.timeout(timeout):
             await writer.drain()
             length = int.from_bytes(await reader.readexactly(4), "big")
             # The answer is "176\0 20260105 09:30:00 EST\0": any other length is another protocol's text.
             if not 4 <= length <= 256:
-                return ProbeAnswer.NOT_IB
+                return Probed(ProbeAnswer.NOT_IB)
             answer = await reader.readexactly(length)
     except TimeoutError:
-        return ProbeAnswer.SILENT
+        return Probed(ProbeAnswer.SILENT)
     except (OSError, asyncio.IncompleteReadError):
-        return ProbeAnswer.NOT_IB
+        return Probed(ProbeAnswer.NOT_IB)
     finally:
         writer.close()
-    return ProbeAnswer.IB if answer.split(b"\0")[0].isdigit() else ProbeAnswer.NOT_IB
+    version = answer.split(b"\0")[0]
+    if not version.isdigit():
+        return Probed(ProbeAnswer.NOT_IB)
+    return Probed(ProbeAnswer.IB if int(version) >= OLDEST_VERSION else ProbeAnswer.TOO_OLD, int(version))
 
 
-def explain(answer: ProbeAnswer, address: str) -> str | None:
+def explain(found: Probed, address: str) -> str | None:
     """What an answer means for whoever wants to connect to ``address``, and what to do; None for an IB gateway."""
+    answer = found.answer
     if answer is ProbeAnswer.NOBODY:
         start = 'start IB Gateway (API enabled, this port), or run "v6 gateway", a simulated account'
         return f"no gateway at {address}: {start}"
@@ -64,5 +80,10 @@ def explain(answer: ProbeAnswer, address: str) -> str | None:
         return (
             f"what listens at {address} accepts the connection and stays silent: a gateway that is logging in or waits "
             "for a click, or not IB's; look at its window, or check V6_IB_PORT"
+        )
+    if answer is ProbeAnswer.TOO_OLD:
+        return (
+            f"the gateway at {address} speaks version {found.version} of IB's protocol, at least {OLDEST_VERSION} is "
+            "needed: update IB Gateway or TWS"
         )
     return None

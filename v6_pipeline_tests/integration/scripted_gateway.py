@@ -17,6 +17,7 @@ class ScriptedGateway:
     Args:
         answers: message id to the messages that answer it; ``REQ_ID`` in one stands for the request's own.
         logs_in: whether the login is answered.
+        version: of IB's protocol.
         hangs_up_on: closes the connection when a message of this id comes.
     """
 
@@ -27,11 +28,13 @@ class ScriptedGateway:
         answers: Mapping[int, Sequence[Line]] | None = None,
         *,
         logs_in: bool = True,
+        version: int = 176,
         hangs_up_on: int | None = None,
     ) -> None:
         self._answers = dict(answers or {})
         if logs_in:
             self._answers[START_API] = [(15, 1, "SIM0000001,"), (9, 1, 1)]
+        self._version = version
         self._hangs_up_on = hangs_up_on
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
@@ -78,7 +81,7 @@ class ScriptedGateway:
         try:
             await reader.readexactly(4)  # API\0
             await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
-            self.say(176, "20260302 09:30:00 EST")
+            self.say(self._version, "20260302 09:30:00 EST")
             while True:
                 payload = await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
                 self._take(payload.decode().split("\0"))

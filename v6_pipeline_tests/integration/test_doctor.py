@@ -22,6 +22,7 @@ from v6_pipeline.sync.findings import Finding, Verdict
 from v6_pipeline.sync.gateway_examination import KNOWN_STOCK, Patience, examine_gateway
 from v6_pipeline.sync.leases import ClientIds
 from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 PATIENCE = Patience(lines=0.5, quotes=0.5)
@@ -98,6 +99,14 @@ async def test_a_web_server_listens(examine: Examine, settings: Settings) -> Non
 
     assert found.faults == set(found) == {"gateway"}
     assert "does not speak IB's protocol: set V6_IB_PORT" in found["gateway"].says
+
+
+async def test_a_gateway_that_is_too_old(examine: Examine, settings: Settings) -> None:
+    async with ScriptedGateway(version=156) as scripted:
+        found = await examine(chosen=settings.model_copy(update={"ib_port": scripted.port}))
+
+    assert found.faults == set(found) == {"gateway"}
+    assert "speaks version 156 of IB's protocol, at least 157 is needed: update" in found["gateway"].says
 
 
 async def test_the_streamers_client_id_is_taken(examine: Examine, gateway: PaperGateway, settings: Settings) -> None:

@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from ib_async.client import Client
 
-from v6_pipeline.errors import ClientIdInUseError, GatewayError, GatewayUnreachableError
+from v6_pipeline.errors import ClientIdInUseError, GatewayError, GatewayTooOldError, GatewayUnreachableError
 from v6_pipeline.ib.breaker import CircuitBreaker
 from v6_pipeline.ib.connection import ConnectionPolicy, ConnectionState, IBConnectionManager
+from v6_pipeline.ib.probe import NEWEST_VERSION, OLDEST_VERSION
 from v6_pipeline.paper import GatewayConfig, PaperGateway
 from v6_pipeline_tests.integration.conftest import OpenConnection
 from v6_pipeline_tests.integration.scripted_gateway import START_API, ScriptedGateway
@@ -108,6 +110,38 @@ async def test_a_gateway_that_ends_the_session_at_the_login() -> None:
     assert isinstance(error, GatewayUnreachableError)
     assert "started no session for client 1" in str(error)
     assert "Trusted IPs" in str(error)
+
+
+async def test_a_gateway_that_is_too_old_is_named_at_once_with_its_version() -> None:
+    """ib_async says nothing of it, and waits for a login that never comes."""
+    async with ScriptedGateway(version=OLDEST_VERSION - 1) as scripted, asyncio.timeout(IN_TIME):
+        connection = manager(scripted.port, connect_timeout=60)
+        with pytest.raises(GatewayTooOldError) as caught:
+            await connection.connect()
+
+        assert str(caught.value) == (
+            f"the gateway at 127.0.0.1:{scripted.port} speaks version 156 of IB's protocol, at least 157 is needed: "
+            "update IB Gateway or TWS"
+        )
+        assert connection.state is ConnectionState.BREAKER_OPEN
+
+
+async def test_the_oldest_version_that_ib_async_speaks_is_old_enough() -> None:
+    assert (Client.MinClientVersion, Client.MaxClientVersion) == (OLDEST_VERSION, NEWEST_VERSION)
+    async with ScriptedGateway(version=OLDEST_VERSION) as scripted, asyncio.timeout(IN_TIME):
+        connection = manager(scripted.port)
+        await connection.connect()
+        await connection.close()
+
+
+async def test_a_gateway_that_says_at_the_login_that_it_is_too_old_is_believed_and_rarely_tried() -> None:
+    answers = {START_API: [(4, 2, -1, 503, "The TWS is out of date and must be upgraded.", "")]}
+    async with ScriptedGateway(answers, logs_in=False) as scripted, asyncio.timeout(IN_TIME):
+        connection = manager(scripted.port, connect_timeout=60)
+        with pytest.raises(GatewayTooOldError, match=r"says 503 The TWS is out of date.*: update IB Gateway or TWS"):
+            await connection.connect()
+
+        assert connection.state is ConnectionState.BREAKER_OPEN
 
 
 async def test_a_client_id_in_use_is_named_at_once(gateway: PaperGateway, open_connection: OpenConnection) -> None:
