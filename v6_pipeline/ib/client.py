@@ -19,6 +19,8 @@ from v6_pipeline.ib.pacing import MessagePacer
 ORDER_MESSAGES = frozenset({3, 4, 15, 19, 21, 58})
 """Message ids that touch orders: place, cancel, bind to this client, allocate (FA), exercise, cancel all."""
 
+_CANCELS_REMEMBERED = 1000
+
 _READ_ONLY = "this connection is read-only: v6_pipeline never sends, changes or cancels an order"
 
 
@@ -45,6 +47,7 @@ class ReadOnlyIB(IB):
         self._refuse_orders()
         self._pace(pacer)
         self._answer_time_in_order()
+        self._remember_cancels()
         self.accountDownloadEndEvent = Event("accountDownloadEndEvent")
         end_of_download = self.wrapper.accountDownloadEnd
 
@@ -107,6 +110,22 @@ class ReadOnlyIB(IB):
         self.wrapper.currentTime = current_time  # type: ignore[method-assign, assignment]
         self.disconnectedEvent += close
         self._time_asked = asked
+
+    def _remember_cancels(self) -> None:
+        """IB answers the cancel of what it has ended already with an error, which tells nothing then."""
+        cancelled: deque[int] = deque(maxlen=_CANCELS_REMEMBERED)
+        cancel = self.client.cancelMktData
+
+        def cancel_market_data(req_id: int) -> None:
+            cancelled.append(req_id)
+            cancel(req_id)
+
+        self.client.cancelMktData = cancel_market_data  # type: ignore[method-assign]
+        self._cancelled = cancelled
+
+    def has_cancelled(self, req_id: int) -> bool:
+        """Whether the market-data request was cancelled not long ago."""
+        return req_id in self._cancelled
 
     def ask_time(self, *, urgent: bool = False) -> asyncio.Future[int]:
         """Ask the gateway for its time; the future ends with its answer to this very request: seconds since 1970.

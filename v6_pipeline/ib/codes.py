@@ -70,7 +70,8 @@ RULES: tuple[Rule, ...] = (
     Rule((165,), "history: a notice", Reaction.INFORM),
     Rule((166,), "history of an expired contract", Reaction.FAIL_REQUEST),
     Rule((200,), "no contract, or more than one, fits", Reaction.FAIL_REQUEST),
-    # Cancelling what IB has ended already draws it. It never names a live request, so it can end none.
+    # Cancelling what IB has ended already draws it. It never names a live request, so it can end none. Where nothing
+    # was cancelled it is counted, and warned of once.
     Rule((300,), "cancel of an unknown ticker id", Reaction.INFORM),
     Rule((309, 316, 317), "market depth, which is not used", Reaction.INFORM),
     # 321 is also the refusal of what a read-only API must not do.

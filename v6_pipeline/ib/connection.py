@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RATE_EXCEEDED = 100
+UNKNOWN_TICKER = 300
 PORT_CHANGED = 1300
 NO_REQUEST = -1
 _OF_THE_LINK = {Reaction.LINK_LOST, Reaction.VERIFY, Reaction.RESUBSCRIBE}
@@ -455,6 +456,9 @@ class IBConnectionManager:
         )
 
     def _on_error(self, req_id: int, code: int, text: str, _contract: object) -> None:
+        if code == UNKNOWN_TICKER and self._ib is not None and self._ib.has_cancelled(req_id):
+            log.info("gateway: %d %s (request %d) -> it had ended before it was cancelled", code, text, req_id)
+            return
         self.error_counts[code] = self.error_counts.get(code, 0) + 1
         reaction = reaction_to(code, text)
         log.log(self._loudness(code, reaction), "gateway: %d %s (request %d) -> %s", code, text, req_id, reaction)
@@ -485,6 +489,8 @@ class IBConnectionManager:
         repeated = reaction is Reaction.LINK_LOST and self._state is ConnectionState.LINK_LOST
         # The streamer says it once in a quarter of an hour; IB says it of every request.
         told_elsewhere = reaction is Reaction.COMPETING_SESSION
+        # Lines are counted wrongly somewhere: worth one warning, and the count that the status shows.
+        repeated |= code == UNKNOWN_TICKER and self.error_counts[code] > 1
         if repeated or told_elsewhere or self._expected_outage() is not None:
             return logging.INFO
         return logging.WARNING

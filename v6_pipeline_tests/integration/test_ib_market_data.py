@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -224,6 +225,40 @@ async def test_an_error_of_another_request_ends_no_stream(
     await connection.round_trip()
 
     assert heard.refusals == []
+    assert market.conids == {AAPL}
+
+
+async def test_the_cancel_of_what_the_gateway_has_ended_already_is_harmless(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    market: MarketData,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    market.subscribe(await qualify(connection, AAPL))
+    await connection.round_trip()
+    gateway._market_data.disconnected(gateway._sessions[1])
+    market.cancel(AAPL)
+    await connection.round_trip()
+
+    assert gateway.statistics.errors[300] == 1
+    assert 300 not in connection.error_counts
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_an_unknown_request_that_nobody_cancelled_is_counted_and_warned_of_once(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    market: MarketData,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    market.subscribe(await qualify(connection, AAPL))
+    for request_id in (9998, 9999):
+        gateway._sessions[1].error(request_id, 300, f"Can't find EId with tickerId:{request_id}")
+    await connection.round_trip()
+
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["gateway: 300 Can't find EId with tickerId:9998 (request 9998) -> inform"]
+    assert connection.error_counts[300] == 2
     assert market.conids == {AAPL}
 
 
