@@ -62,6 +62,7 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     Rule((100,), "message rate exceeded", Reaction.BACK_OFF),
     Rule((101,), "no market-data line left, TWS's own included", Reaction.LINES_EXHAUSTED),
+    # Of market data 102, 200 and 321 are asked for once more, each in another way: ``ib.market_data``.
     Rule((102,), "ticker id in use", Reaction.FAIL_REQUEST),
     Rule((*range(103, 111), 201, 202, 203, 399, 404, 434, 10147, 10148), "orders", Reaction.UNWANTED),
     Rule((162,), "history: asked too often", Reaction.BACK_OFF, text="pacing"),

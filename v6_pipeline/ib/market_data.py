@@ -7,6 +7,7 @@ decided in ``v6_pipeline.sync``.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from ib_async import Contract, Ticker
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.contracts import request_contract
+from v6_pipeline.ib.contracts import SMART, request_contract
 from v6_pipeline.ib.valuation import known, known_price
 from v6_pipeline.model import ContractSpec, Quote, SecType
 from v6_pipeline.state.instants import Clock, utc_now
@@ -27,8 +28,9 @@ log = logging.getLogger(__name__)
 
 MARK_PRICE = "221"
 """Generic tick: IB's mark price."""
+_ID_IN_USE = 102
+_NO_CONTRACT = 200
 _INVALID_REQUEST = 321
-
 
 _ENDS_A_SUBSCRIPTION = frozenset({Reaction.FAIL_REQUEST, Reaction.LINES_EXHAUSTED, Reaction.BACK_OFF})
 """Said of a request, as opposed to the connection, these mean that it gets no data."""
@@ -51,6 +53,8 @@ class _Subscription:
     ticker: Ticker
     is_option: bool
     generic_ticks: str
+    retried: frozenset[int] = frozenset()
+    """Codes on which it was asked for again already."""
 
 
 class MarketData:
@@ -140,11 +144,19 @@ class MarketData:
         self._by_conid.clear()
         self._conid_of_request.clear()
 
-    def _request(self, conid: int, contract: Contract, generic_ticks: str, *, is_option: bool) -> None:
+    def _request(
+        self,
+        conid: int,
+        contract: Contract,
+        generic_ticks: str,
+        *,
+        is_option: bool,
+        retried: frozenset[int] = frozenset(),
+    ) -> None:
         ib = self._connection.ib
         ticker = ib.reqMktData(contract, generic_ticks)
         req_id = ib.wrapper.ticker2ReqId["mktData"][ticker]
-        self._by_conid[conid] = _Subscription(req_id, contract, ticker, is_option, generic_ticks)
+        self._by_conid[conid] = _Subscription(req_id, contract, ticker, is_option, generic_ticks, retried)
         self._conid_of_request[req_id] = conid
 
     def _drop(self, conid: int) -> None:
@@ -180,11 +192,28 @@ class MarketData:
             return
         subscription = self._by_conid[conid]
         self._drop(conid)
-        if code == _INVALID_REQUEST and subscription.generic_ticks:
-            # Some contracts have no mark price, and IB refuses the request for it as invalid: the rest is worth having.
-            self._request(conid, subscription.contract, "", is_option=subscription.is_option)
+        again = _second_try(subscription, code)
+        if again is None:
+            self._on_refused(Refusal(conid, code, text, reaction))
             return
-        self._on_refused(Refusal(conid, code, text, reaction))
+        contract, generic_ticks = again
+        retried = subscription.retried | {code}
+        self._request(conid, contract, generic_ticks, is_option=subscription.is_option, retried=retried)
+
+
+def _second_try(subscription: _Subscription, code: int) -> tuple[Contract, str] | None:
+    """What to ask for, once, after a refusal that another request may not meet: contract and generic ticks."""
+    contract, generic_ticks = subscription.contract, subscription.generic_ticks
+    if code in subscription.retried:
+        return None
+    if code == _INVALID_REQUEST and generic_ticks:
+        # Some contracts have no mark price, and IB refuses the request for it as invalid: the rest is worth having.
+        return contract, ""
+    if code == _ID_IN_USE:  # each request has a new id
+        return contract, generic_ticks
+    if code == _NO_CONTRACT and contract.exchange != SMART:
+        return dataclasses.replace(contract, exchange=SMART), generic_ticks
+    return None
 
 
 def quote_from_ib(ticker: Ticker) -> Quote:

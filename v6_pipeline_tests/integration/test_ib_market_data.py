@@ -16,7 +16,7 @@ from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote, SecType
 from v6_pipeline.paper import PaperGateway
 from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
-from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
+from v6_pipeline_tests.integration.scripted_gateway import Line, ScriptedGateway
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 pytestmark = pytest.mark.usefixtures("quiet_loop")
@@ -54,6 +54,15 @@ def market(connection: IBConnectionManager, heard: Heard) -> MarketData:
 
 def a_spec(conid: int = 5, exchange: str = "SMART") -> ContractSpec:
     return ContractSpec(conid=conid, symbol="X", sec_type=SecType.STOCK, currency="USD", exchange=exchange)
+
+
+def refused(code: int, text: str) -> Line:
+    return (4, 2, ScriptedGateway.REQ_ID, code, text, "")
+
+
+def asked(scripted: ScriptedGateway) -> list[list[str]]:
+    """Market-data requests as they came: version, request id, conid, …, exchange at 10."""
+    return [fields for fields in scripted.received if fields[0] == str(MARKET_DATA)]
 
 
 def an_option(gateway: PaperGateway) -> int:
@@ -202,16 +211,64 @@ async def test_a_refused_mark_price_is_left_out_and_the_rest_asked_for_once_more
     open_connection: OpenConnection, heard: Heard
 ) -> None:
     """321 for a contract that has no mark price; it says the same of a request that is wrong for another reason."""
-    refused = (4, 2, ScriptedGateway.REQ_ID, 321, "Error validating request: incorrect generic tick list of 221", "")
-    async with ScriptedGateway({MARKET_DATA: [refused], 49: [(49, 1, 1772461800)]}) as scripted:
+    wrong = refused(321, "Error validating request: incorrect generic tick list of 221")
+    async with ScriptedGateway({MARKET_DATA: [wrong], 49: [(49, 1, 1772461800)]}) as scripted:
         connection = await open_connection(port=scripted.port)
         market = heard.listen(connection)
         market.subscribe(a_spec())
         await eventually(lambda: heard.refusals)
 
-        asked = [fields for fields in scripted.received if fields[0] == str(MARKET_DATA)]
-        assert ["221" in fields for fields in asked] == [True, False]
+        assert ["221" in fields for fields in asked(scripted)] == [True, False]
         assert [item.code for item in heard.refusals] == [321]
+        assert market.conids == frozenset()
+
+
+async def test_a_request_id_in_use_is_followed_by_one_request_with_another(
+    open_connection: OpenConnection, heard: Heard
+) -> None:
+    answers: dict[int, list[Line]] = {MARKET_DATA: [refused(102, "Duplicate ticker id")], 49: [(49, 1, 1772461800)]}
+    async with ScriptedGateway(answers) as scripted:
+        market = heard.listen(await open_connection(port=scripted.port))
+        market.subscribe(a_spec())
+        await eventually(lambda: heard.refusals)
+
+        first, second = asked(scripted)
+        assert first[2] != second[2]
+        assert first[3:] == second[3:]
+        assert [item.code for item in heard.refusals] == [102]
+        assert market.conids == frozenset()
+
+
+async def test_after_a_request_id_in_use_the_second_request_streams(
+    open_connection: OpenConnection, heard: Heard
+) -> None:
+    async with ScriptedGateway({49: [(49, 1, 1772461800)]}) as scripted:
+        connection = await open_connection(port=scripted.port)
+        market = heard.listen(connection)
+        market.subscribe(a_spec())
+        await eventually(lambda: asked(scripted))
+        scripted.error(int(asked(scripted)[0][2]), 102, "Duplicate ticker id")
+        await eventually(lambda: len(asked(scripted)) == 2)
+        scripted.say(1, 6, asked(scripted)[1][2], 1, 10.5, 3, 0)
+        await connection.round_trip()
+
+        assert heard.refusals == []
+        assert market.conids == {5}
+        assert heard.quotes[-1][1].bid == 10.5
+
+
+@pytest.mark.parametrize(("exchange", "exchanges"), [("CBOE", ["CBOE", "SMART"]), ("SMART", ["SMART"])])
+async def test_a_contract_that_is_unknown_at_its_exchange_is_asked_for_once_more_at_smart(
+    open_connection: OpenConnection, heard: Heard, exchange: str, exchanges: list[str]
+) -> None:
+    answers = {MARKET_DATA: [refused(200, "No security definition has been found for the request")]}
+    async with ScriptedGateway(answers) as scripted:
+        market = heard.listen(await open_connection(port=scripted.port))
+        market.subscribe(a_spec(exchange=exchange))
+        await eventually(lambda: heard.refusals)
+
+        assert [(fields[3], fields[10]) for fields in asked(scripted)] == [("5", place) for place in exchanges]
+        assert [item.code for item in heard.refusals] == [200]
         assert market.conids == frozenset()
 
 
