@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from v6_pipeline.settings import PREFIX, Settings
+from v6_pipeline.sync.handlers import PositionUpdateHandler
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,6 +27,20 @@ def test_links_and_images_lead_to_files(page: Path) -> None:
 def test_variables_named_are_settings(page: Path) -> None:
     named = set(re.findall(rf"\b{PREFIX}[A-Z0-9_]*[A-Z0-9]\b", page.read_text(encoding="utf-8")))
     assert named - {PREFIX + name.upper() for name in Settings.model_fields} == set()
+
+
+def test_the_site_shows_every_picture() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
+    pictures = {picture.name for picture in (ROOT / "docs" / "images").iterdir()}
+    assert pictures == set(re.findall(r"\]\(images/([\w-]+\.png)\)", pages))
+
+
+def test_the_handler_of_the_recipe_is_one() -> None:
+    recipe = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8").partition("## Add a handler")[2]
+    [code] = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
+    module: dict[str, Any] = {}
+    exec(code, module)
+    assert isinstance(module["make"](Settings()), PositionUpdateHandler)
 
 
 def test_the_site_shows_every_page() -> None:
