@@ -6,7 +6,7 @@ replace them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,8 @@ from v6_pipeline.state.keys import chunks
 from v6_pipeline.state.schema import contract_failures, contracts
 from v6_pipeline.state.upsert import Row, upsert
 
+UNKNOWN = 200
+"""The broker's code for a contract that it has no definition of."""
 _FACTS = [field.name for field in fields(ContractSpec)]
 
 
@@ -66,17 +68,33 @@ def get(connection: Connection, conids: Iterable[int]) -> dict[int, CachedContra
     return found
 
 
-def mark_unknown(connection: Connection, conid: int, *, code: int, failed_at: datetime) -> None:
+def mark_unknown(connection: Connection, conid: int, *, failed_at: datetime) -> None:
     """Note that the broker has no details of a conid, so that it is not asked again at once."""
-    upsert(connection, contract_failures, [{"conid": conid, "code": code, "failed_at": failed_at}])
+    upsert(connection, contract_failures, [{"conid": conid, "code": UNKNOWN, "failed_at": failed_at}])
 
 
 def failures(connection: Connection) -> dict[int, ContractFailure]:
     """All conids that the broker did not know, by conid."""
     return {
         row.conid: ContractFailure(conid=row.conid, code=row.code, failed_at=row.failed_at)
-        for row in connection.execute(select(contract_failures))
+        for row in connection.execute(select(contract_failures).where(contract_failures.c.code == UNKNOWN))
     }
+
+
+def mark_refused(connection: Connection, codes: Mapping[int, int], *, failed_at: datetime) -> None:
+    """Note that the broker gives no market data for contracts; its code of each, by conid."""
+    rows: list[Row] = [{"conid": conid, "code": code, "failed_at": failed_at} for conid, code in codes.items()]
+    upsert(connection, contract_failures, rows)
+
+
+def refused(connection: Connection, *, since: datetime) -> frozenset[int]:
+    """Contracts that the broker did not know, or gave no market data for, since then."""
+    return frozenset(connection.scalars(select(contract_failures.c.conid).where(contract_failures.c.failed_at > since)))
+
+
+def forget_refused(connection: Connection) -> None:
+    """Market data may be asked for anew of every contract that the broker knows."""
+    connection.execute(delete(contract_failures).where(contract_failures.c.code != UNKNOWN))
 
 
 def _row(spec: ContractSpec, qualified_at: datetime | None) -> Row:

@@ -21,14 +21,14 @@ from v6_pipeline.state.database import StateDatabase
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = timedelta(hours=1)
-"""A contract that the broker did not know is asked for again after that: around its reset it may not know any."""
+"""A contract that the broker did not know, or gave a refresh no data for, is asked for again after that: around its
+reset it may not know any."""
 OLD_AFTER = timedelta(days=7)
 """A definition is asked for anew after that: a corporate action may keep the conid, and change symbol or multiplier."""
 MOST_OLD = 50
 """So many at a time, the oldest first: about a second of the message rate."""
 PATIENCE_SECONDS = 5.0
 """For new definitions of contracts that have one."""
-_NO_DEFINITION = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,33 @@ class ContractBook:
         if found.old and self._connection.is_connected and not self._leaves_old():
             known |= await self._renewed(found.old)
         return known
+
+    async def refused(self) -> frozenset[int]:
+        """Contracts that the broker gave a refresh no market data for within the last hour: asking would be in vain."""
+
+        def look() -> frozenset[int]:
+            with self._database.read() as connection:
+                return cache.refused(connection, since=self._clock() - RETRY_AFTER)
+
+        return await asyncio.to_thread(look)
+
+    async def note_refused(self, codes: Mapping[int, int]) -> None:
+        """Keep the broker's codes for contracts that it gives no market data for, for the refreshes to come."""
+
+        def note() -> None:
+            with self._database.write() as connection:
+                cache.mark_refused(connection, codes, failed_at=self._clock())
+
+        await asyncio.to_thread(note)
+
+    async def forget_refused(self) -> None:
+        """After a new login: what was not sold before may be sold now."""
+
+        def forget() -> None:
+            with self._database.write() as connection:
+                cache.forget_refused(connection)
+
+        await asyncio.to_thread(forget)
 
     def _look_up(self, conids: list[int]) -> _Found:
         now = self._clock()
@@ -135,7 +162,7 @@ class ContractBook:
         with self._database.write() as connection:
             cache.save(connection, specs, qualified_at=now)
             for conid in unknown:
-                cache.mark_unknown(connection, conid, code=_NO_DEFINITION, failed_at=now)
+                cache.mark_unknown(connection, conid, failed_at=now)
 
 
 def _has_expired(contract: ContractSpec, today: date) -> bool:

@@ -72,12 +72,15 @@ class BatchQuotes:
         connection.add_error_listener(self._on_error)
         self._contracts: dict[int, ContractSpec] = {}
         self._waiting: list[int] = []
-        self._unavailable: set[int] = set()
+        self._unavailable: set[int] | None = None
+        self._refused: dict[int, int] = {}
         self._stopped = ""
         self._moved = asyncio.Event()
 
     async def collect(self, contracts: Iterable[ContractSpec]) -> dict[int, Quote]:
         """The quotes that could be had, by conid; a contract that found no line, or no market, has none."""
+        if self._unavailable is None:
+            self._unavailable = set(await self._book.refused())
         wanted = sorted(
             {item.conid: item for item in contracts if item.conid not in self._unavailable}.values(),
             key=lambda item: (not item.sec_type.is_option, item.conid),
@@ -93,6 +96,10 @@ class BatchQuotes:
             self._stopped = str(error)
         finally:
             await asyncio.shield(self._lines.close())
+        if self._refused:
+            self._unavailable |= self._refused.keys()
+            await self._book.note_refused(self._refused)
+            self._refused.clear()
         missed = len(self._contracts.keys() - quotes.keys())
         if missed:
             log.info("%d contracts are valued without a quote%s", missed, self._stopped and f": {self._stopped}")
@@ -170,7 +177,7 @@ class BatchQuotes:
         if exhausted:
             self._waiting.insert(0, refusal.conid)
         elif refusal.reaction is Reaction.FAIL_REQUEST:
-            self._unavailable.add(refusal.conid)
+            self._refused[refusal.conid] = refusal.code
         self._moved.set()
 
     def _on_error(self, _req_id: int, code: int, text: str) -> None:

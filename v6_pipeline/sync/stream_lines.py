@@ -113,6 +113,7 @@ class StreamLines:
         """
         # Those of a session that fell silent, and what a pass took that the loss of the connection overtook.
         await asyncio.to_thread(self._ledger.release, self._holder)
+        await self._book.forget_refused()
         self._kept_at, self._are_free = self._clock(), False
         for pending in (self._exhausted, self._unconfirmed, self._confirmed, self._cancelled, self._to_release):
             pending.clear()

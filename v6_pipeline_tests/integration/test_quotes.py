@@ -187,6 +187,27 @@ async def test_a_denied_contract_is_skipped_and_not_asked_for_again(
     assert (gateway.statistics.lines, len(ledger.usage().slots)) == (0, 0)
 
 
+async def test_a_contract_without_data_is_asked_for_by_one_refresh_an_hour_or_after_a_new_login(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    database: StateDatabase,
+    make_ledger: MakeLedger,
+    clock: ManualClock,
+) -> None:
+    """An account without a subscription to options would spend its whole message rate on them with every refresh."""
+    gateway.deny([AAPL])
+    ledger = make_ledger(10)
+    for minutes, asked in ((0, 1), (5, 1), (54, 1), (1, 2), (5, 2)):
+        clock.advance(60 * minutes)
+        assert await batch_quotes(connection, database, ledger, clock).collect([stock(AAPL)]) == {}
+        assert gateway.statistics.errors[354] == asked
+
+    gateway.allow([AAPL])
+    await ContractBook(database, connection, clock).forget_refused()
+
+    assert (await batch_quotes(connection, database, ledger, clock).collect([stock(AAPL)])).keys() == {AAPL}
+
+
 async def test_a_silent_contract_holds_its_line_until_the_deadline_only(
     gateway: PaperGateway,
     connection: IBConnectionManager,

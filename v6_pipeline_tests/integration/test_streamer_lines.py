@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 
 import pytest
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.model import SlotPurpose
+from v6_pipeline.state import contracts
 from v6_pipeline.sync.silence import SILENT_AFTER
 from v6_pipeline.sync.slot_ceiling import PROBE_AFTER, RETRY_AFTER
 from v6_pipeline.sync.slots import SlotLedger
@@ -228,3 +230,16 @@ async def test_lines_that_cannot_be_renewed_are_given_up_before_they_are_another
             monkeypatch.setattr(streamer._ledger, name, getattr(ledger, name))
         await eventually(lambda: rig.subscribed() == dict.fromkeys(active, 1), "they stream again")
         await eventually(lambda: ledger.usage().standing == len(rig.lines()) == 9)
+
+
+async def test_a_new_login_lets_refreshes_ask_again_for_what_was_not_sold(rig: Rig) -> None:
+    def refused() -> frozenset[int]:
+        with rig.database.read() as connection:
+            return contracts.refused(connection, since=rig.clock() - timedelta(days=1))
+
+    with rig.database.write() as connection:
+        contracts.mark_refused(connection, {1: 354}, failed_at=rig.clock())
+    assert refused() == {1}
+
+    async with rig.streaming():
+        assert refused() == frozenset()

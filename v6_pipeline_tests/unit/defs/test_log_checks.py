@@ -270,7 +270,7 @@ def test_one_row_per_key(checked: Checked, table: TableSpec) -> None:
 
 def test_prices_present(checked: Checked) -> None:
     with checked.database.write() as connection:
-        contracts.mark_unknown(connection, 3, code=200, failed_at=FRIDAY_NOON)
+        contracts.mark_unknown(connection, 3, failed_at=FRIDAY_NOON)
     none: dict[str, Any] = {"market_price": None, "market_value": None}
     expired = option_row(2, expiry=DAY - timedelta(days=1), **none)
     checked.write(stock_row(1), expired, stock_row(3, **none), stock_row(4, position=0.0, **none))

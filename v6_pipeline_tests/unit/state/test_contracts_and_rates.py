@@ -72,12 +72,29 @@ def test_newer_details_overwrite_older_ones_and_what_positions_told(database: St
 
 def test_an_unknown_contract_is_remembered_until_its_details_come(database: StateDatabase) -> None:
     with database.write() as connection:
-        contracts.mark_unknown(connection, 1, code=200, failed_at=START)
-        contracts.mark_unknown(connection, 2, code=200, failed_at=START)
-        contracts.mark_unknown(connection, 2, code=321, failed_at=LATER)
+        contracts.mark_unknown(connection, 1, failed_at=START)
+        contracts.mark_unknown(connection, 2, failed_at=START)
+        contracts.mark_unknown(connection, 2, failed_at=LATER)
         contracts.save(connection, [stock(1)], qualified_at=LATER)
 
-        assert contracts.failures(connection) == {2: ContractFailure(conid=2, code=321, failed_at=LATER)}
+        assert contracts.failures(connection) == {2: ContractFailure(conid=2, code=200, failed_at=LATER)}
+
+
+def test_a_contract_without_market_data_is_not_unknown_and_is_forgotten_with_all_others(
+    database: StateDatabase,
+) -> None:
+    with database.write() as connection:
+        contracts.mark_unknown(connection, 1, failed_at=START)
+        contracts.mark_refused(connection, {2: 354, 3: 354}, failed_at=START)
+        contracts.mark_refused(connection, {3: 10186}, failed_at=LATER)
+
+        assert contracts.failures(connection).keys() == {1}
+        assert contracts.refused(connection, since=START - timedelta(seconds=1)) == {1, 2, 3}
+        assert contracts.refused(connection, since=START) == {3}
+
+        contracts.forget_refused(connection)
+        assert contracts.refused(connection, since=START - timedelta(days=1)) == {1}
+        assert contracts.failures(connection).keys() == {1}
 
 
 def test_the_revision_counts_changed_facts_only(database: StateDatabase) -> None:
