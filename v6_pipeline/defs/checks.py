@@ -1,7 +1,8 @@
 """Asset checks: when to worry.
 
 The checks of ``streamed_positions`` look at the streamer's report and the ledger, cheaply. ``ib_streamer_sensor``
-evaluates them, since Dagster runs no check for what a sensor reports; the UI can execute them at any time.
+evaluates them, since Dagster runs no check for what a sensor reports, and beside them what must be told though no
+refresh runs; the UI can execute them at any time.
 https://docs.dagster.io/guides/test/asset-checks
 """
 
@@ -43,9 +44,9 @@ DESCRIPTIONS = {
 
 def verdicts(
     settings: Settings, calendar: TradingCalendar, lease: StreamerLeaseState, usage: SlotUsage, now: datetime
-) -> dict[str, Verdict]:
-    """What each check of the stream says now, by its name."""
-    return {
+) -> dict[dg.AssetCheckKey, Verdict]:
+    """What each check of the stream says now."""
+    found = {
         "stream_fresh": stream_fresh(
             lease,
             is_open=settings.market_hours is MarketHours.ALWAYS or calendar.is_open(now),
@@ -55,6 +56,7 @@ def verdicts(
         "slots_within_budget": slots_within_budget(usage),
         "active_contracts_stream": active_contracts_stream(lease.status, usage),
     }
+    return {_key(name): verdict for name, verdict in found.items()}
 
 
 def stream_checks() -> list[dg.AssetChecksDefinition]:
@@ -69,7 +71,7 @@ def _check(name: str, description: str) -> dg.AssetChecksDefinition:
             settings, database, now = pipeline.settings(), pipeline.database(), pipeline.now()
             lease = StreamerLease(database, pipeline.now).read()
             usage = SlotLedger.from_settings(settings, database, pipeline.now).usage()
-            verdict = verdicts(settings, pipeline.calendar(), lease, usage, now)[name]
+            verdict = verdicts(settings, pipeline.calendar(), lease, usage, now)[_key(name)]
         except V6Error as error:
             raise dg.Failure(str(error)) from None
         return dg.AssetCheckResult(**said(verdict))
@@ -77,9 +79,13 @@ def _check(name: str, description: str) -> dg.AssetChecksDefinition:
     return check
 
 
+def _key(name: str) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(dg.AssetKey(STREAMED_POSITIONS.name), name)
+
+
 @dataclass(frozen=True, slots=True)
 class CheckCursor:
-    """What was last reported of each check, and when: they are reported on change, else every five minutes."""
+    """What was last reported of each check, by asset and name, and when: on change, else every five minutes."""
 
     reported_at: str | None = None
     passed: tuple[tuple[str, str], ...] = ()
@@ -100,17 +106,17 @@ class CheckCursor:
 
 
 def evaluations(
-    found: Mapping[str, Verdict], cursor: CheckCursor, now: datetime
+    found: Mapping[dg.AssetCheckKey, Verdict], cursor: CheckCursor, now: datetime
 ) -> tuple[list[dg.AssetCheckEvaluation], CheckCursor]:
     """What to report now: all checks once one has changed or five minutes have passed, else nothing."""
-    state = tuple(sorted((name, _state(verdict)) for name, verdict in found.items()))
+    state = tuple(sorted((key.to_user_string(), _state(verdict)) for key, verdict in found.items()))
     if state == cursor.passed and cursor.reported_at is not None:
         since = now - datetime.fromisoformat(cursor.reported_at)
         if timedelta() <= since < EVALUATE_EVERY:
             return [], cursor
     reported = [
-        dg.AssetCheckEvaluation(asset_key=dg.AssetKey(STREAMED_POSITIONS.name), check_name=name, **said(verdict))
-        for name, verdict in found.items()
+        dg.AssetCheckEvaluation(asset_key=key.asset_key, check_name=key.name, **said(verdict))
+        for key, verdict in found.items()
     ]
     return reported, CheckCursor(now.isoformat(), state)
 

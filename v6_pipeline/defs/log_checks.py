@@ -1,7 +1,8 @@
 """Asset checks of the logs' contents: the queue drains, rows are whole, unique, and what the broker says.
 
 Those of ``queued_positions`` and ``account_values`` are one step that Dagster runs after each refresh. They read the
-lake once for all, and never fail its run: what cannot be read fails the checks. That of ``streamed_positions`` is
+lake once for all, and never fail its run: what cannot be read fails the checks. Where no refresh runs none of them is
+evaluated, so ``ib_streamer_sensor`` evaluates those that say so. That of ``streamed_positions`` is
 executed from the UI. What must hold is decided in ``sync.queue_checks`` and ``sync.position_checks``.
 https://docs.dagster.io/guides/test/asset-checks
 """
@@ -24,7 +25,10 @@ _Checks = Mapping[str, tuple[_Judge, str]]
 QUEUED: _Checks = {
     "queue_drains": (
         LogChecks.queue_drains,
-        "No item waits for longer than V6_REFRESH_SECONDS, and no more wait than can be refreshed in that time.",
+        (
+            "No item waits for longer than V6_REFRESH_SECONDS, no more wait than can be refreshed in that time, and "
+            "values do not get old because nobody asks for them."
+        ),
     ),
     "no_dead_letters": (LogChecks.no_dead_letters, "No item was given up after its last attempt."),
     "one_row_per_key": (
@@ -81,6 +85,12 @@ def evaluations_after_refresh(pipeline: PipelineResource) -> list[dg.AssetCheckE
     return [
         dg.AssetCheckEvaluation(asset_key=key.asset_key, check_name=key.name, **said(verdict)) for key, verdict in found
     ]
+
+
+def verdicts_without_refresh(pipeline: PipelineResource) -> dict[dg.AssetCheckKey, Verdict]:
+    """What the checks say now that must turn red though no refresh runs; cheap, for they read no lake."""
+    every = _by_key({QUEUED_POSITIONS.name: {"queue_drains": QUEUED["queue_drains"]}})
+    return dict(_judged(pipeline, every))
 
 
 def _step(checks: Mapping[str, _Checks]) -> dg.AssetChecksDefinition:

@@ -29,8 +29,9 @@ LONGEST_BREAK = timedelta(days=5)
 """More than the exchange is ever closed, so that no holiday is an alarm."""
 FRESH = dg.FreshnessPolicy.time_window(fail_window=LONGEST_BREAK)
 """Of what every trading day brings, whatever is held: the schedule makes it after each session. Dagster's policies
-know neither sessions nor partitions: what must be newer within a session is for the checks to say, and a backfill of an
-old day counts as fresh here."""
+know neither sessions nor partitions, and a backfill of an old day counts as fresh here. What must be newer within a
+session is for the checks that ``ib_streamer_sensor`` evaluates: ``stream_fresh``, and ``queue_drains`` where refreshes
+stop."""
 LINEAGE = {
     STREAMED_POSITIONS.name: column_lineage(STREAMED, strategies=True),
     QUEUED_POSITIONS.name: column_lineage(QUEUED, strategies=True),

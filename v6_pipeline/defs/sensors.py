@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from v6_pipeline.defs.checks import CheckCursor, evaluations, verdicts
+from v6_pipeline.defs.log_checks import verdicts_without_refresh
 from v6_pipeline.defs.metadata import data_version_tag, sample_rows, table_materialization
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
@@ -48,7 +49,8 @@ def ib_streamer_sensor() -> dg.SensorDefinition:
         asset_selection=dg.AssetSelection.assets(STREAMED_POSITIONS.name),
         description=(
             "Owns the IB streamer: renews its lease every ten seconds, starts it when it is not there, and reports its "
-            "commits as materializations of streamed_positions. Off, the streamer ends within V6_LEASE_SECONDS."
+            "commits as materializations of streamed_positions. It also sees when refreshes stop. Off, the streamer "
+            "ends within V6_LEASE_SECONDS."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
@@ -71,7 +73,7 @@ def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResul
     usage = ledger.usage()
     cursor = ReportCursor.parse(cursor_text)
     events, cursor, reported = _report(pipeline, cursor, settings, usage, now)
-    checked = verdicts(settings, pipeline.calendar(), outcome.lease, usage, now)
+    checked = verdicts(settings, pipeline.calendar(), outcome.lease, usage, now) | verdicts_without_refresh(pipeline)
     judged, checks = evaluations(checked, CheckCursor.parse(cursor.checks), now)
     cursor = replace(cursor, checks=checks.dump())
     said = [outcome.decision.reason]

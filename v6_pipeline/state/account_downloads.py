@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from v6_pipeline.state.schema import account_downloads
 from v6_pipeline.state.upsert import Excluded, upsert
@@ -38,6 +38,14 @@ def failed(connection: Connection, account: str, *, at: datetime, reason: str) -
 
 def _one_more(new: Excluded) -> Mapping[str, Any]:
     return {"failed_at": new.failed_at, "failures": account_downloads.c.failures + 1, "reason": new.reason}
+
+
+def newest_attempt(connection: Connection) -> datetime | None:
+    """When an account was downloaded last, or could not be; None if never."""
+    newest = connection.execute(
+        select(func.max(account_downloads.c.completed_at), func.max(account_downloads.c.failed_at))
+    ).one()
+    return max((instant for instant in newest if instant is not None), default=None)
 
 
 def list_all(connection: Connection) -> tuple[DownloadRecord, ...]:

@@ -30,6 +30,14 @@ class DueCount:
     accounts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """How many holdings nobody has refreshed in time, and when the oldest of them was seen last."""
+
+    count: int
+    oldest_at: datetime | None
+
+
 def due_accounts(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[str, ...]:
     """Accounts of which something streams and whose newest download is not newer than ``refreshed_before``, sorted.
 
@@ -63,6 +71,16 @@ def unstreamed_keys(connection: Connection, *, now: datetime) -> tuple[tuple[Key
         .order_by(holdings.c.refreshed_at.asc().nulls_first(), holdings.c.account, holdings.c.conid)
     )
     return tuple(((row.account, row.conid), row.symbol) for row in connection.execute(query))
+
+
+def overdue(connection: Connection, *, refreshed_before: datetime, now: datetime) -> Overdue:
+    """Due holdings whose last row, or what was observed of them before the first, is not newer than that."""
+    seen_at = func.coalesce(holdings.c.refreshed_at, holdings.c.observed_at)
+    query = select(func.count(), func.min(seen_at)).where(
+        holdings.c.closed_at.is_(None), seen_at <= refreshed_before, ~_is_streamed(now), ~_is_queued()
+    )
+    count, oldest_at = connection.execute(query).one()
+    return Overdue(count, oldest_at)
 
 
 def count_due(connection: Connection, *, refreshed_before: datetime, now: datetime) -> DueCount:

@@ -23,6 +23,7 @@ from v6_pipeline.state.database import Connection, StateDatabase
 from v6_pipeline.state.queue import QueueState
 from v6_pipeline.sync import position_checks, queue_checks
 from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.sync.refresh_due import overdue_before
 from v6_pipeline.sync.stream_checks import Verdict
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -42,12 +43,23 @@ class LogChecks:
         self._queue = PositionQueue(database, lambda: now)
 
     def queue_drains(self) -> Verdict:
-        """Items are refreshed in time; while the exchange is closed or IB away, an old one is no error."""
+        """Items are refreshed in time, and asked for; while the exchange is closed or IB away, old ones are no error.
+
+        It reads the state database alone.
+        """
+        before = self._overdue_before
+        with self._database.read() as connection:
+            overdue = due.overdue(connection, refreshed_before=before, now=self._now)
+            attempted_at = account_downloads.newest_attempt(connection)
         return queue_checks.queue_drains(
             self._queue.stats(),
+            overdue,
+            attempted_at=attempted_at,
+            now=self._now,
             refresh_seconds=self._settings.refresh_seconds,
             batch_size=self._settings.queue_batch,
-            is_expected=self._is_expected,
+            is_expected=self._is_expected(self._now),
+            was_expected=self._is_expected(before),
         )
 
     def no_dead_letters(self) -> Verdict:
@@ -64,7 +76,7 @@ class LogChecks:
             accounts,
             now=self._now,
             refresh_seconds=self._settings.refresh_seconds,
-            is_expected=self._is_expected,
+            is_expected=self._is_expected(self._now),
         )
 
     def account_values_once(self) -> Verdict:
@@ -116,10 +128,13 @@ class LogChecks:
         return position_checks.values_consistent(self._queued, {conid: found.spec for conid, found in known.items()})
 
     @property
-    def _is_expected(self) -> bool:
+    def _overdue_before(self) -> datetime:
+        return overdue_before(self._now, refresh_seconds=self._settings.refresh_seconds)
+
+    def _is_expected(self, instant: datetime) -> bool:
         """Whether the broker is expected to answer: in session, and not in its reset."""
-        in_session = self._settings.market_hours is MarketHours.ALWAYS or self._calendar.is_open(self._now)
-        return in_session and expected_outage(self._now, self._settings.ib_region) is None
+        in_session = self._settings.market_hours is MarketHours.ALWAYS or self._calendar.is_open(instant)
+        return in_session and expected_outage(instant, self._settings.ib_region) is None
 
     @cached_property
     def _newest(self) -> pl.DataFrame:

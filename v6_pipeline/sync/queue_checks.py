@@ -6,23 +6,42 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from v6_pipeline.state.account_downloads import DownloadRecord
+from v6_pipeline.state.due import Overdue
 from v6_pipeline.state.queue import QueueItem
 from v6_pipeline.sync.history_checks import Numbers, first_few
 from v6_pipeline.sync.queue import QueueStats
+from v6_pipeline.sync.refresh_due import overdue_before
 from v6_pipeline.sync.stream_checks import Verdict
 
 BATCH_SECONDS = 60
 """A batch's lease: a worker that needs longer for one has lost it."""
 
 
-def queue_drains(stats: QueueStats, *, refresh_seconds: int, batch_size: int, is_expected: bool) -> Verdict:
+def queue_drains(
+    stats: QueueStats,
+    overdue: Overdue,
+    *,
+    attempted_at: datetime | None,
+    now: datetime,
+    refresh_seconds: int,
+    batch_size: int,
+    is_expected: bool,
+    was_expected: bool,
+) -> Verdict:
     """Whether what is asked for is refreshed in time, and no more is asked for than can be.
+
+    An empty queue proves nothing where nobody fills it: then values get old, and no account is downloaded. Values that
+    alone are old do not: a streamer that has just died leaves such.
 
     Args:
         stats: how full the queue is; dead letters do not count.
+        overdue: holdings that nobody has refreshed since ``overdue_before``.
+        attempted_at: when an account was downloaded last, or could not be; None if never.
+        now: UTC.
         refresh_seconds: no queued value may get older, so no item may wait longer.
         batch_size: items per batch; what a worker surely drains in ``refresh_seconds`` follows from it.
         is_expected: whether runs are expected to drain the queue: in session, the broker is there.
+        was_expected: whether they were at ``overdue_before`` as well.
     """
     depth = batch_size * max(1, refresh_seconds // BATCH_SECONDS)
     age = stats.oldest_age_seconds or 0.0
@@ -32,7 +51,18 @@ def queue_drains(stats: QueueStats, *, refresh_seconds: int, batch_size: int, is
         "oldest_seconds": round(age, 1),
         "oldest_allowed_seconds": refresh_seconds,
         "pending_allowed": depth,
+        "overdue": overdue.count,
+        "oldest_overdue_seconds": _age(overdue.oldest_at, now),
     }
+    before = overdue_before(now, refresh_seconds=refresh_seconds)
+    if overdue.count and (attempted_at is None or attempted_at < before) and is_expected and was_expected:
+        since = f" since {attempted_at:%H:%M:%S} UTC" if attempted_at else ""
+        reason = (
+            f"{overdue.count} positions are older than {(now - before).total_seconds():,.0f} s, the oldest "
+            f"{_age(overdue.oldest_at, now):,.0f} s, and nothing has refreshed{since}: is queued_positions_schedule "
+            "on, do runs start, and do they reach the gateway?"
+        )
+        return Verdict(passed=False, reason=reason, numbers=numbers)
     if age > refresh_seconds:
         reason = f"the oldest of {stats.pending} items waits for {age:.0f} s, {refresh_seconds} s are allowed"
         if not is_expected:
@@ -98,6 +128,10 @@ def account_feed_free(
     if not is_expected:
         reason += "; nothing is expected of it now: the exchange is closed or IB is in its nightly reset"
     return Verdict(passed=False, reason=reason, serious=is_stale and is_expected, numbers=numbers | {"sample": listed})
+
+
+def _age(instant: datetime | None, now: datetime) -> float:
+    return 0.0 if instant is None else round((now - instant).total_seconds(), 1)
 
 
 def _in_a_row(failures: int) -> str:

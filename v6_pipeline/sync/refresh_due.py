@@ -6,7 +6,7 @@ The reason is for people and has numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.state.due import DueCount
@@ -20,6 +20,8 @@ LOOKAHEAD_SECONDS = TICK_SECONDS + RUN_ALLOWANCE_SECONDS
 """A value that would get too old before the next tick's run could renew it is due now."""
 OUTAGE_RETRY_SECONDS = 600
 """While IB is expected to be away, after a refresh that failed."""
+SLACK_SECONDS = 2 * TICK_SECONDS
+"""A tick may be late, and a run takes its time: a value that is older by this was not to be refreshed at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ def decide_refresh(
     return RefreshDecision(
         refresh=False, reason=f"nothing due: {counts}{waiting}{dead}{_next(due, refresh_seconds, now)}"
     )
+
+
+def overdue_before(now: datetime, *, refresh_seconds: int) -> datetime:
+    """What was refreshed at or before it is older than any tick and run can explain."""
+    return now - timedelta(seconds=refresh_seconds + SLACK_SECONDS)
 
 
 def _rest(since: datetime, seconds: float, now: datetime) -> float:

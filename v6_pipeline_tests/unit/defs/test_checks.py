@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
+
 import dagster as dg
+import pytest
 
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.checks import DESCRIPTIONS, EVALUATE_EVERY
 from v6_pipeline.defs.history_checks import CHECKS
 from v6_pipeline.defs.log_checks import ACCOUNTS, QUEUED, STREAMED
 from v6_pipeline.defs.sensors import ib_streamer_sensor
+from v6_pipeline.errors import StateError
 from v6_pipeline.model import SlotPurpose
+from v6_pipeline.state import due, holdings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.leases import GrantedBy, ProcessIdentity, StreamerLease
 from v6_pipeline.sync.slots import SlotLedger
 from v6_pipeline_tests.history_runs import numbers
 from v6_pipeline_tests.unit.defs.conftest import Clock, ClockedPipeline
+from v6_pipeline_tests.unit.state.samples import holding, stock
 
 SENSOR = ib_streamer_sensor()
+EVALUATED = {*DESCRIPTIONS, "queue_drains"}
 
 
 def tick(
@@ -27,6 +34,13 @@ def tick(
     assert isinstance(result, dg.SensorResult)
     found = [event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
     return {event.check_name: event for event in found}, result.cursor
+
+
+def damaged(pipeline: ClockedPipeline) -> None:
+    """Whoever reads ``queued_positions`` fails."""
+    folder = pipeline.settings().home / "lake" / "queued_positions" / "_delta_log"
+    folder.mkdir(parents=True)
+    (folder / f"{0:020}.json").write_text("{")
 
 
 def streaming(database: StateDatabase, pipeline: ClockedPipeline, **status: object) -> None:
@@ -43,7 +57,7 @@ def test_the_sensor_evaluates_on_change_and_every_five_minutes(
     Clock.forward(120)
     streaming(database, pipeline)
     first, cursor = tick(instance, pipeline, None)
-    assert {name: event.passed for name, event in first.items()} == dict.fromkeys(DESCRIPTIONS, True)
+    assert {name: event.passed for name, event in first.items()} == dict.fromkeys(EVALUATED, True)
 
     Clock.forward(10)
     streaming(database, pipeline)
@@ -61,7 +75,7 @@ def test_the_sensor_evaluates_on_change_and_every_five_minutes(
     Clock.forward(EVALUATE_EVERY.total_seconds())
     streaming(database, pipeline, blind_since=blind_since, connection="link_lost")
     again, _ = tick(instance, pipeline, cursor)
-    assert set(again) == set(DESCRIPTIONS)
+    assert set(again) == EVALUATED
 
 
 def test_each_check_tells_its_numbers_whether_it_passes_or_fails(
@@ -91,7 +105,8 @@ def test_each_check_tells_its_numbers_whether_it_passes_or_fails(
 
     failed, _ = tick(instance, pipeline, cursor)
 
-    assert not any(event.passed for event in failed.values())
+    still = {"queue_drains": True}
+    assert {name: event.passed for name, event in failed.items()} == dict.fromkeys(DESCRIPTIONS, False) | still
     assert numbers(failed["stream_fresh"]) == {"streamed_contracts": 10, "blind_seconds": 60.0}
     assert numbers(failed["slots_within_budget"]) == lines | {"lines": 0, "batches": 0, "ceiling": 0}
     assert numbers(failed["active_contracts_stream"]) == active | {
@@ -106,7 +121,58 @@ def test_an_unreadable_cursor_of_the_checks_starts_over(
     instance: dg.DagsterInstance, pipeline: ClockedPipeline
 ) -> None:
     found, _ = tick(instance, pipeline, '{"version": -1, "reported_at": null, "checks": [1]}')
-    assert set(found) == set(DESCRIPTIONS)
+    assert set(found) == EVALUATED
+
+
+def test_a_cursor_of_checks_by_their_names_alone_starts_over(
+    instance: dg.DagsterInstance, pipeline: ClockedPipeline
+) -> None:
+    _, text = tick(instance, pipeline, None)
+    cursor = json.loads(text or "")
+    passed = cursor["checks"]["passed"]
+    assert set(passed) > {"streamed_positions:stream_fresh", "queued_positions:queue_drains"}
+    assert tick(instance, pipeline, text)[0] == {}
+
+    cursor["checks"]["passed"] = {name.rpartition(":")[2]: said for name, said in passed.items()}
+
+    assert set(tick(instance, pipeline, json.dumps(cursor))[0]) == EVALUATED
+
+
+def test_the_sensor_says_that_refreshing_stopped_which_no_run_can(
+    instance: dg.DagsterInstance, pipeline: ClockedPipeline, database: StateDatabase
+) -> None:
+    """Without reading the lake: a tick must not wait for it."""
+    damaged(pipeline)
+    with database.write() as connection:
+        holdings.upsert_holdings(connection, [holding(stock(1), observed_at=pipeline.now())])
+    found, cursor = tick(instance, pipeline, None)
+    assert found["queue_drains"].passed
+    assert found["queue_drains"].asset_key == dg.AssetKey("queued_positions")
+    Clock.forward(200)
+    unchanged, cursor = tick(instance, pipeline, cursor)
+    assert unchanged == {}
+
+    Clock.forward(221)
+
+    stopped, _ = tick(instance, pipeline, cursor)
+    assert not stopped["queue_drains"].passed
+    assert stopped["queue_drains"].severity is dg.AssetCheckSeverity.ERROR
+    assert "nothing has refreshed" in (stopped["queue_drains"].description or "")
+
+
+def test_a_queue_that_cannot_be_judged_keeps_nothing_else_from_being_told(
+    instance: dg.DagsterInstance, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise StateError("the state database is away")
+
+    monkeypatch.setattr(due, "overdue", away)
+
+    found, cursor = tick(instance, pipeline, None)
+
+    assert set(found) == EVALUATED
+    assert found["queue_drains"].description == "cannot tell: the state database is away"
+    assert cursor is not None
 
 
 def test_the_checks_can_be_executed_from_the_ui(instance: dg.DagsterInstance, pipeline: ClockedPipeline) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -68,6 +68,19 @@ class Checked:
         with self.database.write() as connection:
             holdings.set_refreshed(connection, [(ACCOUNT, conid)], refreshed_at=at)
 
+    def attempted(self, at: datetime, *, succeeds: bool = True) -> None:
+        with self.database.write() as connection:
+            if succeeds:
+                account_downloads.completed(connection, ACCOUNT, at=at)
+            else:
+                account_downloads.failed(connection, ACCOUNT, at=at, reason="2101 another client")
+
+    def streams(self, *conids: int, since: datetime = FRIDAY_NOON, for_seconds: float = 60) -> None:
+        until = since + timedelta(seconds=for_seconds)
+        with self.database.write() as connection:
+            taken = [slots.Slot(conid, "streamer", SlotPurpose.STREAM, since, until) for conid in conids]
+            slots.put(connection, taken)
+
     def write(self, *updates: PositionUpdate, to: TableSpec = QUEUED_POSITIONS, run_id: str = "one") -> None:
         streams = to is STREAMED_POSITIONS
         made_by: dict[str, Any] = {"epoch": 1} if streams else {"run_id": run_id}
@@ -130,6 +143,8 @@ def test_the_queue_drains(checked: Checked) -> None:
         "oldest_seconds": 300.0,
         "oldest_allowed_seconds": 300,
         "pending_allowed": 250,
+        "overdue": 0,
+        "oldest_overdue_seconds": 0.0,
     }
 
     Clock.forward(1)
@@ -157,6 +172,71 @@ def test_a_queue_that_is_deeper_than_a_worker_surely_drains(checked: Checked, mo
     checked.queue.insert(6, "AAPL", account=ACCOUNT)
 
     assert failed_with(checked.says("queue_drains")) == (WARN, "6 items wait, 5 are surely refreshed within 300 s")
+
+
+def test_values_that_nobody_refreshes_are_an_alarm_though_the_queue_is_empty(checked: Checked) -> None:
+    """The schedule is off, or the run queue is jammed: no run starts that would put anything into the queue."""
+    checked.hold(stock(1), stock(2))
+    checked.refreshed(1)
+    checked.attempted(FRIDAY_NOON)
+    Clock.forward(420)
+    passed = checked.says("queue_drains")
+    assert (passed.passed, passed.description) == (True, "the queue is empty")
+
+    Clock.forward(1)
+
+    failed = checked.says("queue_drains")
+    reason = (
+        "2 positions are older than 420 s, the oldest 421 s, and nothing has refreshed since 17:00:00 UTC: "
+        "is queued_positions_schedule on, do runs start, and do they reach the gateway?"
+    )
+    assert failed_with(failed) == (ERROR, reason)
+    assert (numbers(failed)["overdue"], numbers(failed)["oldest_overdue_seconds"]) == (2, 421.0)
+
+
+def test_values_that_nobody_ever_refreshed_are_an_alarm_too(checked: Checked) -> None:
+    checked.hold(stock(1))
+    Clock.forward(1_900)
+
+    severity, description = failed_with(checked.says("queue_drains"))
+
+    assert severity is ERROR
+    assert (description or "").startswith(
+        "1 positions are older than 420 s, the oldest 1,900 s, and nothing has refreshed: is queued_positions_schedule"
+    )
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_what_a_streamer_that_just_died_leaves_is_no_alarm_while_accounts_are_downloaded_or_tried(
+    checked: Checked, succeeds: bool
+) -> None:
+    checked.hold(stock(1))
+    checked.refreshed(1)
+    checked.streams(1, for_seconds=3_600)
+    Clock.forward(3_600)
+    checked.attempted(checked.pipeline.now() - timedelta(seconds=419), succeeds=succeeds)
+
+    passed = checked.says("queue_drains")
+    assert passed.passed
+    assert numbers(passed)["overdue"] == 1
+
+    Clock.forward(2)
+
+    assert failed_with(checked.says("queue_drains"))[0] is ERROR
+
+
+def test_after_the_opening_a_refresh_is_given_its_time(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked.hold(stock(1))
+    checked.attempted(FRIDAY_NOON)
+    monkeypatch.setattr(Clock, "instant", datetime(2026, 11, 23, 14, 30, tzinfo=UTC))  # Monday, the opening
+    for seconds in (0, 419):
+        Clock.forward(seconds)
+        passed = checked.says("queue_drains")
+        assert (passed.passed, numbers(passed)["overdue"]) == (True, 1)
+
+    Clock.forward(1)
+
+    assert failed_with(checked.says("queue_drains"))[0] is ERROR
 
 
 def test_dead_letters(checked: Checked) -> None:
@@ -383,9 +463,7 @@ def test_streamed_contracts_are_not_compared(checked: Checked) -> None:
     checked.write(stock_row(1), to=STREAMED_POSITIONS)
     assert not checked.says("reconciles_with_broker").passed
 
-    with checked.database.write() as connection:
-        until = FRIDAY_NOON + timedelta(seconds=60)
-        slots.put(connection, [slots.Slot(1, "streamer", SlotPurpose.STREAM, FRIDAY_NOON, until)])
+    checked.streams(1)
 
     streams = checked.says("reconciles_with_broker")
     assert streams.passed

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from v6_pipeline.model import QueuePriority, SlotPurpose
-from v6_pipeline.state import account_downloads, holdings
+from v6_pipeline.state import account_downloads, due, holdings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.queue import PositionQueue, QueueItem, QueueState, due_before
 from v6_pipeline.sync.slots import SlotLedger
@@ -92,6 +92,29 @@ def test_what_is_streamed_is_not_due_while_its_slot_lives(
     assert _due(queue) == {5}
     clock.advance(10)
     assert _due(queue) == {1, 4}
+
+
+def test_overdue_is_what_nobody_refreshed_asked_for_or_streams(
+    held: StateDatabase, queue: PositionQueue, clock: ManualClock
+) -> None:
+    def overdue(seconds: float) -> tuple[int, datetime | None]:
+        with held.read() as connection:
+            found = due.overdue(connection, refreshed_before=START - timedelta(seconds=seconds), now=clock.now)
+        return found.count, found.oldest_at
+
+    assert overdue(401) == (0, None)
+    assert overdue(400) == (1, START - timedelta(seconds=400))
+    assert overdue(300) == (2, START - timedelta(seconds=400))
+    assert overdue(0) == (5, START - timedelta(seconds=400)), "without a row it counts from what was observed"
+    _put(queue, 4)
+    _let_die(queue, 3)
+    SlotLedger(held, ceiling=9, batch_floor=1, clock=clock).acquire(
+        [5], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=10
+    )
+    assert overdue(100) == (1, START - timedelta(seconds=100))
+    with held.write() as connection:
+        holdings.mark_closed(connection, [("SIM1", 2)], closed_at=START)
+    assert overdue(100) == (0, None)
 
 
 def test_an_account_of_which_something_streams_is_due_by_its_newest_download(
