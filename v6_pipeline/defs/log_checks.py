@@ -45,7 +45,10 @@ QUEUED: _Checks = {
     ),
     "reconciles_with_broker": (
         LogChecks.reconciles_with_broker,
-        "The newest rows of both logs say what the accounts hold by IB's last download; what is queued does not count.",
+        (
+            "The newest rows of both logs say what the accounts hold by IB's last download, which is not long ago; "
+            "what is queued does not count."
+        ),
     ),
     "values_consistent": (
         LogChecks.values_consistent,

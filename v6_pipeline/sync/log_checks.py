@@ -5,6 +5,7 @@ What a verdict is, is decided in ``queue_checks`` and ``position_checks``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
@@ -16,7 +17,7 @@ from v6_pipeline.lake.day import KEY
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions, repeated_keys
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.model import SlotPurpose
+from v6_pipeline.model import Holding, SlotPurpose
 from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state import account_downloads, contracts, due, holdings, slots
 from v6_pipeline.state.database import Connection, StateDatabase
@@ -106,12 +107,13 @@ class LogChecks:
         return position_checks.greeks_present(self._queued, today=self._calendar.trading_day(self._now))
 
     def reconciles_with_broker(self) -> Verdict:
-        """The lake has what the account holds."""
+        """The lake has what the account holds; while the exchange is closed or IB away, that may be by old news."""
         with self._database.read() as connection:
             held = holdings.list_open(connection)
             # What has no row at all yet gets it by the next run.
             unseen = {key for key, _ in due.due_keys(connection, refreshed_before=_NEVER, now=self._now)}
             streams = _streams(connection, self._now)
+        before = self._overdue_before
         queued = {item.key for item in self._queue.items() if item.state is not QueueState.DEAD}
         return position_checks.reconciles_with_broker(
             held,
@@ -119,6 +121,9 @@ class LogChecks:
             pending=unseen.difference(self._newest.select(KEY).iter_rows()) | queued,
             streamed=streams,
             stale_before=self._now - timedelta(seconds=self._settings.refresh_seconds),
+            accounts=_accounts(held, self._settings),
+            heard_since=before if self._is_expected(before) and self._is_expected(self._now) else None,
+            now=self._now,
         )
 
     def values_consistent(self) -> Verdict:
@@ -150,7 +155,13 @@ class LogChecks:
 def downloaded_accounts(connection: Connection, settings: Settings, now: datetime) -> set[str]:
     """The accounts that refreshes download: of the settings, with a holding that is not streamed."""
     streams = _streams(connection, now)
-    accounts = {holding.account for holding in holdings.list_open(connection) if holding.contract.conid not in streams}
+    unstreamed = [holding for holding in holdings.list_open(connection) if holding.contract.conid not in streams]
+    return _accounts(unstreamed, settings)
+
+
+def _accounts(held: Iterable[Holding], settings: Settings) -> set[str]:
+    """The accounts that hold something, of the settings."""
+    accounts = {holding.account for holding in held}
     return accounts.intersection(settings.ib_accounts or accounts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 
 import polars as pl
@@ -91,8 +91,11 @@ def reconciles_with_broker(
     pending: Collection[Key],
     streamed: Collection[int],
     stale_before: datetime,
+    accounts: Collection[str],
+    heard_since: datetime | None,
+    now: datetime,
 ) -> Verdict:
-    """Whether the newest rows say what the account holds by IB's last download.
+    """Whether the newest rows say what the account holds by IB's last download, and that is not long ago.
 
     A position that changed after its row was made may differ until the row is stale.
 
@@ -102,6 +105,9 @@ def reconciles_with_broker(
         pending: what is about to be refreshed does not count: its row is known to be old.
         streamed: contracts that do not count, for their rows follow the account by seconds.
         stale_before: rows older than this should have been renewed (UTC).
+        accounts: those that refreshes ask IB about.
+        heard_since: each of them should have been heard of since then (UTC); None where nothing is expected of IB.
+        now: UTC.
     """
     theirs = {holding.key: holding for holding in held if holding.position != 0}
     columns = rows.select(*KEY, "position", "timestamp").iter_rows()
@@ -125,6 +131,9 @@ def reconciles_with_broker(
         "not_held": len(surplus),
         "unequal": len(unequal),
     }
+    heard = _heard_last(holding for holding in held if holding.account in accounts)
+    if heard:
+        numbers["heard_seconds_ago"] = round((now - min(heard.values())).total_seconds(), 1)
     if missing or surplus or unequal:
         listed = first_few(
             f"{account}/{conid} {ours[account, conid][0] if (account, conid) in ours else 0:g} in the lake, "
@@ -136,6 +145,13 @@ def reconciles_with_broker(
             f"quantity: {listed}"
         )
         return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
+    silent = [account for account, instant in heard.items() if heard_since is not None and instant < heard_since]
+    if silent:
+        reason = (
+            f"IB was last heard {numbers['heard_seconds_ago']:,.0f} s ago ({first_few(silent)}): what it holds now is "
+            "not known"
+        )
+        return Verdict(passed=False, reason=reason, serious=False, numbers=numbers)
     return Verdict(passed=True, reason=f"the lake has what IB holds: {len(judged)} positions", numbers=numbers)
 
 
@@ -161,6 +177,14 @@ def values_consistent(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec])
         reason = f"{len(offenders)} of {judged} market values do not follow from position and price: {listed}"
         return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
     return Verdict(passed=True, reason=f"{judged} market values follow from position and price", numbers=numbers)
+
+
+def _heard_last(held: Iterable[Holding]) -> dict[str, datetime]:
+    """When each account's holdings were observed last; the account that was silent for longest comes first."""
+    heard: dict[str, datetime] = {}
+    for holding in held:
+        heard[holding.account] = max(holding.observed_at, heard.get(holding.account, holding.observed_at))
+    return dict(sorted(heard.items(), key=lambda item: (item[1], item[0])))
 
 
 def _contracts(rows: pl.DataFrame) -> str:

@@ -59,9 +59,10 @@ class Checked:
         self.pipeline, self.instance, self.database = pipeline, instance, database
         self.queue = PositionQueue(database, pipeline.now, max_attempts=1)
 
-    def hold(self, *specs: ContractSpec, position: float = 10.0) -> None:
+    def hold(self, *specs: ContractSpec, account: str = ACCOUNT, position: float = 10.0) -> None:
+        now = self.pipeline.now()
         with self.database.write() as connection:
-            held = [holding(spec, position=position, observed_at=self.pipeline.now()) for spec in specs]
+            held = [holding(spec, account=account, position=position, observed_at=now) for spec in specs]
             holdings.upsert_holdings(connection, held)
 
     def refreshed(self, conid: int, at: datetime = FRIDAY_NOON) -> None:
@@ -398,6 +399,7 @@ AGREED = {
     "missing": 0,
     "not_held": 0,
     "unequal": 0,
+    "heard_seconds_ago": 0.0,
 }
 
 
@@ -455,6 +457,59 @@ def test_what_nobody_refreshed_yet_is_no_disagreement_what_was_given_up_is(check
     given_up = checked.says("reconciles_with_broker")
     assert failed_with(given_up)[0] is ERROR
     assert numbers(given_up)["missing"] == 1
+
+
+def test_what_agrees_with_old_news_of_the_broker_is_not_known(checked: Checked) -> None:
+    """Rows and holdings are equally old: nobody asked IB since."""
+    checked.hold(stock(1), stock(2))
+    checked.write(stock_row(1), stock_row(2), stock_row(3, account="SIM2"))
+    Clock.forward(400)
+    checked.hold(stock(2))  # an account is heard of by any of its holdings
+    checked.hold(stock(3), account="SIM2")
+    Clock.forward(420)
+    assert checked.says("reconciles_with_broker").passed
+
+    Clock.forward(1)
+    checked.hold(stock(3), account="SIM2")
+
+    failed = checked.says("reconciles_with_broker")
+    assert failed_with(failed) == (WARN, "IB was last heard 421 s ago (SIM1): what it holds now is not known")
+    assert numbers(failed)["heard_seconds_ago"] == 421.0
+
+
+def test_old_news_of_the_broker_is_no_worry_while_it_is_not_expected_to_answer(checked: Checked) -> None:
+    checked.hold(stock(1))
+    checked.write(stock_row(1))
+    Clock.forward(timedelta(days=1).total_seconds())  # Saturday
+
+    passed = checked.says("reconciles_with_broker")
+
+    assert passed.passed
+    assert numbers(passed)["heard_seconds_ago"] == 86_400.0
+
+
+def test_an_account_that_the_settings_leave_out_need_not_be_heard_of(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked.hold(stock(1))
+    checked.write(stock_row(1))
+    Clock.forward(421)
+    assert not checked.says("reconciles_with_broker").passed
+    monkeypatch.setenv("V6_IB_ACCOUNTS", "SIM2")
+
+    assert checked.says("reconciles_with_broker").passed
+
+
+def test_a_disagreement_is_told_before_old_news(checked: Checked) -> None:
+    checked.hold(stock(1), position=11)
+    checked.refreshed(1)
+    checked.write(stock_row(1))
+    Clock.forward(1_000)
+
+    severity, description = failed_with(checked.says("reconciles_with_broker"))
+
+    assert severity is ERROR
+    assert (description or "").startswith("0 held positions have no row")
 
 
 def test_streamed_contracts_are_not_compared(checked: Checked) -> None:
