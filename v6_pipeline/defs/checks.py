@@ -54,7 +54,7 @@ def verdicts(
             now=now,
         ),
         "slots_within_budget": slots_within_budget(usage),
-        "active_contracts_stream": active_contracts_stream(lease.status, usage),
+        "active_contracts_stream": active_contracts_stream(lease, usage, now=now),
     }
     return {_key(name): verdict for name, verdict in found.items()}
 

@@ -34,6 +34,10 @@ class Verdict:
     numbers: Mapping[str, int | float | str] = field(default_factory=dict)
 
 
+_STOPPED = Verdict(passed=False, reason="stopped on request", serious=False)
+_COMING_UP = Verdict(passed=True, reason="the streamer is coming up")
+
+
 def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOutage | None, now: datetime) -> Verdict:
     """Whether streamed contracts have fresh data in the lake, or a good reason not to.
 
@@ -44,9 +48,9 @@ def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOu
         now: UTC.
     """
     if lease.desired_state is DesiredState.STOP:
-        return Verdict(passed=False, reason="stopped on request", serious=False)
+        return _STOPPED
     if lease.is_live(now) and lease.claimed_at is not None and now - lease.claimed_at < COMES_UP_WITHIN:
-        return Verdict(passed=True, reason="the streamer is coming up")
+        return _COMING_UP
     fault = _fault(lease, now)
     numbers = _numbers(lease.status, now)
     if fault is None:
@@ -84,13 +88,23 @@ def slots_within_budget(usage: SlotUsage) -> Verdict:
     return Verdict(passed=True, reason=f"{used} of {usage.ceiling} lines in use", numbers=numbers)
 
 
-def active_contracts_stream(status: Mapping[str, Any], usage: SlotUsage) -> Verdict:
+def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now: datetime) -> Verdict:
     """Whether there are lines for all active contracts; those without are refreshed at priority 1.
 
     Args:
-        status: the streamer's newest report.
+        lease: the streamer's, with its newest report.
         usage: the ledger's.
+        now: UTC.
     """
+    if lease.desired_state is DesiredState.STOP:
+        return _STOPPED
+    if not lease.is_live(now):
+        # What the last one reported says nothing of now.
+        reason = "no streamer runs, so no active contract streams: see stream_fresh"
+        return Verdict(passed=False, reason=reason, serious=False)
+    status = lease.status
+    if not status:
+        return _COMING_UP
     overflow = int(status.get("overflow_contracts") or 0)
     sample = ", ".join(str(conid) for conid in status.get("overflow_sample") or ())
     numbers: dict[str, int | float | str] = {

@@ -123,7 +123,7 @@ def test_a_line_too_many_fails() -> None:
 
 def test_active_contracts_without_a_line_warn_with_their_number_and_some_of_them() -> None:
     status = {"streamed_contracts": 80, "overflow_contracts": 70, "overflow_sample": [11, 12, 13, 14, 15]}
-    verdict = active_contracts_stream(status, usage(80))
+    verdict = active_contracts_stream(lease(status), usage(80), now=NOW)
     assert (verdict.passed, verdict.serious) == (False, False)
     assert verdict.reason.startswith("70 active contracts found no line (11, 12, 13, 14, 15, …) and are refreshed")
     assert verdict.numbers == {
@@ -136,8 +136,33 @@ def test_active_contracts_without_a_line_warn_with_their_number_and_some_of_them
 
 
 def test_active_contracts_that_all_stream_pass() -> None:
-    for status in ({"streamed_contracts": 12, "overflow_contracts": 0, "overflow_sample": []}, {}):
-        assert active_contracts_stream(status, usage(12)).passed
+    status = {"streamed_contracts": 12, "overflow_contracts": 0, "overflow_sample": []}
+    verdict = active_contracts_stream(lease(status), usage(12), now=NOW)
+    assert (verdict.passed, verdict.reason) == (True, "every active contract that can stream has a line")
+
+
+OVERFLOWED = {"streamed_contracts": 80, "overflow_contracts": 70, "overflow_sample": [11, 12]}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (lease(OVERFLOWED, owner=None), "no streamer runs, so no active contract streams: see stream_fresh"),
+        (lease(OVERFLOWED, expires_at=NOW), "no streamer runs, so no active contract streams: see stream_fresh"),
+        (StreamerLeaseState(), "no streamer runs, so no active contract streams: see stream_fresh"),
+        (lease(OVERFLOWED, desired_state=DesiredState.STOP, owner=None), "stopped on request"),
+    ],
+)
+def test_without_a_streamer_no_active_contract_streams_whatever_the_last_one_said(
+    state: StreamerLeaseState, reason: str
+) -> None:
+    verdict = active_contracts_stream(state, usage(0), now=NOW)
+    assert (verdict.passed, verdict.serious, verdict.reason, verdict.numbers) == (False, False, reason, {})
+
+
+def test_a_streamer_that_has_not_reported_yet_is_coming_up() -> None:
+    verdict = active_contracts_stream(lease({}), usage(0), now=NOW)
+    assert (verdict.passed, verdict.reason) == (True, "the streamer is coming up")
 
 
 def test_a_learned_ceiling_warns_and_says_what_to_do() -> None:
