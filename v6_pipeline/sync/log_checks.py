@@ -5,7 +5,6 @@ What a verdict is, is decided in ``queue_checks`` and ``position_checks``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
@@ -17,7 +16,7 @@ from v6_pipeline.lake.day import KEY
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions, repeated_keys
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.model import Holding, SlotPurpose
+from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state import account_downloads, contracts, due, holdings, slots
 from v6_pipeline.state.database import Connection, StateDatabase
@@ -70,7 +69,7 @@ class LogChecks:
     def account_feed_free(self) -> Verdict:
         """Nothing keeps the accounts from being downloaded."""
         with self._database.read() as connection:
-            accounts = downloaded_accounts(connection, self._settings, self._now)
+            accounts = downloaded_accounts(connection, self._settings)
             records = account_downloads.list_all(connection)
         return queue_checks.account_feed_free(
             records,
@@ -110,6 +109,7 @@ class LogChecks:
         """The lake has what the account holds; while the exchange is closed or IB away, that may be by old news."""
         with self._database.read() as connection:
             held = holdings.list_open(connection)
+            accounts = downloaded_accounts(connection, self._settings)
             # What has no row at all yet gets it by the next run.
             unseen = {key for key, _ in due.due_keys(connection, refreshed_before=_NEVER, now=self._now)}
             streams = _streams(connection, self._now)
@@ -121,7 +121,7 @@ class LogChecks:
             pending=unseen.difference(self._newest.select(KEY).iter_rows()) | queued,
             streamed=streams,
             stale_before=self._now - timedelta(seconds=self._settings.refresh_seconds),
-            accounts=_accounts(held, self._settings),
+            accounts=accounts,
             heard_since=before if self._is_expected(before) and self._is_expected(self._now) else None,
             now=self._now,
         )
@@ -152,16 +152,9 @@ class LogChecks:
         return self._newest.filter(pl.col("source") == "queue")
 
 
-def downloaded_accounts(connection: Connection, settings: Settings, now: datetime) -> set[str]:
-    """The accounts that refreshes download: of the settings, with a holding that is not streamed."""
-    streams = _streams(connection, now)
-    unstreamed = [holding for holding in holdings.list_open(connection) if holding.contract.conid not in streams]
-    return _accounts(unstreamed, settings)
-
-
-def _accounts(held: Iterable[Holding], settings: Settings) -> set[str]:
-    """The accounts that hold something, of the settings."""
-    accounts = {holding.account for holding in held}
+def downloaded_accounts(connection: Connection, settings: Settings) -> set[str]:
+    """The accounts that refreshes download: of the settings, with an open holding, whether it streams or not."""
+    accounts = {holding.account for holding in holdings.list_open(connection)}
     return accounts.intersection(settings.ib_accounts or accounts)
 
 

@@ -102,7 +102,7 @@ def account_feed_free(
 
     Args:
         records: what has become of the downloads of each account.
-        accounts: those that are downloaded, since they hold something that is not streamed.
+        accounts: those that are downloaded, since they hold something; what streams needs their exchange rates.
         now: UTC.
         refresh_seconds: no value may get older, so no account may go without a download for longer.
         is_expected: whether downloads are expected to succeed: in session, the broker is there.

@@ -298,16 +298,19 @@ def test_account_feed_free(checked: Checked) -> None:
     assert (closed.description or "").endswith("the exchange is closed or IB is in its nightly reset")
 
 
-def test_an_account_whose_holdings_all_stream_needs_no_download(checked: Checked) -> None:
+def test_an_account_whose_holdings_all_stream_needs_downloads_as_any_other(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its values, and the exchange rates that the stream's rows carry, come with nothing else."""
     checked.hold(stock(1))
-    with checked.database.write() as connection:
-        account_downloads.failed(connection, ACCOUNT, at=FRIDAY_NOON, reason="2101 another client")
-    assert not checked.says("account_feed_free", ACCOUNT_VALUES.name).passed
+    checked.streams(1)
+    checked.attempted(FRIDAY_NOON, succeeds=False)
 
-    with checked.database.write() as connection:
-        until = FRIDAY_NOON + timedelta(seconds=60)
-        slots.put(connection, [slots.Slot(1, "streamer", SlotPurpose.STREAM, FRIDAY_NOON, until)])
+    failed = checked.says("account_feed_free", ACCOUNT_VALUES.name)
+    assert not failed.passed
+    assert numbers(failed)["accounts"] == 1
 
+    monkeypatch.setenv("V6_IB_ACCOUNTS", "SIM2")  # which is not asked about this one
     assert checked.says("account_feed_free", ACCOUNT_VALUES.name).passed
 
 
