@@ -37,11 +37,14 @@ QUEUED: _Checks = {
     ),
     "prices_present": (
         LogChecks.prices_present,
-        "Newest queued rows of open positions have a price, but for contracts that expired or that IB does not know.",
+        (
+            "Newest rows of open positions, queued or streaming, have a price, but for contracts that expired or that "
+            "IB does not know."
+        ),
     ),
     "greeks_present": (
         LogChecks.greeks_present,
-        "Newest queued rows of open options have greeks where the market gives a bid and an ask.",
+        "Newest rows of open options, queued or streaming, have greeks where the market gives a bid and an ask.",
     ),
     "reconciles_with_broker": (
         LogChecks.reconciles_with_broker,
@@ -52,7 +55,7 @@ QUEUED: _Checks = {
     ),
     "values_consistent": (
         LogChecks.values_consistent,
-        "Market values of newest queued rows follow from position, price and multiplier.",
+        "Market values of newest rows, queued or streaming, follow from position, price and multiplier.",
     ),
 }
 """Name -> judge, description."""

@@ -16,7 +16,7 @@ from v6_pipeline.lake.day import KEY
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions, repeated_keys
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.model import SlotPurpose
+from v6_pipeline.model import SlotPurpose, UpdateSource
 from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state import account_downloads, contracts, due, holdings, slots
 from v6_pipeline.state.database import Connection, StateDatabase
@@ -26,6 +26,8 @@ from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.refresh_due import overdue_before
 from v6_pipeline.sync.stream_checks import Verdict
 
+_FILLS_WITHIN = timedelta(seconds=60)
+"""A stream has had its first prices and greeks by then."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -99,11 +101,11 @@ class LogChecks:
         with self._database.read() as connection:
             unknown = contracts.failures(connection).keys()
         today = self._calendar.trading_day(self._now)
-        return position_checks.prices_present(self._queued, unknown=unknown, today=today)
+        return position_checks.prices_present(self._judged, unknown=unknown, today=today)
 
     def greeks_present(self) -> Verdict:
         """Open options have greeks."""
-        return position_checks.greeks_present(self._queued, today=self._calendar.trading_day(self._now))
+        return position_checks.greeks_present(self._judged, today=self._calendar.trading_day(self._now))
 
     def reconciles_with_broker(self) -> Verdict:
         """The lake has what the account holds; while the exchange is closed or IB away, that may be by old news."""
@@ -129,8 +131,9 @@ class LogChecks:
     def values_consistent(self) -> Verdict:
         """Values follow from prices."""
         with self._database.read() as connection:
-            known = contracts.get(connection, self._queued.get_column("conid").to_list())
-        return position_checks.values_consistent(self._queued, {conid: found.spec for conid, found in known.items()})
+            known = contracts.get(connection, self._judged.get_column("conid").to_list())
+        specs = {conid: found.spec for conid, found in known.items()}
+        return position_checks.values_consistent(self._judged, specs)
 
     @property
     def _overdue_before(self) -> datetime:
@@ -147,9 +150,20 @@ class LogChecks:
         tables = [self._lake.table(STREAMED_POSITIONS), self._lake.table(QUEUED_POSITIONS)]
         return latest_positions(tables)
 
-    @property
-    def _queued(self) -> pl.DataFrame:
-        return self._newest.filter(pl.col("source") == "queue")
+    @cached_property
+    def _judged(self) -> pl.DataFrame:
+        """The newest rows that should be whole: queued ones, and those of the newest day that still stream.
+
+        What streams no longer is queued next. A row of what has just begun to stream is filled tick by tick.
+        """
+        newest_at = self._newest.get_column("timestamp").max()
+        if not isinstance(newest_at, datetime):
+            return self._newest
+        with self._database.read() as connection:
+            streams = _streams(connection, self._now, begun_before=self._now - _FILLS_WITHIN)
+        is_queued = pl.col("source") == UpdateSource.QUEUE.value
+        is_of_newest_day = pl.col("timestamp") >= self._calendar.begins_at(self._calendar.trading_day(newest_at))
+        return self._newest.filter(is_queued | (is_of_newest_day & pl.col("conid").is_in(list(streams))))
 
 
 def downloaded_accounts(connection: Connection, settings: Settings) -> set[str]:
@@ -158,6 +172,10 @@ def downloaded_accounts(connection: Connection, settings: Settings) -> set[str]:
     return accounts.intersection(settings.ib_accounts or accounts)
 
 
-def _streams(connection: Connection, now: datetime) -> set[int]:
-    """Contracts that are streamed."""
-    return {slot.conid for slot in slots.live(connection, now=now) if slot.purpose is SlotPurpose.STREAM}
+def _streams(connection: Connection, now: datetime, *, begun_before: datetime | None = None) -> set[int]:
+    """Contracts that are streamed, of streams that began at or before an instant."""
+    return {
+        slot.conid
+        for slot in slots.live(connection, now=now)
+        if slot.purpose is SlotPurpose.STREAM and (begun_before is None or slot.acquired_at <= begun_before)
+    }

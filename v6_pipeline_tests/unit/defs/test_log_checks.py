@@ -28,6 +28,7 @@ from v6_pipeline_tests.unit.state.samples import holding, option, stock
 ACCOUNT = "SIM1"
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 DAY = FRIDAY_NOON.date()
+NO_PRICE: dict[str, Any] = {"market_price": None, "market_value": None}
 
 
 def stock_row(conid: int, **changes: Any) -> PositionUpdate:
@@ -355,19 +356,73 @@ def test_one_row_per_key(checked: Checked, table: TableSpec) -> None:
 def test_prices_present(checked: Checked) -> None:
     with checked.database.write() as connection:
         contracts.mark_unknown(connection, 3, failed_at=FRIDAY_NOON)
-    none: dict[str, Any] = {"market_price": None, "market_value": None}
-    expired = option_row(2, expiry=DAY - timedelta(days=1), **none)
-    checked.write(stock_row(1), expired, stock_row(3, **none), stock_row(4, position=0.0, **none))
+    expired = option_row(2, expiry=DAY - timedelta(days=1), **NO_PRICE)
+    checked.write(stock_row(1), expired, stock_row(3, **NO_PRICE), stock_row(4, position=0.0, **NO_PRICE))
 
     passed = checked.says("prices_present")
     assert passed.passed
     assert numbers(passed) == {"positions": 3, "without_price": 0, "expired_or_unknown": 2}
 
-    checked.write(option_row(5, expiry=DAY, **none), run_id="other")
+    checked.write(option_row(5, expiry=DAY, **NO_PRICE), run_id="other")
 
     failed = checked.says("prices_present")
     assert failed_with(failed) == (WARN, "1 of 4 open positions have no price: SIM1/5 SPX")
     assert numbers(failed) == {"positions": 4, "without_price": 1, "expired_or_unknown": 2, "sample": "SIM1/5 SPX"}
+
+
+def test_prices_of_what_streams_are_judged_once_the_stream_had_time(checked: Checked) -> None:
+    checked.write(stock_row(1, **NO_PRICE), to=STREAMED_POSITIONS)
+    checked.streams(1, for_seconds=600)
+    Clock.forward(59)
+    began = checked.says("prices_present")
+    assert (began.passed, numbers(began)["positions"]) == (True, 0)
+
+    Clock.forward(1)
+
+    failed = checked.says("prices_present")
+    assert failed_with(failed) == (WARN, "1 of 1 open positions have no price: SIM1/1 AAPL")
+
+
+def test_what_a_stream_has_left_is_not_judged(checked: Checked) -> None:
+    """It is queued next."""
+    checked.write(stock_row(1, **NO_PRICE), to=STREAMED_POSITIONS)
+    checked.streams(1, for_seconds=60)
+    Clock.forward(60)
+
+    assert checked.says("prices_present").passed
+
+
+def test_rows_of_an_earlier_day_are_not_what_streams_now(checked: Checked) -> None:
+    yesterday = FRIDAY_NOON - timedelta(days=1)
+    checked.write(stock_row(1, timestamp=yesterday, **NO_PRICE), stock_row(2), to=STREAMED_POSITIONS)
+    checked.streams(1, 2, since=yesterday, for_seconds=100_000)
+
+    passed = checked.says("prices_present")
+
+    assert (passed.passed, numbers(passed)["positions"]) == (True, 1)
+
+
+def test_greeks_of_what_streams_are_judged_where_there_is_a_quote(checked: Checked) -> None:
+    no_quote = option_row(2, bid=None, delta=None)
+    checked.write(option_row(1, delta=None), no_quote, to=STREAMED_POSITIONS)
+    checked.streams(1, 2, for_seconds=600)
+    Clock.forward(60)
+
+    failed = checked.says("greeks_present")
+
+    assert failed_with(failed) == (WARN, "1 of 1 options with a quote have no greeks: SIM1/1 SPX")
+
+
+def test_values_of_what_streams_are_judged(checked: Checked) -> None:
+    checked.hold(option(1))
+    checked.write(option_row(1, market_value=200.0), to=STREAMED_POSITIONS)
+    checked.streams(1, for_seconds=600)
+    Clock.forward(60)
+
+    failed = checked.says("values_consistent")
+
+    assert failed_with(failed)[0] is ERROR
+    assert numbers(failed)["sample"] == "SIM1/1 200.00 instead of 20,000.00"
 
 
 def test_only_the_newest_row_of_a_position_is_judged(checked: Checked) -> None:
