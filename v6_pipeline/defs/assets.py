@@ -9,7 +9,6 @@ tables are made by runs. https://docs.dagster.io/guides/build/assets
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
-from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -130,7 +129,7 @@ def queued_positions(
                 report = worker.report
                 asyncio.run(worker.run(RefreshScope(everything=config.everything, interval_seconds=LOOKAHEAD_SECONDS)))
                 context.log.info("%s", describe(report))
-            yield from _results(context, pipeline, report, everything=config.everything)
+            yield from _results(context, pipeline, report, today, everything=config.everything)
         except V6Error as error:
             context.log.info("%s", describe(report))
             if today in context.partition_keys:
@@ -162,14 +161,27 @@ def describe(report: RefreshReport) -> str:
 
 
 def _results(
-    context: dg.AssetExecutionContext, pipeline: PipelineResource, report: RefreshReport, *, everything: bool
+    context: dg.AssetExecutionContext,
+    pipeline: PipelineResource,
+    report: RefreshReport,
+    today: str,
+    *,
+    everything: bool,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """One result per selected asset; counts and versions are set per partition, or all days would show the same."""
     told = [
         (
             dg.AssetKey(spec.name),
             partition,
-            _partition_metadata(context, spec, pipeline, partition, commits, everything=everything),
+            _partition_metadata(
+                context,
+                spec,
+                pipeline,
+                partition,
+                commits,
+                queue_depth=report.queue_depth_at_start if partition == today else None,
+                everything=everything,
+            ),
         )
         for spec, commits in _tables(report)
         for partition in context.partition_keys
@@ -190,7 +202,10 @@ def _tell_what_landed(
         if not commits or dg.AssetKey(spec.name) not in context.selected_asset_keys:
             continue
         try:
-            metadata = _partition_metadata(context, spec, pipeline, partition, commits, everything=False)
+            depth = report.queue_depth_at_start
+            metadata = _partition_metadata(
+                context, spec, pipeline, partition, commits, queue_depth=depth, everything=False
+            )
         except V6Error as error:
             context.log.warning("%s: %d commits are not told of: %s", spec.name, len(commits), error)
         else:
@@ -208,9 +223,13 @@ def _partition_metadata(
     partition: str,
     commits: list[Commit],
     *,
+    queue_depth: int | None,
     everything: bool,
 ) -> dict[str, Any]:
-    """What the partition holds now, what this run's commits added to it, and what is worth to be shown."""
+    """What the partition holds now, what this run's commits added to it, and what is worth to be shown.
+
+    ``queue_depth`` is what the run had to drain, None where it did not refresh this partition.
+    """
     day, lake = date.fromisoformat(partition), pipeline.lake()
     added = [commit for commit in commits if commit.rows_by_date.get(day)]
     metadata = table_materialization(
@@ -220,9 +239,11 @@ def _partition_metadata(
         delta_versions=[commit.version for commit in added if commit.version is not None],
         rows=sum(commit.rows_by_date[day] for commit in added),
     )
+    if spec is QUEUED_POSITIONS and queue_depth is not None:
+        metadata |= shown(lambda: _queue_figures(pipeline, queue_depth), say=context.log.warning)
     if added:
-        figures = _queue_figures if spec is QUEUED_POSITIONS else partial(_account_figures, day=day)
-        metadata |= shown(lambda: figures(pipeline), say=context.log.warning)
+        if spec is ACCOUNT_VALUES:
+            metadata |= shown(lambda: _account_figures(pipeline, day=day), say=context.log.warning)
 
         def sample() -> Mapping[str, Any]:
             # A person who refreshes everything looks at it.
@@ -233,10 +254,15 @@ def _partition_metadata(
     return metadata
 
 
-def _queue_figures(pipeline: PipelineResource) -> dict[str, Any]:
-    """How full the queue is after the run."""
+def _queue_figures(pipeline: PipelineResource, depth_at_start: int) -> dict[str, Any]:
+    """How full the queue was when the run began to drain it, and is after the run."""
     stats = PositionQueue(pipeline.database(), pipeline.now).stats()
-    return {"queue_pending": stats.pending, "queue_waiting_for_retry": stats.waiting, "queue_dead": stats.dead}
+    return {
+        "queue_depth_at_start": depth_at_start,
+        "queue_pending": stats.pending,
+        "queue_waiting_for_retry": stats.waiting,
+        "queue_dead": stats.dead,
+    }
 
 
 def _account_figures(pipeline: PipelineResource, *, day: date) -> dict[str, float]:

@@ -62,10 +62,15 @@ class RefreshScope:
 
 @dataclass(slots=True)
 class RefreshReport:
-    """What a refresh did."""
+    """What a refresh did.
+
+    ``queue_depth_at_start`` is what it had to drain: what was in the queue, dead letters aside, and what it enqueued;
+    None if it did not get so far.
+    """
 
     held: int = 0
     enqueued: int = 0
+    queue_depth_at_start: int | None = None
     refreshed: int = 0
     closed: int = 0
     retried: int = 0
@@ -257,6 +262,7 @@ class QueueWorker:
                 interval_seconds=scope.interval_seconds,
                 priority_of=self._priority,
             )
+        self.report.queue_depth_at_start = self._queue.stats().pending
 
     def _priority(self, key: Key) -> QueuePriority:
         """An active holding that found no line is refreshed before those that no strategy asks for."""

@@ -74,11 +74,15 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def refresh(
-    pipeline: PipelineResource, instance: dg.DagsterInstance, first: str, last: str | None = None
+    pipeline: PipelineResource,
+    instance: dg.DagsterInstance,
+    first: str,
+    last: str | None = None,
+    config: dict[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
     job = build_defs(pipeline=pipeline).resolve_job_def("refresh_queued_positions")
-    return job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
+    return job.execute_in_process(instance=instance, raise_on_error=False, tags=tags, run_config=config)
 
 
 def materializations(instance: dg.DagsterInstance, asset: str) -> dict[str, dict[str, Any]]:
@@ -123,7 +127,8 @@ def test_a_run_fills_the_current_day_and_links_dagster_and_delta_both_ways(
     assert metadata["delta_commits"] == 2
     accounts = materializations(instance, "account_values")[TODAY]
     assert accounts["rows_added"] == 2
-    assert (metadata["queue_pending"], metadata["queue_dead"]) == (0, 0)
+    figures = [metadata[name] for name in ("queue_depth_at_start", "queue_pending", "queue_dead")]
+    assert figures == [60, 0, 0]
     assert [len(told["sample"].records) for told in (metadata, accounts)] == [3, 2]
     values = newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), date.fromisoformat(TODAY))
     assert accounts["net_liquidation_usd"] == pytest.approx(values.get_column("net_liquidation").sum(), abs=0.01)
@@ -141,6 +146,22 @@ def test_a_backfill_over_past_days_asks_the_broker_for_today_only(
         for partition, metadata in materializations(instance, "queued_positions").items()
     }
     assert counts == {"2026-11-18": (0, 0), YESTERDAY: (0, 0), TODAY: (60, 60)}
+
+
+def test_a_run_that_found_nothing_due_tells_so_of_today_alone(
+    pipeline: FridayPipeline, instance: dg.DagsterInstance
+) -> None:
+    """Else the plot of the queue's depth would leave out the quiet minutes."""
+    assert refresh(pipeline, instance, TODAY).success
+
+    config = {"ops": {"queued_positions": {"config": {"everything": False}}}}
+    with dg.DagsterInstance.ephemeral() as other:
+        assert refresh(pipeline, other, YESTERDAY, TODAY, config).success
+        told = materializations(other, "queued_positions")
+
+    assert told[TODAY]["rows_added"] == 0
+    assert (told[TODAY]["queue_depth_at_start"], told[TODAY]["queue_pending"]) == (0, 0)
+    assert "queue_depth_at_start" not in told[YESTERDAY]
 
 
 def test_a_past_day_alone_never_calls_the_broker(

@@ -142,6 +142,20 @@ async def test_only_what_is_due_is_refreshed_unless_everything_is_asked_for(rig:
     assert (early.rows, due.rows) == (0, 60)
 
 
+async def test_the_depth_that_a_refresh_found_is_what_was_queued_and_what_it_enqueued(rig: Rig) -> None:
+    """After the drain it is always nothing."""
+    await rig.refresh()
+    first, second = list(rig.open_holdings())[:2]
+    rig.queue.insert_many([(*key, "X", QueuePriority.NORMAL) for key in (first, second)])
+    again = await rig.refresh(RefreshScope(interval_seconds=60))
+    rig.queue.insert(first[1], "X", account=first[0])
+    everything = await rig.refresh()
+
+    assert (again.queue_depth_at_start, again.enqueued) == (2, 0)
+    assert everything.queue_depth_at_start == 60, "what was queued already counts once"
+    assert rig.queue.stats().pending == 0
+
+
 async def test_account_figures_and_rates_come_with_the_same_download(rig: Rig) -> None:
     await rig.refresh()
 
