@@ -33,6 +33,8 @@ QUIET_TIME = timedelta(hours=1)
 WEBHOOK_SECONDS = 10
 TELL_SECONDS = 15
 """A sensor's tick ends after 60 s, and would then forget what it has told."""
+MISSED_AT_MOST = 50
+"""What a notifier that is away for long must hear of once it is back; older events are history then."""
 _LONGEST = 1_000
 
 
@@ -68,6 +70,23 @@ class Trouble:
     says: str
     level: Level
     lasting: bool
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Trouble:
+        """From ``dump``.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is of another form.
+        """
+        return cls(
+            **{name: str(values[name]) for name in ("key", "title", "says")},
+            level=Level(values["level"]),
+            lasting=bool(values["lasting"]),
+        )
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, as much of it as is told."""
+        return asdict(self) | {"says": _line(self.says)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +254,7 @@ def due(
         alert = Alert(
             key=key,
             title=trouble.title,
-            says=" ".join(trouble.says.split())[:_LONGEST],
+            says=_line(trouble.says),
             level=trouble.level,
             stage=stage or Stage.NEW,
             since=since,
@@ -250,6 +269,30 @@ def due(
         elif now - before.seen_at <= QUIET_TIME:
             kept[key] = before
     return alerts, kept
+
+
+def missed(troubles: Iterable[Trouble], told: Mapping[str, Told], now: datetime) -> tuple[Trouble, ...]:
+    """Events that a notifier could not be told of: they are not found again by themselves, as lasting troubles are.
+
+    Args:
+        troubles: what was to be told, oldest first; of several with one key the last counts.
+        told: what the notifier remembers after ``tell``.
+        now: when that was (UTC).
+
+    Returns:
+        The newest ``MISSED_AT_MOST``, to be told with the next look.
+    """
+    left: dict[str, Trouble] = {}
+    for trouble in troubles:
+        is_told = trouble.key in told and told[trouble.key].seen_at == now
+        if not trouble.lasting and not is_told:
+            left.pop(trouble.key, None)  # so that it counts as new as its newest
+            left[trouble.key] = trouble
+    return tuple(left.values())[-MISSED_AT_MOST:]
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split())[:_LONGEST]
 
 
 def _stage(trouble: Trouble, before: Told | None, now: datetime) -> Stage | None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, RunsFilter
 
-from v6_pipeline.alerts import Level, Notifier, Told, Trouble, load_notifiers, tell
+from v6_pipeline.alerts import Level, Notifier, Told, Trouble, load_notifiers, missed, tell
 from v6_pipeline.defs.metadata import ERROR
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import GatewayUnreachableError, RequestTimeoutError, V6Error
@@ -32,10 +32,11 @@ _PLANNED = "PLANNED"
 
 @dataclass(frozen=True, slots=True)
 class AlertCursor:
-    """Until when failed runs were looked at, and what each notifier was told."""
+    """Until when failed runs were looked at, what each notifier was told, and of which of them it could not be."""
 
     runs_until: datetime
     told: Mapping[str, Mapping[str, Told]] = field(default_factory=dict)
+    missed: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None, now: datetime) -> "AlertCursor":
@@ -45,14 +46,19 @@ class AlertCursor:
             told = {
                 name: {key: Told.parse(item) for key, item in items.items()} for name, items in values["told"].items()
             }
-            return cls(datetime.fromisoformat(values["runs_until"]), told)
+            # Cursors of old versions have none.
+            left = {
+                name: tuple(Trouble.parse(item) for item in items) for name, items in values.get("missed", {}).items()
+            }
+            return cls(datetime.fromisoformat(values["runs_until"]), told, left)
         except (KeyError, TypeError, ValueError, AttributeError):
             return cls(now)
 
     def dump(self) -> str:
         """As the sensor's cursor."""
         told = {name: {key: item.dump() for key, item in items.items()} for name, items in self.told.items()}
-        return json.dumps({"runs_until": self.runs_until.isoformat(), "told": told})
+        left = {name: [item.dump() for item in items] for name, items in self.missed.items()}
+        return json.dumps({"runs_until": self.runs_until.isoformat(), "told": told, "missed": left})
 
 
 def alerts_sensor() -> dg.SensorDefinition:
@@ -99,16 +105,17 @@ def look(
     failed, until = _failed_runs(instance, cursor.runs_until, outage_at)
     troubles = [*failed, *_failing_checks(instance, checks)]
     told: dict[str, Mapping[str, Told]] = {}
+    left: dict[str, tuple[Trouble, ...]] = {}
     passed_on, failures = 0, []
     for name, notifier in notifiers.items():
-        count, told[name], why = tell(notifier, troubles, cursor.told.get(name, {}), now)
+        # Each for itself: one that is away must not keep the others from hearing of newer runs.
+        its_own = [*cursor.missed.get(name, ()), *troubles]
+        count, told[name], why = tell(notifier, its_own, cursor.told.get(name, {}), now)
+        left[name] = missed(its_own, told[name], now)
         passed_on += count
         failures += [f"{name}: {reason}" for reason in dict.fromkeys(why)]
-    if failures:
-        # The runs are looked at again: those that a notifier has heard of are in its memory.
-        until = cursor.runs_until
     said = [f"troubles: {len(troubles)}, alerts passed on: {passed_on}", *failures]
-    return dg.SensorResult(cursor=AlertCursor(until, told).dump(), skip_reason="; ".join(said)[:1000])
+    return dg.SensorResult(cursor=AlertCursor(until, told, left).dump(), skip_reason="; ".join(said)[:1000])
 
 
 def _failed_runs(

@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from v6_pipeline.alerts import (
+    MISSED_AT_MOST,
     QUIET_TIME,
     REPEAT_AFTER,
     Alert,
@@ -25,6 +26,7 @@ from v6_pipeline.alerts import (
     Trouble,
     WebhookNotifier,
     load_notifiers,
+    missed,
     tell,
 )
 from v6_pipeline.errors import AlertError, SettingsError
@@ -113,6 +115,28 @@ def test_what_could_not_be_passed_on_comes_again(listener: Listener) -> None:
     assert listener.look(RUN, at=NOON + 2 * MINUTE) == []
     listener.error = None
     assert listener.look(RUN, at=NOON + 3 * MINUTE) == [("check/a", Stage.OVER)], "its end, too"
+
+
+def test_events_that_could_not_be_told_are_kept_the_newest_of_each_kind(listener: Listener) -> None:
+    listener.look(RUN, at=NOON)
+    assert missed([RUN], listener.told, NOON) == ()
+    listener.error = AlertError("no answer")
+    later = NOON + QUIET_TIME + MINUTE
+    again, new = replace(RUN, title="run 2 of a"), replace(RUN, key="run/b")
+
+    listener.look(CHECK, RUN, new, again, at=later)
+
+    assert missed([CHECK, RUN, new, again], listener.told, later) == (new, again), "checks are found again anyway"
+
+
+def test_no_more_events_are_kept_than_a_cursor_can_hold() -> None:
+    events = [replace(RUN, key=f"run/{number}") for number in range(MISSED_AT_MOST + 2)]
+
+    kept = missed([*events, events[2]], {}, NOON)
+
+    assert kept == (*events[3:], events[2])
+    long = replace(RUN, says="no gateway\n  " * 1_000)
+    assert len(long.dump()["says"]) <= 1_000
 
 
 def test_a_users_notifier_that_breaks_takes_nothing_down_and_its_words_stay_inside(listener: Listener) -> None:

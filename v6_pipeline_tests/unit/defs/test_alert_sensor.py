@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
-from v6_pipeline.alerts import Alert
+from v6_pipeline.alerts import Alert, Level, Told, Trouble
 from v6_pipeline.definitions import build_defs
-from v6_pipeline.defs.alert_sensor import AlertCursor, alerts_sensor, look
+from v6_pipeline.defs.alert_sensor import RUNS_PER_TICK, AlertCursor, alerts_sensor, look
 from v6_pipeline.defs.metadata import ERROR
 from v6_pipeline.errors import (
     AccountFeedError,
@@ -77,6 +78,7 @@ class Looks:
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
         self.listener = Listener()
+        self.others: dict[str, Listener] = {}
         self._cursor: str | None = None
         self.at = datetime.now(UTC)
         self.outage: ExpectedOutage | None = None
@@ -85,9 +87,8 @@ class Looks:
     def __call__(self, minutes: float = 0) -> list[str]:
         self.at += timedelta(minutes=minutes)
         self.listener.heard.clear()
-        self.result = look(
-            self._instance, [KEY], {"mine": self.listener}, self._cursor, self.at, outage_at=self._outage_at
-        )
+        notifiers = {"mine": self.listener, **self.others}
+        self.result = look(self._instance, [KEY], notifiers, self._cursor, self.at, outage_at=self._outage_at)
         self._cursor = self.result.cursor
         return [alert.line() for alert in self.listener.heard]
 
@@ -103,6 +104,12 @@ def looks(instance: dg.DagsterInstance) -> Looks:
 
 def fail(job: dg.JobDefinition, instance: dg.DagsterInstance) -> str:
     return job.execute_in_process(instance=instance, raise_on_error=False).run_id
+
+
+def fail_at_once(job: dg.JobDefinition, instance: dg.DagsterInstance, reason: str) -> str:
+    run = instance.create_run_for_job(job)
+    instance.report_run_failed(run, reason)
+    return run.run_id
 
 
 def evaluate(instance: dg.DagsterInstance, *, passed: bool, severity: dg.AssetCheckSeverity, says: str = "") -> None:
@@ -176,6 +183,32 @@ def test_a_failed_run_is_told_later_if_nobody_could_be_told(looks: Looks, instan
     assert looks(minutes=1) == []
 
 
+def test_a_notifier_that_is_away_keeps_no_other_from_hearing(looks: Looks, instance: dg.DagsterInstance) -> None:
+    """And hears of everything once it is back, though more runs failed meanwhile than a look reads."""
+    looks.others["away"] = away = Listener(is_away=True)
+    first_id = fail(refresh, instance)
+    assert len(looks()) == 1
+    for number in range(RUNS_PER_TICK):
+        newest_id = fail_at_once(refresh, instance, f"no answer to message {number}")
+    assert looks(minutes=1) == [f"error: run {newest_id[:8]} of refresh: no answer to message {RUNS_PER_TICK - 1}"]
+    other_id = fail(other, instance)
+
+    [new] = looks(minutes=1)
+
+    assert new.startswith(f"error: run {other_id[:8]} of other: ")
+    assert away.heard == []
+    away.is_away = False
+    assert looks(minutes=1) == [], "it has heard of all"
+    assert [alert.title for alert in away.heard] == [
+        f"run {first_id[:8]} of refresh",
+        f"run {newest_id[:8]} of refresh",
+        f"run {other_id[:8]} of other",
+    ]
+    away.heard.clear()
+    looks(minutes=1)
+    assert away.heard == []
+
+
 def test_what_failed_before_the_first_look_is_history(instance: dg.DagsterInstance) -> None:
     fail(refresh, instance)
 
@@ -220,11 +253,31 @@ def test_a_check_that_was_never_evaluated_is_no_trouble(looks: Looks, instance: 
     assert looks() == []
 
 
-def test_an_unreadable_cursor_starts_over() -> None:
-    now = datetime(2026, 11, 20, tzinfo=UTC)
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+TOLD = Told(title="run 1", level=Level.ERROR, lasting=False, since=NOW, told_at=NOW, seen_at=NOW)
+MISSED = Trouble(key="run/a/b", title="run 1 of a", says="no gateway", level=Level.ERROR, lasting=False)
 
-    for text in (None, "", "{", "[]", '{"runs_until": "yesterday", "told": {}}', '{"told": {"a": {"k": {}}}}'):
-        assert AlertCursor.parse(text, now) == AlertCursor(now)
+
+def test_a_cursor_is_read_as_it_was_written() -> None:
+    cursor = AlertCursor(NOW, {"log": {"run/a": TOLD}}, {"log": (), "webhook": (MISSED,)})
+
+    assert AlertCursor.parse(cursor.dump(), NOW + timedelta(days=1)) == cursor
+
+
+def test_a_cursor_of_before_there_were_missed_ones_is_read() -> None:
+    values = json.loads(AlertCursor(NOW, {"log": {"run/a": TOLD}}).dump())
+    del values["missed"]
+
+    read = AlertCursor.parse(json.dumps(values), NOW + timedelta(days=1))
+
+    assert read == AlertCursor(NOW, {"log": {"run/a": TOLD}})
+
+
+def test_an_unreadable_cursor_starts_over() -> None:
+    mangled = json.dumps({"runs_until": NOW.isoformat(), "told": {}, "missed": {"a": [{"key": "k"}]}})
+
+    for text in (None, "", "{", "[]", '{"runs_until": "yesterday", "told": {}}', '{"told": {"a": {"k": {}}}}', mangled):
+        assert AlertCursor.parse(text, NOW) == AlertCursor(NOW)
 
 
 def test_the_sensor_looks_at_all_checks_of_the_location_and_writes_its_log(
