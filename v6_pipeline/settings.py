@@ -325,7 +325,7 @@ class Settings(BaseSettings):
 
     @property
     def ib_address(self) -> str:
-        """``host:port`` of the gateway, for messages."""
+        """``host:port`` of the gateway, for messages and the lineage of commits."""
         return f"{self.ib_host}:{self.ib_port}"
 
     @property

@@ -153,6 +153,7 @@ async def _stream_as(
         writer = DeltaLakePositionWriter(
             Lake.from_settings(settings).table(STREAMED_POSITIONS),
             epoch=epoch,
+            gateway=settings.ib_address,
             trading_day=TradingCalendar(settings.timezone).trading_day,
             clock=clock,
             flush_seconds=settings.flush_seconds,

@@ -32,6 +32,8 @@ WEEK = CALENDAR.sessions_between(date(2026, 11, 9), date(2026, 11, 13))
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = WEEK
 NOW = datetime(2026, 11, 20, 17, tzinfo=UTC)
 EPOCH = 7
+GATEWAY = "192.0.2.7:4001"
+"""Of the streamer; the rows of the queue are as older versions wrote them, whose commits name none."""
 EUROS = 2
 """Contract in another currency on Wednesday, whose rate the account's own values tell."""
 CARRIED = 3
@@ -55,6 +57,7 @@ async def stream(lake: Lake, day: date, *, epoch: int = EPOCH) -> None:
     writer = DeltaLakePositionWriter(
         lake.table(STREAMED_POSITIONS),
         epoch=epoch,
+        gateway=GATEWAY,
         trading_day=CALENDAR.trading_day,
         clock=lambda: at,
         flush_seconds=3,

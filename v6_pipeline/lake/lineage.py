@@ -52,6 +52,7 @@ _OPERATIONS = {
 class CommitLineage:
     """Who commits: the Dagster asset, its partition if the commit belongs to one, and the run or the streamer's epoch.
 
+    ``gateway`` is the ``host:port`` that told the rows; None for rows that are read or computed.
     With ``partition`` (an ISO date) rows of any other date are refused; leave it out where a commit may span the turn
     of a trading day. ``replaced`` names the groups of rows that a replacement took the place of, column to text.
     ``commit_id`` is unique: after a failure that may have landed it tells whether it did, so a
@@ -64,6 +65,7 @@ class CommitLineage:
     partition: str | None = None
     run_id: str | None = None
     epoch: int | None = None
+    gateway: str | None = None
     kind: CommitKind = CommitKind.DATA
     replaced: tuple[Mapping[str, str], ...] = ()
     commit_id: str = field(default_factory=lambda: uuid4().hex)
@@ -79,6 +81,7 @@ class CommitLineage:
             "v6.partition": self.partition,
             "v6.run_id": self.run_id,
             "v6.epoch": self.epoch,
+            "v6.gateway": self.gateway,
             "v6.replaced": [dict(group) for group in self.replaced] or None,
             "v6.rows": summary.rows,
             "v6.contracts": summary.contracts,
@@ -133,6 +136,7 @@ class CommitInfo:
     partition: str | None = None
     run_id: str | None = None
     epoch: int | None = None
+    gateway: str | None = None
     code_version: str | None = None
     first_timestamp: datetime | None = None
     last_timestamp: datetime | None = None
@@ -156,6 +160,7 @@ class CommitInfo:
             partition=entry.get("v6.partition"),
             run_id=entry.get("v6.run_id"),
             epoch=entry.get("v6.epoch"),
+            gateway=entry.get("v6.gateway"),
             code_version=entry.get("v6.code_version"),
             first_timestamp=_instant(entry.get("v6.first_timestamp")),
             last_timestamp=_instant(entry.get("v6.last_timestamp")),

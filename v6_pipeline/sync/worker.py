@@ -430,5 +430,9 @@ class QueueWorker:
 
     def _lineage(self, spec: TableSpec) -> CommitLineage:
         return CommitLineage(
-            asset=spec.name, source=UpdateSource.QUEUE.value, code_version=__version__, run_id=self._run_id
+            asset=spec.name,
+            source=UpdateSource.QUEUE.value,
+            code_version=__version__,
+            run_id=self._run_id,
+            gateway=self._settings.ib_address,
         )

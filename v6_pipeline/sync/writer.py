@@ -56,6 +56,7 @@ class DeltaLakePositionWriter:
     Args:
         store: the table.
         epoch: from the streamer's lease.
+        gateway: ``host:port`` that the updates come from; every commit names it.
         trading_day: day of an instant.
         clock: UTC now.
         flush_seconds: from one commit to the next.
@@ -67,12 +68,14 @@ class DeltaLakePositionWriter:
         store: DeltaTableStore,
         *,
         epoch: int,
+        gateway: str,
         trading_day: Callable[[datetime], date],
         clock: Callable[[], datetime],
         flush_seconds: float,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._epoch = epoch
+        self._gateway = gateway
         self._trading_day = trading_day
         self._clock = clock
         self._flush_seconds = flush_seconds
@@ -214,5 +217,6 @@ class DeltaLakePositionWriter:
             source=UpdateSource.STREAM.value,
             code_version=__version__,
             epoch=self._epoch,
+            gateway=self._gateway,
             kind=kind,
         )

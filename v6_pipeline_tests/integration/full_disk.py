@@ -54,7 +54,9 @@ def no_room_in_files() -> Iterator[None]:
 
 async def main(folder: Path, how: str) -> None:
     table = store(folder, STREAMED_POSITIONS)
-    writer = DeltaLakePositionWriter(table, epoch=1, trading_day=trading_day, clock=lambda: NOON, flush_seconds=3)
+    writer = DeltaLakePositionWriter(
+        table, epoch=1, gateway="127.0.0.1:1", trading_day=trading_day, clock=lambda: NOON, flush_seconds=3
+    )
     await writer.open()
     await writer.on_position_update(update(1, position=1.0))
     await writer.flush()

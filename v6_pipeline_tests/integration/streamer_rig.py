@@ -47,6 +47,7 @@ class Rig:
         writer = DeltaLakePositionWriter(
             self.lake.table(STREAMED_POSITIONS),
             epoch=epoch,
+            gateway=self.settings.ib_address,
             trading_day=TradingCalendar().trading_day,
             clock=self.clock,
             flush_seconds=self.settings.flush_seconds,

@@ -287,7 +287,8 @@ def test_the_sensor_starts_the_streamer_renews_it_and_reports_its_versions(
         [event] = [item for item in second.asset_events if isinstance(item, dg.AssetMaterialization)]
         commits = read_commits(pipeline.lake().table(STREAMED_POSITIONS), -1, 500)
         reported = {name: value.value for name, value in event.metadata.items()}
-        assert {commit.version: commit.epoch for commit in commits}[_integer(reported["delta_version"])] == 1
+        newest = {commit.version: commit for commit in commits}[_integer(reported["delta_version"])]
+        assert (newest.epoch, newest.gateway) == (1, f"127.0.0.1:{gateway.port}")
         assert reported["slots_streaming"] == 12
         assert PositionQueue(database).stats().by_priority == {2: 60 - len(_holders(gateway, conids))}
     finally:

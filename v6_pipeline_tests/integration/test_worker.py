@@ -224,6 +224,8 @@ async def test_each_batch_is_one_commit_that_names_the_run(rig: Rig) -> None:
     commits = [item for item in read_commits(rig.lake.table(QUEUED_POSITIONS), -1, 100) if item.kind is CommitKind.DATA]
     assert [commit.rows for commit in commits] == [25, 25, 10]
     assert {commit.run_id for commit in commits} == {"run-7"}
+    accounts = read_commits(rig.lake.table(ACCOUNT_VALUES), 0, 100)
+    assert {commit.gateway for commit in (*commits, *accounts)} == {rig.settings.ib_address}
     assert [commit.version for commit in report.commits] == [commit.version for commit in commits]
     # The account was downloaded once for all three batches.
     assert rig.rows(ACCOUNT_VALUES).height == 2

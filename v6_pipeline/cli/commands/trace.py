@@ -56,11 +56,11 @@ def _trace_contract(conid: int, date: str | None, account: str | None, *, as_jso
     lake = home.open_lake(settings)
     traces = find(lake, TradingCalendar(settings.timezone), conid, day=day, account=account, always=always)
     if as_json:
-        documents = [_document(item, settings.ib_address) for item in traces]
+        documents = [_document(item) for item in traces]
         output.document({"conid": conid, "date": traces[0].row["date"], "traces": documents})
         return
     for item in traces:
-        output.tree(_branch(item, settings.ib_address))
+        output.tree(_branch(item))
 
 
 def _trace_run(run_id: str, *, as_json: bool) -> None:
@@ -96,7 +96,7 @@ def _total(run_id: str, found: list[RunCommits]) -> str:
     return f"run {run_id}: {output.counted(len(commits), 'commit')}, {rows}, {tables}"
 
 
-def _document(item: Trace, gateway: str) -> dict[str, Any]:
+def _document(item: Trace) -> dict[str, Any]:
     return {
         "snapshot": {"row": item.row, "version": item.version, "commit": _commit_document(item.writer)},
         "agrees": item.agrees,
@@ -111,7 +111,7 @@ def _document(item: Trace, gateway: str) -> dict[str, Any]:
                 "numbers": source.numbers,
                 "commit": None if source.writer is None else _commit_document(source.writer),
                 "account": item.row["account"],
-                "gateway": gateway if _of_gateway(source) else None,
+                "gateway": _gateway(source),
                 "origin": source.origin,
                 "notes": source.notes,
             }
@@ -124,14 +124,14 @@ def _commit_document(writer: Writer) -> dict[str, Any]:
     return {"commit": writer.commit, "confirmed": writer.confirmed, "note": writer.note}
 
 
-def _branch(item: Trace, gateway: str) -> Branch:
+def _branch(item: Trace) -> Branch:
     row = item.row
     state = "final" if row["final"] else "provisional"
     title = f"{row['local_symbol'] or row['symbol']} ({row['conid']}) of {row['account']}, {row['date']}, {state}"
     children: list[Branch] = [
         (_numbers_of(row), ()),
         (_written(item.writer, "position_snapshots"), ()),
-        *(_source_branch(source, row, gateway) for source in item.sources),
+        *(_source_branch(source, row) for source in item.sources),
     ]
     if item.value is not None:
         children.append((f"value: {item.value}", tuple((_number(number), ()) for number in item.value_numbers)))
@@ -149,7 +149,7 @@ def _numbers_of(row: Mapping[str, Any]) -> str:
     )
 
 
-def _source_branch(source: Source, snapshot: Mapping[str, Any], gateway: str) -> Branch:
+def _source_branch(source: Source, snapshot: Mapping[str, Any]) -> Branch:
     parts = ", ".join(source.parts)
     at = "no version" if source.recorded_version is None else f"version {source.recorded_version}"
     stamp = "" if source.row is None else f", row of {source.row['timestamp']}"
@@ -158,15 +158,21 @@ def _source_branch(source: Source, snapshot: Mapping[str, Any], gateway: str) ->
     children += [(note, ()) for note in source.notes]
     if source.writer is not None:
         children.append((_written(source.writer, source.table), ()))
-    if _of_gateway(source):
-        children.append((f"account {snapshot['account']}, gateway {gateway} (as set now; commits name none)", ()))
-    else:
-        children.append((f"account {snapshot['account']}, Flex statement {source.origin or 'replaced since'}", ()))
+    children.append((f"account {snapshot['account']}, {_broker(source)}", ()))
     return f"{parts}: {source.table} at {at}{stamp}", tuple(children)
 
 
-def _of_gateway(source: Source) -> bool:
-    return source.table != "flex_positions"
+def _broker(source: Source) -> str:
+    """Through what the broker told the row."""
+    if source.table == "flex_positions":
+        return f"Flex statement {source.origin or 'replaced since'}"
+    gateway = _gateway(source)
+    return "gateway unknown: the commit names none" if gateway is None else f"gateway {gateway}"
+
+
+def _gateway(source: Source) -> str | None:
+    commit = None if source.writer is None else source.writer.commit
+    return None if commit is None else commit.gateway
 
 
 def _number(number: Number) -> str:

@@ -34,7 +34,7 @@ def lake(settings: Settings, tmp_path: Path) -> Lake:
 
 
 @pytest.mark.usefixtures("lake")
-def test_a_contract_leads_to_row_commit_run_account_and_gateway(v6: Run) -> None:
+def test_a_contract_leads_to_row_commit_run_account_and_gateway(v6: Run, settings: Settings) -> None:
     shown = v6("trace", 1, "--date", "2026-11-12", "--account", "SIM0000001").out
 
     assert "S1 (1) of SIM0000001, 2026-11-12, final" in shown
@@ -42,13 +42,16 @@ def test_a_contract_leads_to_row_commit_run_account_and_gateway(v6: Run) -> None
     assert "position, price, exchange rate, realized P&L, value: queued_positions at version 2" in shown
     assert "market_price 12: agrees" in shown
     assert "market_value 84: agrees" in shown
-    assert "unknown" not in shown
+    assert "unknown" not in shown.replace("gateway unknown", "")
     assert "queued_positions version 1, " in shown
     assert "6 rows, by Dagster run seed, v6_pipeline 0\n" in shown
-    assert "account SIM0000001, gateway 127.0.0.1:" in shown
+    assert "account SIM0000001, gateway unknown: the commit names none\n" in shown
     assert "all numbers agree" in shown
     assert "DIFFERS" not in shown
-    assert "by streamer epoch 7" in v6("trace", 1, "--date", "2026-11-11").out
+    streamed = v6("trace", 1, "--date", "2026-11-11").out
+    assert "by streamer epoch 7" in streamed
+    assert f"account SIM0000001, gateway {week.GATEWAY}\n" in streamed
+    assert settings.ib_address not in streamed, "the settings may have changed since"
     assert "account SIM0000001, Flex statement statements.xml" in v6("trace", 1, "--date", "2026-11-09").out
 
 
@@ -63,10 +66,18 @@ def test_a_contract_as_one_document(v6: Run) -> None:
     assert first["snapshot"]["commit"]["commit"]["run_id"] == "week"
     [source] = first["sources"]
     assert source["table"] == "queued_positions"
-    assert source["gateway"].startswith("127.0.0.1:")
+    assert source["gateway"] is None
+    assert source["commit"]["commit"]["gateway"] is None
     assert source["commit"]["commit"]["run_id"] == source["row"]["run_id"] == "seed"
     assert source["commit"]["confirmed"] is True
     assert {"name": "position", "snapshot": 7.0, "source": 7.0, "agrees": True} in source["numbers"]
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_source_of_the_stream_has_the_gateway_of_its_commit(v6: Run) -> None:
+    [first, _] = v6("trace", 1, "--date", "2026-11-11", "--json").document["traces"]
+    gateways = {source["table"]: source["gateway"] for source in first["sources"]}
+    assert gateways == {"streamed_positions": week.GATEWAY, "account_values": None}
 
 
 @pytest.mark.usefixtures("lake")

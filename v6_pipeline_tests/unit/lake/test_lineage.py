@@ -25,7 +25,7 @@ from v6_pipeline_tests.unit.lake.builders import CODE, DAY, NOON, by_epoch, by_r
 def test_a_commit_reads_back_as_it_was_written(tmp_path: Path) -> None:
     table = store(tmp_path)
     later = NOON + timedelta(days=1)
-    commit = by_run("run-7")
+    commit = by_run("run-7", gateway="192.0.2.7:4001")
     table.append(queued([update(1), update(2), update(1, timestamp=later)]), commit)
     [info] = read_commits(table, 0, 10)
     assert (info.version, info.kind, info.rows, info.contracts) == (1, CommitKind.DATA, 3, 2)
@@ -33,6 +33,7 @@ def test_a_commit_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert (info.asset, info.source, info.run_id, info.epoch) == ("queued_positions", "queue", "run-7", None)
     assert (info.first_timestamp, info.last_timestamp) == (NOON, later)
     assert (info.code_version, info.commit_id) == (CODE, commit.commit_id)
+    assert info.gateway == "192.0.2.7:4001"
     assert info.committed_at > datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -40,6 +41,12 @@ def test_the_partition_is_named_and_kept_to(tmp_path: Path) -> None:
     table = store(tmp_path)
     table.append(queued([update()]), by_run(partition=DAY.isoformat()))
     assert read_commits(table, 0, 1)[0].partition == "2026-03-04"
+
+
+def test_a_commit_that_names_no_gateway_has_none(tmp_path: Path) -> None:
+    table = store(tmp_path)
+    table.append(queued([update()]), by_run())
+    assert read_commits(table, 0, 1)[0].gateway is None
 
 
 def test_commits_come_oldest_first_and_no_more_than_asked(tmp_path: Path) -> None:

@@ -164,6 +164,9 @@ def test_a_streamed_day_tells_position_price_quote_and_rate_apart(template: Made
     assert (value.snapshot, value.source, value.agrees) == (550.0, 550.0, True)
     assert found.sources[0].row is not None
     assert found.sources[0].row["epoch"] == week.EPOCH
+    assert found.sources[0].writer is not None
+    assert found.sources[0].writer.commit is not None
+    assert found.sources[0].writer.commit.gateway == week.GATEWAY
     quoted, position = source(found, Part.QUOTE), source(found, Part.POSITION)
     assert quoted.writer is not None
     assert position.writer is not None
@@ -180,6 +183,7 @@ def test_a_position_of_the_stream_may_have_its_price_from_the_queue(made: Made) 
         writer = DeltaLakePositionWriter(
             made.lake.table(STREAMED_POSITIONS),
             epoch=week.EPOCH + 1,
+            gateway=week.GATEWAY,
             trading_day=CALENDAR.trading_day,
             clock=lambda: at,
             flush_seconds=3,

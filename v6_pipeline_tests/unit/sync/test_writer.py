@@ -24,6 +24,7 @@ from v6_pipeline_tests.unit.lake.power_cut import Disk as PowerCutDisk
 from v6_pipeline_tests.unit.lake.power_cut import Loss
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
+GATEWAY = "192.0.2.7:4001"
 LATER = NOON + timedelta(seconds=3)
 
 
@@ -46,6 +47,7 @@ def make_writer(tmp_path: Path, clock: ManualClock) -> MakeWriter:
         return DeltaLakePositionWriter(
             store(tmp_path, STREAMED_POSITIONS, fsync=fsync),
             epoch=epoch,
+            gateway=GATEWAY,
             trading_day=trading_day,
             clock=clock,
             flush_seconds=3,
@@ -125,6 +127,12 @@ async def test_a_flush_holds_the_newest_update_of_each_holding(
     rows = stored_rows(table)
     assert set(rows["epoch"]) == {1}
     assert set(rows["source"]) == {"stream"}
+
+
+async def test_every_commit_names_the_gateway(writer: DeltaLakePositionWriter, table: DeltaTableStore) -> None:
+    await writer.on_position_update(update(1))
+    await writer.flush()
+    assert read_commits(table, -1, 1000)[-1].gateway == GATEWAY
 
 
 async def test_with_nothing_to_flush_nothing_is_committed(
