@@ -18,7 +18,7 @@ from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.log_checks import evaluations_after_refresh
 from v6_pipeline.defs.metadata import ERROR, KINDS, sample_rows, table_definition, table_materialization
-from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, broker_columns
+from v6_pipeline.defs.origins import BROKER_FIELDS, IB_ACCOUNT, REGISTRY_FIELDS, STRATEGY_REGISTRY, source_columns
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.shown import is_first_of_quarter, shown
@@ -53,7 +53,7 @@ def broker_assets(owners: Sequence[str]) -> list[dg.AssetSpec]:
         dg.AssetSpec(
             IB_ACCOUNT,
             description="The accounts at Interactive Brokers: positions, portfolio values and quotes, by the gateway.",
-            metadata={"dagster/column_schema": broker_columns()},
+            metadata={"dagster/column_schema": source_columns(BROKER_FIELDS)},
             group_name=BROKER,
             kinds={"interactivebrokers"},
             owners=owners,
@@ -64,6 +64,7 @@ def broker_assets(owners: Sequence[str]) -> list[dg.AssetSpec]:
                 "Which contracts serve active strategies, with history; kept in the state database and changed by "
                 "'v6 strategies'. Active contracts are streamed, all others queued."
             ),
+            metadata={"dagster/column_schema": source_columns(REGISTRY_FIELDS)},
             group_name=BROKER,
             kinds={"sqlite"},
             owners=owners,

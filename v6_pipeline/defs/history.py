@@ -18,6 +18,7 @@ import dagster as dg
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.history_checks import evaluations
+from v6_pipeline.defs.history_origins import FLEX_ATTRIBUTES
 from v6_pipeline.defs.metadata import (
     FRESH,
     KINDS,
@@ -26,7 +27,7 @@ from v6_pipeline.defs.metadata import (
     table_definition,
     table_materialization,
 )
-from v6_pipeline.defs.origins import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
+from v6_pipeline.defs.origins import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY, source_columns
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.shown import is_first_of_quarter, shown
@@ -80,6 +81,7 @@ def flex_source(owners: Sequence[str]) -> dg.AssetSpec:
             "IB's Flex statements, the broker's own account of past days: files in V6_FLEX_DIR, or fetched from the "
             "Flex Web Service with V6_FLEX_TOKEN and V6_FLEX_QUERY_ID."
         ),
+        metadata={"dagster/column_schema": source_columns(FLEX_ATTRIBUTES)},
         group_name="broker",
         kinds={"interactivebrokers", "xml"},
         owners=owners,

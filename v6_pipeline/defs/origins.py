@@ -6,6 +6,8 @@ https://docs.dagster.io/guides/build/assets/metadata-and-tags/column-level-linea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 IB_ACCOUNT = "ib_account"
@@ -38,6 +40,18 @@ BROKER_FIELDS: dict[str, str] = {
 }
 """Column of ``ib_account`` -> what it is."""
 
+REGISTRY_FIELDS: dict[str, str] = {
+    "strategy": "name of the strategy",
+    "priority": "lower numbers are served first",
+    "account": "account that a membership is for; null is any",
+    "conid": "IB's contract id of a membership",
+    "quantity": "contracts or shares that the strategy claims of a holding; null is all",
+    "selector": "rule by which holdings serve the strategy, in place of a contract",
+    "valid_from": "since when it is in force (UTC)",
+    "valid_to": "until when it was in force (UTC); null is still",
+}
+"""Column of ``strategy_registry`` -> what it is."""
+
 _CONTRACT = (
     *("conid", "symbol", "local_symbol", "trading_class", "sec_type"),
     *("right", "strike", "expiry", "multiplier", "currency"),
@@ -67,7 +81,10 @@ STREAMED: dict[str, tuple[str, ...]] = {
     "price_source": _MARKS,
     "price_time": _MARKS,
     "market_value": ("position.position", "position.contract", "contractDetails.priceMagnifier", *_MARKS),
-    "unrealized_pnl": ("position.position", "position.avgCost", "contractDetails.priceMagnifier", *_MARKS),
+    "unrealized_pnl": (
+        *("position.position", "position.contract", "position.avgCost", "contractDetails.priceMagnifier"),
+        *_MARKS,
+    ),
 }
 """Columns of ``streamed_positions``: values are our arithmetic on the quote's mark."""
 
@@ -115,9 +132,9 @@ def column_lineage(origins: dict[str, tuple[str, ...]], *, strategies: bool) -> 
     return dg.TableColumnLineage(deps_by_column=deps)
 
 
-def broker_columns() -> dg.TableSchema:
-    """The fields of ``ib_account`` as a table schema."""
-    return dg.TableSchema(columns=[dg.TableColumn(name=name, description=text) for name, text in BROKER_FIELDS.items()])
+def source_columns(described: Mapping[str, str]) -> dg.TableSchema:
+    """The fields of a source that is no table of the lake, name to description, as a table schema."""
+    return dg.TableSchema(columns=[dg.TableColumn(name=name, description=text) for name, text in described.items()])
 
 
 def flex_columns(fields: dict[str, tuple[str, ...]]) -> dg.TableColumnLineage:

@@ -9,13 +9,15 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs import history
-from v6_pipeline.defs.history import DEPENDS_ON
+from v6_pipeline.defs.history_origins import FLEX_ATTRIBUTES
 from v6_pipeline.defs.metadata import LINEAGE
-from v6_pipeline.defs.origins import BROKER_FIELDS, FLEX, IB_ACCOUNT, STRATEGY_REGISTRY
+from v6_pipeline.defs.origins import BROKER_FIELDS
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, HISTORY_TABLES, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
+from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.lake.schemas import TABLES
+from v6_pipeline.settings import Settings
 from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
 from v6_pipeline_tests.history_runs import (
     FLEX_ASSETS,
@@ -214,20 +216,59 @@ def test_checks_are_evaluated_for_the_days_of_the_run(week: ClockedPipeline, ins
     assert numbers(found["snapshot_complete"])["days"] == 4
 
 
-def test_every_column_of_the_lineage_is_one_that_its_origin_has() -> None:
-    schemas = {spec.name: set(spec.column_names) for spec in TABLES}
-    for spec in HISTORY_TABLES:
-        for column, deps in LINEAGE[spec.name].deps_by_column.items():
-            assert spec.has(column), f"{spec.name}.{column}"
+def test_every_column_of_the_lineage_is_one_that_its_origin_has(settings: Settings, pipeline: ClockedPipeline) -> None:
+    specs = {spec.key: spec for spec in build_defs(settings, pipeline=pipeline).resolve_all_asset_specs()}
+    columns = {
+        key: {column.name for column in spec.metadata["dagster/column_schema"].columns} for key, spec in specs.items()
+    }
+    for table in TABLES:
+        asset = specs[dg.AssetKey(table.name)]
+        upstream = {dep.asset_key for dep in asset.deps}
+        for column, deps in LINEAGE[table.name].deps_by_column.items():
+            assert column in columns[asset.key], f"{table.name}.{column}"
+            assert len(set(deps)) == len(deps), f"{table.name}.{column} names a column twice"
             for dep in deps:
                 origin = dep.asset_key.to_user_string()
-                assert origin in {*DEPENDS_ON[spec.name], STRATEGY_REGISTRY}, f"{spec.name}.{column} from {origin}"
-                if origin in schemas:
-                    assert dep.column_name in schemas[origin], f"{spec.name}.{column} from {origin}.{dep.column_name}"
-                elif origin == IB_ACCOUNT:
-                    assert dep.column_name in BROKER_FIELDS
-                else:
-                    assert origin in {FLEX, STRATEGY_REGISTRY}
+                assert dep.asset_key in upstream, f"{table.name}.{column} from {origin}"
+                assert dep.column_name in columns[dep.asset_key], f"{table.name}.{column}: {origin}.{dep.column_name}"
+
+
+@pytest.mark.parametrize(
+    ("asset", "fields"), [("ib_account", BROKER_FIELDS), ("ib_flex", FLEX_ATTRIBUTES)], ids=["ib_account", "ib_flex"]
+)
+def test_every_field_of_the_broker_that_is_listed_is_used(asset: str, fields: dict[str, str]) -> None:
+    used = {
+        dep.column_name
+        for lineage in LINEAGE.values()
+        for deps in lineage.deps_by_column.values()
+        for dep in deps
+        if dep.asset_key == dg.AssetKey(asset)
+    }
+    assert used == set(fields)
+
+
+@pytest.mark.parametrize(
+    ("column", "origins"),
+    [
+        ("portfolio_exposure.daily_pnl", {"flex_activity.realized_pnl", "flex_activity.fx_rate_to_base"}),
+        ("portfolio_exposure.daily_pnl_coverage", {"flex_activity.realized_pnl"}),
+        ("portfolio_exposure.vega", {"strategy_registry.quantity", "position_snapshots.position"}),
+        (
+            "position_snapshots.market_value",
+            {
+                *("queued_positions.position", "streamed_positions.market_price", "flex_positions.multiplier"),
+                "historical_closes.close",
+            },
+        ),
+        ("position_snapshots.unrealized_pnl", {"streamed_positions.average_cost", "historical_closes.close"}),
+        ("position_snapshots.base_currency", {"flex_statements.base_currency"}),
+        ("position_snapshots.fx_rate_to_base", {"flex_statements.base_currency"}),
+    ],
+)
+def test_what_is_computed_names_every_column_that_goes_into_it(column: str, origins: set[str]) -> None:
+    table, _, name = column.partition(".")
+    deps = LINEAGE[table].deps_by_column[name]
+    assert origins <= {f"{dep.asset_key.to_user_string()}.{dep.column_name}" for dep in deps}
 
 
 OWN_COLUMNS = {
@@ -243,7 +284,7 @@ EMPTY_COLUMNS = {
     "streamed_positions": {"realized_pnl"},
     "flex_positions": {
         *("trading_class", "realized_pnl", "bid", "ask", "last", "close", "market_data_type", "strategy_ids"),
-        *("implied_vol", "delta", "gamma", "vega", "theta", "underlying_price", "price_source", "price_time"),
+        *("implied_vol", "delta", "gamma", "vega", "theta", "underlying_price"),
     },
 }
 
