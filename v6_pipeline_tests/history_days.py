@@ -26,7 +26,10 @@ ALL_ACTIVITY = "<Trades /><OptionEAE /><Transfers /><CorporateActions />"
 
 
 def drop(path: Path, days: Sequence[date], *, quantity: int, made: str, activity: str = TRADES) -> None:
-    """A file of statements, complete as soon as it is seen; with quantity 0 the accounts are flat."""
+    """A file of statements, complete as soon as it is seen; with quantity 0 the accounts are flat.
+
+    ``activity`` may have ``{day:%Y%m%d}`` in it, the day of the statement.
+    """
     statements = [_statement(account, day, quantity, made, activity) for day in days for account in ACCOUNTS]
     text = (
         f'<FlexQueryResponse queryName="Daily" type="AF"><FlexStatements count="{len(statements)}">'
@@ -49,7 +52,7 @@ def _statement(account: str, day: date, quantity: int, made: str, activity: str)
     return (
         f'<FlexStatement accountId="{account}" fromDate="{day:%Y%m%d}" toDate="{day:%Y%m%d}" '
         f'whenGenerated="{day:%Y%m%d};{made}"><AccountInformation accountId="{account}" currency="USD" />'
-        f"<OpenPositions>{positions}</OpenPositions>{activity}</FlexStatement>"
+        f"<OpenPositions>{positions}</OpenPositions>{activity.format(day=day)}</FlexStatement>"
     )
 
 

@@ -39,10 +39,32 @@ EUROS = 2
 CARRIED = 3
 """Contract without a row on Friday."""
 
+_TRADE = (
+    '<Trade conid="{conid}" symbol="S{conid}" currency="USD" fxRateToBase="1" tradeDate="{when}" quantity="{quantity}" '
+    'tradePrice="60" fifoPnlRealized="{realized}" transactionID="{id}" />'
+)
+_FRIDAY_BEFORE = "20261106"
+
+
+def _trades() -> str:
+    """Two sales of contract 1 and one that the day before counts already, a purchase of contract 2, none of 3."""
+    of_day = "{day:%Y%m%d}"
+    rows = (
+        (1, of_day, -3, "30.1"),
+        (1, of_day, -2, "-10.2"),
+        (1, _FRIDAY_BEFORE, -1, "1000"),
+        (2, of_day, 5, "0"),
+    )
+    trades = "".join(
+        _TRADE.format(conid=conid, when=when, quantity=quantity, realized=realized, id=number)
+        for number, (conid, when, quantity, realized) in enumerate(rows)
+    )
+    return f"<Trades>{trades}</Trades>"
+
 
 def fill(lake: Lake, statements: Path) -> None:
     """Everything that snapshots are made from, except what Flex statements say, whose file is dropped."""
-    drop(statements / "statements.xml", [MONDAY, TUESDAY], quantity=10, made="210000")
+    drop(statements / "statements.xml", [MONDAY, TUESDAY], quantity=10, made="210000", activity=_trades())
     asyncio.run(stream(lake, WEDNESDAY))
     _values(lake, WEDNESDAY)
     observe(lake, [THURSDAY])

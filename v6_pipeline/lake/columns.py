@@ -81,9 +81,9 @@ def required(name: str, dtype: pl.DataType, description: str) -> Column:
     return Column(name=name, dtype=dtype, description=description, required=True)
 
 
-def optional(name: str, dtype: pl.DataType, description: str) -> Column:
+def optional(name: str, dtype: pl.DataType, description: str, *, since: int = 1) -> Column:
     """A column where null is unknown."""
-    return Column(name=name, dtype=dtype, description=description)
+    return Column(name=name, dtype=dtype, description=description, since=since)
 
 
 def floats(described: Sequence[tuple[str, str]]) -> tuple[Column, ...]:

@@ -69,6 +69,10 @@ class DayWindow:
         """The last instant to read at ``now``: the cut-off, or before it ``now``."""
         return min(now, self.cut_off)
 
+    def has_booked(self) -> pl.Expr:
+        """Rows of ``flex_activity`` that count for the day: those booked since the session before."""
+        return pl.col("activity_date").is_between(self.previous, self.day, closed="right")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
@@ -79,6 +83,7 @@ class Versions:
     accounts_version: int | None = None
     flex_version: int | None = None
     closes_version: int | None = None
+    flex_activity_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +281,7 @@ class LakeDays:
             accounts_version=self._table(ACCOUNT_VALUES).version,
             flex_version=self._table(FLEX_POSITIONS).version,
             closes_version=self._table(HISTORICAL_CLOSES).version,
+            flex_activity_version=self._table(FLEX_ACTIVITY).version,
         )
 
 

@@ -142,13 +142,16 @@ POSITION_SNAPSHOTS = TableSpec(
         optional("closes_version", pl.Int64(), "Delta version of historical_closes that was read"),
         RUN_ID_COLUMN,
         INGESTED_AT_COLUMN,
+        optional("flex_activity_version", pl.Int64(), "Delta version of flex_activity that was read", since=2),
     ),
     key=(PARTITION_COLUMN, "account", "conid"),
     replaced_by=(PARTITION_COLUMN,),
     lineage=(
         *("streamed_version", "queued_version", "accounts_version", "flex_version", "closes_version"),
+        "flex_activity_version",
         *_LINEAGE,
     ),
+    version=2,
 )
 
 PORTFOLIO_EXPOSURE = TableSpec(

@@ -187,10 +187,13 @@ def _booked(activity: pl.DataFrame | None, window: DayWindow) -> dict[_Contract,
     """What the day's Flex activity realized by contract, contract currency, and the rate that it was booked at."""
     if activity is None:
         return {}
-    of_day = activity.filter(pl.col("activity_date").is_between(window.previous, window.day, closed="right"))
-    summed = of_day.group_by("account", "conid").agg(
-        pl.when(pl.col("realized_pnl").is_not_null().any()).then(pl.col("realized_pnl").sum()),
-        pl.col("fx_rate_to_base").drop_nulls().last(),
+    summed = (
+        activity.filter(window.has_booked())
+        .group_by("account", "conid")
+        .agg(
+            pl.when(pl.col("realized_pnl").is_not_null().any()).then(pl.col("realized_pnl").sum()),
+            pl.col("fx_rate_to_base").drop_nulls().last(),
+        )
     )
     return {(account, conid): (realized, rate) for account, conid, realized, rate in summed.iter_rows()}
 

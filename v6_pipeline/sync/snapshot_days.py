@@ -7,12 +7,13 @@ A day that is refused holds up no other. What a snapshot or an exposure is, is d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from datetime import date
 
 import polars as pl
 
 from v6_pipeline.errors import SnapshotRefusedError
-from v6_pipeline.lake.day import DayInputs, LakeDays
+from v6_pipeline.lake.day import DayInputs, LakeDays, Versions
 from v6_pipeline.lake.history_schemas import FLEX_ACTIVITY, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.lake.replace import Replacement, replace
 from v6_pipeline.model import ContractSpec
@@ -137,7 +138,7 @@ def _made(day: date, done: Replacement, frame: pl.DataFrame) -> Made:
 
 def _versions(frame: pl.DataFrame) -> dict[str, int | None]:
     """The Delta versions that the day was made from; none where nothing was held."""
-    names = [f"{name}_version" for name in ("streamed", "queued", "accounts", "flex", "closes")]
+    names = [item.name for item in fields(Versions)]
     return dict(zip(names, frame.select(names).row(0), strict=True)) if frame.height else {}
 
 

@@ -107,9 +107,7 @@ def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
 
     What it said before a trade is not the day's: a contract that streams may have been sold in part since.
     """
-    of_day = inputs.activity.filter(
-        (pl.col("activity_date") > inputs.window.previous) & pl.col("realized_pnl").is_not_null()
-    )
+    of_day = inputs.activity.filter(inputs.window.has_booked() & pl.col("realized_pnl").is_not_null())
     flex = of_day.group_by(KEY).agg(pl.col("realized_pnl").sum().alias("flex_realized"))
     queued = inputs.observed.filter(
         (pl.col("source") == UpdateSource.QUEUE.value) & pl.col("realized_pnl").is_not_null()

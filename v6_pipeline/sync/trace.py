@@ -16,7 +16,13 @@ from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.commit_search import CommitLog, Writer
 from v6_pipeline.lake.day import KEY, DayWindow, observed_until
-from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, FLEX_STATEMENTS, HISTORICAL_CLOSES, POSITION_SNAPSHOTS
+from v6_pipeline.lake.history_schemas import (
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    FLEX_STATEMENTS,
+    HISTORICAL_CLOSES,
+    POSITION_SNAPSHOTS,
+)
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitInfo
 from v6_pipeline.lake.pinned import PinnedRows, rows_at
@@ -32,6 +38,7 @@ VERSION_COLUMNS: Mapping[str, str] = {
     ACCOUNT_VALUES.name: "accounts_version",
     FLEX_POSITIONS.name: "flex_version",
     HISTORICAL_CLOSES.name: "closes_version",
+    FLEX_ACTIVITY.name: "flex_activity_version",
 }
 """Table to the column of a snapshot that holds the version that was read."""
 SHORTEST_PREFIX = 8
@@ -49,6 +56,7 @@ class Source:
         recorded_version: version that the snapshot was made from.
         read_version: version that the row was read at now.
         row: the row; None if it is not there.
+        summed: the rows that a number is the sum of, where it is that; ``row`` is the first of them.
         numbers: the snapshot's beside the row's.
         writer: the commit that wrote the row.
         origin: name of the Flex file that held it.
@@ -60,6 +68,7 @@ class Source:
     recorded_version: int | None
     read_version: int | None
     row: Row | None
+    summed: tuple[Row, ...] = ()
     numbers: tuple[Number, ...] = ()
     writer: Writer | None = None
     origin: str | None = None
@@ -228,6 +237,7 @@ class _Found:
     row: Row | None
     parts: list[Part] = field(default_factory=list)
     numbers: list[Number] = field(default_factory=list)
+    summed: Sequence[Row] = ()
 
 
 class _Tracer:
@@ -321,9 +331,25 @@ class _Tracer:
             row, names = trace_parts.quoted_row(snapshot, of_day, part)
             if any(snapshot[name] is not None for name in names):
                 _give(snapshot, own, found, part, row, names)
+        if position.spec is FLEX_POSITIONS:
+            self._booked(snapshot, found)
+            return
         row = trace_parts.realized_row(snapshot, of_day)
         if row is not None:
             _give(snapshot, own, found, Part.REALIZED, row, ("realized_pnl",))
+
+    def _booked(self, snapshot: Row, found: list[_Found]) -> None:
+        """Adds the activity of the statement that realized a Flex position's profit."""
+        window = DayWindow.of(self._calendar, snapshot["date"], always=self._always)
+        wanted = _of(snapshot) & window.has_booked() & pl.col("realized_pnl").is_not_null()
+        pinned = self._rows(snapshot, FLEX_ACTIVITY, snapshot["date"], wanted)
+        if pinned.version is None and pinned.note is None and snapshot["realized_pnl"] is not None:
+            pinned = self._newest_rows(FLEX_ACTIVITY, snapshot["date"], wanted)
+        rows = pinned.rows.sort("ordinal").to_dicts()
+        if rows or snapshot["realized_pnl"] is not None:
+            numbers = [trace_parts.compare_realized(snapshot, rows)] if rows else []
+            row = rows[0] if rows else None
+            found.append(_Found(FLEX_ACTIVITY, pinned, row, [Part.REALIZED], numbers, rows))
 
     def _rate(
         self,
@@ -356,6 +382,15 @@ class _Tracer:
     def _rows(self, snapshot: Row, spec: TableSpec, day: date, wanted: pl.Expr) -> PinnedRows:
         return rows_at(self._lake.table(spec), snapshot[VERSION_COLUMNS[spec.name]], day, wanted)
 
+    def _newest_rows(self, spec: TableSpec, day: date, wanted: pl.Expr) -> PinnedRows:
+        """For a snapshot that is older than the column that names the version."""
+        newest = self._log(spec).newest
+        if newest < 0:
+            note = f"there is no table {spec.name}"
+            return PinnedRows(rows=pl.DataFrame(schema=spec.schema), version=None, note=note)
+        note = f"the snapshot names no version of {spec.name}: read at {newest}, the newest"
+        return replace(rows_at(self._lake.table(spec), newest, day, wanted), note=note)
+
     def _source(self, snapshot: Row, found: _Found) -> Source:
         notes = [] if found.pinned.note is None else [found.pinned.note]
         writer = None
@@ -369,6 +404,7 @@ class _Tracer:
             recorded_version=snapshot[VERSION_COLUMNS[found.spec.name]],
             read_version=found.pinned.version,
             row=found.row,
+            summed=tuple(found.summed),
             numbers=tuple(found.numbers),
             writer=writer,
             origin=self._origin(found),
@@ -376,8 +412,8 @@ class _Tracer:
         )
 
     def _origin(self, found: _Found) -> str | None:
-        """The file that held the statement of a Flex position; None if another statement has replaced it."""
-        if found.spec is not FLEX_POSITIONS or found.row is None:
+        """The file that held the statement of a row of Flex; None if another statement has replaced it."""
+        if found.spec not in {FLEX_POSITIONS, FLEX_ACTIVITY} or found.row is None:
             return None
         log = self._log(FLEX_STATEMENTS)
         of_account = (pl.col("account") == found.row["account"]) & (pl.col("run_id") == found.row["run_id"])

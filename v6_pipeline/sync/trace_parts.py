@@ -79,6 +79,13 @@ def compare_rate(snapshot: Row, values: Row) -> list[Number]:
     return compare(snapshot, found, RATE)
 
 
+def compare_realized(snapshot: Row, activity: Sequence[Row]) -> Number:
+    """A Flex position's realized profit beside the sum of what the statement's activity realized."""
+    told, total = snapshot["realized_pnl"], math.fsum(row["realized_pnl"] for row in activity)
+    agrees = told is not None and math.isclose(told, total, rel_tol=1e-9, abs_tol=1e-9)
+    return Number(name="realized_pnl", snapshot=told, source=total, agrees=agrees)
+
+
 def compare_value(snapshot: Row, priced: Row | None) -> tuple[list[Number], str | None]:
     """The value beside that of the row that gave both position and price; else beside position times price.
 
@@ -126,8 +133,8 @@ def quoted_row(snapshot: Row, own: pl.DataFrame, part: Part) -> tuple[Row | None
 
 
 def realized_row(snapshot: Row, own: pl.DataFrame) -> Row | None:
-    """The own row that gave the realized profit; a Flex position has it from the statement's activity instead."""
-    if snapshot["position_source"] == UpdateSource.FLEX.value or snapshot["realized_pnl"] is None:
+    """The own row that gave the realized profit of a position that is not from Flex."""
+    if snapshot["realized_pnl"] is None:
         return None
     of_queue = (pl.col("source") == UpdateSource.QUEUE.value) & pl.col("realized_pnl").is_not_null()
     return _first(snapshot, own.filter(of_queue), ("realized_pnl",))

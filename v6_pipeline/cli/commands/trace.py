@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from v6_pipeline.sync.trace import RunCommits, Source, Trace
     from v6_pipeline.sync.trace_parts import Number
 
+_OF_FLEX = ("flex_positions", "flex_activity")
+
 
 def trace(
     conid: Annotated[int | None, typer.Argument(metavar="CONID", help="IB's contract id.", show_default=False)] = None,
@@ -108,6 +110,7 @@ def _document(item: Trace) -> dict[str, Any]:
                 "recorded_version": source.recorded_version,
                 "read_version": source.read_version,
                 "row": source.row,
+                "summed": source.summed,
                 "numbers": source.numbers,
                 "commit": None if source.writer is None else _commit_document(source.writer),
                 "account": item.row["account"],
@@ -155,6 +158,7 @@ def _source_branch(source: Source, snapshot: Mapping[str, Any]) -> Branch:
     stamp = "" if source.row is None else f", row of {source.row['timestamp']}"
     told = [number for number in source.numbers if not number.agrees or number.source is not None]
     children: list[Branch] = [(_number(number), ()) for number in told]
+    children += [(_booked(row), ()) for row in source.summed]
     children += [(note, ()) for note in source.notes]
     if source.writer is not None:
         children.append((_written(source.writer, source.table), ()))
@@ -162,9 +166,18 @@ def _source_branch(source: Source, snapshot: Mapping[str, Any]) -> Branch:
     return f"{parts}: {source.table} at {at}{stamp}", tuple(children)
 
 
+def _booked(row: Mapping[str, Any]) -> str:
+    """A row of Flex activity."""
+    price = "" if row["price"] is None else f" at {output.quantity(row['price'])}"
+    return (
+        f"{row['kind']} of {row['activity_date']}: {output.quantity(row['quantity'])}{price}, "
+        f"realized {output.amount(row['realized_pnl'])} {row['currency'] or ''}".rstrip()
+    )
+
+
 def _broker(source: Source) -> str:
     """Through what the broker told the row."""
-    if source.table == "flex_positions":
+    if source.table in _OF_FLEX:
         return f"Flex statement {source.origin or 'replaced since'}"
     gateway = _gateway(source)
     return "gateway unknown: the commit names none" if gateway is None else f"gateway {gateway}"

@@ -52,7 +52,12 @@ def test_a_contract_leads_to_row_commit_run_account_and_gateway(v6: Run, setting
     assert "by streamer epoch 7" in streamed
     assert f"account SIM0000001, gateway {week.GATEWAY}\n" in streamed
     assert settings.ib_address not in streamed, "the settings may have changed since"
-    assert "account SIM0000001, Flex statement statements.xml" in v6("trace", 1, "--date", "2026-11-09").out
+    by_flex = v6("trace", 1, "--date", "2026-11-09").out
+    assert by_flex.count("account SIM0000001, Flex statement statements.xml") == 2
+    assert "realized P&L: flex_activity at version 2" in by_flex
+    assert "realized_pnl 19.9: agrees" in by_flex
+    assert "trade of 2026-11-09: -3 at 60, realized 30.10 USD" in by_flex
+    assert "trade of 2026-11-09: -2 at 60, realized -10.20 USD" in by_flex
 
 
 @pytest.mark.usefixtures("lake")
@@ -74,6 +79,15 @@ def test_a_contract_as_one_document(v6: Run) -> None:
 
 
 @pytest.mark.usefixtures("lake")
+def test_a_sum_lists_its_rows(v6: Run) -> None:
+    [first, _] = v6("trace", 1, "--date", "2026-11-09", "--json").document["traces"]
+    [position, realized] = first["sources"]
+    assert position["summed"] == []
+    assert [row["realized_pnl"] for row in realized["summed"]] == [30.1, -10.2]
+    assert (realized["gateway"], realized["origin"]) == (None, "statements.xml")
+
+
+@pytest.mark.usefixtures("lake")
 def test_a_source_of_the_stream_has_the_gateway_of_its_commit(v6: Run) -> None:
     [first, _] = v6("trace", 1, "--date", "2026-11-11", "--json").document["traces"]
     gateways = {source["table"]: source["gateway"] for source in first["sources"]}
@@ -84,13 +98,13 @@ def test_a_source_of_the_stream_has_the_gateway_of_its_commit(v6: Run) -> None:
 def test_a_run_leads_to_its_commits(v6: Run) -> None:
     found = v6("trace", "--run", "week", "--json").document
     tables = {item["table"]: item["commits"] for item in found["tables"]}
-    assert set(tables) == {"flex_positions", "flex_statements", "position_snapshots"}
+    assert set(tables) == {"flex_activity", "flex_positions", "flex_statements", "position_snapshots"}
     assert [commit["partition"] for commit in tables["position_snapshots"]] == [day.isoformat() for day in week.WEEK]
     assert [commit["rows"] for commit in tables["flex_positions"]] == [6, 6]
 
     shown = v6("trace", "--run", "week").out
     assert "2026-11-09" in shown
-    assert shown.endswith("run week: 9 commits, 46 rows, 3 tables\n")
+    assert shown.endswith("run week: 11 commits, 62 rows, 4 tables\n")
 
 
 @pytest.mark.usefixtures("lake")

@@ -274,7 +274,7 @@ def test_what_is_computed_names_every_column_that_goes_into_it(column: str, orig
 OWN_COLUMNS = {
     # When, by what and from which version of the lake a row was made.
     *("date", "timestamp", "source", "epoch", "run_id", "ingested_at", "final", "snapshot_version"),
-    *(f"{table}_version" for table in ("streamed", "queued", "accounts", "flex", "closes")),
+    *(f"{table}_version" for table in ("streamed", "queued", "accounts", "flex", "flex_activity", "closes")),
     # What we make of a statement as a whole, or say of a row.
     *("activities", "sections", "sha256", "origin", "attributes", "ordinal", "kind", "reason"),
     *("position_source", "carried_forward"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ import pytest
 from deltalake import DeltaTable
 
 from v6_pipeline.errors import CalendarError, LakeError
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.durability import added_files, log_file
-from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, HISTORICAL_CLOSES, POSITION_SNAPSHOTS
+from v6_pipeline.lake.history_schemas import FLEX_ACTIVITY, FLEX_POSITIONS, HISTORICAL_CLOSES, POSITION_SNAPSHOTS
 from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.maintenance import compact
+from v6_pipeline.lake.replace import replace as replace_days
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.model import PositionUpdate
 from v6_pipeline.settings import Settings
@@ -72,6 +75,24 @@ def source(found: Trace, part: Part) -> Source:
     return only
 
 
+def _write(lake: Lake, spec: TableSpec, rows: pl.DataFrame) -> None:
+    lineage = CommitLineage(asset=spec.name, source="derived", code_version="0", run_id="week")
+    replace_days(lake.table(spec), rows.select(spec.column_names), [(day,) for day in week.WEEK], lineage)
+
+
+def _rewrite(made: Made, change: pl.Expr) -> None:
+    """The snapshots as if they had been made otherwise."""
+    _write(made.lake, POSITION_SNAPSHOTS, week.snapshots(made.lake).with_columns(change))
+
+
+def _as_version_1(made: Made, *, without: date | None = None) -> None:
+    """The table of snapshots as it was before it named the version of ``flex_activity``."""
+    rows = week.snapshots(made.lake).filter(pl.col("date").ne_missing(pl.lit(without, dtype=pl.Date())))
+    shutil.rmtree(made.lake.uri(POSITION_SNAPSHOTS))
+    columns = [column for column in POSITION_SNAPSHOTS.columns if column.since == 1]
+    _write(made.lake, replace(POSITION_SNAPSHOTS, columns=tuple(columns), version=1), rows)
+
+
 def rows_of(lake: Lake, table: str, version: int) -> list[dict[str, Any]]:
     """By polars alone."""
     return pl.scan_delta(DeltaTable(f"{lake.root}/{table}", version=version)).collect().to_dicts()
@@ -119,8 +140,8 @@ def test_every_row_of_every_snapshot_leads_to_rows_and_commits_that_agree(templa
             told = metadata_of(lake, item.table, version)
             assert told.get("v6.run_id") == item.row.get("run_id")
             assert told.get("v6.epoch") == item.row.get("epoch")
-    specs = (FLEX_POSITIONS, STREAMED_POSITIONS, QUEUED_POSITIONS, ACCOUNT_VALUES, HISTORICAL_CLOSES)
-    assert tables == {spec.name for spec in specs}
+    logs = (STREAMED_POSITIONS, QUEUED_POSITIONS, ACCOUNT_VALUES)
+    assert tables == {spec.name for spec in (*logs, FLEX_POSITIONS, FLEX_ACTIVITY, HISTORICAL_CLOSES)}
 
 
 def test_a_run_gives_back_all_of_its_commits_and_no_other(template: Made) -> None:
@@ -231,6 +252,72 @@ def test_a_position_carried_forward_leads_to_the_day_before_and_its_price_to_the
 def test_a_flex_position_names_the_file_of_its_statement(template: Made) -> None:
     position = source(one(template, 1, week.MONDAY), Part.POSITION)
     assert (position.table, position.origin) == ("flex_positions", "statements.xml")
+
+
+def test_the_realized_profit_of_a_flex_position_is_the_sum_of_the_days_activity(template: Made) -> None:
+    found = one(template, 1, week.TUESDAY)
+
+    realized = source(found, Part.REALIZED)
+    assert realized.table == "flex_activity"
+    assert realized.recorded_version == realized.read_version == found.row["flex_activity_version"] is not None
+    booked = [(row["activity_date"], row["quantity"], row["realized_pnl"]) for row in realized.summed]
+    assert booked == [(week.TUESDAY, -3.0, 30.1), (week.TUESDAY, -2.0, -10.2)], "what Friday booked is not of this day"
+    [number] = realized.numbers
+    assert (number.name, number.source, number.agrees) == ("realized_pnl", pytest.approx(19.9), True)
+    assert realized.row == realized.summed[0]
+    assert realized.origin == "statements.xml"
+    assert realized.writer is not None
+    assert realized.writer.commit is not None
+    assert realized.writer.commit.partition == week.TUESDAY.isoformat()
+
+
+def test_a_flex_position_without_activity_has_no_source_of_realized_profit(template: Made) -> None:
+    found = one(template, week.CARRIED, week.TUESDAY)
+    assert found.row["realized_pnl"] is None
+    assert [item.table for item in found.sources] == ["flex_positions"]
+
+
+def test_a_realized_profit_that_is_not_the_sum_of_its_activity_is_said_to_differ(made: Made) -> None:
+    _rewrite(made, pl.lit(21.0).alias("realized_pnl"))
+
+    found = one(made, 1, week.MONDAY)
+
+    assert not found.agrees
+    [number] = source(found, Part.REALIZED).numbers
+    assert (number.snapshot, number.source, number.agrees) == (21.0, pytest.approx(19.9), False)
+
+
+def test_a_realized_profit_without_activity_is_not_there(made: Made) -> None:
+    _rewrite(made, pl.lit(21.0).alias("realized_pnl"))
+
+    found = one(made, week.CARRIED, week.MONDAY)
+
+    assert not found.agrees
+    assert source(found, Part.REALIZED).notes == ("no row of flex_activity gives it: the table was changed since",)
+
+
+def test_a_snapshot_that_names_no_version_of_the_activity_is_compared_with_the_newest(made: Made) -> None:
+    """Those made before the column was there."""
+    _as_version_1(made)
+
+    found = one(made, 1, week.MONDAY)
+
+    assert found.agrees
+    realized = source(found, Part.REALIZED)
+    newest = DeltaTable(made.lake.uri(FLEX_ACTIVITY)).version()
+    assert (realized.recorded_version, realized.read_version) == (None, newest)
+    assert realized.notes == (f"the snapshot names no version of flex_activity: read at {newest}, the newest",)
+    assert len(realized.summed) == 2
+
+
+def test_a_table_of_snapshots_without_the_column_is_given_it_by_the_next_day(made: Made) -> None:
+    _as_version_1(made, without=week.THURSDAY)
+
+    week.make_days(made.settings, made.lake, [week.THURSDAY], run_id="again")
+
+    assert one(made, 1, week.THURSDAY).row["flex_activity_version"] is not None
+    assert one(made, 1, week.MONDAY).row["flex_activity_version"] is None
+    assert one(made, 1, week.MONDAY).agrees
 
 
 def test_without_a_day_it_is_the_newest_snapshot_that_has_the_contract(template: Made) -> None:
