@@ -79,8 +79,8 @@ class Source:
 class Trace:
     """A row of a snapshot with everything behind it.
 
-    ``value`` says how the value was computed, and ``value_numbers`` whether it comes to the same; None and empty where
-    a source gave it.
+    ``value`` says how value and unrealized profit were computed, and ``value_numbers`` whether they come to the same;
+    None and empty where a source gave both. Which strategies a position served is not compared.
     """
 
     row: Row
@@ -255,18 +255,17 @@ class _Tracer:
         of_day = pl.concat([pinned.rows.select(_common()) for pinned in own.values()])
         priced = self._price(snapshot, own, of_day, position, found)
         self._others(snapshot, own, of_day, position, found)
-        numbers, computed = trace_parts.compare_value(snapshot, priced)
-        if computed is None and numbers:
+        value = trace_parts.compare_value(snapshot, priced)
+        if value.given:
             position.parts.append(Part.VALUE)
-            position.numbers += numbers
-            numbers = []
+            position.numbers += value.given
         return Trace(
             row=snapshot,
             version=version,
             writer=self._log(POSITION_SNAPSHOTS).writer_of(snapshot, up_to=version),
             sources=tuple(self._source(snapshot, item) for item in found),
-            value=computed,
-            value_numbers=tuple(numbers),
+            value=value.how,
+            value_numbers=tuple(value.computed),
         )
 
     def _own(self, snapshot: Row, spec: TableSpec, day: date) -> PinnedRows:

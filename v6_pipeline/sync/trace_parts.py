@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from v6_pipeline.ib.valuation import market_value
+from v6_pipeline.ib.valuation import market_value, unrealized_pnl
 from v6_pipeline.lake.day import GREEKS, QUOTE, has_any
 from v6_pipeline.model import PriceSource, UpdateSource
 from v6_pipeline.sync.day_positions import holding_of, newest_first
@@ -28,7 +28,7 @@ VALUE = ("market_value", "unrealized_pnl")
 RATE = ("fx_rate_to_base", "base_currency")
 _CLOSE = {"market_price": "close", "price_time": "bar_time"}
 """Columns of a snapshot, and what a historical close calls them."""
-_MAGNIFIERS = (1, 10, 100, 1_000, 10_000)
+_MAGNIFIERS = (10, 100, 1_000, 10_000)
 """By how much IB may quote a price above the currency's unit, as pence; the snapshot does not keep it."""
 
 
@@ -52,6 +52,15 @@ class Number:
     snapshot: object
     source: object
     agrees: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedValue:
+    """Value and unrealized profit: what a row gave, and what was computed, with the line that says how."""
+
+    given: Sequence[Number] = ()
+    computed: Sequence[Number] = ()
+    how: str | None = None
 
 
 def compare(
@@ -81,32 +90,53 @@ def compare_rate(snapshot: Row, values: Row) -> list[Number]:
 
 def compare_realized(snapshot: Row, activity: Sequence[Row]) -> Number:
     """A Flex position's realized profit beside the sum of what the statement's activity realized."""
-    told, total = snapshot["realized_pnl"], math.fsum(row["realized_pnl"] for row in activity)
-    agrees = told is not None and math.isclose(told, total, rel_tol=1e-9, abs_tol=1e-9)
-    return Number(name="realized_pnl", snapshot=told, source=total, agrees=agrees)
+    return _number(snapshot, "realized_pnl", math.fsum(row["realized_pnl"] for row in activity))
 
 
-def compare_value(snapshot: Row, priced: Row | None) -> tuple[list[Number], str | None]:
-    """The value beside that of the row that gave both position and price; else beside position times price.
-
-    The second is how it was computed, where it was.
-    """
-    given = [] if priced is None else [name for name in VALUE if priced[name] is not None]
-    if priced is not None and "market_value" in given and snapshot["position"]:
-        return compare(snapshot, priced, given), None
-    value = snapshot["market_value"]
+def compare_value(snapshot: Row, priced: Row | None) -> ComparedValue:
+    """Value and unrealized profit beside those of the row that gave both position and price; else computed again."""
     if not snapshot["position"]:
-        return [Number(name="market_value", snapshot=value, source=0.0, agrees=value == 0)], "nothing is held"
+        nothing = [_number(snapshot, name, 0.0) for name in VALUE]
+        return ComparedValue(computed=nothing, how="nothing is held")
+    given = [] if priced is None else [name for name in VALUE if priced[name] is not None]
+    numbers = [] if priced is None else compare(snapshot, priced, given)
+    again = [_COMPUTED[name](snapshot) for name in VALUE if name not in given]
+    told = [(number, how) for number, how in again if number.snapshot is not None or number.source is not None]
+    return ComparedValue(
+        given=numbers,
+        computed=[number for number, _ in told],
+        how=f"computed: {'; '.join(how for _, how in told)}" if told else None,
+    )
+
+
+def _computed_value(snapshot: Row) -> tuple[Number, str]:
+    """Position times price, over whichever price magnifier gives the snapshot's."""
+    how = "position x price x multiplier"
     product = market_value(holding_of(snapshot, {}).contract, snapshot["position"], snapshot["market_price"])
-    if product is None:
-        return [], None
+    plain = _number(snapshot, "market_value", product)
+    if product is None or plain.agrees:
+        return plain, how
     for magnifier in _MAGNIFIERS:
-        if value is not None and math.isclose(value, product / magnifier, rel_tol=1e-9, abs_tol=1e-9):
-            quoted = "" if magnifier == 1 else f" / {magnifier}, the price magnifier"
-            number = Number(name="market_value", snapshot=value, source=product / magnifier, agrees=True)
-            return [number], f"computed: position x price x multiplier{quoted}"
-    number = Number(name="market_value", snapshot=value, source=product, agrees=False)
-    return [number], "computed: position x price x multiplier"
+        number = _number(snapshot, "market_value", product / magnifier)
+        if number.agrees:
+            return number, f"{how} / {magnifier}, the price magnifier"
+    return plain, how
+
+
+def _computed_profit(snapshot: Row) -> tuple[Number, str]:
+    profit = unrealized_pnl(snapshot["position"], snapshot["market_value"], snapshot["average_cost"])
+    return _number(snapshot, "unrealized_pnl", profit), "unrealized_pnl is value - position x average cost"
+
+
+_COMPUTED = {"market_value": _computed_value, "unrealized_pnl": _computed_profit}
+
+
+def _number(snapshot: Row, name: str, other: float | None) -> Number:
+    """A number beside one computed again, whose last digits may differ."""
+    told = snapshot[name]
+    if told is None or other is None:
+        return Number(name=name, snapshot=told, source=other, agrees=told is other)
+    return Number(name=name, snapshot=told, source=other, agrees=math.isclose(told, other, rel_tol=1e-9, abs_tol=1e-9))
 
 
 def priced_row(snapshot: Row, own: pl.DataFrame) -> Row | None:

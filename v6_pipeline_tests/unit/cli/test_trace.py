@@ -42,6 +42,7 @@ def test_a_contract_leads_to_row_commit_run_account_and_gateway(v6: Run, setting
     assert "position, price, exchange rate, realized P&L, value: queued_positions at version 2" in shown
     assert "market_price 12: agrees" in shown
     assert "market_value 84: agrees" in shown
+    assert "unrealized_pnl 7: agrees" in shown
     assert "unknown" not in shown.replace("gateway unknown", "")
     assert "queued_positions version 1, " in shown
     assert "6 rows, by Dagster run seed, v6_pipeline 0\n" in shown
@@ -50,6 +51,8 @@ def test_a_contract_leads_to_row_commit_run_account_and_gateway(v6: Run, setting
     assert "DIFFERS" not in shown
     streamed = v6("trace", 1, "--date", "2026-11-11").out
     assert "by streamer epoch 7" in streamed
+    assert "value: computed: unrealized_pnl is value - position x average cost" in streamed
+    assert "unrealized_pnl 70: agrees" in streamed
     assert f"account SIM0000001, gateway {week.GATEWAY}\n" in streamed
     assert settings.ib_address not in streamed, "the settings may have changed since"
     by_flex = v6("trace", 1, "--date", "2026-11-09").out

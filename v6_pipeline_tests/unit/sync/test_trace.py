@@ -194,6 +194,8 @@ def test_a_streamed_day_tells_position_price_quote_and_rate_apart(template: Made
     assert quoted.writer.commit is not None
     assert position.writer.commit is not None
     assert position.writer.commit.version - quoted.writer.commit.version == 2
+    assert found.value == "computed: unrealized_pnl is value - position x average cost"
+    assert [(number.source, number.agrees) for number in found.value_numbers] == [(550.0 - 10 * 40, True)]
     [rate] = [number for number in source(found, Part.RATE).numbers if number.name == "fx_rate_to_base"]
     assert (rate.snapshot, rate.source) == (1.1, 1.1)
 
@@ -285,6 +287,35 @@ def test_a_realized_profit_that_is_not_the_sum_of_its_activity_is_said_to_differ
     assert not found.agrees
     [number] = source(found, Part.REALIZED).numbers
     assert (number.snapshot, number.source, number.agrees) == (21.0, pytest.approx(19.9), False)
+
+
+@pytest.mark.parametrize(
+    ("day", "told", "is_given"),
+    [(week.MONDAY, 40.0, True), (week.WEDNESDAY, 70.0, False), (week.THURSDAY, 7.0, True)],
+    ids=["given by Flex", "computed", "given by the account feed"],
+)
+def test_an_unrealized_profit_that_is_not_its_sources_is_said_to_differ(
+    made: Made, day: date, told: float, is_given: bool
+) -> None:
+    _rewrite(made, pl.col("unrealized_pnl") + 1)
+
+    found = one(made, 1, day)
+
+    assert not found.agrees
+    numbers = source(found, Part.POSITION).numbers if is_given else found.value_numbers
+    [number] = [number for number in numbers if not number.agrees]
+    assert (number.name, number.snapshot, number.source) == ("unrealized_pnl", told + 1, told)
+
+
+def test_a_profit_that_nothing_tells_is_not_that_of_a_position_without_a_cost(made: Made) -> None:
+    assert one(made, week.CARRIED, week.FRIDAY).row["average_cost"] is None
+    _rewrite(made, pl.lit(3.0).alias("unrealized_pnl"))
+
+    found = one(made, week.CARRIED, week.FRIDAY)
+
+    assert not found.agrees
+    [number] = [number for number in found.value_numbers if number.name == "unrealized_pnl"]
+    assert (number.snapshot, number.source, number.agrees) == (3.0, None, False)
 
 
 def test_a_realized_profit_without_activity_is_not_there(made: Made) -> None:
