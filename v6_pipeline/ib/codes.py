@@ -111,6 +111,7 @@ for _rule in RULES:
     for _code in _rule.codes:
         _BY_CODE[_code] = (*_BY_CODE.get(_code, ()), _rule)
 
+_NOT_SUBSCRIBED = frozenset({354, 10089, 10090, 10091, 10167, 10168, 10186})
 _HEALTHY = frozenset({2104, 2106, 2107, 2108, 2119, 2158})
 _FARM = re.compile(r":\s*([A-Za-z][\w.]*)\s*$")
 _FARMS_AWAY = re.compile(r"not connected:\s*((?:[\w.]+[;\s]*)+)")
@@ -124,6 +125,12 @@ def reaction_to(code: int, text: str = "") -> Reaction:
         if rule.text in said:
             return rule.reaction
     return Reaction.INFORM
+
+
+def lacks_subscription(code: int, text: str = "") -> bool:
+    """Whether a code says that the login has no, or not all, permission for a contract's data."""
+    # 420 is said for asking too often as well.
+    return code in _NOT_SUBSCRIBED or (code == 420 and "permission" in text.casefold())
 
 
 def is_healthy_notice(code: int) -> bool:

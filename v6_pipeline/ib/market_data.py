@@ -129,6 +129,10 @@ class MarketData:
         subscription = self._by_conid.get(conid)
         return None if subscription is None else quote_from_ib(subscription.ticker)
 
+    def conid_of(self, req_id: int) -> int | None:
+        """The subscribed contract that a request is for, as IB's messages name it."""
+        return self._conid_of_request.get(req_id)
+
     def is_filled(self, conid: int) -> bool:
         """Whether a subscribed contract's quote has all that a row wants."""
         subscription = self._by_conid.get(conid)

@@ -15,7 +15,7 @@ class Verdict(enum.StrEnum):
     FAULT = "fault"
     """The product cannot do its work like this."""
     SKIPPED = "skipped"
-    """Could not be looked at, for what came before."""
+    """Could not be looked at, for what came before, or showed nothing that could be judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,6 @@ def fault(what: str, says: str, remedy: str = "") -> Finding:
     return Finding(what, Verdict.FAULT, says, remedy)
 
 
-def skipped(what: str, why: str) -> Finding:
-    """Not looked at."""
-    return Finding(what, Verdict.SKIPPED, why)
+def skipped(what: str, why: str, remedy: str = "") -> Finding:
+    """Not looked at, or nothing could be seen."""
+    return Finding(what, Verdict.SKIPPED, why, remedy)

@@ -19,8 +19,9 @@ from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.findings import Finding, Verdict
-from v6_pipeline.sync.gateway_examination import KNOWN_STOCK, Patience, examine_gateway
+from v6_pipeline.sync.gateway_examination import KNOWN_STOCK, examine_gateway
 from v6_pipeline.sync.leases import ClientIds
+from v6_pipeline.sync.quote_examination import Patience
 from v6_pipeline.sync.slots import SlotLedger
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
 from v6_pipeline_tests.unit.state.databases import ManualClock
@@ -173,6 +174,98 @@ async def test_no_permission_for_market_data(examine: Examine, gateway: PaperGat
     assert "354" in found["market data"].says
     assert "Market Data Subscriptions" in found["market data"].remedy
     assert gateway.statistics.lines == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(200, "has expired"), (321, "no subscription changes"), (322, "look again in a minute")]
+)
+async def test_a_refusal_that_no_subscription_helps(
+    examine: Examine, gateway: PaperGateway, code: int, remedy: str
+) -> None:
+    stocks = [contract.conid for contract in gateway.universe.contracts.values() if contract.sec_type == "STK"]
+    # What is refused with 321 is asked for again, without the mark price.
+    gateway.perform("reject_market_data", code=code, count=2, conids=stocks)
+
+    found = await examine()
+
+    assert found.verdict("market data") == "warning"
+    assert f": {code} " in found["market data"].says
+    assert "live prices of" in found["market data"].says, "of the others"
+    assert remedy in found["market data"].remedy
+    assert "subscribe" not in found["market data"].remedy
+
+
+async def test_part_of_the_data_is_not_subscribed_and_comes_all_the_same(
+    examine: Examine, gateway: PaperGateway
+) -> None:
+    gateway.perform("advise", code=10090)
+
+    found = await examine()
+
+    assert found.verdict("market data") == "ok"
+
+
+async def test_no_data_but_the_advice_to_subscribe(examine: Examine, gateway: PaperGateway) -> None:
+    gateway.perform("advise", code=10089)
+    gateway.perform("quiet")
+
+    found = await examine()
+
+    assert found.faults == {"market data"}
+    assert ": 10089 Requested market data requires additional subscription" in found["market data"].says
+    assert "Market Data Subscriptions" in found["market data"].remedy
+
+
+@pytest.mark.parametrize("hours", [0, 12], ids=["open", "closed"])
+async def test_another_login_has_the_data(
+    examine: Examine, gateway: PaperGateway, clock: ManualClock, hours: int
+) -> None:
+    clock.advance(hours * 3600)
+    gateway.perform("competing_session")
+
+    found = await examine()
+
+    assert found.verdict("market data") == "warning"
+    assert found["market data"].says.startswith("another login has this user's data: 10197 No market data during")
+    assert "log out of TWS" in found["market data"].remedy
+
+
+async def test_silence_tells_nothing_while_the_market_is_closed(
+    examine: Examine, gateway: PaperGateway, clock: ManualClock
+) -> None:
+    gateway.perform("quiet")
+
+    found = await examine()
+
+    assert found.verdict("market data") == "warning"
+    assert "came although the market is open" in found["market data"].says
+
+    clock.advance(12 * 3600)
+
+    found = await examine()
+
+    assert found.verdict("market data") == "skipped"
+    assert (
+        "came while the market is closed: whether the login is given data cannot be told" in found["market data"].says
+    )
+    assert found["market data"].remedy == "look again while the market is open"
+
+
+async def test_an_option_that_has_expired_is_not_tried(
+    examine: Examine, gateway: PaperGateway, clock: ManualClock
+) -> None:
+    """It is held until IB has settled it, and its definition is in the cache."""
+    await examine()
+    options = {contract.conid for contract in gateway.universe.contracts.values() if contract.sec_type == "OPT"}
+    clock.advance(timedelta(days=3 * 366).total_seconds())
+    before = gateway.statistics.subscriptions_total.copy()
+
+    found = await examine()
+
+    tried = gateway.statistics.subscriptions_total - before
+    assert found["positions"].says == "60 are held"
+    assert tried
+    assert not options & set(tried)
 
 
 async def test_no_line_is_left(examine: Examine, gateway: PaperGateway) -> None:

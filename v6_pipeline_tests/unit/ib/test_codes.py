@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from v6_pipeline.ib.codes import RULES, Reaction, farm_of, farms_away, is_healthy_notice, new_port, reaction_to
+from v6_pipeline.ib.codes import (
+    RULES,
+    Reaction,
+    farm_of,
+    farms_away,
+    is_healthy_notice,
+    lacks_subscription,
+    new_port,
+    reaction_to,
+)
 
 EXPECTED: list[tuple[int, str, Reaction]] = [
     (100, "Max rate of messages per second has been exceeded", Reaction.BACK_OFF),
@@ -123,3 +132,11 @@ def test_1102_names_the_farms_that_are_still_away(text: str, farms: tuple[str, .
 )
 def test_1300_names_the_new_port(text: str, port: int | None) -> None:
     assert new_port(text) == port
+
+
+def test_codes_that_a_subscription_helps() -> None:
+    codes = {code for rule in RULES for code in rule.codes}
+
+    assert {code for code in codes if lacks_subscription(code)} == {354, 10089, 10090, 10091, 10167, 10168, 10186}
+    assert lacks_subscription(420, "Invalid Real-time Query: No market data permissions")
+    assert not lacks_subscription(420, "Invalid Real-time Query: pacing violation")
