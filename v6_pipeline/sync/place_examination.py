@@ -11,7 +11,7 @@ from pathlib import Path
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import LakeError, SettingsError, StateError
-from v6_pipeline.lake.durability import local_path
+from v6_pipeline.lake.durability import LOG_FOLDER, local_path
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.schemas import TABLES
@@ -138,15 +138,26 @@ def _lake(settings: Settings) -> Finding:
         tables = sum(lake.table(spec).load() is not None for spec in TABLES)
     except LakeError as error:
         return fault("lake", str(error))
-    if folder is not None:
-        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        reason = _unwritable(nearest)
-        if reason is not None:
-            remedy = "make it a folder that this user can write, with space left, or set V6_LAKE_URI to one"
-            return fault("lake", f"{nearest} cannot be written: {reason}", remedy)
+    unwritable = {} if folder is None else {path: why for path in _written(folder) if (why := _unwritable(path))}
+    if unwritable:
+        first, reason = next(iter(unwritable.items()))
+        others = f", nor can {len(unwritable) - 1} more of its folders" if len(unwritable) > 1 else ""
+        remedy = (
+            "give the lake with all that is in it to this user (after a run as root it is root's) and see that there "
+            "is space left, or set V6_LAKE_URI to another folder"
+        )
+        return fault("lake", f"{first} cannot be written: {reason}{others}", remedy)
     held = "empty so far" if kind is None else f"{tables} of {len(TABLES)} tables, {kind.value} accounts"
     tried = "" if folder is not None else "; whether it can be written was not tried"
     return ok("lake", f"{place}, {held}{tried}")
+
+
+def _written(lake: Path) -> Iterator[Path]:
+    """Folders that commits write into, of those that exist: the lake, tables, their logs and newest partitions."""
+    yield next(parent for parent in (lake, *lake.parents) if parent.exists())
+    for table in (lake / spec.name for spec in TABLES):
+        partitions = sorted(table.glob("*=*"))
+        yield from (path for path in (table, table / LOG_FOLDER, *partitions[-1:]) if path.is_dir())
 
 
 def _calendar(settings: Settings, now: datetime) -> Finding:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.schemas import QUEUED_POSITIONS
 from v6_pipeline.settings import Settings, StreamerMode, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync import place_examination
@@ -17,6 +24,9 @@ from v6_pipeline.sync.findings import Finding, Verdict
 from v6_pipeline.sync.place_examination import examine_places, examine_settings
 
 NOW = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
+NEWEST = "date=2026-11-20"
+PLAIN_USER = 65534
+"""Nobody."""
 
 
 @pytest.fixture
@@ -96,16 +106,75 @@ def test_no_home(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_home_that_cannot_be_written(with_state: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(folder: Path) -> str:
-        return "Read-only file system"
+@pytest.fixture
+def as_plain_user(with_state: Settings) -> Iterator[Settings]:
+    """Permissions do not bind root: as another user then, in a home that is that user's."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("permissions of a folder do not keep files out on this system")
+    if os.geteuid() != 0:
+        yield with_state
+        return
+    with tempfile.TemporaryDirectory() as folder:  # that of pytest is closed to others
+        home = Path(shutil.copytree(with_state.home, Path(folder) / "home"))
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            os.chown(path, PLAIN_USER, PLAIN_USER)
+        os.seteuid(PLAIN_USER)
+        try:
+            yield load_settings(home)
+        finally:
+            os.seteuid(0)
 
-    monkeypatch.setattr(place_examination, "_unwritable", refuse)
 
-    for what in ("home", "lake"):
-        finding = find(with_state, what)
-        assert finding.verdict is Verdict.FAULT
-        assert "cannot be written: Read-only file system" in finding.says
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    folder.chmod(0o555)
+    try:
+        yield
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_home_that_cannot_be_written(as_plain_user: Settings) -> None:
+    home = as_plain_user.home
+
+    with read_only(home):
+        found = [find(as_plain_user, what) for what in ("home", "lake")]
+
+    assert [(finding.verdict, finding.says) for finding in found] == [
+        (Verdict.FAULT, f"{home} cannot be written: Permission denied")
+    ] * 2
+    assert {find(as_plain_user, what).verdict for what in ("home", "lake")} == {Verdict.OK}
+
+
+@pytest.mark.parametrize("part", [".", "queued_positions", "queued_positions/_delta_log", f"queued_positions/{NEWEST}"])
+def test_a_part_of_the_lake_that_cannot_be_written(as_plain_user: Settings, part: str) -> None:
+    """As after one run as root, which made a table, a version of it or the day's partition."""
+    lake = Path(as_plain_user.lake_root)
+    Lake.from_settings(as_plain_user).table(QUEUED_POSITIONS).open()
+    for partition in ("date=2026-11-19", NEWEST):
+        (lake / QUEUED_POSITIONS.name / partition).mkdir()
+    assert find(as_plain_user, "lake").verdict is Verdict.OK
+    before = sorted(lake.rglob("*"))
+
+    with read_only(lake / part):
+        finding = find(as_plain_user, "lake")
+
+    assert (finding.verdict, finding.says) == (
+        Verdict.FAULT,
+        f"{lake / part} cannot be written: Permission denied",
+    )
+    assert "give the lake with all that is in it to this user" in finding.remedy
+    assert sorted(lake.rglob("*")) == before
+
+
+def test_several_parts_that_cannot_be_written_are_one_fault(as_plain_user: Settings) -> None:
+    table = Path(as_plain_user.lake_root) / QUEUED_POSITIONS.name
+    Lake.from_settings(as_plain_user).table(QUEUED_POSITIONS).open()
+
+    with read_only(table), read_only(table / "_delta_log"):
+        finding = find(as_plain_user, "lake")
+
+    assert finding.says == f"{table} cannot be written: Permission denied, nor can 1 more of its folders"
 
 
 def test_what_makes_a_folder_unwritable_is_what_the_disk_says(tmp_path: Path) -> None:
