@@ -55,7 +55,12 @@ async def examine_gateway(
         return
     yield ok("gateway", f"an IB gateway listens at {settings.ib_address}")
     if database is None:
-        yield skipped("session", "it needs the state database, which holds the leases of client ids and lines")
+        yield skipped(
+            "session",
+            "client ids, accounts, clock, read-only, positions and market data were not examined: that needs the state "
+            "database, which holds the leases of client ids and lines",
+            "do what is said of the state above, then look again",
+        )
         return
     yield await _client_ids(settings, database, clock)
     try:

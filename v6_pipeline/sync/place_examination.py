@@ -123,7 +123,7 @@ def _state(settings: Settings) -> Finding:
         return warning(
             "state",
             f"{name} has schema {revision.stored}, this version's is {revision.current}",
-            "it is migrated by the next command that opens it",
+            "run 'v6 init', which migrates it and keeps the rest as it is, then look again",
         )
     return ok("state", f"{name}, schema {revision.stored}, can be written")
 

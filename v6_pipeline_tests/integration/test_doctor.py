@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -28,6 +30,7 @@ from v6_pipeline_tests.unit.state.databases import ManualClock
 
 PATIENCE = Patience(lines=0.5, quotes=0.5)
 ROOT = Path(__file__).parents[2]
+BEFORE_0006 = "DROP TABLE account_downloads; DROP TABLE slot_samples; UPDATE v6_schema_version SET version_num = '0005'"
 
 
 class Examined(dict[str, Finding]):
@@ -316,6 +319,8 @@ async def test_without_state_only_the_handshake_is_tried(examine: Examine, gatew
     found = await examine(state=None)
 
     assert (found.verdict("gateway"), found.verdict("session")) == ("ok", "skipped")
+    assert "positions and market data were not examined" in found["session"].says
+    assert "what is said of the state above" in found["session"].remedy
     assert gateway.statistics.messages_total == 0
 
 
@@ -362,4 +367,31 @@ def test_the_command_tells_all_of_it_and_its_exit_code(
         out = capsys.readouterr().out
         assert "fault    Dagster" in out
         assert 'unexpected config entry "nonsense"' in out
-        assert "1 fault, 0 warnings" in out
+        assert "1 fault, 0 warnings, 0 not examined" in out
+
+
+def test_a_migration_that_is_due_leaves_the_session_unexamined_until_init(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("V6_HOME", str(tmp_path / "home"))
+    with GatewayThread(GatewayConfig(control_port=None, tick_seconds=0.1)) as gateway:
+        monkeypatch.setenv("V6_IB_PORT", str(gateway.port))
+        assert run(["init"]) == 0
+        text = (load_settings().home / "v6.toml").read_text()
+        with contextlib.closing(sqlite3.connect(load_settings().home / "state.db")) as state, state:
+            state.executescript(BEFORE_0006)
+        capsys.readouterr()
+
+        assert run(["doctor"]) == 0, "nothing is at fault"
+
+        out = capsys.readouterr().out
+        assert "-> run 'v6 init', which migrates it" in out
+        assert "skipped  session" in out
+        assert out.endswith("0 faults, 1 warning, 1 not examined\n")
+
+        assert run(["init"]) == 0
+        assert (load_settings().home / "v6.toml").read_text() == text
+        capsys.readouterr()
+        assert run(["doctor", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["faults"], told["warnings"], told["skipped"]) == (0, 0, 0), told

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -24,8 +25,9 @@ _FAILED = 1
 def doctor(*, as_json: JsonOption = False) -> int:
     """Look at settings, home, state, lake, calendar, Dagster and the gateway; exit code 1 if anything is at fault.
 
-    Nothing is created, migrated or ordered. At the gateway it opens a short session under each client id that is free,
-    and asks for a quote of up to four contracts.
+    Warnings, and what could not be examined, are counted and leave the exit code at 0. Nothing is created, migrated or
+    ordered. At the gateway it opens a short session under each client id that is free, and asks for a quote of up to
+    four contracts.
     """
     from v6_pipeline.state.instants import utc_now
     from v6_pipeline.sync.findings import Verdict
@@ -41,12 +43,13 @@ def doctor(*, as_json: JsonOption = False) -> int:
                 output.line(text)
 
     _examine(tell, utc_now)
-    faults = sum(finding.verdict is Verdict.FAULT for finding in found)
-    warnings = sum(finding.verdict is Verdict.WARNING for finding in found)
+    count = Counter(finding.verdict for finding in found)
+    faults, warnings, unseen = count[Verdict.FAULT], count[Verdict.WARNING], count[Verdict.SKIPPED]
     if as_json:
-        output.document({"faults": faults, "warnings": warnings, "findings": found})
+        output.document({"faults": faults, "warnings": warnings, "skipped": unseen, "findings": found})
     else:
-        output.line(f"{output.counted(faults, 'fault')}, {output.counted(warnings, 'warning')}")
+        counts = f"{output.counted(faults, 'fault')}, {output.counted(warnings, 'warning')}"
+        output.line(f"{counts}, {unseen} not examined")
     return _FAILED if faults else 0
 
 

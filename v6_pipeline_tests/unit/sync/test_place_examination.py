@@ -210,6 +210,7 @@ def test_state_of_an_older_version_is_not_migrated_by_looking(with_state: Settin
         finding = find(with_state, "state")
         assert finding.verdict is Verdict.WARNING
         assert "has schema 0001" in finding.says
+        assert finding.remedy.startswith("run 'v6 init', which migrates it")
 
 
 def test_state_that_is_something_else(settings: Settings) -> None:
