@@ -8,6 +8,18 @@ class V6Error(Exception):
     """Base of all errors that carry a line meant for a person."""
 
 
+class ExaminationError(V6Error):
+    """Something is at fault that was looked at ahead of a start.
+
+    Attributes:
+        lines: each fault.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
 class SettingsError(V6Error):
     """A setting is unknown, malformed or impossible."""
 

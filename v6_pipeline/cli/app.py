@@ -32,7 +32,7 @@ from v6_pipeline.cli.commands import (
     trace,
     up,
 )
-from v6_pipeline.errors import UsageError, V6Error
+from v6_pipeline.errors import ExaminationError, UsageError, V6Error
 
 FAILED = 1
 WRONG_USE = 2
@@ -97,6 +97,10 @@ def run(arguments: Sequence[str] | None) -> int:
     except UsageError as error:
         output.error(str(error))
         return WRONG_USE
+    except ExaminationError as error:
+        for line in error.lines:
+            output.error(line)
+        return FAILED
     except V6Error as error:
         output.error(str(error))
         return FAILED

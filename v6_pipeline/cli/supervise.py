@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,6 +61,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested = False
+        self._interrupts = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -86,9 +87,26 @@ class StopSignals:
         if self.requested:
             raise StopRequested
 
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within it a signal interrupts at once: for what may take long and has started nothing that must be ended.
+
+        Raises:
+            KeyboardInterrupt: a signal came, now or before.
+        """
+        self._interrupts = True
+        try:
+            if self.requested:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._interrupts = False
+
     def _request(self, _number: int, _frame: FrameType | None) -> None:
         # No lock, no output: the main thread may be anywhere.
         self.requested = True
+        if self._interrupts:
+            raise KeyboardInterrupt
 
 
 class Children:

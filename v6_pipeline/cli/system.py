@@ -10,6 +10,7 @@ import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,25 @@ def check_unused(folder: Path) -> None:
     supervise.check_unused(folder / RECORD_FILE)
 
 
+def prepare_by_doctor(settings: Settings, clock: Callable[[], datetime]) -> None:
+    """Make and migrate what is missing in the home, then see that ``v6 doctor`` finds no fault; warnings are told.
+
+    Args:
+        settings: of the home.
+        clock: UTC now.
+
+    Raises:
+        StateError: the state database cannot be used.
+        LakeError: the lake cannot.
+        ExaminationError: what else is at fault.
+    """
+    from v6_pipeline.cli import examination
+
+    _open_parts(settings)
+    home.prepare_dagster_home(settings)
+    examination.require(settings, clock)
+
+
 def check_parts(settings: Settings) -> None:
     """See that state and lake can be opened and the gateway answers.
 
@@ -84,12 +104,16 @@ def check_parts(settings: Settings) -> None:
     """
     from v6_pipeline.ib.probe import PROBE_SECONDS, explain, probe
 
-    home.prepare_state(settings)
-    home.open_lake(settings)
+    _open_parts(settings)
     found = asyncio.run(probe(settings.ib_host, settings.ib_port, PROBE_SECONDS))
     reason = explain(found, settings.ib_address)
     if reason is not None:
         raise GatewayUnreachableError(reason)
+
+
+def _open_parts(settings: Settings) -> None:
+    home.prepare_state(settings)
+    home.open_lake(settings)
 
 
 def run(
@@ -105,7 +129,7 @@ def run(
     Args:
         settings: of the home; what differs from its file is in the environment.
         port: of the UI.
-        prepare: called before anything is started and once nothing else runs in the home.
+        prepare: called before anything is started and once nothing else runs in the home; a signal interrupts it.
         on_ready: called once the UI shows the code location.
         seconds: how long.
 
@@ -124,7 +148,8 @@ def run(
         for name in children.take_over():
             output.notice(f"ended the {name} of an earlier start that was killed")
         check_port(port)
-        prepare()
+        with signals.interrupting():
+            prepare()
         home.prepare_dagster_home(settings)
         _ready_streamer(settings)
         try:

@@ -18,7 +18,8 @@ from v6_pipeline.errors import ClientIdInUseError, GatewayError
 from v6_pipeline.ib.close_plan import has_expired
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.positions import download_positions
-from v6_pipeline.ib.probe import PROBE_SECONDS, explain, probe
+from v6_pipeline.ib.probe import PROBE_SECONDS, ProbeAnswer, explain, probe
+from v6_pipeline.ib.resets import ExpectedOutage, expected_outage
 from v6_pipeline.model import Holding
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
@@ -35,6 +36,7 @@ KNOWN_STOCK = 265598
 """IB's conid of AAPL on NASDAQ, asked for where nothing is held."""
 QUOTES = 4
 """Contracts whose quotes are tried, one of each security type."""
+_OF_A_SESSION = "client ids, accounts, clock, read-only, positions and market data"
 _READ_ONLY = re.compile(r"read.?only", re.IGNORECASE)
 
 
@@ -49,16 +51,24 @@ async def examine_gateway(
         clock: UTC now, compared with the gateway's.
         patience: time-outs.
     """
-    reason = explain(await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS), settings.ib_address)
-    if reason is not None:
+    outage = expected_outage(clock(), settings.ib_region)
+    answer = await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS)
+    reason = explain(answer, settings.ib_address)
+    if reason is not None and (outage is None or answer is ProbeAnswer.NOT_IB):
         yield fault("gateway", reason)
+        return
+    if reason is not None:
+        yield _away("gateway", reason, outage)
+        yield skipped(
+            "session", f"{_OF_A_SESSION} were not examined: the gateway is away", "look again when it is back"
+        )
         return
     yield ok("gateway", f"an IB gateway listens at {settings.ib_address}")
     if database is None:
         yield skipped(
             "session",
-            "client ids, accounts, clock, read-only, positions and market data were not examined: that needs the state "
-            "database, which holds the leases of client ids and lines",
+            f"{_OF_A_SESSION} were not examined: that needs the state database, which holds the leases of client ids "
+            "and lines",
             "do what is said of the state above, then look again",
         )
         return
@@ -67,8 +77,17 @@ async def examine_gateway(
         async with leased_connection(settings, database, owner=f"doctor/{os.getpid()}", clock=clock) as connection:
             async for finding in _session(settings, database, connection, clock, patience or Patience()):
                 yield finding
-    except GatewayError as error:
+    except ClientIdInUseError as error:
         yield fault("session", str(error))
+    except GatewayError as error:
+        yield _away("session", str(error), outage)
+
+
+def _away(what: str, says: str, outage: ExpectedOutage | None, remedy: str = "") -> Finding:
+    """What the gateway cannot do: a fault, unless the broker is known to be away now."""
+    if outage is None:
+        return fault(what, says, remedy)
+    return warning(what, f"{says}; that is expected in {outage}", "look again after it")
 
 
 async def _client_ids(settings: Settings, database: StateDatabase, clock: Clock) -> Finding:
@@ -123,7 +142,8 @@ async def _session(
     try:
         positions = await download_positions(connection, clock)
     except GatewayError as error:
-        yield fault("positions", str(error), "tick 'Enable ActiveX and Socket Clients' under API > Settings")
+        outage = expected_outage(clock(), settings.ib_region)
+        yield _away("positions", str(error), outage, "tick 'Enable ActiveX and Socket Clients' under API > Settings")
         return
     yield ok("positions", f"{len(positions)} are held")
     conids = _to_try(positions, clock().date())

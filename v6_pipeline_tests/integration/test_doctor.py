@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from v6_pipeline.cli.app import run
+from v6_pipeline.errors import GatewayError
+from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.settings import Settings, load_settings
@@ -26,10 +28,12 @@ from v6_pipeline.sync.leases import ClientIds
 from v6_pipeline.sync.quote_examination import Patience
 from v6_pipeline.sync.slots import SlotLedger
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
-from v6_pipeline_tests.unit.state.databases import ManualClock
+from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
 PATIENCE = Patience(lines=0.5, quotes=0.5)
 ROOT = Path(__file__).parents[2]
+IN_THE_RESET = datetime(2026, 3, 3, 5, 30, tzinfo=UTC)
+"""00:30 in New York."""
 BEFORE_0006 = "DROP TABLE account_downloads; DROP TABLE slot_samples; UPDATE v6_schema_version SET version_num = '0005'"
 
 
@@ -91,7 +95,45 @@ async def test_nobody_listens(examine: Examine, settings: Settings, unused_tcp_p
     assert f"no gateway at 127.0.0.1:{unused_tcp_port}: start IB Gateway" in found["gateway"].says
 
 
-async def test_a_web_server_listens(examine: Examine, settings: Settings) -> None:
+async def test_nobody_listens_while_the_broker_resets(
+    examine: Examine, settings: Settings, clock: ManualClock, unused_tcp_port: int
+) -> None:
+    clock.now = IN_THE_RESET
+
+    found = await examine(chosen=settings.model_copy(update={"ib_port": unused_tcp_port}))
+
+    assert {what: finding.verdict for what, finding in found.items()} == {"gateway": "warning", "session": "skipped"}
+    assert found["gateway"].says.endswith("; that is expected in IB's nightly reset until 06:45 UTC")
+
+
+@pytest.mark.parametrize(("instant", "verdict"), [(IN_THE_RESET, "warning"), (START, "fault")])
+async def test_the_gateway_lets_nobody_in(
+    examine: Examine,
+    settings: Settings,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    instant: datetime,
+    verdict: str,
+) -> None:
+    """It greets, and has no link to IB to log in over."""
+
+    async def refuse(connection: IBConnectionManager) -> None:
+        raise GatewayError("the gateway does not answer")
+
+    monkeypatch.setattr(IBConnectionManager, "connect", refuse)
+    clock.now = instant
+
+    found = await examine()
+
+    assert (found.verdict("gateway"), found.verdict("session")) == ("ok", verdict)
+
+
+@pytest.mark.parametrize("instant", [IN_THE_RESET, START])
+async def test_a_web_server_listens(
+    examine: Examine, settings: Settings, clock: ManualClock, instant: datetime
+) -> None:
+    clock.now = instant
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")

@@ -19,11 +19,19 @@ def up(
     *,
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the UI once it is ready.")] = False,
+    look: Annotated[
+        bool, typer.Option("--doctor/--no-doctor", help="Examine everything first, as v6 doctor does.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Run Dagster and, through its sensor, the streamer, on the configured gateway, until Ctrl-C ends all."""
+    """Run Dagster and, through its sensor, the streamer, on the configured gateway, until Ctrl-C ends all.
+
+    What is missing in the home is made. Then all that v6 doctor looks at is looked at: a fault refuses the start with
+    exit code 1, a line each; warnings do not. With --no-doctor only state, lake and the gateway's greeting are tried.
+    """
     settings = home.load()
     from v6_pipeline.cli import system
+    from v6_pipeline.state.instants import utc_now
 
     def ready(pages: Pages) -> None:
         if as_json:
@@ -33,7 +41,13 @@ def up(
         if browser:
             webbrowser.open(pages.assets)
 
-    system.run(settings, port=port, prepare=lambda: system.check_parts(settings), on_ready=ready)
+    def prepare() -> None:
+        if look:
+            system.prepare_by_doctor(settings, utc_now)
+        else:
+            system.check_parts(settings)
+
+    system.run(settings, port=port, prepare=prepare, on_ready=ready)
 
 
 def _show(settings: Settings, pages: Pages) -> None:

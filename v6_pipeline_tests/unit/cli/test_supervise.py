@@ -173,6 +173,16 @@ def test_a_signal_ends_the_wait(number: signal.Signals) -> None:
         assert signal.getsignal(number) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts_what_has_started_nothing_yet(number: signal.Signals) -> None:
+    with disposition(number, signal.default_int_handler), StopSignals() as signals:
+        with pytest.raises(KeyboardInterrupt), signals.interrupting():
+            signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt), signals.interrupting():
+            pytest.fail("it came before")
+        signal.raise_signal(number)  # from then on a flag again
+
+
 def test_a_hang_up_that_is_ignored_on_purpose_stays_so() -> None:
     """``nohup v6 up`` outlives its terminal."""
     with disposition(signal.SIGHUP, signal.SIG_IGN), StopSignals() as signals:

@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +20,17 @@ from v6_pipeline.cli import dagster_processes, system
 from v6_pipeline.cli.commands import demo
 from v6_pipeline.cli.dagster_processes import LoadState, LocationStatus
 from v6_pipeline.cli.supervise import Command, SupervisionError
-from v6_pipeline.model import ContractSpec, Holding, SecType
-from v6_pipeline.paper import GatewayConfig
+from v6_pipeline.errors import ExaminationError
+from v6_pipeline.ib.resets import ExpectedOutage, expected_outage
+from v6_pipeline.model import ContractSpec, Holding, IBRegion, SecType
+from v6_pipeline.paper import GatewayConfig, GatewayThread
 from v6_pipeline.paper.gateway import PaperGateway
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import utc_now
 from v6_pipeline.state.selector import Selector
-from v6_pipeline.sync.leases import DesiredState, StreamerLease
+from v6_pipeline.sync import gateway_examination
+from v6_pipeline.sync.leases import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline.sync.registry import StrategyRegistry
 from v6_pipeline_tests.unit.cli.conftest import Run
 
@@ -138,6 +144,96 @@ def test_a_port_that_cannot_be_is_wrong_use(v6: Run, settings: Settings) -> None
     assert v6("up", "--port", 0).code == 2
 
 
+IN_THE_RESET = datetime(2026, 11, 20, 5, 30, tzinfo=UTC)
+"""00:30 in New York."""
+
+
+@pytest.fixture(autouse=True)
+def outside_resets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the hour is at which the tests run: a gateway that is away within a reset is no fault."""
+
+    def outage(instant: datetime, region: IBRegion) -> ExpectedOutage | None:
+        return expected_outage(instant, region) if instant == IN_THE_RESET else None
+
+    monkeypatch.setattr(gateway_examination, "expected_outage", outage)
+
+
+def test_up_says_every_fault_in_a_line_of_its_own_and_starts_nothing(
+    v6: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("V6_IB_PORT", str(dagster_processes.free_port()))
+    monkeypatch.setenv("V6_HANDLERS", "nomod:make")
+    monkeypatch.setenv("V6_FLEX_DIR", str(settings.home / "none"))
+
+    result = v6("up", "--port", dagster_processes.free_port())
+
+    assert (result.code, result.out) == (1, "")
+    warning, handler, gateway = result.err.splitlines()
+    assert warning.startswith("warning: settings: V6_FLEX_DIR: there is no folder")
+    assert handler.startswith("error: settings: V6_HANDLERS: cannot load nomod:make")
+    assert handler.endswith("or correct V6_HANDLERS")
+    assert gateway.startswith("error: gateway: no gateway at 127.0.0.1:")
+    assert not (settings.log_dir / "dagster.log").exists()
+
+
+def test_up_without_the_doctor_looks_at_no_more_than_it_needs(
+    v6: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("V6_IB_PORT", str(dagster_processes.free_port()))
+    monkeypatch.setenv("V6_HANDLERS", "nomod:make")
+
+    result = v6("up", "--no-doctor", "--port", dagster_processes.free_port())
+
+    assert result.code == 1
+    assert result.error.startswith("no gateway at 127.0.0.1:")
+
+
+def test_a_gateway_that_is_away_in_the_nightly_reset_does_not_keep_up_from_starting(
+    settings: Settings,
+    cheap: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cheap(LocationStatus(LoadState.LOADED))
+    monkeypatch.setenv("V6_IB_PORT", str(dagster_processes.free_port()))
+    chosen = load_settings()
+
+    assert run(chosen, seconds=0.01, prepare=lambda: system.prepare_by_doctor(chosen, lambda: IN_THE_RESET)) == [
+        "ready"
+    ]
+
+    told = capsys.readouterr().err
+    assert "warning: gateway: no gateway at" in told
+    assert "expected in IB's nightly reset until 06:45 UTC; look again after it" in told
+    assert "skipped: session:" in told
+
+
+def test_up_makes_a_home_and_finds_no_fault_in_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with GatewayThread(GatewayConfig(control_port=None, tick_seconds=0.1)) as gateway:
+        monkeypatch.setenv("V6_IB_PORT", str(gateway.port))
+        settings = load_settings()
+
+        system.prepare_by_doctor(settings, utc_now)
+
+    assert (settings.dagster_home / "dagster.yaml").exists()
+    assert (home / "state.db").exists()
+
+
+def test_a_streamer_of_ours_that_still_runs_is_no_fault(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        closing(StateDatabase.open(settings.state_database_url, name_for_messages="state")) as database,
+        GatewayThread(GatewayConfig(control_port=None, tick_seconds=0.1)) as gateway,
+    ):
+        monkeypatch.setenv("V6_IB_PORT", str(gateway.port))
+        chosen = load_settings()
+        gateway.call(lambda paper: paper.perform("occupy_client_id", client_id=chosen.ib_client_id, seconds=60))
+        with pytest.raises(ExaminationError, match=r"client ids: client id 60, the streamer's, is taken"):
+            system.prepare_by_doctor(chosen, utc_now)
+        StreamerLease(database).claim("one", granted_by=GrantedBy.SENSOR, ttl_seconds=60)
+
+        system.prepare_by_doctor(chosen, utc_now)
+
+
 def test_up_without_a_gateway_says_what_to_start(v6: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("V6_IB_PORT", str(dagster_processes.free_port()))
     result = v6("up", "--port", dagster_processes.free_port())
@@ -206,8 +302,6 @@ def test_the_demo_is_seeded_once(settings: Settings) -> None:
 @pytest.mark.parametrize("as_of", ["2026-11-22", "2027-01-05", "2028-02-29"])
 def test_twelve_contracts_of_the_demo_stream_on_any_day(as_of: str) -> None:
     """And the second strategy adds none."""
-    from datetime import UTC, date, datetime
-
     universe = PaperGateway(GatewayConfig(as_of=date.fromisoformat(as_of))).universe
     selectors = [Selector.parse(text) for _, texts in demo.STRATEGIES.values() for text in texts]
     streamed = set()

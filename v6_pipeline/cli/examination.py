@@ -1,0 +1,113 @@
+"""Everything that ``v6 doctor`` looks at, in order; and the same ahead of a start, which a fault refuses.
+
+What each thing is looked at for is in ``v6_pipeline.sync``; only Dagster's instance is examined here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from v6_pipeline.cli import dagster_processes, home, output
+from v6_pipeline.errors import ExaminationError, StateError
+
+if TYPE_CHECKING:
+    from v6_pipeline.settings import Settings
+    from v6_pipeline.sync.findings import Finding
+
+Tell = Callable[["Finding"], None]
+Clock = Callable[[], datetime]
+
+
+def examine(settings: Settings, tell: Tell, clock: Clock) -> None:
+    """Look at everything.
+
+    Args:
+        settings: of the home.
+        tell: called with each finding as it is made.
+        clock: UTC now.
+    """
+    from v6_pipeline.sync.findings import Verdict
+    from v6_pipeline.sync.place_examination import examine_places, examine_settings
+
+    with _silent_logs():
+        for finding in examine_settings(settings):
+            tell(finding)
+        state_is_usable = False
+        for finding in examine_places(settings, clock()):
+            if finding.what == "state":
+                state_is_usable = finding.verdict is Verdict.OK
+            tell(finding)
+        tell(_dagster(settings))
+        asyncio.run(_gateway(settings, tell, clock, with_state=state_is_usable))
+
+
+def require(settings: Settings, clock: Clock) -> None:
+    """Look at everything ahead of a start; what is no fault and still worth a line is told beside the result.
+
+    Args:
+        settings: of the home.
+        clock: UTC now.
+
+    Raises:
+        ExaminationError: something is at fault.
+    """
+    from v6_pipeline.sync.findings import Verdict
+
+    faults: list[str] = []
+
+    def tell(finding: Finding) -> None:
+        text = f"{finding.what}: {finding.says}" + (f"; {finding.remedy}" if finding.remedy else "")
+        if finding.verdict is Verdict.FAULT:
+            faults.append(text)
+        elif finding.verdict is not Verdict.OK:
+            output.notice(f"{finding.verdict}: {text}")
+
+    examine(settings, tell, clock)
+    if faults:
+        raise ExaminationError(*faults)
+
+
+@contextlib.contextmanager
+def _silent_logs() -> Iterator[None]:
+    """What the parts log meanwhile is told as findings; without a handler Python would print it between them."""
+    log, handler = logging.getLogger("v6_pipeline"), logging.NullHandler()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+async def _gateway(settings: Settings, tell: Tell, clock: Clock, *, with_state: bool) -> None:
+    from v6_pipeline.sync.findings import fault
+    from v6_pipeline.sync.gateway_examination import examine_gateway
+
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(home.open_state(settings, must_exist=True)) if with_state else None
+        try:
+            async for finding in examine_gateway(settings, database, clock):
+                tell(finding)
+        except StateError as error:  # locked by others for longer than all attempts
+            tell(fault("state", str(error)))
+
+
+def _dagster(settings: Settings) -> Finding:
+    from v6_pipeline.sync.findings import fault, ok
+
+    path = settings.dagster_home / "dagster.yaml"
+    if not path.exists():
+        return fault("Dagster", f"there is no {path}", "run 'v6 init'")
+    reason = dagster_processes.instance_fault(settings, os.environ)
+    if reason is not None:
+        return fault(
+            "Dagster",
+            f"the instance of {path} cannot be used: {reason}",
+            "correct the file, or remove it and run 'v6 init'",
+        )
+    return ok("Dagster", f"the instance of {path}")
