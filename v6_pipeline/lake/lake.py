@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from deltalake import DeltaTable, Field, Schema
+
+# Its public form is a subclass of pyarrow's, which is not installed; both come from delta-rs as they are.
+from deltalake._internal import DeltaFileSystemHandler
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 
@@ -98,6 +102,22 @@ class Lake:
                 f"lake {safe_uri(self.root)} holds {held.value} accounts, {account} is {wanted.value}: "
                 "use another V6_LAKE_URI or V6_HOME"
             )
+
+    def try_writing(self) -> None:
+        """Write a small object beside the tables, and delete it.
+
+        For object stores: a folder is tried by a file. It blocks the whole process until the store has answered.
+
+        Raises:
+            LakeError: the store takes none, or does not let go of it, and then names the object that is left.
+        """
+        name = f"_v6_probe_{uuid4().hex}"
+        with lake_faults(table=name, uri=f"{self.root}/{name}", options=self._options):
+            store = DeltaFileSystemHandler(self.root, self._options)
+            stream: Any = store.open_output_stream(name)  # delta-rs's stub lacks close
+            stream.write(b"v6")
+            stream.close()
+            store.delete_file(name)
 
     @property
     def _marker(self) -> str:

@@ -1,4 +1,7 @@
-"""The examination of what is on our side: home, state database, lake and calendar. Nothing is created or migrated."""
+"""The examination of what is on our side: home, state database, lake and calendar.
+
+Nothing is created or migrated; what is written, to see that it can be, is gone at once.
+"""
 
 from __future__ import annotations
 
@@ -147,9 +150,13 @@ def _lake(settings: Settings) -> Finding:
             "is space left, or set V6_LAKE_URI to another folder"
         )
         return fault("lake", f"{first} cannot be written: {reason}{others}", remedy)
+    if folder is None:
+        try:
+            lake.try_writing()
+        except LakeError as error:
+            return fault("lake", str(error), "let the credentials in V6_LAKE_OPTIONS put and delete objects there")
     held = "empty so far" if kind is None else f"{tables} of {len(TABLES)} tables, {kind.value} accounts"
-    tried = "" if folder is not None else "; whether it can be written was not tried"
-    return ok("lake", f"{place}, {held}{tried}")
+    return ok("lake", f"{place}, {held}")
 
 
 def _written(lake: Path) -> Iterator[Path]:

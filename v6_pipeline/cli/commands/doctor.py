@@ -19,8 +19,8 @@ def doctor(*, as_json: JsonOption = False) -> int:
     """Look at settings, home, state, lake, calendar, Dagster and the gateway; exit code 1 if anything is at fault.
 
     Warnings, and what could not be examined, are counted and leave the exit code at 0. Nothing is created, migrated or
-    ordered. At the gateway it opens a short session under each client id that is free, and asks for a quote of up to
-    four contracts.
+    ordered; an object that is written to a lake in an object store is deleted at once. At the gateway it opens a short
+    session under each client id that is free, and asks for a quote of up to four contracts.
     """
     from v6_pipeline.cli import examination
     from v6_pipeline.state.instants import utc_now

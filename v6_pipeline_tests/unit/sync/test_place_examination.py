@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.lake.lake import Lake
@@ -22,6 +23,7 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync import place_examination
 from v6_pipeline.sync.findings import Finding, Verdict
 from v6_pipeline.sync.place_examination import examine_places, examine_settings
+from v6_pipeline_tests.unit.lake.object_store import object_store
 
 NOW = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
 NEWEST = "date=2026-11-20"
@@ -189,6 +191,34 @@ def test_a_lake_that_is_a_file(with_state: Settings) -> None:
 
     assert (finding.verdict, finding.says) == (Verdict.FAULT, f"{with_state.lake_root} is a file")
     assert "V6_LAKE_URI" in finding.remedy
+
+
+def in_object_store(settings: Settings, options: dict[str, str]) -> Settings:
+    secret = {name: SecretStr(value) for name, value in options.items()}
+    return settings.model_copy(update={"lake_uri": "s3://bucket/lake", "lake_options": secret})
+
+
+def test_an_object_store_is_written_to_and_nothing_is_left(with_state: Settings) -> None:
+    with object_store() as (options, log):
+        finding = find(in_object_store(with_state, options), "lake")
+
+    assert (finding.verdict, finding.says) == (Verdict.OK, "s3://bucket/lake, empty so far")
+    put, delete = log
+    assert put.startswith("put lake/_v6_probe_")
+    assert delete == put.replace("put", "delete")
+
+
+@pytest.mark.parametrize(("denied", "words"), [("put", "403 Forbidden"), ("delete", "AccessDenied")])
+def test_an_object_store_that_lets_nobody_write(with_state: Settings, denied: str, words: str) -> None:
+    with object_store(denied) as (options, log):
+        finding = find(in_object_store(with_state, options), "lake")
+
+    assert finding.verdict is Verdict.FAULT
+    assert "s3://bucket/lake/_v6_probe_" in finding.says, "by which to delete it"
+    assert words in finding.says
+    assert "secret-of-the-store" not in finding.says
+    assert "V6_LAKE_OPTIONS" in finding.remedy
+    assert len(log) == (denied == "delete")
 
 
 def test_state_of_a_newer_version(with_state: Settings) -> None:
