@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from deltalake import DeltaTable, Field, Schema
-
-# Its public form is a subclass of pyarrow's, which is not installed; both come from delta-rs as they are.
-from deltalake._internal import DeltaFileSystemHandler
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 
@@ -111,6 +108,9 @@ class Lake:
         Raises:
             LakeError: the store takes none, or does not let go of it, and then names the object that is left.
         """
+        # Its public form is a subclass of pyarrow's, which is not installed; both come from delta-rs as they are.
+        from deltalake._internal import DeltaFileSystemHandler
+
         name = f"_v6_probe_{uuid4().hex}"
         with lake_faults(table=name, uri=f"{self.root}/{name}", options=self._options):
             store = DeltaFileSystemHandler(self.root, self._options)

@@ -52,9 +52,9 @@ async def examine_gateway(
         patience: time-outs.
     """
     outage = expected_outage(clock(), settings.ib_region)
-    answer = await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS)
-    reason = explain(answer, settings.ib_address)
-    if reason is not None and (outage is None or answer is ProbeAnswer.NOT_IB):
+    found = await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS)
+    reason = explain(found, settings.ib_address)
+    if reason is not None and (outage is None or found.answer not in {ProbeAnswer.NOBODY, ProbeAnswer.SILENT}):
         yield fault("gateway", reason)
         return
     if reason is not None:
