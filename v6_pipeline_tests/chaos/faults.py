@@ -350,7 +350,8 @@ class AtGateway(Fault):
         codes: message codes that this fault explains.
         which: contracts that ``conids`` of the actions are, as fractions of ``among``.
         among: ``wanted`` (those to be streamed) or ``held``.
-        unsold: whether the product may leave these contracts alone until it logs in again.
+        unsold: whether the product may leave these contracts alone until it logs in again after the fault's end; where
+            it has none, for ever.
     """
 
     name: str  # type: ignore[misc]  # of the instance here
@@ -362,6 +363,8 @@ class AtGateway(Fault):
     among: str = "wanted"
     unsold: bool = False
     _conids: tuple[int, ...] = ()
+    _begun: bool = False
+    """False while the gateway has not said so, which may carry it out later, even after the end."""
 
     def begin(self, world: World) -> None:
         if self.which:
@@ -370,14 +373,22 @@ class AtGateway(Fault):
             self.happened = bool(self._conids)
             if not self.happened:
                 return
-        world.allowed_codes |= set(self.codes)
+        world.excuses.codes_begin(self.codes)
         if self.unsold:
-            world.unsold |= set(self._conids)
+            excuse = world.excuses.denied if self.end_with else world.excuses.rejected
+            excuse(self._conids)
         self._perform(world, self.begin_with)
+        self._begun = True
 
     def end(self, world: World) -> None:
-        if self.happened:
-            self._perform(world, self.end_with)
+        if not self.happened:
+            return
+        self._perform(world, self.end_with)
+        if not self._begun:
+            return
+        if self.unsold and self.end_with:
+            world.excuses.on_sale(self._conids, logins=world.streamer_logins())
+        world.excuses.codes_end(self.codes)
 
     def _perform(self, world: World, actions: tuple[tuple[str, dict[str, object]], ...]) -> None:
         for command, fields in actions:
@@ -392,15 +403,21 @@ class FewerLines(Fault):
     name = "fewer lines"
     share: float
     seconds: float
+    _begun: bool = False
+    """As for ``AtGateway``."""
 
     def begin(self, world: World) -> None:
         lines = int(world.scale.market_data_lines * self.share)
-        world.allowed_codes.add(101)
+        world.excuses.codes_begin((101,))
+        world.excuses.fewer_lines(lines)
         world.gateway.request("lines", lines=lines)
-        world.lines_were(lines)
+        self._begun = True
 
     def end(self, world: World) -> None:
         world.gateway.request("lines", lines=world.scale.market_data_lines)
+        if self._begun:
+            world.excuses.codes_end((101,))
+            world.excuses.lines_are_back()
 
 
 def pick(items: Sequence[T], which: float) -> T | None:

@@ -52,16 +52,23 @@ class Oracle:
         self.read_lake()
         with contextlib.suppress(GatewayError):  # stopped or restarting: its peaks tell later what happened meanwhile
             self.statistics = self.world.gateway.statistics()
-            seen, scale, codes = self.statistics, self.world.scale, self.world.allowed_codes
-            self._report(gateway_faults(seen, scale, codes, enforce_rate=self.enforce_rate))
+            seen, excuses = self.statistics, self.world.excuses
+            excuses.logged_in(self.world.logins_in(seen))
+            explained = excuses.explained(seen)
+            self._report(gateway_faults(seen, self.world.scale, explained, enforce_rate=self.enforce_rate))
         if self.world.sensor.failure is not None:
             self.world.violations.add("the sensor ticks", repr(self.world.sensor.failure))
 
     def streams_fresh_since(self, moment: datetime) -> bool:
-        """Whether as many active contracts as must stream have a row with a price received after ``moment``."""
+        """Whether all active contracts that must stream have a row with a price received after ``moment``.
+
+        Where there are more than lines, it is the product's choice which of them.
+        """
         world = self.world
-        fresh = sum(self.price_times.get(conid, moment) > moment for conid in world.wanted())
-        return fresh >= world.stream_count()
+        fresh = {conid for conid in world.wanted() if self.price_times.get(conid, moment) > moment}
+        if world.all_stream():
+            return fresh >= world.wanted() - world.excuses.unsold
+        return len(fresh) >= world.stream_count()
 
     def read_lake(self) -> None:
         """Take in new rows and check each."""
@@ -115,7 +122,7 @@ def gateway_faults(
     Args:
         seen: the statistics.
         scale: which lines are ours.
-        allowed: codes that a fault explains.
+        allowed: codes that faults explain.
         enforce_rate: whether more than ``MESSAGES_PER_SECOND`` counts.
     """
     found: list[tuple[str, str]] = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from v6_pipeline_tests.chaos.oracle import gateway_faults, row_faults
+from v6_pipeline_tests.chaos.oracle import Oracle, gateway_faults, row_faults
 from v6_pipeline_tests.chaos.scale import Scale
 from v6_pipeline_tests.chaos.truth import PositionTruth
 from v6_pipeline_tests.chaos.violations import Violations
@@ -129,3 +130,27 @@ def test_a_lasting_violation_is_one() -> None:
         violations.add("a rule", "broken")
     violations.add("a rule", "broken otherwise")
     assert len(violations) == 2
+
+
+def fresh(wanted: set[int], unsold: set[int], prices: dict[int, float], *, lines: int) -> bool:
+    """Whether all that must stream do, at noon; the prices' seconds from noon."""
+    world: Any = SimpleNamespace(
+        wanted=lambda: wanted,
+        excuses=SimpleNamespace(unsold=unsold),
+        all_stream=lambda: len(wanted) <= lines,
+        stream_count=lambda: min(len(wanted - unsold), lines),
+    )
+    oracle = Oracle(world, price_times={conid: at(seconds) for conid, seconds in prices.items()})
+    return oracle.streams_fresh_since(NOON)
+
+
+def test_each_contract_must_stream_where_there_are_lines_for_all() -> None:
+    assert fresh({1, 2, 3}, {3}, {1: 1, 2: 1}, lines=3)
+    assert not fresh({1, 2, 3}, {3}, {1: 1, 2: -1, 3: 1}, lines=3), "another one is no substitute"
+    assert not fresh({1, 2, 3}, set(), {1: 1, 2: 1}, lines=3)
+
+
+def test_where_there_are_fewer_lines_as_many_must_stream_as_there_are() -> None:
+    assert fresh({1, 2, 3}, set(), {1: 1, 3: 1}, lines=2)
+    assert not fresh({1, 2, 3}, set(), {1: 1, 3: 0}, lines=2)
+    assert fresh({1, 2, 3}, {3}, {2: 1, 3: 1}, lines=2), "what is unsold may be sold again, and have a line"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.sync.queue import PositionQueue
 from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline_tests.chaos.excuses import Excuses
 from v6_pipeline_tests.chaos.lake_log import Key, PositionLog
 from v6_pipeline_tests.chaos.processes import (
     Gateway,
@@ -36,8 +36,6 @@ from v6_pipeline_tests.chaos.truth import PositionTruth
 from v6_pipeline_tests.chaos.violations import Violations
 
 STRATEGY = "chaos"
-LEARNED_SECONDS = 600.0
-"""Upward probes of a learned ceiling come after 2 to 8 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +50,7 @@ class Marker:
 class World:
     """Everything that runs, and everything that is known to be so.
 
-    ``active`` are the conids of the one strategy. ``unsold`` are those for which the gateway once refused market data:
-    the product may leave them alone until it logs in again. ``allowed_codes`` are message codes that a fault explains.
+    ``active`` are the conids of the one strategy. ``excuses`` says what faults explain.
     """
 
     scale: Scale
@@ -71,13 +68,11 @@ class World:
     streamed: PositionLog
     queued: PositionLog
     active: set[int] = field(default_factory=set)
-    unsold: set[int] = field(default_factory=set)
-    allowed_codes: set[int] = field(default_factory=set)
+    excuses: Excuses = field(default_factory=Excuses)
     markers: list[Marker] = field(default_factory=list)
     skipped: int = 0
     """Actions that could not be done because of another fault."""
     _uncertain_since: datetime | None = None
-    _fewer_lines: tuple[int, float] | None = None
 
     @property
     def accounts(self) -> list[str]:
@@ -90,15 +85,26 @@ class World:
 
     def stream_count(self) -> int:
         """How many must stream."""
-        capacity = self.scale.stream_capacity
-        if self._fewer_lines is not None and time.monotonic() < self._fewer_lines[1]:
-            capacity = min(capacity, max(0, self._fewer_lines[0] - self.scale.batch_lines - 1))
-        return min(len(self.wanted() - self.unsold), capacity)
+        return min(len(self.wanted() - self.excuses.unsold), self._stream_capacity())
 
-    def lines_were(self, lines: int) -> None:
-        """The gateway grants fewer: what the product learned of that it tries upward again only after minutes."""
-        lowest = min(lines, self._fewer_lines[0] if self._fewer_lines else lines)
-        self._fewer_lines = (lowest, time.monotonic() + LEARNED_SECONDS)
+    def all_stream(self) -> bool:
+        """Whether there are lines for all that are wanted, so that each of them must stream that is sold."""
+        return len(self.wanted()) <= self._stream_capacity()
+
+    def _stream_capacity(self) -> int:
+        return self.excuses.capacity(self.scale.stream_capacity, self.scale.batch_lines)
+
+    def streamer_logins(self) -> int:
+        """How often the streamer has logged in.
+
+        Raises:
+            GatewayError: no answer.
+        """
+        return self.logins_in(self.gateway.statistics())
+
+    def logins_in(self, seen: dict[str, Any]) -> int:
+        """As much, of these statistics."""
+        return int(seen["connections"].get(str(self.settings.ib_client_id), 0))
 
     # Changes of the broker's side
 
