@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -17,6 +18,7 @@ from v6_pipeline_tests.integration.streamer_rig import Rig, one_account_holding
 
 pytestmark = pytest.mark.usefixtures("quick_flush")
 
+NEW_YORK = ZoneInfo("America/New_York")
 BELIEVED_AFTER = FIRST_BURST.total_seconds() + 1
 
 
@@ -25,6 +27,14 @@ def streamed(rig: Rig, count: int = 4) -> list[int]:
     conids = rig.held()[:count]
     rig.registry.add_active("s", conids)
     return conids
+
+
+def one_option(rig: Rig) -> tuple[str, int]:
+    """A held option."""
+    contracts = rig.gateway.universe.contracts
+    return next(
+        (item.account, item.conid) for item in rig.gateway.book.held() if contracts[item.conid].sec_type == "OPT"
+    )
 
 
 async def until_blind(streamer: IBPositionStreamer) -> None:
@@ -306,6 +316,49 @@ async def test_expired_assigned_and_unknown_contracts_are_ordinary_events(rig: R
         await eventually(lambda: [row["position"] for row in rig.rows(assigned)[-1:]] == [0], "the assigned is closed")
         await eventually(lambda: assigned not in rig.subscribed())
         await two_looks(streamer)
+        assert streamer.status()["state"] == "streaming"
+        assert streamer.status()["connects"] == 1
+        assert rig.subscribed() == {expired: 1}, "silent, as what does not trade, and held as before"
+
+
+async def test_an_expired_contract_loses_its_line_with_the_next_login_and_is_valued_from_the_queue(rig: Rig) -> None:
+    account, expired = one_option(rig)
+    rig.registry.add_active("s", [expired])
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == {expired: 1} and rig.lines() == {expired})
+        rig.gateway.perform("expire", conids=[expired])
+        rig.queue.purge(QueueState.OPEN)
+
+        rig.gateway.perform("drop")
+
+        await eventually(lambda: streamer.status()["connects"] == 2, "a new session")
+        await eventually(lambda: rig.queued().get((account, expired)) == 1, "valued from the queue")
+        await eventually(lambda: streamer.status()["refused"].keys() == {str(expired)}, "asked for once")
+        await two_looks(streamer)
+        assert (rig.subscribed(), rig.lines()) == ({}, set())
+        assert rig.gateway.statistics.errors[200] == 1
+        assert streamer.status()["state"] == "streaming"
+
+        rig.gateway.perform("close", account=account, conid=expired)
+
+        await eventually(lambda: rig.queued().get((account, expired)) == 0, "closed at the gateway: verified at once")
+
+
+async def test_an_option_gives_its_line_back_the_day_after_it_expired(rig: Rig) -> None:
+    account, expired = one_option(rig)
+    expiry = date.fromisoformat(rig.gateway.universe.contracts[expired].expiry)
+    rig.clock.now = datetime.combine(expiry, time(23, 59, 50), NEW_YORK).astimezone(UTC)
+    rig.registry.add_active("s", [expired])
+    async with rig.streaming() as streamer:
+        await eventually(lambda: rig.subscribed() == {expired: 1})
+        rig.gateway.perform("expire", conids=[expired])
+        await two_looks(streamer)
+        rig.queue.purge(QueueState.OPEN)
+
+        rig.clock.advance(20)
+
+        await eventually(lambda: rig.subscribed() == {} and rig.lines() == set(), "the line")
+        await eventually(lambda: rig.queued() == {(account, expired): 2}, "still held: valued from the queue")
         assert streamer.status()["state"] == "streaming"
         assert streamer.status()["connects"] == 1
 

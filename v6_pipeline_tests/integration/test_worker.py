@@ -251,6 +251,36 @@ async def test_a_position_that_both_feeds_leave_out_is_closed_with_a_last_row(ri
     assert (await rig.refresh()).closed == 0
 
 
+async def test_what_expired_is_refreshed_while_it_is_held_and_ends_closed(rig: Rig) -> None:
+    """IB knows the contract no more, and lists the position until it is settled."""
+    await rig.refresh()
+    contracts = rig.gateway.universe.contracts
+    expired = next(item for item in rig.gateway.book.held() if contracts[item.conid].sec_type == "OPT")
+    is_its = (pl.col("account") == expired.account) & (pl.col("conid") == expired.conid)
+    rig.gateway.perform("expire", conids=[expired.conid])
+    rig.clock.advance(60)
+    rig.queue.insert(expired.conid, "asked", account=expired.account)
+
+    held = await rig.refresh(RefreshScope())
+
+    before, after = rig.rows().filter(is_its).to_dicts()
+    assert (held.refreshed, held.closed) == (1, 0)
+    assert after["timestamp"] > before["timestamp"]
+    assert after["position"] == expired.quantity
+    assert after["market_value"] is not None
+
+    rig.gateway.close_position(expired.account, expired.conid)
+    rig.clock.advance(60)
+    rig.queue.insert(expired.conid, "asked", account=expired.account)
+    settled = await rig.refresh(RefreshScope())
+
+    last = rig.rows().filter(is_its).to_dicts()[-1]
+    assert (settled.closed, last["position"], last["market_value"]) == (1, 0, 0)
+    assert (expired.account, expired.conid) not in rig.open_holdings()
+    assert rig.queue.stats().pending == 0
+    assert not rig.queue.items(QueueState.DEAD)
+
+
 async def test_an_item_that_was_never_held_leaves_the_queue_without_a_row(rig: Rig) -> None:
     rig.queue.insert(424242, "GHOST", QueuePriority.NORMAL, account="SIM0000001")
 
