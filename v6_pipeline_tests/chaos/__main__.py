@@ -6,6 +6,7 @@ Exit code 0 without violations, 1 with them: the seed and the event log's path a
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import signal
 import sys
@@ -68,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.kills:
         scale = replace(scale, lease_seconds=DAGSTER_LEASE_SECONDS)
     log = EventLog(folder / "events.jsonl")
-    amount = f"{options.kills} kills" if options.kills else f"{options.minutes:g} minutes"
+    amount = (
+        f"{options.kills} kills" if options.kills else "each once" if options.each else f"{options.minutes:g} minutes"
+    )
     say(f"seed {options.seed}, {amount}, events in {log.path}")
     started = time.monotonic()
     # A run that is ended from outside must leave no process behind.
@@ -81,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             kill_in_turn(runner, options.kills)
         else:
             planned = each_alone(options.seed, catalogue) if options.each else rounds(options.seed, catalogue, WEIGHTS)
-            _play(runner, planned, options.minutes)
+            _play(runner, planned, math.inf if options.each else options.minutes)
         Settling(runner).run()
         say("\n".join(runner.figures.lines(world, runner.oracle, time.monotonic() - started)))
         found = world.violations.found
