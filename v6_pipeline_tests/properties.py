@@ -1,7 +1,8 @@
 """How many examples a property is tried on.
 
-``make test`` has ten minutes for everything: each run tries some, and no two runs the same. ``make test-properties``
-takes its time over them.
+``make test`` has ten minutes for everything: each run tries some, and no two runs the same. The slots' state machine
+alone is derandomized: the same steps in each run, so that what fails there fails again. ``make test-properties`` takes
+its time over all of them.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ def test_ledgers_agree_with_the_gateway(sqlite_template: Path) -> None:
         settings=settings(
             phases=[Phase.generate],  # to shrink a failure takes minutes of database work
             max_examples=examples(15),
-            stateful_step_count=25,
+            stateful_step_count=60,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             derandomize=True,
