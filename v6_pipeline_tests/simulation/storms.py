@@ -287,7 +287,7 @@ async def tws_windows(storm: Storms) -> None:
 
 
 async def contract_trouble(storm: Storms) -> None:
-    name = storm.draw.choice(("quiet", "deny", "halt", "withhold_greeks", "distort_prices", "unqualify"))
+    name = storm.draw.choice(("quiet", "deny", "halt", "withhold_greeks", "distort_prices", "unqualify", "expire"))
     storm.perform(name, conids=storm.conids(6))
 
 
