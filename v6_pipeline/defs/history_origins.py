@@ -143,6 +143,7 @@ def _snapshot_fields() -> dict[str, list[tuple[str, str]]]:
         origin = "base_currency" if column == "base_currency" else "exchange_rates"
         found[column] += [(FLEX_STATEMENTS.name, "base_currency"), (ACCOUNT_VALUES.name, origin)]
     found["strategy_ids"] = [(STRATEGY_REGISTRY, "strategy")]
+    found["greeks_time"] = [(table.name, "timestamp") for table in _OBSERVED[1:]]
     return found
 
 
@@ -165,7 +166,10 @@ def _exposure_fields() -> dict[str, list[tuple[str, str]]]:
         "vega": ("position", "multiplier", "vega", "fx_rate_to_base"),
         "theta": ("position", "multiplier", "theta", "fx_rate_to_base"),
         "short_options_expiring": ("position", "expiry"),
-        "short_options_in_the_money": ("position", "right", "strike", "underlying_price"),
+        "short_options_in_the_money": (
+            *("position", "right", "strike", "underlying_price", "greeks_time"),
+            *("underlying_conid", "market_price", "price_time"),
+        ),
     }
     found = {column: [(snapshot, name) for name in names] for column, names in of.items()}
     # What was held the session before and is gone has realized what the day's activity says.

@@ -143,6 +143,12 @@ POSITION_SNAPSHOTS = TableSpec(
         RUN_ID_COLUMN,
         INGESTED_AT_COLUMN,
         optional("flex_activity_version", pl.Int64(), "Delta version of flex_activity that was read", since=2),
+        optional(
+            "greeks_time",
+            TIMESTAMP,
+            "time of the observation that greeks and the underlying's price are from (UTC)",
+            since=2,
+        ),
     ),
     key=(PARTITION_COLUMN, "account", "conid"),
     replaced_by=(PARTITION_COLUMN,),
@@ -179,7 +185,11 @@ PORTFOLIO_EXPOSURE = TableSpec(
             )
         ),
         required("short_options_expiring", pl.Int64(), "short options that expire by the next trading day"),
-        required("short_options_in_the_money", pl.Int64(), "short options in the money, where the price is known"),
+        required(
+            "short_options_in_the_money",
+            pl.Int64(),
+            "short options in the money, by the newest price of the underlying, where one is known",
+        ),
         required("timestamp", TIMESTAMP, "newest observation among the positions (UTC)"),
         required("final", pl.Boolean(), "made from a snapshot after the day's cut-off"),
         optional("snapshot_version", pl.Int64(), "Delta version of position_snapshots that was read"),

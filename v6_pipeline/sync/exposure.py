@@ -23,7 +23,8 @@ from v6_pipeline.sync.registry_history import RegistryAt
 UNASSIGNED = "unassigned"
 _COLUMNS = (
     *(*HOLDING_COLUMNS, "market_price", "market_value", "unrealized_pnl", "realized_pnl"),
-    *("delta", "gamma", "vega", "theta", "underlying_price", "base_currency", "fx_rate_to_base"),
+    *("price_time", "delta", "gamma", "vega", "theta", "underlying_price", "greeks_time"),
+    *("base_currency", "fx_rate_to_base"),
 )
 _KEY = ("account", "underlying", "underlying_conid", "strategy")
 _WITHOUT_DELTA = frozenset({SecType.BOND, SecType.BILL, SecType.OTHER, SecType.COMBO})
@@ -34,6 +35,8 @@ _OWN_UNDERLYING = frozenset(
 
 _Group = tuple[str, str, int | None, str]
 _Contract = tuple[str, int]
+_Spots = Mapping[int, tuple[float, datetime]]
+"""By conid: the newest price in units of the currency, and when it was."""
 
 
 @dataclass(slots=True)
@@ -136,13 +139,14 @@ def exposure(
     before = {(row["account"], row["conid"]): row for row in previous.select(_COLUMNS).iter_rows(named=True)}
     known_before = {account for account, _ in before}
     groups: dict[_Group, _Totals] = {}
+    spots = _spots(snapshot, contracts)
     present = snapshot.select(_COLUMNS).iter_rows(named=True)
     for row in (*present, *_gone(snapshot, before, _booked(activity, window))):
         earlier = before.get((row["account"], row["conid"]))
         holding = holding_of(row, contracts)
         amounts = _amounts(row, holding.contract, earlier, has_previous=row["account"] in known_before)
         shares = _shares(holding, earlier, registry)
-        expiring, in_the_money = _short_option(row, holding.contract, window.day, next_session)
+        expiring, in_the_money = _short_option(row, holding.contract, spots, window.day, next_session)
         for strategy, share in shares:
             totals = groups.setdefault(
                 (row["account"], row["symbol"], _underlying(holding.contract), strategy),
@@ -289,12 +293,34 @@ def _times(*factors: float | None) -> float | None:
     return product
 
 
-def _short_option(row: Mapping[str, Any], contract: ContractSpec, day: date, next_session: date) -> tuple[bool, bool]:
+def _spots(snapshot: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> _Spots:
+    """Prices of what is held and may be an underlying; not of what is quoted in cents, which the source may not be."""
+    priced = snapshot.filter(pl.col("market_price").is_not_null() & pl.col("price_time").is_not_null())
+    rows = priced.sort("price_time").select("conid", "market_price", "price_time").iter_rows()
+    return {
+        conid: (price, at)
+        for conid, price, at in rows
+        if conid not in contracts or contracts[conid].price_magnifier == 1
+    }
+
+
+def _underlying_price(row: Mapping[str, Any], contract: ContractSpec, spots: _Spots) -> float | None:
+    """The newer one of the underlying's own price, if it is held, and that which the greeks were computed with."""
+    own = spots.get(contract.underlying_conid or 0) if contract.price_magnifier == 1 else None
+    if own is not None and (row["greeks_time"] is None or row["greeks_time"] < own[1]):
+        return own[0]
+    with_greeks: float | None = row["underlying_price"]
+    return with_greeks
+
+
+def _short_option(
+    row: Mapping[str, Any], contract: ContractSpec, spots: _Spots, day: date, next_session: date
+) -> tuple[bool, bool]:
     """Whether it is a short option that expires by the next trading day, and one in the money."""
     if row["position"] >= 0 or not contract.sec_type.is_option:
         return False, False
     expiring = contract.expiry is not None and day <= contract.expiry <= next_session
-    price, strike = row["underlying_price"], contract.strike
+    price, strike = _underlying_price(row, contract, spots), contract.strike
     if price is None or strike is None:
         return expiring, False
     return expiring, price > strike if contract.right == "C" else contract.right == "P" and price < strike

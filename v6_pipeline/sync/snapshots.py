@@ -128,9 +128,13 @@ def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
 def _with_quotes(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
     """Quotes and greeks, each group whole from the newest own row of the day that has any of it."""
     rows = rows.drop(*QUOTE, *GREEKS, "market_data_type")
-    for names, data_type in ((QUOTE, "quote_type"), (GREEKS, "greeks_type")):
+    for names, group in ((QUOTE, "quote"), (GREEKS, "greeks")):
         newest = newest_first(observed.filter(has_any(names))).unique(subset=KEY, keep="first", maintain_order=True)
-        newest = newest.select(*KEY, *names, pl.col("market_data_type").alias(data_type))
+        newest = newest.select(
+            *(*KEY, *names),
+            pl.col("market_data_type").alias(f"{group}_type"),
+            pl.col("timestamp").alias(f"{group}_time"),
+        )
         rows = rows.join(newest, on=KEY, how="left", maintain_order="left")
     return rows.with_columns(pl.coalesce("quote_type", "greeks_type").alias("market_data_type"))
 

@@ -329,7 +329,9 @@ class _Tracer:
         for part in (Part.QUOTE, Part.GREEKS):
             row, names = trace_parts.quoted_row(snapshot, of_day, part)
             if any(snapshot[name] is not None for name in names):
-                _give(snapshot, own, found, part, row, names)
+                given = _give(snapshot, own, found, part, row, names)
+                if part is Part.GREEKS and given.row is not None:
+                    given.numbers += trace_parts.compare_greeks_time(snapshot, given.row)
         if position.spec is FLEX_POSITIONS:
             self._booked(snapshot, found)
             return

@@ -80,6 +80,13 @@ def compare_close(snapshot: Row, close: Row) -> list[Number]:
     return compare(snapshot, close, tuple(_CLOSE), called=_CLOSE)
 
 
+def compare_greeks_time(snapshot: Row, row: Row) -> list[Number]:
+    """When the greeks were observed beside the time of their row; older snapshots do not tell."""
+    if snapshot["greeks_time"] is None:
+        return []
+    return compare(snapshot, row, ("greeks_time",), called={"greeks_time": "timestamp"})
+
+
 def compare_rate(snapshot: Row, values: Row) -> list[Number]:
     """The exchange rate beside the account's own table of rates."""
     rates = {item["currency"]: item["rate"] for item in values["exchange_rates"] or ()}

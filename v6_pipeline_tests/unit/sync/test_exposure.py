@@ -271,6 +271,27 @@ def test_short_options_that_expire_or_are_in_the_money_are_counted(
     assert (row["short_options_expiring"], row["short_options_in_the_money"]) == (expiring, in_the_money)
 
 
+@pytest.mark.parametrize(
+    ("stock", "of_option", "magnifier", "in_the_money"),
+    [
+        pytest.param({"price_time": NOON}, {"greeks_time": YESTERDAY}, 1, 1, id="its own price is newer"),
+        pytest.param({"price_time": NOON}, {"greeks_time": None}, 1, 1, id="the greeks have no time"),
+        pytest.param({"price_time": NOON}, {"underlying_price": None}, 1, 1, id="there are no greeks"),
+        pytest.param({"price_time": YESTERDAY}, {"greeks_time": NOON}, 1, 0, id="the greeks are newer"),
+        pytest.param({"price_time": None}, {"greeks_time": YESTERDAY}, 1, 0, id="its own price has no time"),
+        pytest.param({"price_time": NOON}, {"greeks_time": YESTERDAY}, 100, 0, id="it is quoted in cents"),
+        pytest.param({"conid": 7, "price_time": NOON}, {"greeks_time": YESTERDAY}, 1, 0, id="of something else"),
+    ],
+)
+def test_the_newest_price_of_the_underlying_tells_whether_it_is_in_the_money(
+    stock: dict[str, Any], of_option: dict[str, Any], magnifier: int, in_the_money: int
+) -> None:
+    """The greeks of a contract that found a line seldom may be of the morning."""
+    underlying = ContractSpec(conid=1, symbol="AAPL", sec_type=SecType.STOCK, currency="USD", price_magnifier=magnifier)
+    rows = exposed([position(market_price=94.0) | stock, option() | of_option], contracts={1: underlying})
+    assert sum(row["short_options_in_the_money"] for row in rows) == in_the_money
+
+
 def test_a_row_says_what_it_is_made_of() -> None:
     row = one([position(final=True), option(final=False)])
     assert (row["final"], row["snapshot_version"], row["base_currency"]) == (False, 4, "USD")

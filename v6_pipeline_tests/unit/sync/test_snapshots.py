@@ -203,7 +203,9 @@ def test_quotes_and_greeks_come_each_from_the_newest_row_that_has_any() -> None:
     ]
     row = one(day(rows))
     assert (row["delta"], row["gamma"], row["bid"], row["ask"], row["market_data_type"]) == (0.5, None, 3.0, None, 3)
+    assert row["greeks_time"] == NOON + MINUTE
     assert one(day(rows[:1]))["market_data_type"] == 1
+    assert one(day(rows[2:]))["greeks_time"] is None
 
 
 def test_rates_are_flexs_else_an_own_rows_else_the_accounts() -> None:
