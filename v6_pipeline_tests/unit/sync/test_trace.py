@@ -198,6 +198,9 @@ def test_a_streamed_day_tells_position_price_quote_and_rate_apart(template: Made
     assert [(number.source, number.agrees) for number in found.value_numbers] == [(550.0 - 10 * 40, True)]
     [rate] = [number for number in source(found, Part.RATE).numbers if number.name == "fx_rate_to_base"]
     assert (rate.snapshot, rate.source) == (1.1, 1.1)
+    assert quoted.row is not None
+    [greeks_time] = [number for number in quoted.numbers if number.name == "greeks_time"]
+    assert (greeks_time.source, greeks_time.agrees) == (quoted.row["timestamp"], True)
 
 
 def test_a_position_of_the_stream_may_have_its_price_from_the_queue(made: Made) -> None:
