@@ -16,6 +16,7 @@ import polars as pl
 from v6_pipeline.lake.reader import latest_positions
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.state import holdings as holdings_store
+from v6_pipeline.sync.competing import RETRY
 from v6_pipeline.sync.queue import QueueState
 from v6_pipeline_tests.simulation.truth import Key, Truth
 from v6_pipeline_tests.simulation.world import FLUSH_SECONDS, World
@@ -103,6 +104,7 @@ class Oracle:
         self._streamed_in_storm: set[int] = set()
         self._alive_by: tuple[float, float] | None = None
         """From when on nothing else may go wrong, and by when no stream may be dead any more."""
+        self._waited_for_tries = False
         self.urgent: int | None = None
         """Must stream whatever else does."""
         self._hook()
@@ -151,7 +153,7 @@ class Oracle:
     def streams_must_live(self, *, in_seconds: float, untroubled_for: float = 300.0) -> None:
         """What has died is to be streaming again by then, unless something else goes wrong, or went wrong before."""
         now = self.world.loop.time()
-        self._alive_by = now - untroubled_for, now + in_seconds
+        self._alive_by, self._waited_for_tries = (now - untroubled_for, now + in_seconds), False
 
     # Watching
 
@@ -326,15 +328,33 @@ class Oracle:
 
     def _check_alive(self) -> None:
         """In storms as well, where no other trouble is to blame."""
-        if self._alive_by is None or self.world.loop.time() < self._alive_by[1]:
+        now = self.world.loop.time()
+        if self._alive_by is None or now < self._alive_by[1]:
             return
         untroubled_since, _ = self._alive_by
         self._alive_by = None
+        tries = self._tries_in_vain(untroubled_since)
+        if tries and not self._waited_for_tries:
+            seconds = tries * RETRY.total_seconds()
+            self._alive_by, self._waited_for_tries = (untroubled_since, now + seconds), True
+            self.world.alert_until = now + seconds
+            return
+        self._waited_for_tries = False
+        if tries is None:
+            return
         if all(at < untroubled_since or _kills_at_most_all(name, fields) for at, name, fields in self._notes):
             self.revivals += 1
             dead = self.truth.dead()
             if dead:
                 self.wrong(f"dead streams that nobody has missed: {dead}")
+
+    def _tries_in_vain(self, since: float) -> int | None:
+        """How many contracts are asked for one by one before one ticks after another login had the data; None: all."""
+        if not any(at >= since and name == "competing_session" for at, name, _ in self._notes):
+            return 0
+        streamed = self.truth.streamed()
+        silent = {conid for conid in streamed if not self.world.gateway.market.flows(conid)}
+        return len(silent) if silent != set(streamed) else None
 
     # After a storm
 
