@@ -62,7 +62,10 @@ def rounds(seed: int, catalogue: Mapping[str, Draw], weights: Mapping[str, float
         number += 1
         count = draw.choice((1, 1, 2, 3))
         chosen = [draw.choices(names, [weights.get(name, 1.0) for name in names])[0] for _ in range(count)]
-        planned = [Planned(round(draw.uniform(0, 4), 2), catalogue[name](draw)) for name in dict.fromkeys(chosen)]
+        planned = [
+            Planned(round(draw.uniform(0, 4), 2) + _LATER.get(name, 0.0), catalogue[name](draw))
+            for name in dict.fromkeys(chosen)
+        ]
         changes = [change for change in _CHANGES if draw.random() < 0.5]
         planned += [Planned(round(draw.uniform(0, 6), 2), change(draw)) for change in changes]
         yield Round(number, tuple(sorted(planned, key=lambda item: item.at)))
@@ -72,7 +75,7 @@ def each_alone(seed: int, catalogue: Mapping[str, Draw]) -> Iterator[Round]:
     """Every kind of fault once, each in a round of its own."""
     draw = random.Random(seed)
     for number, name in enumerate(sorted(catalogue), start=1):
-        yield Round(number, (Planned(0.0, catalogue[name](draw)),))
+        yield Round(number, (Planned(_LATER.get(name, 0.0), catalogue[name](draw)),))
 
 
 def _seconds(shortest: float, longest: float) -> Callable[[random.Random], float]:
@@ -236,3 +239,5 @@ WEIGHTS = {
     "long refusal": 0.3,
 }
 """What is quick and cruel often, what mostly waits or changes what may be expected seldom; the others count 1."""
+_LATER = {"dead streams": 8.0}
+"""Seconds after the round's begin: a silence tells nothing of a feed that has begun to tick a moment before."""

@@ -387,7 +387,8 @@ class Oracle:
         better = [conid for conid in better if conid not in self._lately_quiet()]
         rested = self._calm_for() >= RESTED_AFTER or not self._storm_had & (_DATA_TROUBLE - {"quiet"})
         is_fair = with_lines and rested and self.world.is_session
-        pressing = self.urgent if with_lines and self.urgent in missing else None
+        # Who was urgent before keeps its priority: there may be as many of those as lines.
+        pressing = self.urgent if with_lines and self.urgent in missing and wanted[self.urgent] < worst else None
         if self._stays("urgent", pressing, 60.0) and pressing is not None:
             self.wrong(f"{pressing}, wanted more than all that stream, gets no line")
         if self._stays("better", is_fair and better, 30.0) and is_fair and better:
