@@ -16,12 +16,12 @@ from pathlib import Path
 import ibflex
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.lake.history_schemas import HISTORY_TABLES
+from v6_pipeline.history.context import Failed, HistoryContext
+from v6_pipeline.history.make import make_history
 from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.tables import HISTORY_TABLES
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.history import make_history
-from v6_pipeline.sync.history_context import Failed, HistoryContext
 
 CLOSES = "historical_closes"
 LAST = date(2026, 11, 20)

@@ -34,7 +34,7 @@ from v6_pipeline.paper import GatewayConfig, PaperGateway
 from v6_pipeline.paper.runner import GatewayThread
 from v6_pipeline.settings import load_settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.state.queue.queue import PositionQueue
 
 LINES, RESERVE, FLOOR, MESSAGES = 100, 10, 10, 50
 BUDGET = LINES - RESERVE

@@ -19,16 +19,16 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.history.exposure import exposure
+from v6_pipeline.history.inputs import DayWindow, LakeDays
+from v6_pipeline.history.snapshots import assemble
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.day import DayWindow, LakeDays
-from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, FLEX_STATEMENTS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS
-from v6_pipeline.sync.exposure import exposure
-from v6_pipeline.sync.registry_history import RegistryAt
-from v6_pipeline.sync.snapshots import assemble
+from v6_pipeline.lake.tables import FLEX_POSITIONS, FLEX_STATEMENTS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
+from v6_pipeline.state.registry.history import RegistryAt
 
 ACCOUNT = "SIM1"
 FIRST = date(2025, 3, 3)

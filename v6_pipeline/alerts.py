@@ -22,10 +22,10 @@ import requests
 from pydantic import SecretStr
 
 from v6_pipeline.errors import AlertError, SettingsError
-from v6_pipeline.ib.flex.addresses import is_loopback
+from v6_pipeline.flex.addresses import is_loopback
+from v6_pipeline.plugins import make_all
 from v6_pipeline.secrecy import without
 from v6_pipeline.settings import Settings
-from v6_pipeline.sync.factories import make_all
 
 REPEAT_AFTER = timedelta(hours=24)
 """What is still wrong by then is said again."""

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from v6_pipeline.state.slot_samples import SlotSample
+from v6_pipeline.state.slots.samples import SlotSample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,8 +1,8 @@
 """The streamer's process: who may stream, for how long, and a clean end.
 
 Entry point ``python -m v6_pipeline.streamer``, started by ``ib_streamer_sensor`` or a supervisor, and the body of
-``v6 stream``. What streaming is, is in ``v6_pipeline.sync.streamer``. Dagster is never imported here: the process is up
-in about two seconds and outlives every reload of a code location.
+``v6 stream``; streaming itself is in ``v6_pipeline.streaming.streamer``. Dagster is never imported here: the process is
+up in about two seconds and outlives every reload of a code location.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FencedError, StateError, V6Error
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.resets import expected_outage
+from v6_pipeline.ib.session import shared_pacer
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.settings import MarketHours, Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
-from v6_pipeline.sync.gateway_session import shared_pacer
-from v6_pipeline.sync.handlers import HandlerDispatcher, load_handlers
-from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
-from v6_pipeline.sync.queue import PositionQueue
-from v6_pipeline.sync.registry import StrategyRegistry
-from v6_pipeline.sync.slots import SlotLedger, stream_holder
-from v6_pipeline.sync.streamer import IBPositionStreamer
-from v6_pipeline.sync.streamer_policy import StreamerPolicy
-from v6_pipeline.sync.writer import DeltaLakePositionWriter
+from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.registry.registry import StrategyRegistry
+from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
+from v6_pipeline.streaming.handlers import HandlerDispatcher, load_handlers
+from v6_pipeline.streaming.streamer import IBPositionStreamer
+from v6_pipeline.streaming.streamer_policy import StreamerPolicy
+from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 
 log = logging.getLogger("v6_pipeline.streamer")  # not __name__, which is __main__ in the process of its own
 

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import polars as pl
 
-from v6_pipeline.lake.history_schemas import HISTORICAL_CLOSES, POSITION_SNAPSHOTS
+from v6_pipeline.history.context import HistoryContext
+from v6_pipeline.history.flex_days import flex_days
+from v6_pipeline.history.snapshot_days import snapshot_days
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace
 from v6_pipeline.lake.rows import account_rows
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import HISTORICAL_CLOSES, POSITION_SNAPSHOTS
 from v6_pipeline.model import AccountValues, PositionUpdate, PriceSource, UpdateSource
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.flex_days import flex_days
-from v6_pipeline.sync.history_context import HistoryContext
-from v6_pipeline.sync.snapshot_days import snapshot_days
-from v6_pipeline.sync.writer import DeltaLakePositionWriter
+from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.history_days import ACCOUNTS, CALENDAR, POSITIONS, drop, observe
 from v6_pipeline_tests.unit.lake.builders import no_fsync
 

@@ -1,6 +1,6 @@
 """Everything that ``v6 doctor`` looks at, in order; and the same ahead of a start, which a fault refuses.
 
-What each thing is looked at for is in ``v6_pipeline.sync``; only Dagster's instance is examined here.
+The probes are in ``doctor``; only Dagster's instance is examined here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from v6_pipeline.cli import dagster_processes, home, output
 from v6_pipeline.errors import ExaminationError, StateError
 
 if TYPE_CHECKING:
+    from v6_pipeline.doctor.findings import Finding
     from v6_pipeline.settings import Settings
-    from v6_pipeline.sync.findings import Finding
 
 Tell = Callable[["Finding"], None]
 Clock = Callable[[], datetime]
@@ -32,8 +32,8 @@ def examine(settings: Settings, tell: Tell, clock: Clock) -> None:
         tell: called with each finding as it is made.
         clock: UTC now.
     """
-    from v6_pipeline.sync.findings import Verdict
-    from v6_pipeline.sync.place_examination import examine_places, examine_settings
+    from v6_pipeline.doctor.findings import Verdict
+    from v6_pipeline.doctor.places import examine_places, examine_settings
 
     with _silent_logs():
         for finding in examine_settings(settings):
@@ -57,7 +57,7 @@ def require(settings: Settings, clock: Clock) -> None:
     Raises:
         ExaminationError: something is at fault.
     """
-    from v6_pipeline.sync.findings import Verdict
+    from v6_pipeline.doctor.findings import Verdict
 
     faults: list[str] = []
 
@@ -85,8 +85,8 @@ def _silent_logs() -> Iterator[None]:
 
 
 async def _gateway(settings: Settings, tell: Tell, clock: Clock, *, with_state: bool) -> None:
-    from v6_pipeline.sync.findings import fault
-    from v6_pipeline.sync.gateway_examination import examine_gateway
+    from v6_pipeline.doctor.findings import fault
+    from v6_pipeline.doctor.gateway import examine_gateway
 
     with contextlib.ExitStack() as stack:
         database = stack.enter_context(home.open_state(settings, must_exist=True)) if with_state else None
@@ -98,7 +98,7 @@ async def _gateway(settings: Settings, tell: Tell, clock: Clock, *, with_state: 
 
 
 def _dagster(settings: Settings) -> Finding:
-    from v6_pipeline.sync.findings import fault, ok
+    from v6_pipeline.doctor.findings import fault, ok
 
     path = settings.dagster_home / "dagster.yaml"
     if not path.exists():

@@ -18,7 +18,7 @@ from v6_pipeline.errors import UsageError
 if TYPE_CHECKING:
     from yaml import Node
 
-    from v6_pipeline.state.selector import Selector
+    from v6_pipeline.state.registry.selector import Selector
 
 CSV_COLUMNS = ("strategy", "conid", "selector", "account", "quantity", "priority")
 YAML_KEYS = ("strategy", "conids", "selectors", "account", "quantity", "priority")
@@ -214,7 +214,7 @@ def _entry(texts: _Texts, default_priority: int) -> StrategyEntry:
 
 
 def _strategy(place: str, text: str) -> str:
-    from v6_pipeline.sync.registry_changes import check_strategy
+    from v6_pipeline.state.registry.changes import check_strategy
 
     try:
         check_strategy(text)
@@ -224,7 +224,7 @@ def _strategy(place: str, text: str) -> str:
 
 
 def _selector(place: str, text: str, account: str | None) -> Selector:
-    from v6_pipeline.state.selector import Selector
+    from v6_pipeline.state.registry.selector import Selector
 
     try:
         return Selector.parse(text).within(account)

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from v6_pipeline.state.instants import utc_now
-from v6_pipeline.sync.leases import GrantedBy, ProcessIdentity, StreamerLease
-from v6_pipeline.sync.slots import SlotLedger, stream_holder
+from v6_pipeline.state.leases.leases import GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
 
 if TYPE_CHECKING:
     from v6_pipeline.settings import Settings
     from v6_pipeline.state.database import StateDatabase
-    from v6_pipeline.sync.leases import StreamerLeaseState
+    from v6_pipeline.state.leases.leases import StreamerLeaseState
 
 POLL_SECONDS = 0.2
 KILL_SECONDS = 3

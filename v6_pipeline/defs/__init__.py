@@ -1,5 +1,5 @@
-"""The Dagster face of the pipeline: a module per concept, each short, deciding nothing.
+"""The Dagster face of the pipeline: a module per Dagster concept, each short, deciding nothing.
 
-The only package that imports dagster. What a tick or a run does is in ``v6_pipeline.sync``; here it is given a
-schedule, a partition and metadata.
+Belongs here: assets, checks, jobs, schedules, sensors and their metadata. The only package that imports dagster.
+Does not belong here: what a tick or a run does (``streaming``, ``refresh``, ``history``, ``checks``).
 """

@@ -16,9 +16,10 @@ import polars as pl
 
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.checks.logs import downloaded_accounts
+from v6_pipeline.defs.lineage import BROKER_FIELDS, IB_ACCOUNT, REGISTRY_FIELDS, STRATEGY_REGISTRY, source_columns
 from v6_pipeline.defs.log_checks import evaluations_after_refresh
 from v6_pipeline.defs.metadata import ERROR, KINDS, sample_rows, table_definition, table_materialization
-from v6_pipeline.defs.origins import BROKER_FIELDS, IB_ACCOUNT, REGISTRY_FIELDS, STRATEGY_REGISTRY, source_columns
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.shown import is_first_of_quarter, shown
@@ -28,10 +29,9 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import newest_accounts, row_count
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import Commit
-from v6_pipeline.sync.log_checks import downloaded_accounts
-from v6_pipeline.sync.queue import PositionQueue
-from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS
-from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope
+from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS
+from v6_pipeline.refresh.worker import QueueWorker, RefreshReport, RefreshScope
+from v6_pipeline.state.queue.queue import PositionQueue
 
 ACCOUNT_FEED_POOL = "ib_account_feed"
 """One step at a time: IB serves one account feed."""

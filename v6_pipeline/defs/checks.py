@@ -16,16 +16,16 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.checks.stream import Verdict, active_contracts_stream, slots_within_budget, stream_fresh
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.settings import MarketHours, Settings
-from v6_pipeline.state.leases import StreamerLeaseState
-from v6_pipeline.sync.leases import StreamerLease
-from v6_pipeline.sync.slots import SlotLedger, SlotUsage
-from v6_pipeline.sync.stream_checks import Verdict, active_contracts_stream, slots_within_budget, stream_fresh
+from v6_pipeline.state.leases.leases import StreamerLease
+from v6_pipeline.state.leases.rows import StreamerLeaseState
+from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
 
 EVALUATE_EVERY = timedelta(minutes=5)
 DESCRIPTIONS = {

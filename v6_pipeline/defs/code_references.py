@@ -14,7 +14,14 @@ from typing import Any
 
 import dagster as dg
 
-from v6_pipeline.lake.history_schemas import (
+from v6_pipeline.history.close_days import close_days
+from v6_pipeline.history.exposure import exposure
+from v6_pipeline.history.flex_days import flex_days
+from v6_pipeline.history.positions import day_positions
+from v6_pipeline.history.snapshots import assemble
+from v6_pipeline.lake.rows import account_rows, position_rows
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
@@ -22,15 +29,8 @@ from v6_pipeline.lake.history_schemas import (
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
 )
-from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.sync.close_days import close_days
-from v6_pipeline.sync.day_positions import day_positions
-from v6_pipeline.sync.exposure import exposure
-from v6_pipeline.sync.flex_days import flex_days
-from v6_pipeline.sync.snapshots import assemble
-from v6_pipeline.sync.streamer import IBPositionStreamer
-from v6_pipeline.sync.worker import QueueWorker
+from v6_pipeline.refresh.worker import QueueWorker
+from v6_pipeline.streaming.streamer import IBPositionStreamer
 
 MADE_BY: dict[str, tuple[Callable[..., Any], ...]] = {
     STREAMED_POSITIONS.name: (IBPositionStreamer, position_rows),

@@ -19,10 +19,10 @@ from v6_pipeline.defs.jobs import FLEX_JOB
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import FlexError, V6Error
-from v6_pipeline.ib.flex.reader import read_statements
+from v6_pipeline.flex.folder import ChangedFiles, FileState, changed, scan
+from v6_pipeline.flex.index import index_file
+from v6_pipeline.flex.reader import read_statements
 from v6_pipeline.settings import Settings
-from v6_pipeline.sync.flex_folder import ChangedFiles, FileState, changed, scan
-from v6_pipeline.sync.flex_index import index_file
 
 TICK_SECONDS = 30
 BYTES_PER_TICK = 100_000_000

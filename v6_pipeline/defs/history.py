@@ -19,6 +19,7 @@ from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.history_checks import evaluations
 from v6_pipeline.defs.history_origins import FLEX_ATTRIBUTES
+from v6_pipeline.defs.lineage import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY, source_columns
 from v6_pipeline.defs.metadata import (
     FRESH,
     KINDS,
@@ -27,12 +28,15 @@ from v6_pipeline.defs.metadata import (
     table_definition,
     table_materialization,
 )
-from v6_pipeline.defs.origins import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY, source_columns
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.shown import is_first_of_quarter, shown
 from v6_pipeline.errors import V6Error
-from v6_pipeline.lake.history_schemas import (
+from v6_pipeline.history.context import Failed, HistoryContext, Made
+from v6_pipeline.history.make import make_history
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
@@ -41,11 +45,7 @@ from v6_pipeline.lake.history_schemas import (
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
 )
-from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.pictures import as_markdown, exposure_by_underlying
-from v6_pipeline.sync.history import make_history
-from v6_pipeline.sync.history_context import Failed, HistoryContext, Made
 
 STEP = "history"
 GROUP = "history"

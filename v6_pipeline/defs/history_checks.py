@@ -2,7 +2,7 @@
 
 The step ``history`` evaluates them for the days of its run, since Dagster skips check steps after a step that yields no
 output; the UI's *Execute* button evaluates them for the newest days. What must hold is decided in
-``sync.history_checks``. https://docs.dagster.io/guides/test/asset-checks
+``checks.history``. https://docs.dagster.io/guides/test/asset-checks
 """
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
@@ -12,15 +12,15 @@ from datetime import date
 
 import dagster as dg
 
+from v6_pipeline.checks.days import DayChecks
+from v6_pipeline.checks.stream import Verdict
 from v6_pipeline.defs.flex_sensor import RANGE_END, RANGE_START
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.snapshot_schedule import PARTITION_TAG
 from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error
-from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, POSITION_SNAPSHOTS
-from v6_pipeline.sync.day_checks import DayChecks
-from v6_pipeline.sync.history_context import HistoryContext
-from v6_pipeline.sync.stream_checks import Verdict
+from v6_pipeline.history.context import HistoryContext
+from v6_pipeline.lake.tables import FLEX_POSITIONS, POSITION_SNAPSHOTS
 
 NEWEST = 5
 """Days with a snapshot that a check without partitions looks at."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dagster as dg
 
-from v6_pipeline.defs.origins import IB_ACCOUNT, STRATEGY_REGISTRY, derived_columns, flex_columns
+from v6_pipeline.defs.lineage import IB_ACCOUNT, STRATEGY_REGISTRY, derived_columns, flex_columns
 from v6_pipeline.lake.columns import POSITION_COLUMNS
-from v6_pipeline.lake.history_schemas import (
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
@@ -17,7 +18,6 @@ from v6_pipeline.lake.history_schemas import (
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
 )
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 
 _POSITION = "OpenPosition"
 _MOVES = ("Trade", "OptionEAE", "Transfer", "CorporateAction")

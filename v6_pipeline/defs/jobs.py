@@ -9,14 +9,14 @@ import dagster as dg
 
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
-from v6_pipeline.lake.history_schemas import (
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
+from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
 )
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.lake.upkeep import Upkeep, maintain
 
 REFRESH_JOB = "refresh_queued_positions"

@@ -3,7 +3,7 @@
 Those of ``queued_positions`` and ``account_values`` are one step that Dagster runs after each refresh. They read the
 lake once for all, and never fail its run: what cannot be read fails the checks. Where no refresh runs none of them is
 evaluated, so ``ib_streamer_sensor`` evaluates those that say so. That of ``streamed_positions`` is
-executed from the UI. What must hold is decided in ``sync.queue_checks`` and ``sync.position_checks``.
+executed from the UI. What must hold is decided in ``checks.queue`` and ``checks.positions``.
 https://docs.dagster.io/guides/test/asset-checks
 """
 
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import dagster as dg
 
+from v6_pipeline.checks.logs import LogChecks
+from v6_pipeline.checks.stream import Verdict
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.sync.log_checks import LogChecks
-from v6_pipeline.sync.stream_checks import Verdict
 
 _Judge = Callable[[LogChecks], Verdict]
 _Checks = Mapping[str, tuple[_Judge, str]]

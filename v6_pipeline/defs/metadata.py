@@ -14,7 +14,7 @@ import dagster as dg
 
 from v6_pipeline.defs.code_references import code_references
 from v6_pipeline.defs.history_origins import HISTORY_LINEAGE
-from v6_pipeline.defs.origins import ACCOUNTS, QUEUED, STREAMED, column_lineage
+from v6_pipeline.defs.lineage import ACCOUNTS, QUEUED, STREAMED, column_lineage
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake

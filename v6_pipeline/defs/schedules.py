@@ -18,9 +18,9 @@ from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh
 from v6_pipeline.settings import MarketHours, Settings
-from v6_pipeline.sync.queue import PositionQueue
-from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh
+from v6_pipeline.state.queue.queue import PositionQueue
 
 ACTIVE = [
     DagsterRunStatus.QUEUED,

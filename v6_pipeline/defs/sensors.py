@@ -25,11 +25,11 @@ from v6_pipeline.lake.reader import row_count
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.pictures import as_markdown, slots_over_time
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import slot_samples
-from v6_pipeline.state.leases import StreamerLeaseState
-from v6_pipeline.sync.slots import SlotLedger, SlotUsage
-from v6_pipeline.sync.stream_report import DayReport, ReportCursor, summarize
-from v6_pipeline.sync.streamer_control import Action, StreamerControl
+from v6_pipeline.state.leases.rows import StreamerLeaseState
+from v6_pipeline.state.slots import samples as slot_samples
+from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
+from v6_pipeline.streaming.control import Action, StreamerControl
+from v6_pipeline.streaming.report import DayReport, ReportCursor, summarize
 
 TICK_SECONDS = 10
 PICTURE_AT_LEAST = timedelta(hours=2)

@@ -17,9 +17,7 @@ from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import ACTIVE
 from v6_pipeline.errors import V6Error
-from v6_pipeline.lake.day import SOURCES, LakeDays
-from v6_pipeline.settings import MarketHours, Settings
-from v6_pipeline.sync.snapshot_due import (
+from v6_pipeline.history.due import (
     DayRules,
     MadeSnapshot,
     SnapshotDecision,
@@ -27,6 +25,8 @@ from v6_pipeline.sync.snapshot_due import (
     decide_snapshot,
     recent_days,
 )
+from v6_pipeline.history.inputs import SOURCES, LakeDays
+from v6_pipeline.settings import MarketHours, Settings
 
 PARTITION_TAG = "dagster/partition"
 _RUNS_LOOKED_AT = 30

@@ -12,12 +12,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from v6_pipeline.defs.origins import STRATEGY_REGISTRY
+from v6_pipeline.defs.lineage import STRATEGY_REGISTRY
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
-from v6_pipeline.sync.contract_check import check_contracts
-from v6_pipeline.sync.registry import DEFAULT_PRIORITY, RegistryEntry, StrategyRegistry
-from v6_pipeline.sync.strategy_change import ChangeMode, StrategyChange, entries_of
+from v6_pipeline.ib.contract_check import check_contracts
+from v6_pipeline.state.registry.edit import ChangeMode, StrategyChange, entries_of
+from v6_pipeline.state.registry.registry import DEFAULT_PRIORITY, RegistryEntry, StrategyRegistry
 
 STRATEGY_JOB = "set_strategy_contracts"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from v6_pipeline.sync.stream_checks import Verdict
+from v6_pipeline.checks.stream import Verdict
 
 
 def said(verdict: Verdict) -> dict[str, Any]:

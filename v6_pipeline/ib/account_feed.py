@@ -1,7 +1,7 @@
 """The account feed: portfolio values and account figures of one account, for no market-data line.
 
 IB serves one managed account at a time over all clients (2100: another took the feed; 2101: refused), so a download is
-taken, read to its end and given back. Who may take it is decided by a lease in ``v6_pipeline.sync``.
+taken, read to its end and given back. Who may take it is decided by a lease of the state database.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``SharedAllowance`` asks the state database and lives on its share while that cannot be reached; ``LocalAllowance`` is
 that share, and serves a connection that shares its gateway with nobody. The rules are those of
-``v6_pipeline.state.pacing``. Instants are given in the running loop's seconds (``loop.time()``), because the loop's
+``v6_pipeline.state.pacing.messages``. Instants are given in the running loop's seconds (``loop.time()``), because the
 timers are what waits for them.
 """
 
@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from v6_pipeline.errors import StateError
-from v6_pipeline.state import pacing
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.pacing import messages as pacing
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Positions carry an empty exchange for options and futures, and a primary one for stocks; used as they are, a market-data
 request draws 321 or 200. So each contract is looked up once by its conid, and asked for at ``SMART`` where IB routes it
-so, else at its own exchange. Caching the answers is ``v6_pipeline.sync.contract_book``'s business.
+so, else at its own exchange. Caching the answers is ``v6_pipeline.ib.contract_cache``'s business.
 """
 
 from __future__ import annotations

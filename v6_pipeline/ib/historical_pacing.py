@@ -1,7 +1,7 @@
 """When a historical request may be made: the gateway's rules over all processes, kept in the state database.
 
 ``HistoricalPacer`` is one run's part: permits for requests that are open at once, an instant for each, and for bars of
-30 seconds or less IB's windows. The rules are those of ``v6_pipeline.state.historical_pacing``; the message itself then
+30 seconds or less IB's windows. The rules are those of ``v6_pipeline.state.pacing.historical``; the message itself then
 waits for the message rate like any other.
 """
 
@@ -17,10 +17,10 @@ from datetime import datetime
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.ib.allowance import steady_now
-from v6_pipeline.state import historical_pacing as rules
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.historical_pacing import SmallBarRequest
 from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.pacing import historical as rules
+from v6_pipeline.state.pacing.historical import SmallBarRequest
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.historical_pacing import BarsKey, HistoricalPacer
 from v6_pipeline.ib.valuation import known
 from v6_pipeline.model import ContractSpec, SecType
-from v6_pipeline.state.closes import FetchedClose
+from v6_pipeline.state.account.closes import FetchedClose
 
 log = logging.getLogger(__name__)
 

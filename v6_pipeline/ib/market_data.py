@@ -2,7 +2,7 @@
 
 Keeps its own map of conid to request, because ib_async's is no measure of lines in use: a refused ticker stays in it,
 and a second request for a contract takes a second line that nothing can cancel. Which contract deserves a line is
-decided in ``v6_pipeline.sync``.
+decided in ``streaming`` and ``refresh``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from v6_pipeline.errors import GatewayError, GatewayUnreachableError
 from v6_pipeline.ib.allowance import SLOW_SECONDS, Allowance
-from v6_pipeline.state.pacing import GRANT_SECONDS, TOLERANCE
+from v6_pipeline.state.pacing.messages import GRANT_SECONDS, TOLERANCE
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The position feed: a complete download, and the changes after it.
 
-What a change means for streams and queue is decided in ``v6_pipeline.sync``.
+What a change means for streams and queue is decided in ``streaming`` and ``refresh``.
 """
 
 from __future__ import annotations

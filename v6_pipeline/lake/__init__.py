@@ -4,6 +4,6 @@ Belongs here: everything that knows delta-rs (table handles, commits and their m
 transaction, compaction, durability, repair) and the form of rows (explicit schemas, casts, null for unknown). Import
 the module that you need; this package imports nothing, so that a process pays only for what it uses.
 
-Does not belong here: which rows to write and when (``sync``), the state database (``state``), anything of the broker's
-protocol (``ib``), and Dagster (``defs``), which learns of commits through ``lake.lineage.durable_commits``.
+Does not belong here: which rows to write and when (``streaming``, ``refresh``, ``history``), the state database
+(``state``), the broker's protocol (``ib``), and Dagster (``defs``), which reads commits through ``lake.lineage``.
 """

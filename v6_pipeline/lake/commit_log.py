@@ -11,7 +11,7 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from v6_pipeline.lake.durability import LOG_FOLDER, local_path, read_log
+from v6_pipeline.lake.recovery.durability import LOG_FOLDER, local_path, read_log
 
 _ATTEMPTS = 5
 

@@ -14,8 +14,8 @@ import polars as pl
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from v6_pipeline.errors import LakeError
-from v6_pipeline.lake.durability import LOG_FOLDER, local_path
-from v6_pipeline.lake.inspection import Damage
+from v6_pipeline.lake.recovery.durability import LOG_FOLDER, local_path
+from v6_pipeline.lake.recovery.inspection import Damage
 
 _CONFLICT = re.compile(
     r"concurrent transaction|metadata changed since last commit|protocol.*changed|max attempts"

@@ -19,8 +19,8 @@ from deltalake.schema import PrimitiveType
 from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.definition import ONCE
-from v6_pipeline.lake.durability import Fsync, fsync_path, local_path, make_durable
 from v6_pipeline.lake.faults import lake_faults, safe_uri
+from v6_pipeline.lake.recovery.durability import Fsync, fsync_path, local_path, make_durable
 from v6_pipeline.lake.table import DeltaTableStore
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import polars as pl
 
 from v6_pipeline.lake.commit_log import commit_entries
-from v6_pipeline.lake.durability import flushed_version, local_path
+from v6_pipeline.lake.recovery.durability import flushed_version, local_path
 
 if TYPE_CHECKING:
     from v6_pipeline.lake.table import DeltaTableStore

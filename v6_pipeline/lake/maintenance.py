@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 
 from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake.columns import PARTITION_COLUMN
-from v6_pipeline.lake.durability import local_path
 from v6_pipeline.lake.faults import is_conflict, lake_error
 from v6_pipeline.lake.lineage import KIND, CommitKind
+from v6_pipeline.lake.recovery.durability import local_path
 from v6_pipeline.lake.table import DeltaTableStore
 
 TARGET_BYTES = 4 * 2**20

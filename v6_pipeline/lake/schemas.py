@@ -22,7 +22,7 @@ from v6_pipeline.lake.columns import (
     optional,
     required,
 )
-from v6_pipeline.lake.history_schemas import HISTORY_TABLES
+from v6_pipeline.lake.tables import HISTORY_TABLES
 
 STREAMED_POSITIONS = TableSpec(
     name="streamed_positions",

@@ -19,10 +19,18 @@ from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake import definition
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.commit_log import commit_entries
-from v6_pipeline.lake.durability import LOG_FOLDER, Fsync, fsync_path, local_path, log_file, make_durable, read_log
 from v6_pipeline.lake.faults import damaged, gone, is_conflict, lake_error, lake_faults, safe_uri
-from v6_pipeline.lake.inspection import Damage, DamageKind, inspect, tail_damage
 from v6_pipeline.lake.lineage import COMMIT_ID, CommitLineage, FrameSummary
+from v6_pipeline.lake.recovery.durability import (
+    LOG_FOLDER,
+    Fsync,
+    fsync_path,
+    local_path,
+    log_file,
+    make_durable,
+    read_log,
+)
+from v6_pipeline.lake.recovery.inspection import Damage, DamageKind, inspect, tail_damage
 from v6_pipeline.lake.validation import conform
 
 Admit = Callable[[Sequence[str]], None]

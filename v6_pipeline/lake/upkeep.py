@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.durability import local_path
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.maintenance import compact, vacuum
+from v6_pipeline.lake.recovery.durability import local_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """The state database: what processes must agree on, in SQLite or PostgreSQL.
 
-One module per concept, each with small functions on a ``Connection`` that return plain dataclasses. Transactions and
-policy (how long a lease lasts, what a failure costs) belong to ``v6_pipeline.sync``. Positions themselves live in the
-lake, not here. Only this package imports SQLAlchemy.
+A room per concept (``queue``, ``slots``, ``leases``, ``registry``, ``pacing``, ``account``), each whole: the public
+class, its rules and its SQL. Positions themselves live in the lake, not here. Only this package imports SQLAlchemy.
 """

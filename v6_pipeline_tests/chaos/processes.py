@@ -25,8 +25,8 @@ from v6_pipeline.paper import ControlClient
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import utc_now
-from v6_pipeline.sync import streamer_control
-from v6_pipeline.sync.streamer_control import StreamerControl
+from v6_pipeline.streaming import control as streamer_control
+from v6_pipeline.streaming.control import StreamerControl
 from v6_pipeline_tests.chaos.scale import Scale
 from v6_pipeline_tests.chaos.violations import Violations
 

@@ -19,8 +19,8 @@ from deltalake import DeltaTable
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.state.instants import utc_now
-from v6_pipeline.sync.queue import PositionQueue
-from v6_pipeline.sync.slots import SlotLedger, stream_holder
+from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
 from v6_pipeline_tests.chaos.lake_log import Key
 from v6_pipeline_tests.chaos.runner import Runner
 

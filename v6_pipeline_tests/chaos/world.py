@@ -17,8 +17,8 @@ from typing import Any
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.queue import PositionQueue
-from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline_tests.chaos.excuses import Excuses
 from v6_pipeline_tests.chaos.lake_log import Key, PositionLog
 from v6_pipeline_tests.chaos.processes import (

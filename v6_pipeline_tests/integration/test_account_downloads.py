@@ -10,16 +10,17 @@ from v6_pipeline.errors import AccountFeedError
 from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.paper import AccountConflict, PaperGateway
-from v6_pipeline.state import account_downloads, rates
-from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.account_downloads import (
+from v6_pipeline.refresh.account_downloads import (
     FEED_LEASE,
     FRESH_FOR,
     LEASE_SECONDS,
     WAIT_SECONDS,
     AccountDownloads,
 )
-from v6_pipeline.sync.leases import NamedLease
+from v6_pipeline.state.account import downloads as account_downloads
+from v6_pipeline.state.account import fx_rates as rates
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.leases.leases import NamedLease
 from v6_pipeline_tests.integration.conftest import OpenConnection
 from v6_pipeline_tests.unit.state.databases import ManualClock
 

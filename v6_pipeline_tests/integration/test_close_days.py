@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 
 from v6_pipeline.errors import GatewayError
-from v6_pipeline.lake.history_schemas import HISTORICAL_CLOSES
+from v6_pipeline.history.close_days import close_days
+from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.tables import HISTORICAL_CLOSES
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.paper.daily_prices import daily_close
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.close_days import close_days
-from v6_pipeline.sync.history_context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline_tests.history_days import CALENDAR, observe
 
 AAPL, SPY, UNKNOWN = 265598, 756733, 1

@@ -16,18 +16,18 @@ import pytest
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import GatewayError
+from v6_pipeline.history.close_rows import close_rows
+from v6_pipeline.history.closes import ASK_AGAIN_AFTER, CloseFetcher, CloseReport, FetchProgress, holds
 from v6_pipeline.ib.close_plan import close_window
 from v6_pipeline.ib.connection import ConnectionPolicy
-from v6_pipeline.lake.history_schemas import HISTORICAL_CLOSES
+from v6_pipeline.lake.tables import HISTORICAL_CLOSES
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.paper.daily_prices import daily_close
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import closes as store
-from v6_pipeline.state.closes import FetchedClose
+from v6_pipeline.state.account import closes as store
+from v6_pipeline.state.account.closes import FetchedClose
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.close_rows import close_rows
-from v6_pipeline.sync.closes import ASK_AGAIN_AFTER, CloseFetcher, CloseReport, FetchProgress, holds
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 AAPL, SPY, UNKNOWN = 265598, 756733, 1
@@ -263,7 +263,7 @@ from datetime import UTC, date, datetime
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.settings import load_settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.closes import CloseFetcher
+from v6_pipeline.history.closes import CloseFetcher
 
 conids, die_after, at_once = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 settings = load_settings()

@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 
 from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.contract_cache import MOST_OLD, OLD_AFTER, RETRY_AFTER, ContractBook
 from v6_pipeline.model import ContractSpec
 from v6_pipeline.paper import PaperGateway
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import contracts as cache
+from v6_pipeline.state.account import contracts as cache
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.contract_book import MOST_OLD, OLD_AFTER, RETRY_AFTER, ContractBook
 from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
 from v6_pipeline_tests.unit.state.databases import ManualClock
@@ -158,7 +158,7 @@ async def test_an_old_definition_serves_when_the_broker_knows_no_other_and_that_
 async def test_a_gateway_that_answers_for_no_definition_delays_once(
     open_connection: OpenConnection, database: StateDatabase, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("v6_pipeline.sync.contract_book.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("v6_pipeline.ib.contract_cache.PATIENCE_SECONDS", 0.05)
     keep(database, [BEFORE, stock(SPY, "SPY", exchange="SMART")], clock, age=OLD_AFTER)
     async with ScriptedGateway() as scripted:
         book = ContractBook(database, await open_connection(port=scripted.port), clock)

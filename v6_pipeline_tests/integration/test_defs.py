@@ -24,10 +24,10 @@ from v6_pipeline.lake.lineage import CommitKind, read_commits
 from v6_pipeline.lake.reader import newest_accounts
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.paper import AccountConflict, GatewayConfig, GatewayThread
-from v6_pipeline.sync import streamer_control
-from v6_pipeline.sync.leases import StreamerLease
-from v6_pipeline.sync.queue import PositionQueue
-from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.state.leases.leases import StreamerLease
+from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.registry.registry import StrategyRegistry
+from v6_pipeline.streaming import control as streamer_control
 
 TODAY = "2026-11-20"
 YESTERDAY = "2026-11-19"

@@ -16,17 +16,17 @@ from pathlib import Path
 import pytest
 
 from v6_pipeline.cli.app import run
+from v6_pipeline.doctor.findings import Finding, Verdict
+from v6_pipeline.doctor.gateway import KNOWN_STOCK, examine_gateway
+from v6_pipeline.doctor.quotes import Patience
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.findings import Finding, Verdict
-from v6_pipeline.sync.gateway_examination import KNOWN_STOCK, examine_gateway
-from v6_pipeline.sync.leases import ClientIds
-from v6_pipeline.sync.quote_examination import Patience
-from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.state.leases.leases import ClientIds
+from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from v6_pipeline.errors import FencedError
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline_tests.unit.lake.builders import by_epoch, flush, store
-from v6_pipeline.lake.durability import fsync_path
+from v6_pipeline.lake.recovery.durability import fsync_path
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 epoch = int(sys.argv[2])
 table = store(Path(sys.argv[1]), STREAMED_POSITIONS, fsync=fsync_path)

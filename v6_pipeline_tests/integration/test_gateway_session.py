@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from v6_pipeline.ib.session import LEASE_SECONDS, leased_connection
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import leases
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.gateway_session import LEASE_SECONDS, leased_connection
+from v6_pipeline.state.leases import rows as leases
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
@@ -24,7 +24,7 @@ async def test_a_database_that_was_locked_for_a_moment_does_not_cost_a_run_its_c
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The id was free for others while this run still used it: each of them drew 326."""
-    monkeypatch.setattr("v6_pipeline.sync.gateway_session.RENEW_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("v6_pipeline.ib.session.RENEW_EVERY_SECONDS", 0.01)
     impatient = StateDatabase.open(settings.state_database_url, name_for_messages="state", busy_seconds=0.01)
 
     def leased_until(client_id: int) -> datetime | None:

@@ -19,7 +19,7 @@ from v6_pipeline.ib.history import BarsRequest, daily_closes, request_bars
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.paper import PaperGateway
 from v6_pipeline.paper.daily_prices import daily_close
-from v6_pipeline.state.closes import FetchedClose
+from v6_pipeline.state.account.closes import FetchedClose
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock
@@ -210,7 +210,7 @@ async def test_too_fast_is_asked_again_at_half_the_rate(
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("v6_pipeline.state.historical_pacing.PAUSE", timedelta(0))
+    monkeypatch.setattr("v6_pipeline.state.pacing.historical.PAUSE", timedelta(0))
     gateway.perform("refuse_history", why="pacing")
     pacer = HistoricalPacer(database, "gateway:4002", holder="test", clock=clock, rate=100)
     async with pacer.permits(1):

@@ -17,12 +17,12 @@ from v6_pipeline.errors import LakeError
 from v6_pipeline.ib.connection import ConnectionPolicy
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.queue import PositionQueue
-from v6_pipeline.sync.worker import QueueWorker, RefreshScope
+from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline_tests.integration import full_disk
-from v6_pipeline_tests.unit.lake.power_cut import Disk, Loss
+from v6_pipeline_tests.unit.lake.recovery.power_cut import Disk, Loss
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 Key = tuple[str, int]

@@ -23,12 +23,12 @@ from v6_pipeline.ib import allowance
 from v6_pipeline.ib.allowance import SharedAllowance, steady_now
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.pacing import MessagePacer
+from v6_pipeline.ib.session import leased_connection
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import pacing
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import utc_now
-from v6_pipeline.sync.gateway_session import leased_connection
+from v6_pipeline.state.pacing import messages as pacing
 from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
 from v6_pipeline_tests.unit.state.databases import START, ManualClock, copy_of, sqlite_url

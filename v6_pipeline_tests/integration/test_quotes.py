@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from v6_pipeline.errors import RequestTimeoutError
+from v6_pipeline.ib.batch_lines import SLOT_TTL_SECONDS
 from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.contract_cache import ContractBook
 from v6_pipeline.ib.contracts import qualify
 from v6_pipeline.model import ContractSpec, SlotPurpose
 from v6_pipeline.paper import PaperGateway
+from v6_pipeline.refresh.quotes import BatchQuotes, QuotePatience
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.batch_lines import SLOT_TTL_SECONDS
-from v6_pipeline.sync.contract_book import ContractBook
-from v6_pipeline.sync.quotes import BatchQuotes, QuotePatience
-from v6_pipeline.sync.slot_ceiling import PROBE_AFTER
-from v6_pipeline.sync.slots import AcquiredSlots, SlotChanges, SlotLedger
+from v6_pipeline.state.slots.ceiling import PROBE_AFTER
+from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotChanges, SlotLedger
 from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock
 from v6_pipeline_tests.unit.state.samples import option, stock

@@ -8,13 +8,13 @@ from functools import partial
 import pytest
 
 from v6_pipeline.errors import FencedError, GatewayError, StateError
-from v6_pipeline.state import holdings as holdings_store
-from v6_pipeline.state import rates
+from v6_pipeline.state.account import fx_rates as rates
+from v6_pipeline.state.account import holdings as holdings_store
+from v6_pipeline.state.leases.leases import GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.state.queue.queue import QueueState
+from v6_pipeline.state.slots.ceiling import PROBE_AFTER
 from v6_pipeline.streamer import Authority, stream
-from v6_pipeline.sync.leases import GrantedBy, ProcessIdentity, StreamerLease
-from v6_pipeline.sync.queue import QueueState
-from v6_pipeline.sync.slot_ceiling import PROBE_AFTER
-from v6_pipeline.sync.streamer import (
+from v6_pipeline.streaming.streamer import (
     ROUTE_AT_LEAST_EVERY,
 )
 from v6_pipeline_tests.integration.conftest import eventually

@@ -8,13 +8,13 @@ from functools import partial
 import pytest
 
 from v6_pipeline.errors import StateError
+from v6_pipeline.ib.subscriptions import GIVE_UP_SECONDS
 from v6_pipeline.model import SlotPurpose
-from v6_pipeline.state import contracts
-from v6_pipeline.sync.silence import SILENT_AFTER
-from v6_pipeline.sync.slot_ceiling import PROBE_AFTER, RETRY_AFTER
-from v6_pipeline.sync.slots import SlotLedger
-from v6_pipeline.sync.stream_lines import GIVE_UP_SECONDS
-from v6_pipeline.sync.streamer import IBPositionStreamer
+from v6_pipeline.state.account import contracts
+from v6_pipeline.state.slots.ceiling import PROBE_AFTER, RETRY_AFTER
+from v6_pipeline.state.slots.ledger import SlotLedger
+from v6_pipeline.streaming.streamed_contracts import SILENT_AFTER
+from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig
 

@@ -8,11 +8,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from v6_pipeline.sync.competing import RETRY
-from v6_pipeline.sync.feed_health import CONTRACT_VERIFY_WITHIN, FIRST_BURST, VERIFY_WITHIN
-from v6_pipeline.sync.feed_watch import LINK_PATIENCE
-from v6_pipeline.sync.queue import QueueState
-from v6_pipeline.sync.streamer import IBPositionStreamer
+from v6_pipeline.state.queue.queue import QueueState
+from v6_pipeline.streaming.competing_session import RETRY
+from v6_pipeline.streaming.feed_health import CONTRACT_VERIFY_WITHIN, FIRST_BURST, VERIFY_WITHIN
+from v6_pipeline.streaming.feed_monitor import LINK_PATIENCE
+from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig, one_account_holding
 

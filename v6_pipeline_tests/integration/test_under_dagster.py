@@ -20,14 +20,14 @@ import pytest
 
 from v6_pipeline.cli import home
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.history_schemas import FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
 from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.tables import FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
 from v6_pipeline.paper import GatewayConfig, GatewayThread
 from v6_pipeline.settings import load_settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases import StreamerLeaseState
-from v6_pipeline.sync.leases import StreamerLease
-from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.state.leases.leases import StreamerLease
+from v6_pipeline.state.leases.rows import StreamerLeaseState
+from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
 from v6_pipeline_tests.integration.real_dagster import UP_SECONDS, DagsterApi, is_over, running_dagster, wait_for
 

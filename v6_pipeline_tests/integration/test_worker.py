@@ -19,16 +19,16 @@ from v6_pipeline.lake.lineage import CommitKind, read_commits
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.model import QueuePriority, SlotPurpose
 from v6_pipeline.paper import AccountConflict, PaperGateway
+from v6_pipeline.refresh.account_downloads import AccountDownloads
+from v6_pipeline.refresh.quotes import BatchQuotes
+from v6_pipeline.refresh.worker import QueueWorker, RefreshReport, RefreshScope
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import holdings as holdings_store
-from v6_pipeline.state import rates
+from v6_pipeline.state.account import fx_rates as rates
+from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.account_downloads import AccountDownloads
-from v6_pipeline.sync.queue import PositionQueue, QueueState
-from v6_pipeline.sync.quotes import BatchQuotes
-from v6_pipeline.sync.registry import StrategyRegistry
-from v6_pipeline.sync.slots import SlotLedger
-from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope
+from v6_pipeline.state.queue.queue import PositionQueue, QueueState
+from v6_pipeline.state.registry.registry import StrategyRegistry
+from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
@@ -455,7 +455,7 @@ async def test_items_of_an_account_that_is_not_ours_become_dead_letters_and_spoi
 
 
 async def test_a_batch_that_takes_longer_than_its_lease_keeps_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("v6_pipeline.sync.worker.BATCH_LEASE_SECONDS", 30)
+    monkeypatch.setattr("v6_pipeline.refresh.worker.BATCH_LEASE_SECONDS", 30)
     ensure = AccountDownloads.ensure
 
     async def slowly(self: AccountDownloads, needed: dict[str, datetime]) -> dict[str, AccountFeedError]:
@@ -465,7 +465,7 @@ async def test_a_batch_that_takes_longer_than_its_lease_keeps_it(rig: Rig, monke
         return await ensure(self, needed)
 
     monkeypatch.setattr(AccountDownloads, "ensure", slowly)
-    monkeypatch.setattr("v6_pipeline.sync.worker.KEEP_BATCH_EVERY", 0.01)
+    monkeypatch.setattr("v6_pipeline.refresh.worker.KEEP_BATCH_EVERY", 0.01)
 
     assert (await rig.refresh()).refreshed == 60
 

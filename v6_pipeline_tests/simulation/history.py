@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.history.closes import CloseFetcher
 from v6_pipeline.ib.close_plan import BarType
+from v6_pipeline.ib.contract_cache import ContractBook
 from v6_pipeline.ib.contracts import qualify
 from v6_pipeline.ib.historical_pacing import REQUESTS_PER_SECOND, HistoricalPacer
 from v6_pipeline.ib.history import BarsRequest, request_bars
+from v6_pipeline.ib.session import leased_connection
 from v6_pipeline.paper import GatewayConfig, PaperGateway
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.closes import CloseFetcher
-from v6_pipeline.sync.contract_book import ContractBook
-from v6_pipeline.sync.gateway_session import leased_connection
 from v6_pipeline_tests.simulation.wire import SimulatedLoop
 
 BEGIN = datetime(2026, 11, 30, 23, tzinfo=UTC)

@@ -15,11 +15,13 @@ from unittest.mock import patch
 from ib_async import Ticker
 from sqlalchemy import URL, Engine, event
 
+from v6_pipeline.ib import subscriptions as stream_lines
+from v6_pipeline.refresh import quotes
+from v6_pipeline.refresh.quotes import QuotePatience
 from v6_pipeline.state import database
-from v6_pipeline.sync import quotes, stream_lines, streamer_control
-from v6_pipeline.sync.leases import ProcessIdentity, StreamerLeaseState
-from v6_pipeline.sync.quotes import QuotePatience
-from v6_pipeline.sync.streamer import IBPositionStreamer
+from v6_pipeline.state.leases.leases import ProcessIdentity, StreamerLeaseState
+from v6_pipeline.streaming import control as streamer_control
+from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline_tests.simulation.loop import PROCESS, SimulatedProcess, VirtualLoop
 
 HERE, ELSEWHERE = "here", "elsewhere"

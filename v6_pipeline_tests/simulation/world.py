@@ -25,16 +25,16 @@ from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.paper import GatewayConfig, PaperGateway
+from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, decide_refresh
+from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.registry.registry import StrategyRegistry
+from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streamer import Authority, stream
-from v6_pipeline.sync.queue import PositionQueue
-from v6_pipeline.sync.refresh_due import LOOKAHEAD_SECONDS, decide_refresh
-from v6_pipeline.sync.registry import StrategyRegistry
-from v6_pipeline.sync.slots import SlotLedger
-from v6_pipeline.sync.streamer_control import StreamerControl
-from v6_pipeline.sync.streamer_policy import StreamerPolicy
-from v6_pipeline.sync.worker import QueueWorker, RefreshScope
+from v6_pipeline.streaming.control import StreamerControl
+from v6_pipeline.streaming.streamer_policy import StreamerPolicy
 from v6_pipeline_tests.simulation.loop import PROCESS, SimulatedProcess
 from v6_pipeline_tests.simulation.operating_system import forget_other_streamers, simulated_operating_system
 from v6_pipeline_tests.simulation.wire import SimulatedLoop

@@ -18,12 +18,12 @@ import pytest
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.cli.dagster_processes import free_port
-from v6_pipeline.lake.history_schemas import POSITION_SNAPSHOTS
+from v6_pipeline.history.trace import trace
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import last_rows
+from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
 from v6_pipeline.paper import ControlClient
 from v6_pipeline.settings import load_settings
-from v6_pipeline.sync.trace import trace
 from v6_pipeline_tests.integration.real_dagster import DagsterApi, wait_for
 from v6_pipeline_tests.integration.v6_program import SECONDS, V6, environment, read_line
 from v6_pipeline_tests.ui.browser import Browser, opened, program

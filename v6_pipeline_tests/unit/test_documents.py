@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from v6_pipeline.settings import PREFIX, Settings
-from v6_pipeline.sync.handlers import PositionUpdateHandler
+from v6_pipeline.streaming.handlers import PositionUpdateHandler
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

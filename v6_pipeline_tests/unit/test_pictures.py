@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from v6_pipeline.pictures import as_markdown, exposure_by_underlying, slots_over_time
-from v6_pipeline.state.slot_samples import SlotSample
+from v6_pipeline.state.slots.samples import SlotSample
 
 BEGIN = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
 BLUE, ORANGE = (59, 111, 212), (230, 159, 60)

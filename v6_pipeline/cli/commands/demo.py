@@ -111,7 +111,7 @@ def _set(path: Path, values: dict[str, str]) -> None:
 
 def _seed(settings: Settings) -> None:
     """The strategies of a new demo; those that someone made or changed stay as they are."""
-    from v6_pipeline.sync.registry import StrategyRegistry
+    from v6_pipeline.state.registry.registry import StrategyRegistry
 
     with home.open_state(settings) as database:
         registry = StrategyRegistry(database, timezone=settings.timezone)

@@ -10,7 +10,7 @@ from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
-    from v6_pipeline.sync.findings import Finding
+    from v6_pipeline.doctor.findings import Finding
 
 _FAILED = 1
 
@@ -23,8 +23,8 @@ def doctor(*, as_json: JsonOption = False) -> int:
     session under each client id that is free, and asks for a quote of up to four contracts.
     """
     from v6_pipeline.cli import examination
+    from v6_pipeline.doctor.findings import Verdict, fault
     from v6_pipeline.state.instants import utc_now
-    from v6_pipeline.sync.findings import Verdict, fault
 
     found: list[Finding] = []
 

@@ -14,7 +14,7 @@ from v6_pipeline.errors import LakeError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from v6_pipeline.lake.repair import RepairPlan
+    from v6_pipeline.lake.recovery.repair import RepairPlan
     from v6_pipeline.settings import Settings
 
 
@@ -36,9 +36,9 @@ def repair(
     """
     names = _names(table)
     settings = home.load()
-    from v6_pipeline.lake.durability import local_path
     from v6_pipeline.lake.lake import Lake
-    from v6_pipeline.lake.repair import plan_repair
+    from v6_pipeline.lake.recovery.durability import local_path
+    from v6_pipeline.lake.recovery.repair import plan_repair
 
     lake = Lake.from_settings(settings)
     if local_path(lake.root) is None:
@@ -77,7 +77,7 @@ def _names(table: str | None) -> list[str]:
 
 def _carry_out(settings: Settings, plan: RepairPlan, uri: str, *, dry_run: bool) -> dict[str, Any]:
     """Mend a table as planned, unless someone may be writing to it; what was found and done, for ``--json``."""
-    from v6_pipeline.lake.repair import repair as mend
+    from v6_pipeline.lake.recovery.repair import repair as mend
     from v6_pipeline.state.instants import utc_now
 
     error = plan.refused
@@ -117,7 +117,7 @@ def _writer_alive(settings: Settings, table: str) -> str | None:
     from v6_pipeline.cli.streamer_control import live_lease, process_of
     from v6_pipeline.lake.lake import MARKER_TABLE
     from v6_pipeline.lake.schemas import STREAMED_POSITIONS
-    from v6_pipeline.sync.leases import ClientIds
+    from v6_pipeline.state.leases.leases import ClientIds
 
     with home.open_state(settings) as database:
         if table in {STREAMED_POSITIONS.name, MARKER_TABLE}:

@@ -89,8 +89,8 @@ def _why_empty(lake: Lake, day: date | None, account: str | None, known: list[Ro
 
 
 def _of_snapshots(lake: Lake, day: date) -> str:
-    from v6_pipeline.lake.history_schemas import POSITION_SNAPSHOTS
     from v6_pipeline.lake.reader import row_count
+    from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
 
     own = "--as-of reads our own logs, which begin later or are empty"
     rows = row_count(lake.table(POSITION_SNAPSHOTS), day)

@@ -15,7 +15,7 @@ from v6_pipeline.errors import V6Error
 
 if TYPE_CHECKING:
     from v6_pipeline.lake.table import Commit
-    from v6_pipeline.sync.worker import RefreshReport
+    from v6_pipeline.refresh.worker import RefreshReport
 
 
 def refresh(
@@ -28,8 +28,8 @@ def refresh(
     """Queue the holdings whose values are due, then value all that is queued and write it to the lake."""
     settings = home.load()
     from v6_pipeline.calendar import TradingCalendar
+    from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
     from v6_pipeline.state.instants import utc_now
-    from v6_pipeline.sync.worker import QueueWorker, RefreshScope
 
     logging.basicConfig(handlers=[progress.Above()], level=logging.WARNING, format="%(levelname)s %(message)s")
     run_id = f"cli-{utc_now():%Y%m%dT%H%M%SZ}-{os.getpid()}"

@@ -12,15 +12,16 @@ from v6_pipeline.cli.output import JsonOption
 
 if TYPE_CHECKING:
     from v6_pipeline.settings import Settings
-    from v6_pipeline.state.pacing import PacingReport
-    from v6_pipeline.sync.slots import Slot, SlotUsage
+    from v6_pipeline.state.pacing.messages import PacingReport
+    from v6_pipeline.state.slots.ledger import Slot, SlotUsage
 
 
 def slots(*, as_json: JsonOption = False) -> None:
     """Show the market-data lines in use, by contract, holder and purpose, how many are left, and the message rate."""
     settings = home.load()
-    from v6_pipeline.state import contracts, pacing
-    from v6_pipeline.sync.slots import SlotLedger
+    from v6_pipeline.state.account import contracts
+    from v6_pipeline.state.pacing import messages as pacing
+    from v6_pipeline.state.slots.ledger import SlotLedger
 
     with home.open_state(settings, must_exist=True) as database:
         usage = SlotLedger.from_settings(settings, database).usage()

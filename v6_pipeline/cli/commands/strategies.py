@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from v6_pipeline.model import Holding
     from v6_pipeline.settings import Settings
     from v6_pipeline.state.database import StateDatabase
-    from v6_pipeline.sync.registry import RegistryEntry, Selector
+    from v6_pipeline.state.registry.registry import RegistryEntry, Selector
 
 DEFAULT_PRIORITY = 100
 """The registry's; named here so that the help needs no import of it."""
@@ -35,7 +35,7 @@ def _complete_strategy(context: typer.Context, incomplete: str) -> list[str]:
     """Those of the home in use; none where its state is not there, or of another version: TAB changes nothing."""
     from v6_pipeline.errors import V6Error
     from v6_pipeline.state.database import StateDatabase
-    from v6_pipeline.sync.registry import StrategyRegistry
+    from v6_pipeline.state.registry.registry import StrategyRegistry
 
     chosen = context.find_root().params.get("home")
     if chosen is not None:
@@ -88,9 +88,9 @@ def add(
     if quantity is not None and not conids:
         raise UsageError("--quantity goes with conids: a selector takes all that is held")
     settings = home.load()
-    from v6_pipeline.state import holdings
-    from v6_pipeline.sync.registry import StrategyRegistry
-    from v6_pipeline.sync.registry_changes import check_membership
+    from v6_pipeline.state.account import holdings
+    from v6_pipeline.state.registry.changes import check_membership
+    from v6_pipeline.state.registry.registry import StrategyRegistry
 
     # All are read before any is written.
     selectors = [_selector(text, account) for text in match or ()]
@@ -133,7 +133,7 @@ def remove(
     if conids and match is not None:
         raise UsageError("remove contracts or a selector, one after the other")
     settings = home.load()
-    from v6_pipeline.sync.registry import StrategyRegistry
+    from v6_pipeline.state.registry.registry import StrategyRegistry
 
     with home.open_state(settings, must_exist=True) as database:
         registry = StrategyRegistry(database, timezone=settings.timezone)
@@ -152,8 +152,8 @@ def remove(
 def list_strategies(*, as_json: JsonOption = False) -> None:
     """List the strategies, their contracts and selectors, and how many holdings each entry covers now."""
     settings = home.load()
-    from v6_pipeline.state import contracts, holdings
-    from v6_pipeline.sync.registry import StrategyRegistry
+    from v6_pipeline.state.account import contracts, holdings
+    from v6_pipeline.state.registry.registry import StrategyRegistry
 
     with home.open_state(settings, must_exist=True) as database:
         entries = StrategyRegistry(database, timezone=settings.timezone).entries()
@@ -195,7 +195,7 @@ def import_file(
     """
     rows = read_strategies(file, default_priority=DEFAULT_PRIORITY)
     settings = home.load()
-    from v6_pipeline.state import holdings
+    from v6_pipeline.state.account import holdings
 
     conids = list(dict.fromkeys(conid for row in rows for conid in row.conids))
     selectors = [selector for row in rows for selector in row.selectors]
@@ -218,7 +218,7 @@ def import_file(
 def _check(settings: Settings, database: StateDatabase, conids: list[int]) -> None:
     """Refuse conids that the broker does not know; those seen before need no gateway."""
     from v6_pipeline.errors import GatewayError, UnknownContractError
-    from v6_pipeline.sync.contract_check import check_contracts
+    from v6_pipeline.ib.contract_check import check_contracts
 
     try:
         asyncio.run(check_contracts(settings, database, conids))
@@ -232,7 +232,7 @@ def _check(settings: Settings, database: StateDatabase, conids: list[int]) -> No
 
 def _add_all(database: StateDatabase, timezone: str, rows: list[StrategyEntry]) -> None:
     """In one transaction; rows that differ by conid only are one change, in the file's order."""
-    from v6_pipeline.sync.registry import StrategyRegistry
+    from v6_pipeline.state.registry.registry import StrategyRegistry
 
     with StrategyRegistry(database, timezone=timezone).changes() as changes:
         for first, group in groupby(rows, key=lambda row: replace(row, conids=(), selectors=())):
@@ -252,7 +252,7 @@ def _add_all(database: StateDatabase, timezone: str, rows: list[StrategyEntry]) 
 
 
 def _selector(text: str, account: str | None) -> Selector:
-    from v6_pipeline.state.selector import Selector
+    from v6_pipeline.state.registry.selector import Selector
 
     return Selector.parse(text).within(account)
 

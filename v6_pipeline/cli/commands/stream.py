@@ -50,8 +50,8 @@ def stream(
 
 def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: bool) -> None:
     from v6_pipeline.cli import streamer_control
+    from v6_pipeline.state.leases.leases import StreamerLease
     from v6_pipeline.streamer import Authority, log_to_file, run_process
-    from v6_pipeline.sync.leases import StreamerLease
 
     with home.disk_faults():
         log_to_file(settings.log_dir)
@@ -75,7 +75,7 @@ def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: 
 
 def _stop(settings: Settings, *, as_json: bool) -> None:
     from v6_pipeline.cli import streamer_control
-    from v6_pipeline.sync.leases import StreamerLease
+    from v6_pipeline.state.leases.leases import StreamerLease
 
     with home.open_state(settings, must_exist=True) as database:
         dead = streamer_control.clear_dead(settings, database)
@@ -108,7 +108,7 @@ def _stop(settings: Settings, *, as_json: bool) -> None:
 
 
 def _start(settings: Settings, *, as_json: bool) -> None:
-    from v6_pipeline.sync.leases import StreamerLease
+    from v6_pipeline.state.leases.leases import StreamerLease
 
     with home.open_state(settings, must_exist=True) as database:
         StreamerLease(database).request_run()

@@ -13,10 +13,10 @@ from v6_pipeline.cli.output import Branch, JsonOption
 from v6_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from v6_pipeline.lake.commit_search import Writer
+    from v6_pipeline.history.trace import RunCommits, Source, Trace
+    from v6_pipeline.history.trace_compare import Number
+    from v6_pipeline.lake.commits import Writer
     from v6_pipeline.lake.lineage import CommitInfo
-    from v6_pipeline.sync.trace import RunCommits, Source, Trace
-    from v6_pipeline.sync.trace_parts import Number
 
 _OF_FLEX = ("flex_positions", "flex_activity")
 
@@ -51,8 +51,8 @@ def _trace_contract(conid: int, date: str | None, account: str | None, *, as_jso
     day = None if date is None else parse_date("--date", date)
     settings = home.load()
     from v6_pipeline.calendar import TradingCalendar
+    from v6_pipeline.history.trace import trace as find
     from v6_pipeline.settings import MarketHours
-    from v6_pipeline.sync.trace import trace as find
 
     always = settings.market_hours is MarketHours.ALWAYS
     lake = home.open_lake(settings)
@@ -67,7 +67,7 @@ def _trace_contract(conid: int, date: str | None, account: str | None, *, as_jso
 
 def _trace_run(run_id: str, *, as_json: bool) -> None:
     settings = home.load()
-    from v6_pipeline.sync.trace import commits_of_run
+    from v6_pipeline.history.trace import commits_of_run
 
     found = commits_of_run(home.open_lake(settings), run_id)
     run_id = found[0].run_id

@@ -8,14 +8,14 @@ from functools import cache
 
 from pydantic import SecretStr
 
-from v6_pipeline.ib.flex.exchange import FlexLimits
-from v6_pipeline.ib.flex.pace import WINDOWS
-from v6_pipeline.ib.flex.service import FlexService
+from v6_pipeline.flex.exchange import FlexLimits
+from v6_pipeline.flex.pace import WINDOWS
+from v6_pipeline.flex.service import FlexService
 from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexConfig, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery
 from v6_pipeline.paper.past import Past
 from v6_pipeline.paper.universe import build_universe
-from v6_pipeline.state.request_rates import wait_for
+from v6_pipeline.state.pacing.web import wait_for
 
 AS_OF = date(2026, 11, 20)
 ACCOUNTS = ("SIM0000001", "SIM0000002")

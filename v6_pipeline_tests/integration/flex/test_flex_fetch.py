@@ -13,12 +13,12 @@ import pytest
 from pydantic import SecretStr
 
 from v6_pipeline.errors import FlexServiceError
+from v6_pipeline.flex.archive import FlexFetch, fetch_range
 from v6_pipeline.paper.flex_faults import FlexFault
 from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.flex_service import FlexFetch, fetch_range
 from v6_pipeline_tests.integration.flex.flex_rig import ACCOUNTS, FIRST, LAST, VirtualTime, server_of
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from v6_pipeline.cli import INTERRUPTED, main
 from v6_pipeline.lake import maintenance
-from v6_pipeline.lake.durability import log_file
 from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.recovery.durability import log_file
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.leases import ClientIds, GrantedBy, StreamerLease
+from v6_pipeline.state.leases.leases import ClientIds, GrantedBy, StreamerLease
 from v6_pipeline_tests.unit.cli.conftest import Run
 from v6_pipeline_tests.unit.lake.builders import by_epoch, by_run, flush, no_fsync, queued, stored_rows, update
 

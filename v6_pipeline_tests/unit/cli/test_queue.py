@@ -8,7 +8,7 @@ import pytest
 
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline_tests.unit.cli.conftest import Run
 
 

@@ -12,8 +12,8 @@ from v6_pipeline.cli import progress
 from v6_pipeline.cli.commands import refresh
 from v6_pipeline.errors import AccountFeedError
 from v6_pipeline.lake.table import Commit
+from v6_pipeline.refresh.worker import QueueWorker, RefreshReport, RefreshScope
 from v6_pipeline.settings import Settings
-from v6_pipeline.sync.worker import QueueWorker, RefreshReport, RefreshScope
 from v6_pipeline_tests.unit.cli.conftest import Run
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import pacing
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import utc_now
-from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.state.pacing import messages as pacing
+from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from v6_pipeline.model import ContractSpec, Holding, SecType
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import holdings
+from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline_tests.unit.cli.conftest import Run
 

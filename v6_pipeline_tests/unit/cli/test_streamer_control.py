@@ -14,8 +14,8 @@ from v6_pipeline.cli import streamer_control
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
-from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
 
 

@@ -20,6 +20,7 @@ from v6_pipeline.cli import dagster_processes, system
 from v6_pipeline.cli.commands import demo
 from v6_pipeline.cli.dagster_processes import LoadState, LocationStatus
 from v6_pipeline.cli.supervise import Command, SupervisionError
+from v6_pipeline.doctor import gateway as gateway_examination
 from v6_pipeline.errors import ExaminationError
 from v6_pipeline.ib.resets import ExpectedOutage, expected_outage
 from v6_pipeline.model import ContractSpec, Holding, IBRegion, SecType
@@ -28,10 +29,9 @@ from v6_pipeline.paper.gateway import PaperGateway
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import utc_now
-from v6_pipeline.state.selector import Selector
-from v6_pipeline.sync import gateway_examination
-from v6_pipeline.sync.leases import DesiredState, GrantedBy, StreamerLease
-from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, StreamerLease
+from v6_pipeline.state.registry.registry import StrategyRegistry
+from v6_pipeline.state.registry.selector import Selector
 from v6_pipeline_tests.unit.cli.conftest import Run
 
 LISTENER = (

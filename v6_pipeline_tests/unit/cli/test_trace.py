@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.lake.durability import log_file
+from v6_pipeline.history.context import HistoryContext, Made
+from v6_pipeline.history.snapshot_days import snapshot_days
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
+from v6_pipeline.lake.recovery.durability import log_file
 from v6_pipeline.lake.rows import account_rows, position_rows
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.model import AccountValues, UpdateSource
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.history_context import HistoryContext, Made
-from v6_pipeline.sync.snapshot_days import snapshot_days
 from v6_pipeline_tests import traced_week as week
 from v6_pipeline_tests.unit.cli.conftest import Run
 from v6_pipeline_tests.unit.lake.builders import no_fsync, update

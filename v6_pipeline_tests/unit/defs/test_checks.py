@@ -14,10 +14,11 @@ from v6_pipeline.defs.log_checks import ACCOUNTS, QUEUED, STREAMED
 from v6_pipeline.defs.sensors import ib_streamer_sensor
 from v6_pipeline.errors import StateError
 from v6_pipeline.model import SlotPurpose
-from v6_pipeline.state import due, holdings
+from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.leases import GrantedBy, ProcessIdentity, StreamerLease
-from v6_pipeline.sync.slots import SlotLedger
+from v6_pipeline.state.leases.leases import GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.state.queue import due
+from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline_tests.history_runs import numbers
 from v6_pipeline_tests.unit.defs.conftest import Clock, ClockedPipeline
 from v6_pipeline_tests.unit.state.samples import holding, stock

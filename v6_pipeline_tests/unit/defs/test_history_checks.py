@@ -9,9 +9,9 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.defs.history_checks import CHECKS
-from v6_pipeline.lake.durability import log_file
-from v6_pipeline.lake.history_schemas import POSITION_SNAPSHOTS
 from v6_pipeline.lake.lineage import CommitLineage
+from v6_pipeline.lake.recovery.durability import log_file
+from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
 from v6_pipeline_tests.history_days import ALL_ACTIVITY, CALENDAR, drop, observe
 from v6_pipeline_tests.history_runs import FLEX_ASSETS, SNAPSHOTS, evaluated, failure, numbers, run, run_check, stored
 from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline

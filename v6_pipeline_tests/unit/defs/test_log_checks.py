@@ -13,14 +13,16 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.log_checks import ACCOUNTS, QUEUED
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.durability import log_file
 from v6_pipeline.lake.lineage import CommitLineage
+from v6_pipeline.lake.recovery.durability import log_file
 from v6_pipeline.lake.rows import account_rows, position_rows
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import AccountValues, ContractSpec, PositionUpdate, SlotPurpose, UpdateSource
-from v6_pipeline.state import account_downloads, contracts, holdings, slots
+from v6_pipeline.state.account import contracts, holdings
+from v6_pipeline.state.account import downloads as account_downloads
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.queue import PositionQueue
+from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.slots import rows as slots
 from v6_pipeline_tests.history_runs import evaluated, numbers, run_check
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 from v6_pipeline_tests.unit.state.samples import holding, option, stock

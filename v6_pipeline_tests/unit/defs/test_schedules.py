@@ -13,10 +13,10 @@ from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import decide, queued_positions_schedule
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.model import ContractSpec, Holding, SecType
+from v6_pipeline.refresh.due import RefreshDecision
 from v6_pipeline.settings import Settings
-from v6_pipeline.state import holdings
+from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.refresh_due import RefreshDecision
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 
 

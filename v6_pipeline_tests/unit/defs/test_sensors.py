@@ -16,8 +16,8 @@ from v6_pipeline.lake.rows import position_rows
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate, UpdateSource
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.sync.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
-from v6_pipeline.sync.stream_report import ReportCursor
+from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.streaming.report import ReportCursor
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 
 SENSOR = ib_streamer_sensor()

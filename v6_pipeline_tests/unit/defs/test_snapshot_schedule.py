@@ -11,11 +11,11 @@ import pytest
 
 from v6_pipeline.defs.jobs import SNAPSHOT_JOB
 from v6_pipeline.defs.snapshot_schedule import PARTITION_TAG, decide, newest_runs, position_snapshots_schedule
-from v6_pipeline.lake.history_schemas import POSITION_SNAPSHOTS
+from v6_pipeline.history.due import SnapshotDecision
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace
+from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
 from v6_pipeline.settings import load_settings
-from v6_pipeline.sync.snapshot_due import SnapshotDecision
 from v6_pipeline_tests.history_days import CALENDAR, observe
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.definitions import build_defs
-from v6_pipeline.sync.registry import StrategyRegistry
+from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from v6_pipeline.sync.trace import commits_of_run, trace
+from v6_pipeline.history.trace import commits_of_run, trace
 from v6_pipeline_tests.history_days import ACCOUNTS, CALENDAR, POSITIONS, drop, observe
 from v6_pipeline_tests.history_runs import FLEX_ASSETS, SNAPSHOTS, made, run
 from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.durability import Fsync
 from v6_pipeline.lake.lineage import CommitLineage
+from v6_pipeline.lake.recovery.durability import Fsync
 from v6_pipeline.lake.rows import position_rows
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore

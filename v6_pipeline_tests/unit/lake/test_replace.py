@@ -25,8 +25,15 @@ from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake import commit_log
 from v6_pipeline.lake import replace as replace_module
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.durability import Fsync, log_file, read_log
-from v6_pipeline.lake.history_schemas import (
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.lineage import CommitLineage, read_commits
+from v6_pipeline.lake.maintenance import compact
+from v6_pipeline.lake.recovery.durability import Fsync, log_file, read_log
+from v6_pipeline.lake.recovery.repair import plan_repair, repair
+from v6_pipeline.lake.replace import REPLACE_ATTEMPTS, replace
+from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
@@ -35,15 +42,8 @@ from v6_pipeline.lake.history_schemas import (
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
 )
-from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.lineage import CommitLineage, read_commits
-from v6_pipeline.lake.maintenance import compact
-from v6_pipeline.lake.repair import plan_repair, repair
-from v6_pipeline.lake.replace import REPLACE_ATTEMPTS, replace
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
-from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline_tests.unit.lake.builders import CODE, NOON, no_fsync, queued, store
-from v6_pipeline_tests.unit.lake.power_cut import Disk, Loss
+from v6_pipeline_tests.unit.lake.recovery.power_cut import Disk, Loss
 
 FIRST, SECOND = date(2026, 1, 1), date(2026, 1, 2)
 _SAMPLES: dict[pl.DataType, Any] = {

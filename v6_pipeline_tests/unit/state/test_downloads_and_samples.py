@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from v6_pipeline.state import account_downloads, slot_samples
-from v6_pipeline.state.account_downloads import DownloadRecord
+from v6_pipeline.state.account import downloads as account_downloads
+from v6_pipeline.state.account.downloads import DownloadRecord
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.slot_samples import KEEP, SlotSample
+from v6_pipeline.state.slots import samples as slot_samples
+from v6_pipeline.state.slots.samples import KEEP, SlotSample
 from v6_pipeline_tests.unit.state.databases import START
 
 LATER = START + timedelta(seconds=60)

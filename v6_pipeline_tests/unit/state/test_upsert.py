@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from v6_pipeline.state import revisions, slot_limits
+from v6_pipeline.state import revisions
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.revisions import Revision
-from v6_pipeline.state.slot_limits import LearnedLimit
+from v6_pipeline.state.slots import limits as slot_limits
+from v6_pipeline.state.slots.limits import LearnedLimit
 from v6_pipeline.state.upsert import _statement
 
 

@@ -1,0 +1,253 @@
+"""Whether the history is whole and agrees with its sources: pure verdicts, for asset checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from datetime import date
+
+import polars as pl
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.history.inputs import KEY
+
+SAMPLE = 5
+"""Offenders that a verdict names."""
+VALUES_WITHIN = 0.01
+"""Flex marks are settlement prices, ours the last before the cut-off: a percent of an account is more than that."""
+QUANTITY_WITHIN = 1e-6
+"""Fractional shares are added up in floating point."""
+_EXPIRIES = "OptionEAE"
+_ACTIVITY_SECTIONS = frozenset({"Trades", _EXPIRIES, "Transfers", "CorporateActions"})
+
+Numbers = dict[str, int | float | str]
+
+
+def no_day_missing(
+    days: Collection[date],
+    calendar: TradingCalendar,
+    *,
+    start: date,
+    last: date,
+    is_flat: Callable[[date], bool] = lambda _: False,
+) -> Verdict:
+    """Whether every session between the first and the last day that has a snapshot has one.
+
+    Args:
+        days: trading days that have a snapshot.
+        calendar: knows the sessions.
+        start: days before it do not count.
+        last: the newest day that should be there; later ones do not count.
+        is_flat: whether nothing was held on a day, and that is known: its snapshot has no rows.
+    """
+    present = {day for day in days if start <= day <= last}
+    if not present:
+        return Verdict(passed=False, reason=f"no snapshot from {start} to {last}", serious=False, numbers={"days": 0})
+    sessions = calendar.sessions_between(min(present), max(present))
+    missing = [day for day in sessions if day not in present and not is_flat(day)]
+    numbers: Numbers = {
+        "days": len(present),
+        "missing": len(missing),
+        "first": min(present).isoformat(),
+        "last": max(present).isoformat(),
+    }
+    if missing:
+        listed = first_few(day.isoformat() for day in missing)
+        reason = f"{len(missing)} of {len(sessions)} trading days have no snapshot: {listed}; backfill them"
+        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
+    return Verdict(passed=True, reason=f"each of {len(sessions)} trading days has its snapshot", numbers=numbers)
+
+
+def snapshot_complete(snapshot: pl.DataFrame, source: pl.DataFrame) -> Verdict:
+    """Whether a snapshot has every open position of its source in equal quantity, and no other.
+
+    Args:
+        snapshot: of a day, of ``position_snapshots``.
+        source: that day's positions, as ``history.positions`` gives them.
+    """
+    ours = _open(snapshot).select(*KEY, "position")
+    theirs = _open(source).select(*KEY, pl.col("position").alias("of_source"))
+    both = ours.join(theirs, on=KEY, how="full", coalesce=True).sort(KEY)
+    missing = both.filter(pl.col("position").is_null())
+    unknown = both.filter(pl.col("of_source").is_null())
+    unequal = both.filter(pl.col("position") != pl.col("of_source"))
+    numbers: Numbers = {
+        "positions": ours.height,
+        "of_source": theirs.height,
+        "missing": missing.height,
+        "not_in_source": unknown.height,
+        "unequal": unequal.height,
+        "carried_forward": int(snapshot.get_column("carried_forward").sum()),
+        "without_price": _open(snapshot).get_column("market_price").null_count(),
+    }
+    offenders = pl.concat([missing, unknown, unequal])
+    if offenders.height:
+        listed = _contracts(offenders)
+        return Verdict(
+            passed=False,
+            reason=(
+                f"{missing.height} positions are missing, {unknown.height} are not in the source, {unequal.height} "
+                f"differ in quantity: {listed}; materialize the day again"
+            ),
+            numbers=numbers | {"sample": listed},
+        )
+    return Verdict(passed=True, reason=f"all {theirs.height} open positions are there", numbers=numbers)
+
+
+def one_row_per_key(snapshot: pl.DataFrame) -> Verdict:
+    """Whether a day's snapshot has each position once."""
+    repeated = snapshot.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY)
+    numbers: Numbers = {"rows": snapshot.height, "repeated": repeated.height}
+    if repeated.height:
+        listed = _contracts(repeated)
+        reason = f"{repeated.height} positions are there more than once: {listed}"
+        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
+    return Verdict(passed=True, reason=f"each of {snapshot.height} positions is there once", numbers=numbers)
+
+
+def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUES_WITHIN) -> Verdict:
+    """Whether own observations of a day add up to what Flex says, by account, in base currency.
+
+    Compared are the contracts that both value; Flex's rates are used for both where ours are unknown.
+
+    Args:
+        own: the day's snapshot by own observations alone, made from ``DayInputs.own_only()``.
+        flex: of ``flex_positions``, the day.
+        within: difference allowed, as a fraction of Flex's gross value.
+    """
+    theirs = flex.select(*KEY, pl.col("market_value").alias("flex_value"), pl.col("fx_rate_to_base").alias("flex_rate"))
+    both = own.select(*KEY, "market_value", "fx_rate_to_base").join(theirs, on=KEY)
+    valued = both.with_columns(
+        (pl.col("market_value") * pl.coalesce("fx_rate_to_base", "flex_rate")).alias("ours"),
+        (pl.col("flex_value") * pl.coalesce("flex_rate", "fx_rate_to_base")).alias("theirs"),
+    ).drop_nulls(["ours", "theirs"])
+    if valued.is_empty():
+        return Verdict(passed=True, reason="no position is valued by both", numbers={"compared": 0})
+    sums = valued.group_by("account").agg(
+        pl.col("ours").sum(), pl.col("theirs").sum(), pl.col("theirs").abs().sum().alias("gross")
+    )
+    difference = (pl.col("ours") - pl.col("theirs")).abs()
+    relative = pl.when(difference == 0).then(0.0).otherwise(difference / pl.col("gross"))
+    sums = sums.with_columns(relative.alias("difference")).sort(["difference", "account"], descending=[True, False])
+    worst = sums.row(0, named=True)
+    numbers: Numbers = {
+        "compared": valued.height,
+        "only_one_side": own.height + flex.height - 2 * both.height,
+        "accounts": sums.height,
+        "largest_difference_percent": 100 * worst["difference"],
+    }
+    offenders = sums.filter(pl.col("difference") > within)
+    if offenders.height:
+        listed = first_few(
+            f"{row['account']} {row['ours']:,.2f} against {row['theirs']:,.2f}" for row in offenders.to_dicts()
+        )
+        return Verdict(
+            passed=False,
+            serious=False,
+            reason=f"values of {offenders.height} accounts differ from Flex by more than {within:.1%}: {listed}",
+            numbers=numbers | {"sample": listed},
+        )
+    reason = f"values agree with Flex within {100 * worst['difference']:.2f} %"
+    return Verdict(passed=True, reason=reason, numbers=numbers)
+
+
+def quantities_explained(
+    positions: pl.DataFrame,
+    previous: pl.DataFrame,
+    activity: pl.DataFrame,
+    statements: pl.DataFrame,
+    *,
+    day: date,
+    previous_day: date,
+) -> Verdict:
+    """Whether trades, exercises, transfers and corporate actions explain how quantities changed since the day before.
+
+    Judged are accounts with a Flex statement of both days. Where the statement has no section of exercises, expiry
+    explains that a contract is gone. Where it lacks any section of those, the rest cannot be told.
+
+    Args:
+        positions: of ``flex_positions``, the day.
+        previous: of ``flex_positions``, the day before.
+        activity: of ``flex_activity``, the day.
+        statements: of ``flex_statements``, both days.
+        day: the trading day.
+        previous_day: the one before.
+    """
+    judged = _accounts(statements, day) & _accounts(statements, previous_day)
+    incomplete = {
+        account: sorted(_ACTIVITY_SECTIONS.difference(sections))
+        for account, sections in statements.filter(pl.col("date") == day).select("account", "sections").iter_rows()
+        if account in judged and _ACTIVITY_SECTIONS.difference(sections)
+    }
+    if not judged:
+        return Verdict(passed=True, reason="no account has Flex statements of both days", numbers={"accounts": 0})
+    unexplained = _unexplained(positions, previous, activity, day=day, previous_day=previous_day)
+    without_expiries = [account for account, lacks in incomplete.items() if _EXPIRIES in lacks]
+    expired = (pl.col("now") == 0) & (pl.col("booked") == 0) & (pl.col("expiry") <= day)
+    unexplained = unexplained.filter(
+        pl.col("account").is_in(judged) & ~(expired.fill_null(value=False) & pl.col("account").is_in(without_expiries))
+    )
+    cannot_tell = unexplained.filter(pl.col("account").is_in(incomplete.keys()))
+    offenders = unexplained.filter(~pl.col("account").is_in(incomplete.keys()))
+    numbers: Numbers = {
+        "accounts": len(judged),
+        "booked": activity.height,
+        "unexplained": offenders.height,
+        "cannot_tell": cannot_tell.height,
+    }
+    sections = first_few(sorted({section for missing in incomplete.values() for section in missing}))
+    if offenders.height:
+        listed = _changes(offenders)
+        return Verdict(
+            passed=False,
+            serious=False,
+            reason=f"{offenders.height} quantities changed otherwise than Flex booked: {listed}",
+            numbers=numbers | {"sample": listed},
+        )
+    if cannot_tell.height:
+        listed = _changes(cannot_tell)
+        return Verdict(
+            passed=True,
+            reason=f"cannot tell of {cannot_tell.height} quantities: the statement lacks {sections}; {listed}",
+            numbers=numbers | {"sample": listed},
+        )
+    return Verdict(passed=True, reason="what Flex booked explains every quantity", numbers=numbers)
+
+
+def _unexplained(
+    positions: pl.DataFrame, previous: pl.DataFrame, activity: pl.DataFrame, *, day: date, previous_day: date
+) -> pl.DataFrame:
+    now = positions.select(*KEY, pl.col("position").alias("now"))
+    before = previous.select(*KEY, pl.col("position").alias("before"), "expiry")
+    of_day = activity.filter(pl.col("activity_date").is_between(previous_day, day, closed="right"))
+    booked = of_day.group_by(KEY).agg(pl.col("quantity").sum().alias("booked"))
+    joined = now.join(before, on=KEY, how="full", coalesce=True).join(booked, on=KEY, how="full", coalesce=True)
+    joined = joined.with_columns(pl.col("now", "before", "booked").fill_null(0.0))
+    gap = (pl.col("now") - pl.col("before") - pl.col("booked")).abs()
+    return joined.filter(gap > QUANTITY_WITHIN).sort(KEY)
+
+
+def _accounts(statements: pl.DataFrame, day: date) -> set[str]:
+    return set(statements.filter(pl.col("date") == day).get_column("account"))
+
+
+def _open(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("position") != 0)
+
+
+def _contracts(rows: pl.DataFrame) -> str:
+    return first_few(f"{account}/{conid}" for account, conid in rows.select(KEY).iter_rows())
+
+
+def _changes(rows: pl.DataFrame) -> str:
+    return first_few(
+        f"{row['account']}/{row['conid']} {row['before']:g} to {row['now']:g} with {row['booked']:+g} booked"
+        for row in rows.to_dicts()
+    )
+
+
+def first_few(items: Iterable[str]) -> str:
+    """The first few, and how many more there are."""
+    found = list(items)
+    more = f" and {len(found) - SAMPLE} more" if len(found) > SAMPLE else ""
+    return ", ".join(found[:SAMPLE]) + more

@@ -1,0 +1,191 @@
+"""Whether the newest rows of positions are whole and agree with the broker: pure verdicts, for asset checks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date, datetime
+
+import polars as pl
+
+from v6_pipeline.checks.history import QUANTITY_WITHIN, Numbers, first_few
+from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.history.inputs import KEY
+from v6_pipeline.ib.valuation import market_value
+from v6_pipeline.lake.reader import RepeatedKeys
+from v6_pipeline.model import ContractSpec, Holding
+from v6_pipeline.state.keys import Key
+
+VALUE_WITHIN = 0.001
+"""IB rounds the prices of its portfolio; a wrong multiplier or magnifier is off by far more."""
+VALUE_WITHIN_UNITS = 0.01
+"""A cent, for positions that are worth next to nothing."""
+_OPTIONS = ("OPT", "FOP")
+
+
+def one_row_per_key(found: RepeatedKeys | None, key: Sequence[str]) -> Verdict:
+    """Whether no two rows of the newest trading day have the same key."""
+    if found is None:
+        return Verdict(passed=True, reason="the table has no rows yet", numbers={"rows": 0, "repeated": 0})
+    numbers: Numbers = {"day": found.day.isoformat(), "rows": found.rows, "repeated": found.repeated.height}
+    named = ", ".join(key)
+    if found.repeated.height:
+        listed = first_few(
+            "/".join(str(row[name]) for name in key) + f" {row['rows']} times" for row in found.repeated.to_dicts()
+        )
+        reason = f"{found.day}: {found.repeated.height} of ({named}) are there more than once: {listed}"
+        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
+    return Verdict(passed=True, reason=f"{found.day}: each of {found.rows} rows has its own ({named})", numbers=numbers)
+
+
+def prices_present(rows: pl.DataFrame, *, unknown: Collection[int], today: date) -> Verdict:
+    """Whether every open position has a price, but for contracts that can have none.
+
+    Args:
+        rows: the newest of each open position.
+        unknown: contracts that IB does not know.
+        today: contracts that expired before it have no price.
+    """
+    without = rows.filter(pl.col("market_price").is_null())
+    excused = pl.col("conid").is_in(list(unknown)) | (pl.col("expiry") < today).fill_null(value=False)
+    offenders = without.filter(~excused)
+    numbers: Numbers = {
+        "positions": rows.height,
+        "without_price": offenders.height,
+        "expired_or_unknown": without.height - offenders.height,
+    }
+    if offenders.height:
+        listed = _contracts(offenders)
+        reason = f"{offenders.height} of {rows.height} open positions have no price: {listed}"
+        return Verdict(passed=False, reason=reason, serious=False, numbers=numbers | {"sample": listed})
+    return Verdict(passed=True, reason=f"{rows.height} open positions have what price there is", numbers=numbers)
+
+
+def greeks_present(rows: pl.DataFrame, *, today: date) -> Verdict:
+    """Whether open options have greeks where the market gives them.
+
+    A bid and an ask say that we may see the market: without permission IB sends neither quotes nor greeks.
+
+    Args:
+        rows: the newest of each open position.
+        today: contracts that expired before it do not count.
+    """
+    options = rows.filter(pl.col("sec_type").is_in(_OPTIONS) & (pl.col("expiry") >= today).fill_null(value=True))
+    quoted = options.filter(pl.col("bid").is_not_null() & pl.col("ask").is_not_null())
+    offenders = quoted.filter(pl.any_horizontal(pl.col("delta", "gamma", "vega", "theta").is_null()))
+    numbers: Numbers = {
+        "options": options.height,
+        "without_quote": options.height - quoted.height,
+        "without_greeks": offenders.height,
+    }
+    if offenders.height:
+        listed = _contracts(offenders)
+        reason = f"{offenders.height} of {quoted.height} options with a quote have no greeks: {listed}"
+        return Verdict(passed=False, reason=reason, serious=False, numbers=numbers | {"sample": listed})
+    return Verdict(passed=True, reason=f"{quoted.height} options with a quote have greeks", numbers=numbers)
+
+
+def reconciles_with_broker(
+    held: Collection[Holding],
+    rows: pl.DataFrame,
+    *,
+    pending: Collection[Key],
+    streamed: Collection[int],
+    stale_before: datetime,
+    accounts: Collection[str],
+    heard_since: datetime | None,
+    now: datetime,
+) -> Verdict:
+    """Whether the newest rows say what the account holds by IB's last download, and that is not long ago.
+
+    A position that changed after its row was made may differ until the row is stale.
+
+    Args:
+        held: open holdings.
+        rows: the newest of each open position, of all position tables.
+        pending: what is about to be refreshed does not count: its row is known to be old.
+        streamed: contracts that do not count, for their rows follow the account by seconds.
+        stale_before: rows older than this should have been renewed (UTC).
+        accounts: those that refreshes ask IB about.
+        heard_since: each of them should have been heard of since then (UTC); None where nothing is expected of IB.
+        now: UTC.
+    """
+    theirs = {holding.key: holding for holding in held if holding.position != 0}
+    columns = rows.select(*KEY, "position", "timestamp").iter_rows()
+    ours = {(account, conid): (size, made_at) for account, conid, size, made_at in columns}
+    every = theirs.keys() | ours.keys()
+    flowing = {key for key in every if key[1] in set(streamed)}
+    waiting = (every - flowing) & set(pending)
+    both = ours.keys() & theirs.keys()
+    differing = {key for key in both if abs(ours[key][0] - theirs[key].position) > QUANTITY_WITHIN}
+    waiting |= {key for key in differing - flowing if stale_before <= ours[key][1] < theirs[key].observed_at}
+    judged = every - flowing - waiting
+    missing, surplus = sorted(judged - ours.keys()), sorted(judged - theirs.keys())
+    unequal = sorted(judged & differing)
+    numbers: Numbers = {
+        "held": len(theirs),
+        "in_lake": len(ours),
+        "judged": len(judged),
+        "streamed": len(flowing),
+        "pending": len(waiting),
+        "missing": len(missing),
+        "not_held": len(surplus),
+        "unequal": len(unequal),
+    }
+    heard = _heard_last(holding for holding in held if holding.account in accounts)
+    if heard:
+        numbers["heard_seconds_ago"] = round((now - min(heard.values())).total_seconds(), 1)
+    if missing or surplus or unequal:
+        listed = first_few(
+            f"{account}/{conid} {ours[account, conid][0] if (account, conid) in ours else 0:g} in the lake, "
+            f"{theirs[account, conid].position if (account, conid) in theirs else 0:g} held"
+            for account, conid in (*missing, *surplus, *unequal)
+        )
+        reason = (
+            f"{len(missing)} held positions have no row, {len(surplus)} rows are not held, {len(unequal)} differ in "
+            f"quantity: {listed}"
+        )
+        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
+    silent = [account for account, instant in heard.items() if heard_since is not None and instant < heard_since]
+    if silent:
+        reason = (
+            f"IB was last heard {numbers['heard_seconds_ago']:,.0f} s ago ({first_few(silent)}): what it holds now is "
+            "not known"
+        )
+        return Verdict(passed=False, reason=reason, serious=False, numbers=numbers)
+    return Verdict(passed=True, reason=f"the lake has what IB holds: {len(judged)} positions", numbers=numbers)
+
+
+def values_consistent(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> Verdict:
+    """Whether market values follow from position, price, multiplier and magnifier.
+
+    Args:
+        rows: the newest of each open position.
+        contracts: the contract cache; rows of contracts that are not in it are not judged.
+    """
+    columns = (*KEY, "position", "market_price", "market_value")
+    judged, offenders = 0, []
+    for account, conid, position, price, value in rows.select(columns).drop_nulls().iter_rows():
+        expected = market_value(contracts[conid], position, price) if conid in contracts else None
+        if expected is None:
+            continue
+        judged += 1
+        if abs(value - expected) > max(VALUE_WITHIN_UNITS, VALUE_WITHIN * abs(expected)):
+            offenders.append(f"{account}/{conid} {value:,.2f} instead of {expected:,.2f}")
+    numbers: Numbers = {"positions": rows.height, "judged": judged, "inconsistent": len(offenders)}
+    if offenders:
+        listed = first_few(offenders)
+        reason = f"{len(offenders)} of {judged} market values do not follow from position and price: {listed}"
+        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
+    return Verdict(passed=True, reason=f"{judged} market values follow from position and price", numbers=numbers)
+
+
+def _heard_last(held: Iterable[Holding]) -> dict[str, datetime]:
+    """When each account's holdings were observed last; the account that was silent for longest comes first."""
+    heard: dict[str, datetime] = {}
+    for holding in held:
+        heard[holding.account] = max(holding.observed_at, heard.get(holding.account, holding.observed_at))
+    return dict(sorted(heard.items(), key=lambda item: (item[1], item[0])))
+
+
+def _contracts(rows: pl.DataFrame) -> str:
+    return first_few(f"{row['account']}/{row['conid']} {row['symbol']}" for row in rows.sort(KEY).iter_rows(named=True))

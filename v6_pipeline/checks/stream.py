@@ -1,0 +1,161 @@
+"""Whether the stream is as it should be, judged from its lease, its own report and the ledger: pure, for asset checks.
+
+Quiet while nothing is expected to flow: outside the session, in the broker's resets, after a stop on request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from v6_pipeline.ib.resets import ExpectedOutage
+from v6_pipeline.state.leases.rows import DesiredState, StreamerLeaseState
+from v6_pipeline.state.slots.ledger import SlotUsage
+
+BLIND_FOR = timedelta(seconds=60)
+"""A reconnect, or a feed that is verified, takes seconds; data that is away for longer is worth an alarm."""
+REPORTS_WITHIN = timedelta(seconds=30)
+"""A living streamer reports each second."""
+FAILING_FOR = timedelta(seconds=60)
+COMES_UP_WITHIN = timedelta(seconds=60)
+SAMPLE = 5
+"""Offenders that are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of one check; ``numbers`` are what it rests on."""
+
+    passed: bool
+    reason: str
+    serious: bool = True
+    numbers: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+_STOPPED = Verdict(passed=False, reason="stopped on request", serious=False)
+_COMING_UP = Verdict(passed=True, reason="the streamer is coming up")
+
+
+def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOutage | None, now: datetime) -> Verdict:
+    """Whether streamed contracts have fresh data in the lake, or a good reason not to.
+
+    Args:
+        lease: the streamer's, with its newest report.
+        is_open: whether prices are expected to move: the exchange is in session.
+        outage: whether the broker is expected to be away.
+        now: UTC.
+    """
+    if lease.desired_state is DesiredState.STOP:
+        return _STOPPED
+    if lease.is_live(now) and lease.claimed_at is not None and now - lease.claimed_at < COMES_UP_WITHIN:
+        return _COMING_UP
+    fault = _fault(lease, now)
+    numbers = _numbers(lease.status, now)
+    if fault is None:
+        return Verdict(passed=True, reason="all streamed data flows", numbers=numbers)
+    if outage is not None:
+        return Verdict(passed=True, reason=f"{fault}; expected: {outage}", numbers=numbers)
+    if not is_open:
+        return Verdict(passed=False, reason=f"{fault}; the exchange is closed", serious=False, numbers=numbers)
+    return Verdict(passed=False, reason=fault, numbers=numbers)
+
+
+def slots_within_budget(usage: SlotUsage) -> Verdict:
+    """Whether lines stay within the ceiling, and IB grants as many as the settings say."""
+    used = usage.streams + usage.batches
+    numbers: dict[str, int | float | str] = {
+        "lines": used,
+        "streams": usage.streams,
+        "batches": usage.batches,
+        "ceiling": usage.ceiling,
+        "ceiling_by_settings": usage.configured_ceiling,
+    }
+    if used > usage.configured_ceiling:
+        return Verdict(passed=False, reason=f"{used} lines in use, {usage.configured_ceiling} allowed", numbers=numbers)
+    if usage.ceiling < usage.configured_ceiling:
+        since = f" since {usage.learned.learned_at:%Y-%m-%d %H:%M} UTC" if usage.learned.learned_at else ""
+        return Verdict(
+            passed=False,
+            serious=False,
+            reason=(
+                f"IB grants {usage.ceiling} of {usage.configured_ceiling} lines{since}: close windows with market data "
+                "in TWS and on the phone; the ledger tries for more by itself"
+            ),
+            numbers=numbers,
+        )
+    return Verdict(passed=True, reason=f"{used} of {usage.ceiling} lines in use", numbers=numbers)
+
+
+def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now: datetime) -> Verdict:
+    """Whether there are lines for all active contracts; those without are refreshed at priority 1.
+
+    Args:
+        lease: the streamer's, with its newest report.
+        usage: the ledger's.
+        now: UTC.
+    """
+    if lease.desired_state is DesiredState.STOP:
+        return _STOPPED
+    if not lease.is_live(now):
+        # What the last one reported says nothing of now.
+        reason = "no streamer runs, so no active contract streams: see stream_fresh"
+        return Verdict(passed=False, reason=reason, serious=False)
+    status = lease.status
+    if not status:
+        return _COMING_UP
+    overflow = int(status.get("overflow_contracts") or 0)
+    sample = ", ".join(str(conid) for conid in status.get("overflow_sample") or ())
+    numbers: dict[str, int | float | str] = {
+        "active": int(status.get("streamed_contracts") or 0) + overflow,
+        "streamed": int(status.get("streamed_contracts") or 0),
+        "active_without_line": overflow,
+        "lines_for_streams": usage.limit.stream_capacity,
+    }
+    if not overflow:
+        return Verdict(passed=True, reason="every active contract that can stream has a line", numbers=numbers)
+    reason = (
+        f"{overflow} active contracts found no line ({sample}{', …' if overflow > SAMPLE else ''}) and are "
+        "refreshed at priority 1: deactivate some, or raise V6_MARKET_DATA_LINES if IB grants more"
+    )
+    return Verdict(passed=False, serious=False, reason=reason, numbers=numbers | {"sample": sample})
+
+
+def _fault(lease: StreamerLeaseState, now: datetime) -> str | None:
+    status = lease.status
+    if status.get("state") == "failed":
+        return f"the streamer failed: {status.get('error')}"
+    if not lease.is_live(now):
+        return "no streamer runs"
+    if lease.heartbeat_at is None or now - lease.heartbeat_at > REPORTS_WITHIN:
+        return "the streamer does not report"
+    since = _instant(status.get("blind_since"))
+    if since is not None and now - since >= BLIND_FOR:
+        why = "; ".join(f"{name}: {feed['reason']}" for name, feed in (status.get("feeds") or {}).items())
+        return f"no fresh market data since {since:%Y-%m-%d %H:%M:%S} UTC ({why or status.get('connection')})"
+    writer = status.get("writer") or {}
+    failing = _instant(writer.get("failing_since"))
+    if failing is not None and now - failing >= FAILING_FOR:
+        return f"nothing can be written since {failing:%Y-%m-%d %H:%M:%S} UTC: {writer.get('last_error')}"
+    return None
+
+
+def _numbers(status: Mapping[str, Any], now: datetime) -> dict[str, int | float | str]:
+    found: dict[str, int | float | str] = {}
+    for name in ("streamed_contracts", "queued_holdings", "connects", "ticks"):
+        if status.get(name) is not None:
+            found[name] = status[name]
+    for name, text in (
+        ("blind_seconds", status.get("blind_since")),
+        ("last_tick_seconds_ago", status.get("last_tick_at")),
+        ("last_commit_seconds_ago", (status.get("writer") or {}).get("last_commit_at")),
+    ):
+        moment = _instant(text)
+        if moment is not None:
+            found[name] = round((now - moment).total_seconds(), 1)
+    return found
+
+
+def _instant(text: object) -> datetime | None:
+    return datetime.fromisoformat(text) if isinstance(text, str) else None

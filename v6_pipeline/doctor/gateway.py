@@ -1,0 +1,205 @@
+"""The examination of the broker's side: is it a gateway, does it let us in, may we read, and what does it grant.
+
+Each step is what the product does in its work, by the same parts: a bare handshake, a session under each client id, a
+request for positions, quotes of a few contracts on lines of the ledger's batch share. Nothing is stored but contracts
+in the cache, and no order message is ever sent: whether the gateway's Read-Only API setting is on shows in its answer
+to a question about open orders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Iterable
+from datetime import date, timedelta
+from typing import Any
+
+from v6_pipeline.doctor.findings import Finding, fault, ok, skipped, warning
+from v6_pipeline.doctor.quotes import Patience, examine_quotes
+from v6_pipeline.errors import ClientIdInUseError, GatewayError
+from v6_pipeline.ib.close_plan import has_expired
+from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
+from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.positions import download_positions
+from v6_pipeline.ib.probe import PROBE_SECONDS, ProbeAnswer, explain, probe
+from v6_pipeline.ib.resets import ExpectedOutage, expected_outage
+from v6_pipeline.ib.session import leased_connection, shared_pacer
+from v6_pipeline.model import Holding
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.leases.leases import ClientIds, StreamerLease
+
+CLOCK_WARNING, CLOCK_FAULT = timedelta(seconds=5), timedelta(seconds=30)
+"""The gateway tells whole seconds, and an answer may take two: less than five is no news."""
+KNOWN_STOCK = 265598
+"""IB's conid of AAPL on NASDAQ, asked for where nothing is held."""
+QUOTES = 4
+"""Contracts whose quotes are tried, one of each security type."""
+_OF_A_SESSION = "client ids, accounts, clock, read-only, positions and market data"
+_READ_ONLY = re.compile(r"read.?only", re.IGNORECASE)
+
+
+async def examine_gateway(
+    settings: Settings, database: StateDatabase | None, clock: Clock, patience: Patience | None = None
+) -> AsyncIterator[Finding]:
+    """Look at the gateway, as far as one step lets the next begin.
+
+    Args:
+        settings: which gateway, and as whom.
+        database: leases, lines and the message rate; without it only the handshake is tried.
+        clock: UTC now, compared with the gateway's.
+        patience: time-outs.
+    """
+    outage = expected_outage(clock(), settings.ib_region)
+    found = await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS)
+    reason = explain(found, settings.ib_address)
+    if reason is not None and (outage is None or found.answer not in {ProbeAnswer.NOBODY, ProbeAnswer.SILENT}):
+        yield fault("gateway", reason)
+        return
+    if reason is not None:
+        yield _away("gateway", reason, outage)
+        yield skipped(
+            "session", f"{_OF_A_SESSION} were not examined: the gateway is away", "look again when it is back"
+        )
+        return
+    yield ok("gateway", f"an IB gateway listens at {settings.ib_address}")
+    if database is None:
+        yield skipped(
+            "session",
+            f"{_OF_A_SESSION} were not examined: that needs the state database, which holds the leases of client ids "
+            "and lines",
+            "do what is said of the state above, then look again",
+        )
+        return
+    yield await _client_ids(settings, database, clock)
+    try:
+        async with leased_connection(settings, database, owner=f"doctor/{os.getpid()}", clock=clock) as connection:
+            async for finding in _session(settings, database, connection, clock, patience or Patience()):
+                yield finding
+    except ClientIdInUseError as error:
+        yield fault("session", str(error))
+    except GatewayError as error:
+        yield _away("session", str(error), outage)
+
+
+def _away(what: str, says: str, outage: ExpectedOutage | None, remedy: str = "") -> Finding:
+    """What the gateway cannot do: a fault, unless the broker is known to be away now."""
+    if outage is None:
+        return fault(what, says, remedy)
+    return warning(what, f"{says}; that is expected in {outage}", "look again after it")
+
+
+async def _client_ids(settings: Settings, database: StateDatabase, clock: Clock) -> Finding:
+    """A short session under each id that is not in use by ourselves."""
+    ours = set(ClientIds(database, settings.run_client_ids, clock).leased())
+    if StreamerLease(database, clock).read().is_live(clock()):
+        ours.add(settings.ib_client_id)
+    wanted = (settings.ib_client_id, *settings.run_client_ids)
+    taken = [
+        client_id
+        for client_id in wanted
+        if client_id not in ours and await _is_taken(settings, database, client_id, clock)
+    ]
+    in_use = f", but for {len(ours)} that v6 itself uses now" if ours else ""
+    if settings.ib_client_id in taken:
+        return fault(
+            "client ids",
+            f"client id {settings.ib_client_id}, the streamer's, is taken by another program",
+            "end that program, or set V6_IB_CLIENT_ID to another id",
+        )
+    if taken:
+        says = f"{', '.join(map(str, taken))} of {wanted[0]} to {wanted[-1]} are taken by other programs"
+        remedy = "runs use the others; set V6_IB_CLIENT_ID so that 15 ids after it are free to have all"
+        return warning("client ids", says, remedy)
+    return ok("client ids", f"{wanted[0]} to {wanted[-1]} are free{in_use}")
+
+
+async def _is_taken(settings: Settings, database: StateDatabase, client_id: int, clock: Clock) -> bool:
+    connection = IBConnectionManager(
+        host=settings.ib_host,
+        port=settings.ib_port,
+        client_id=client_id,
+        policy=ConnectionPolicy(messages_per_second=settings.messages_per_second),
+        pacer=shared_pacer(settings, database, clock),
+    )
+    try:
+        await connection.connect()
+    except ClientIdInUseError:
+        return True
+    except GatewayError:  # what else is wrong is found by the session
+        return False
+    await connection.close()
+    return False
+
+
+async def _session(
+    settings: Settings, database: StateDatabase, connection: IBConnectionManager, clock: Clock, patience: Patience
+) -> AsyncIterator[Finding]:
+    yield _accounts(settings, connection.accounts)
+    yield await _clock(connection, clock)
+    yield await _read_only(connection)
+    try:
+        positions = await download_positions(connection, clock)
+    except GatewayError as error:
+        outage = expected_outage(clock(), settings.ib_region)
+        yield _away("positions", str(error), outage, "tick 'Enable ActiveX and Socket Clients' under API > Settings")
+        return
+    yield ok("positions", f"{len(positions)} are held")
+    conids = _to_try(positions, clock().date())
+    contracts = await ContractBook(database, connection, clock).qualified(conids)
+    async for finding in examine_quotes(settings, database, connection, contracts, clock, patience):
+        yield finding
+
+
+def _to_try(positions: Iterable[Holding], today: date) -> list[int]:
+    """One contract of each security type that is held; an option that has expired is held on, and has no quotes."""
+    live = [holding.contract for holding in positions if not has_expired(holding.contract, today)]
+    one_each = {contract.sec_type: contract.conid for contract in live}
+    return list(one_each.values())[:QUOTES] or [KNOWN_STOCK]
+
+
+def _accounts(settings: Settings, managed: Iterable[str]) -> Finding:
+    missing = sorted(set(settings.ib_accounts) - set(managed))
+    if missing:
+        says = f"the login does not manage {', '.join(missing)} of V6_IB_ACCOUNTS, but {', '.join(managed)}"
+        return fault("accounts", says, "correct V6_IB_ACCOUNTS, or log in as the user who has them")
+    return ok("accounts", ", ".join(settings.ib_accounts or managed))
+
+
+async def _clock(connection: IBConnectionManager, clock: Clock) -> Finding:
+    before = clock()
+    gateway = await connection.gateway_time()
+    after = clock()
+    # The gateway's second began at most one before it was told, which was between the two.
+    earliest, latest = gateway - after, gateway + timedelta(seconds=1) - before
+    off = max(earliest, -latest, timedelta(0))
+    side = "behind" if earliest > timedelta(0) else "ahead of"
+    says = f"this machine's is {off.total_seconds():.0f} s {side} the gateway's"
+    remedy = "synchronise both by NTP: prices are dated by this clock, and trading days and leases counted by it"
+    if off > CLOCK_FAULT:
+        return fault("clock", says, remedy)
+    if off > CLOCK_WARNING:
+        return warning("clock", says, remedy)
+    return ok("clock", f"within {CLOCK_WARNING.total_seconds():.0f} s of the gateway's")
+
+
+async def _read_only(connection: IBConnectionManager) -> Finding:
+    """A gateway in read-only mode refuses even to list open orders, with error 321."""
+    refused: list[str] = []
+
+    def listen(_request: int, _code: int, text: str) -> None:
+        if _READ_ONLY.search(text):
+            refused.append(text)
+
+    connection.add_error_listener(listen)
+    client: Any = connection.ib.client
+    client.reqOpenOrders()
+    await connection.round_trip()
+    if refused:
+        return ok("read-only", "the gateway refuses everything about orders, and so does this client")
+    return warning(
+        "read-only",
+        "the gateway would take orders; this client refuses to send any",
+        "tick 'Read-Only API' under API > Settings, for the other programs of this machine",
+    )

@@ -1,0 +1,177 @@
+"""The examination of what is on our side: home, state database, lake and calendar.
+
+Nothing is created or migrated; what is written, to see that it can be, is gone at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from v6_pipeline import plugins as factories
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.doctor.findings import Finding, fault, ok, warning
+from v6_pipeline.errors import LakeError, SettingsError, StateError
+from v6_pipeline.lake.faults import safe_uri
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.recovery.durability import LOG_FOLDER, local_path
+from v6_pipeline.lake.schemas import TABLES
+from v6_pipeline.settings import Settings, StreamerMode
+from v6_pipeline.state.database import StateDatabase
+
+CALENDAR_AHEAD = timedelta(days=365)
+"""A calendar that ends sooner is worth an upgrade."""
+
+
+def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Look at everything that needs no gateway.
+
+    Args:
+        settings: of the home.
+        now: UTC.
+    """
+    yield _home(settings)
+    yield _state(settings)
+    yield _lake(settings)
+    yield _calendar(settings, now)
+
+
+def examine_settings(settings: Settings) -> Iterator[Finding]:
+    """Look at what settings name: handlers and notifiers, which are found and not made, and the folder of statements.
+
+    Args:
+        settings: of the home.
+    """
+    by_streamer = settings.streamer is StreamerMode.SPAWN  # Dagster's processes load the notifiers, as python -m
+    found = [
+        *_unloadable("V6_HANDLERS", settings.handlers, from_working_folder=by_streamer),
+        *_unloadable("V6_NOTIFIERS", settings.notifiers, from_working_folder=True),
+    ]
+    if settings.flex_dir is not None and (why := _unusable(settings.flex_dir)):
+        found.append(
+            warning(
+                "settings",
+                f"V6_FLEX_DIR: {why}: no statement is found in it",
+                "make the folder, or set V6_FLEX_DIR to the right one",
+            )
+        )
+    there = str(settings.file) if settings.file.exists() else "defaults and environment; there is no v6.toml"
+    yield from found or [ok("settings", there)]
+
+
+def _unusable(folder: Path) -> str | None:
+    try:
+        return None if folder.is_dir() else f"there is no folder {folder}"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+
+
+def _unloadable(variable: str, specs: Iterable[str], *, from_working_folder: bool) -> Iterator[Finding]:
+    remedy = f"install the module in this environment or name its folder in PYTHONPATH, or correct {variable}"
+    for spec in specs:
+        try:
+            with _working_folder_on_path() if from_working_folder else contextlib.nullcontext():
+                factories.find(variable, spec)
+        except SettingsError as error:
+            yield fault("settings", str(error), remedy)
+
+
+@contextlib.contextmanager
+def _working_folder_on_path() -> Iterator[None]:
+    """As ``python -m`` has it, by which the sensor starts the streamer; the program ``v6`` has not."""
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _home(settings: Settings) -> Finding:
+    if not settings.home.is_dir():
+        return fault(
+            "home", f"{settings.home} does not exist", "run 'v6 init', or name the right home with --home PATH"
+        )
+    reason = _unwritable(settings.home)
+    if reason is not None:
+        return fault(
+            "home", f"{settings.home} cannot be written: {reason}", "set V6_HOME to a folder this user can write"
+        )
+    return ok("home", str(settings.home))
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why a file cannot be made in a folder; None if it can. Permissions do not tell: a disk may be read-only."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"v6")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _state(settings: Settings) -> Finding:
+    name = settings.safe_state_url
+    try:
+        revision = StateDatabase.examine(settings.state_database_url, name_for_messages=name)
+    except StateError as error:
+        return fault("state", str(error))
+    if revision.stored is None:
+        return fault("state", f"there is no state database at {name}", "run 'v6 init'")
+    if not revision.is_current:
+        return warning(
+            "state",
+            f"{name} has schema {revision.stored}, this version's is {revision.current}",
+            "run 'v6 init', which migrates it and keeps the rest as it is, then look again",
+        )
+    return ok("state", f"{name}, schema {revision.stored}, can be written")
+
+
+def _lake(settings: Settings) -> Finding:
+    lake, place = Lake.from_settings(settings), safe_uri(settings.lake_root)
+    folder = local_path(settings.lake_root)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        return fault("lake", f"{place} is a file", "set V6_LAKE_URI to a folder, or move the file away")
+    try:
+        kind = lake.kind()
+        tables = sum(lake.table(spec).load() is not None for spec in TABLES)
+    except LakeError as error:
+        return fault("lake", str(error))
+    unwritable = {} if folder is None else {path: why for path in _written(folder) if (why := _unwritable(path))}
+    if unwritable:
+        first, reason = next(iter(unwritable.items()))
+        others = f", nor can {len(unwritable) - 1} more of its folders" if len(unwritable) > 1 else ""
+        remedy = (
+            "give the lake with all that is in it to this user (after a run as root it is root's) and see that there "
+            "is space left, or set V6_LAKE_URI to another folder"
+        )
+        return fault("lake", f"{first} cannot be written: {reason}{others}", remedy)
+    if folder is None:
+        try:
+            lake.try_writing()
+        except LakeError as error:
+            return fault("lake", str(error), "let the credentials in V6_LAKE_OPTIONS put and delete objects there")
+    held = "empty so far" if kind is None else f"{tables} of {len(TABLES)} tables, {kind.value} accounts"
+    return ok("lake", f"{place}, {held}")
+
+
+def _written(lake: Path) -> Iterator[Path]:
+    """Folders that commits write into, of those that exist: the lake, tables, their logs and newest partitions."""
+    yield next(parent for parent in (lake, *lake.parents) if parent.exists())
+    for table in (lake / spec.name for spec in TABLES):
+        partitions = sorted(table.glob("*=*"))
+        yield from (path for path in (table, table / LOG_FOLDER, *partitions[-1:]) if path.is_dir())
+
+
+def _calendar(settings: Settings, now: datetime) -> Finding:
+    calendar = TradingCalendar(settings.timezone)
+    says = f"sessions until {calendar.last}"
+    if calendar.last <= now.date():
+        return fault("calendar", says, "upgrade v6_pipeline: no trading day is known from now on")
+    if calendar.last - now.date() < CALENDAR_AHEAD:
+        return warning("calendar", says, "upgrade v6_pipeline before that day")
+    return ok("calendar", says)

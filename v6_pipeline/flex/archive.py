@@ -1,0 +1,212 @@
+"""Statements of a range of days from the Flex Web Service into the archive, asked for once.
+
+The archive (``$V6_HOME/flex``) holds what the service sent, file by file; days that it covers are not asked for again.
+Reading statements, from here or from ``V6_FLEX_DIR``, is ``flex_files``' business.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.errors import FlexServiceError
+from v6_pipeline.flex.exchange import FlexLimits, Monotonic
+from v6_pipeline.flex.pace import SharedPace
+from v6_pipeline.flex.replies import Period, ReplyScanner, Statements, parse_date
+from v6_pipeline.flex.service import Download, FlexService, spans
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import Clock, utc_now
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"flex-(?P<query>[0-9]+)-(?P<first>[0-9]{8})-(?P<last>[0-9]{8})-[0-9]{8}T[0-9]{12}Z\.xml", re.ASCII)
+_PIECE = 1 << 20
+
+Range = tuple[date, date]
+"""First and last day, both included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlexFetch:
+    """What a fetch brought.
+
+    ``files`` are new in the archive; ``not_covered`` are trading days that were wanted and of which the archive still
+    has no statement, or not one of every account that was named.
+    """
+
+    files: tuple[Path, ...]
+    asked: tuple[Range, ...]
+    not_covered: tuple[date, ...]
+
+    @property
+    def shortfall(self) -> str | None:
+        """One line on what is missing, ``None`` if nothing is."""
+        if not self.not_covered:
+            return None
+        days = ", ".join(map(str, self.not_covered[:3])) + (", ..." if len(self.not_covered) > 3 else "")
+        return (
+            f"the Flex Web Service sent no statement of {len(self.not_covered)} trading days ({days}): set the query's "
+            "'Breakout by Day' to Yes and choose all accounts"
+        )
+
+
+def fetch_range(
+    settings: Settings,
+    database: StateDatabase,
+    first: date,
+    last: date,
+    accounts: Collection[str] | None = None,
+    *,
+    covered: Collection[date] = (),
+    refetch: bool = False,
+    limits: FlexLimits | None = None,
+    utcnow: Clock = utc_now,
+    clock: Monotonic = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> FlexFetch:
+    """Fetch statements of the trading days of a range that the archive does not cover yet.
+
+    Args:
+        settings: address, token, query, home.
+        database: of the shared rate.
+        first: first day.
+        last: last day, included.
+        accounts: of which each day needs a statement; any account's will do if left out, for one answer holds all.
+        covered: trading days that are covered elsewhere and need not be asked for.
+        refetch: ask for all of them, whatever is there: IB corrects statements.
+        limits: time and size of each download.
+        utcnow: now, UTC.
+        clock: monotonic seconds.
+        sleep: waits so many seconds.
+
+    Raises:
+        FlexServiceError: not configured, or a download failed; what came before it is in the archive.
+    """
+    token, query_id = settings.flex_token, settings.flex_query_id
+    if token is None or query_id is None:
+        raise FlexServiceError("no Flex Web Service is configured: set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID")
+    calendar = TradingCalendar(settings.timezone)
+    wanted = calendar.sessions_between(first, last)
+    folder = settings.flex_archive
+    there = () if refetch else archived_periods(folder, query_id, first, last)
+    service = FlexService(
+        url=settings.flex_url,
+        token=token,
+        query_id=query_id,
+        pace=SharedPace(database, token, clock=utcnow),
+        limits=limits,
+        clock=clock,
+        sleep=sleep,
+    )
+    asked = missing_ranges(wanted, covered_days(there, wanted, calendar, accounts) | set(covered))
+    downloads: list[Download] = []
+    periods = [*there]
+
+    def fetch(days: Range) -> None:
+        downloads.append(service.download(*days, folder / _file_name(query_id, days, utcnow())))
+        periods.extend(downloads[-1].periods)
+
+    for days in asked:
+        fetch(days)
+        lacking = days_in_between(downloads[-1].periods, wanted)
+        if lacking:
+            log.info("the query does not break out by day: %d days are fetched one by one", len(lacking))
+        for day in sorted(lacking - covered_days(periods, wanted, calendar, accounts)):
+            fetch((day, day))
+    fetched = FlexFetch(
+        files=tuple(download.file for download in downloads),
+        asked=tuple(asked),
+        not_covered=tuple(sorted(set(wanted) - set(covered) - covered_days(periods, wanted, calendar, accounts))),
+    )
+    if fetched.shortfall:
+        log.warning("%s", fetched.shortfall)
+    return fetched
+
+
+def days_in_between(periods: Iterable[Period], wanted: Iterable[date]) -> set[date]:
+    """The days that lie in statements of several days before their end, at which alone positions stand."""
+    return {day for period in periods for day in wanted if period.first <= day < period.last}
+
+
+def missing_ranges(wanted: Sequence[date], covered: Collection[date]) -> list[Range]:
+    """The ranges to ask for: neighbours among ``wanted`` that are not covered, in spans that one request may have.
+
+    Args:
+        wanted: trading days, in order.
+        covered: trading days that need not be asked for.
+    """
+    ranges: list[Range] = []
+    run: list[date] = []
+    for day in [*wanted, None]:
+        if day is not None and day not in covered:
+            run.append(day)
+        elif run:
+            ranges += spans(run[0], run[-1])
+            run = []
+    return ranges
+
+
+def covered_days(
+    periods: Iterable[Period],
+    wanted: Iterable[date],
+    calendar: TradingCalendar,
+    accounts: Collection[str] | None = None,
+) -> set[date]:
+    """The trading days among ``wanted`` whose end some statement tells; with ``accounts``, one of each of them.
+
+    A statement gives the positions at the end of its period: those of its last day, or of the session before it that
+    lies in the period.
+    """
+    found: dict[date, set[str]] = {}
+    for period in periods:
+        day = period.last if calendar.is_session(period.last) else calendar.previous_session(period.last)
+        if day >= period.first:
+            found.setdefault(day, set()).add(period.account)
+    return {day for day in wanted if day in found and (accounts is None or found[day] >= set(accounts))}
+
+
+def archived_periods(folder: Path, query_id: str, first: date, last: date) -> tuple[Period, ...]:
+    """The periods of a query's statements in the archive, from files that were asked for days of a range.
+
+    Raises:
+        FlexServiceError: a file of the archive is damaged.
+    """
+    periods: list[Period] = []
+    for file in sorted(folder.glob("flex-*.xml")) if folder.is_dir() else ():
+        name = _NAME.fullmatch(file.name)
+        if name is None or name["query"] != query_id:
+            continue
+        begins, ends = parse_date(name["first"]), parse_date(name["last"])
+        if begins is not None and ends is not None and begins <= last and ends >= first:
+            periods += _scan(file)
+    return tuple(periods)
+
+
+def _scan(file: Path) -> tuple[Period, ...]:
+    scanner, problem = ReplyScanner(), ""
+    try:
+        with file.open("rb") as source:
+            while piece := source.read(_PIECE):
+                scanner.feed(piece)
+        reply = scanner.close()
+    except FlexServiceError:
+        problem = "is no whole Flex statement"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    else:
+        if isinstance(reply, Statements):
+            return reply.periods
+        problem = "is no Flex statement"
+    raise FlexServiceError(f"{file} {problem}: remove it, its days are then fetched again")
+
+
+def _file_name(query_id: str, days: Range, now: datetime) -> str:
+    """Sorts by days and then by time of download; two downloads of the same days never share a name."""
+    return f"flex-{query_id}-{days[0]:%Y%m%d}-{days[1]:%Y%m%d}-{now:%Y%m%dT%H%M%S%f}Z.xml"

@@ -1,0 +1,129 @@
+"""One question over HTTPS: the reply goes to a file while it is scanned, and the token goes nowhere else.
+
+The token is part of the address that is asked, and so of what ``requests`` and ``urllib3`` say in errors and logs.
+Errors are therefore made anew here, outside of any ``except``, so that not even their context holds one of theirs; what
+urllib3 logs meanwhile passes a filter.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+import urllib3
+from pydantic import SecretStr
+
+from v6_pipeline import __version__
+from v6_pipeline.errors import FlexServiceError
+from v6_pipeline.flex.addresses import host_of, is_loopback
+from v6_pipeline.flex.replies import Envelope, ReplyScanner, Statements
+from v6_pipeline.secrecy import without
+
+USER_AGENT = f"v6_pipeline/{__version__}"
+"""IB refuses requests without one."""
+_PIECE = 64 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+Monotonic = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlexLimits:
+    """How long and how much; seconds and bytes.
+
+    ``deadline`` covers a whole download, waits between questions included; ``read`` each silence of the server.
+    """
+
+    connect: float = 10.0
+    read: float = 60.0
+    deadline: float = 900.0
+    size: int = 1 << 30
+
+
+class Exchange:
+    """Asks the service.
+
+    Args:
+        token: sent along, and kept out of everything else.
+        limits: see ``FlexLimits``.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, token: SecretStr, *, limits: FlexLimits, clock: Monotonic = time.monotonic) -> None:
+        self._token = token
+        self._limits = limits
+        self._clock = clock
+
+    def ask(self, url: str, parameters: Mapping[str, str], file: Path, *, until: float) -> Envelope | Statements:
+        """Send one request and return what came back; its bytes are in ``file``, whole and on disk.
+
+        Args:
+            url: where, already checked.
+            parameters: besides the token and the version.
+            file: written anew, readable by its owner only.
+            until: by the clock; an answer that is not complete by then is given up.
+
+        Raises:
+            FlexServiceError: no answer, a redirect, an HTTP error, or no reply of the service.
+            OSError: the file cannot be written.
+        """
+        host, problem = host_of(url), ""
+        try:
+            with requests.Session() as session, without(self._token):
+                # A proxy of the environment would be asked for our own machine as well.
+                session.trust_env = not is_loopback(url)
+                session.headers["User-Agent"] = USER_AGENT
+                with session.get(
+                    url,
+                    params={"t": self._token.get_secret_value(), **parameters, "v": "3"},
+                    timeout=(self._limits.connect, self._limits.read),
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    _check_status(response, host)
+                    return self._receive(response, file, until=until)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
+            problem = f"no answer from the Flex Web Service at {host} in {self._limits.read:g} s: try again later"
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            kind = type(error).__name__
+            problem = f"cannot reach the Flex Web Service at {host} ({kind}): check the network and V6_FLEX_URL"
+        raise FlexServiceError(problem)
+
+    def _receive(self, response: requests.Response, file: Path, *, until: float) -> Envelope | Statements:
+        scanner, size = ReplyScanner(), 0
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as target:  # noqa: PTH123 - the descriptor carries the permissions
+            # What has arrived, at most: a full piece could be waited for until long after the deadline.
+            while piece := response.raw.read1(_PIECE, decode_content=True):
+                size += len(piece)
+                if size > self._limits.size:
+                    raise FlexServiceError(
+                        f"the Flex statement is larger than {self._limits.size >> 20:,} MiB: ask for fewer days"
+                    )
+                if self._clock() > until:
+                    raise FlexServiceError(
+                        f"the Flex statement did not arrive within {self._limits.deadline:g} s: ask for fewer days"
+                    )
+                target.write(piece)
+                scanner.feed(piece)
+            reply = scanner.close()
+            target.flush()
+            os.fsync(target.fileno())
+        return reply
+
+
+def _check_status(response: requests.Response, host: str) -> None:
+    if response.status_code in _REDIRECTS:
+        raise FlexServiceError(
+            f"the Flex Web Service at {host} redirects us to {host_of(response.headers.get('Location', ''))}: not "
+            "followed, for the token would go along; check V6_FLEX_URL"
+        )
+    if response.status_code != 200:
+        raise FlexServiceError(
+            f"the Flex Web Service at {host} answered with HTTP {response.status_code}: try again later; if it lasts, "
+            "check V6_FLEX_URL"
+        )

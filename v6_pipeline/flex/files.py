@@ -1,0 +1,173 @@
+"""The Flex files of some folders: which days they cover, and the statements of any of those days in order of days.
+
+A file may hold a year of many accounts in any order, and one day's statements may lie in many files. So a first pass
+keeps a line per statement, and a second one lays the chosen statements out in a temporary folder and hands them back a
+day at a time: memory holds one day, however large the files are.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.errors import FlexError
+from v6_pipeline.flex.folder import scan
+from v6_pipeline.flex.index import (
+    IndexedFile,
+    IndexedStatement,
+    ReadStatements,
+    by_day,
+    choose_newest,
+    index_file,
+    read_file,
+)
+from v6_pipeline.flex.model import FlexStatement
+from v6_pipeline.flex.reader import read_statements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlexIndex:
+    """What the files say.
+
+    Attributes:
+        days: the chosen statements of each covered day, days and accounts ascending.
+        files: what each readable file holds.
+        notes: statements that cover no day, and choices that were a guess.
+        unreadable: a line for each file that counts for nothing.
+    """
+
+    days: dict[date, tuple[IndexedStatement, ...]] = field(default_factory=dict)
+    files: tuple[IndexedFile, ...] = ()
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def origins(self, day: date) -> dict[str, str]:
+        """The file name that each account's statement of a day comes from."""
+        return {statement.account: statement.file.name for statement in self.days.get(day, ())}
+
+
+class FlexFiles:
+    """The statements that lie in folders.
+
+    Args:
+        folders: each must exist; files of all of them count alike.
+        calendar: says what a trading day is.
+        accounts: keep only these; empty keeps all.
+        read: the reader of a file.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[Path],
+        calendar: TradingCalendar,
+        accounts: Collection[str] = (),
+        *,
+        read: ReadStatements = read_statements,
+    ) -> None:
+        self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+        self._calendar = calendar
+        self._accounts = frozenset(accounts)
+        self._read = read
+        self._index: FlexIndex | None = None
+
+    def index(self) -> FlexIndex:
+        """Read every file once, at the first call; later calls give the same.
+
+        Raises:
+            FlexError: a folder is missing. A file that cannot be read is told in the index, and hides no other.
+        """
+        if self._index is None:
+            self._index = self._read_all()
+        return self._index
+
+    def days(self) -> list[date]:
+        """The trading days that statements cover, ascending."""
+        return list(self.index().days)
+
+    def statements(self, days: Iterable[date]) -> Iterator[tuple[date, list[FlexStatement]]]:
+        """The chosen statements of each of ``days``, ascending, of each day by account.
+
+        A day that no statement covers is left out: nothing is known of it, which is not a flat account.
+
+        Raises:
+            FlexError: a file is not what it was when it was indexed.
+        """
+        index = self.index().days
+        wanted = {day: index[day] for day in sorted(set(days)) if day in index}
+        with TemporaryDirectory(prefix="v6-flex-") as folder:  # made with mode 0700
+            spool = _Spool(Path(folder))
+            for file, places in _places(wanted.values()).items():
+                self._lay_out(file, places, spool)
+            for day, chosen in wanted.items():
+                yield day, [spool.take(statement) for statement in chosen]
+
+    def _read_all(self) -> FlexIndex:
+        files: list[IndexedFile] = []
+        unreadable: list[str] = []
+        for name in scan(self._folders):
+            try:
+                files.append(index_file(Path(name), self._calendar, self._read, self._accounts))
+            except FlexError as error:
+                unreadable.append(str(error))
+        chosen, guesses = choose_newest(statement for file in files for statement in file.statements)
+        return FlexIndex(
+            days=by_day(chosen),
+            files=tuple(files),
+            notes=(*(note for file in files for note in file.notes), *guesses),
+            unreadable=tuple(unreadable),
+        )
+
+    def _lay_out(self, file: Path, chosen: dict[int, IndexedStatement], spool: _Spool) -> None:
+        """Put the chosen statements of one file, given by their ordinal, into the spool."""
+        missing = dict(chosen)
+        for ordinal, statement in enumerate(self._read_again(file)):
+            expected = missing.pop(ordinal, None)
+            if expected is None:
+                continue
+            if (statement.account, statement.sha256) != (expected.account, expected.sha256):
+                raise _changed(file, f"its statement {ordinal + 1} is another")
+            spool.put(expected, statement)
+        if missing:
+            raise _changed(file, f"its statement {min(missing) + 1} is gone")
+
+    def _read_again(self, file: Path) -> Iterator[FlexStatement]:
+        try:
+            yield from read_file(file, self._read)
+        except FlexError as error:
+            raise _changed(file, str(error)) from None
+
+
+class _Spool:
+    """Statements on disk, one file each, in a folder that only we can enter; each is taken once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[tuple[str, date], Path] = {}
+
+    def put(self, indexed: IndexedStatement, statement: FlexStatement) -> None:
+        path = self._folder / str(len(self._names))
+        path.write_bytes(pickle.dumps(statement, pickle.HIGHEST_PROTOCOL))
+        self._names[indexed.key] = path
+
+    def take(self, indexed: IndexedStatement) -> FlexStatement:
+        path = self._names[indexed.key]
+        statement: FlexStatement = pickle.loads(path.read_bytes())  # noqa: S301  (we wrote it, into our own folder)
+        path.unlink()
+        return statement
+
+
+def _places(days: Iterable[Sequence[IndexedStatement]]) -> dict[Path, dict[int, IndexedStatement]]:
+    """Statements by file and ordinal."""
+    places: dict[Path, dict[int, IndexedStatement]] = {}
+    for statement in (statement for statements in days for statement in statements):
+        places.setdefault(statement.file, {})[statement.ordinal] = statement
+    return places
+
+
+def _changed(file: Path, how: str) -> FlexError:
+    return FlexError(f"{file.name} changed while it was being read ({how}): start again once it is complete")

@@ -1,0 +1,137 @@
+"""Reading files of Flex statements: strict, and with one statement in memory, however many the file holds.
+
+Our own reader, for a position that is left out unseen, or a statement that is none, would be taken for a flat account:
+what cannot be read is an error that names file, statement, row, field and value. Elements and attributes that are not
+known are passed over or kept, since IB adds to them. Expat reads as the bytes come; documents with a DTD are refused,
+which no statement has, and without which no entity can be declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+from xml.parsers import expat
+
+from v6_pipeline.errors import FlexError
+from v6_pipeline.flex.model import FlexStatement
+from v6_pipeline.flex.statement import ROWS, StatementParts
+from v6_pipeline.flex.values import Row
+
+ROOT = "FlexQueryResponse"
+REPLY = "FlexStatementResponse"
+"""What the Flex Web Service answers while there is no statement, and where something is wrong."""
+_LIST, _STATEMENT = "FlexStatements", "FlexStatement"
+_CHUNK_BYTES = 1 << 16
+_REPLY_FIELDS = ("Status", "ErrorCode", "ErrorMessage")
+
+
+def read_statements(file: BinaryIO, name: str) -> Iterator[FlexStatement]:
+    """The statements of a file, in its order.
+
+    Nothing given counts before the end was reached without an error: a file that breaks off says so only there.
+
+    Args:
+        file: its bytes.
+        name: what messages call it.
+
+    Raises:
+        FlexError: the file is not whole, is no Flex statement, or one in it cannot be read; one line.
+    """
+    reader = _Reader(name)
+    while chunk := file.read(_CHUNK_BYTES):
+        yield from reader.feed(chunk, is_last=False)
+    yield from reader.feed(b"", is_last=True)
+
+
+class _Reader:
+    """Expat's handlers, and the statement that is being read."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._parser = expat.ParserCreate()
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+        self._parser.StartDoctypeDeclHandler = self._refuse_doctype
+        self._path: list[str] = []
+        self._query_name: str | None = None
+        self._announced: int | None = None
+        self._begun = 0
+        self._parts: StatementParts | None = None
+        self._done: list[StatementParts] = []
+        self._reply: dict[str, str] = {}
+
+    def feed(self, chunk: bytes, *, is_last: bool) -> list[FlexStatement]:
+        try:
+            self._parser.Parse(chunk, is_last)
+        except expat.ExpatError as error:
+            raise self._broken(error) from None
+        done, self._done = self._done, []
+        return [parts.build() for parts in done]
+
+    def _start(self, element: str, attributes: dict[str, str]) -> None:
+        depth = len(self._path)
+        self._path.append(element)
+        if depth == 0:
+            if element not in {ROOT, REPLY}:
+                raise FlexError(f"{self._name}: begins with {element[:40]}: it is no file of Flex statements")
+            self._query_name = attributes.get("queryName") or None
+        elif self._path[0] == REPLY:
+            return
+        elif depth == 1 and element == _LIST:
+            self._announced = self._count(attributes)
+        elif depth == 2 and element == _STATEMENT:
+            self._begin(attributes)
+        if self._parts is not None:
+            self._parts.note(depth, element, attributes)
+            if depth == 3:
+                self._parts.sections.add(element)
+            section = self._path[3] if depth > 3 else element
+            # Rows stand in their section; account information may be its own section.
+            if depth in {3, 4} and element in ROWS.get(section, ()) and (depth == 4 or attributes):
+                self._parts.add(section, element, attributes)
+
+    def _end(self, element: str) -> None:
+        self._path.pop()
+        if self._parts is not None and len(self._path) == 2:
+            self._done.append(self._parts)
+            self._parts = None
+        if not self._path:
+            self._finish(element)
+
+    def _text(self, text: str) -> None:
+        if self._path[:1] == [REPLY] and len(self._path) == 2 and self._path[1] in _REPLY_FIELDS:
+            self._reply[self._path[1]] = self._reply.get(self._path[1], "") + text.strip()
+
+    def _begin(self, attributes: dict[str, str]) -> None:
+        self._begun += 1
+        told = [attributes.get("accountId", ""), attributes.get("fromDate", ""), attributes.get("toDate", "")]
+        where = f"{self._name}, statement {self._begun} ({' '.join(part for part in told if part)})"
+        self._parts = StatementParts(head=Row(where, attributes), query_name=self._query_name)
+
+    def _finish(self, root: str) -> None:
+        if root == REPLY:
+            said = " ".join(self._reply[name] for name in _REPLY_FIELDS if self._reply.get(name))
+            raise FlexError(
+                f"{self._name}: a reply of the Flex Web Service and no statement: {said[:200] or 'it says nothing'}"
+            )
+        if self._announced is None:
+            raise FlexError(f"{self._name}: has no {_LIST}: it is no file of Flex statements")
+        if self._announced != self._begun:
+            raise FlexError(f"{self._name}: announces {self._announced} statements and holds {self._begun}")
+
+    def _count(self, attributes: Mapping[str, str]) -> int:
+        text = attributes.get("count", "")
+        if not text.isdecimal():
+            raise FlexError(f"{self._name}: {_LIST} does not say how many statements there are")
+        return int(text)
+
+    def _refuse_doctype(self, *_: object) -> None:
+        raise FlexError(f"{self._name}: has a document type declaration, which no Flex statement has: not read")
+
+    def _broken(self, error: expat.ExpatError) -> FlexError:
+        where = f"line {error.lineno}, column {error.offset + 1}"
+        if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS] and self._path:
+            return FlexError(f"{self._name}: breaks off at {where}: the file is not whole; fetch it again")
+        return FlexError(f"{self._name}: is not well-formed at {where}: {expat.errors.messages[error.code]}")

@@ -1,0 +1,209 @@
+"""The Flex Web Service, version 3: ask for statements of a range of days, fetch them once they are made.
+
+Two steps: ``SendRequest`` with the query and the days gives a reference and an address; that address is asked until the
+statements come. The days are always named (``fd``, ``td``): without them the service may shorten a query's own period
+to a single day and call it a success (csingley/ibflex#109), and so may it with them; what came back is compared with
+what was asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from v6_pipeline.errors import FlexServiceError
+from v6_pipeline.flex.addresses import check_address
+from v6_pipeline.flex.codes import THROTTLED, reaction_to
+from v6_pipeline.flex.exchange import Exchange, FlexLimits, Monotonic
+from v6_pipeline.flex.pace import Pace
+from v6_pipeline.flex.replies import Envelope, Period, Statements
+
+MOST_DAYS = 365
+"""Days that one request may span."""
+_SLOWEST = 120.0
+_STALE_SECONDS = 86_400
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """One file of statements, as it lies in its folder."""
+
+    file: Path
+    periods: tuple[Period, ...]
+
+
+class FlexService:
+    """Downloads statements of one query.
+
+    Args:
+        url: the service's address, without a trailing slash; ``SendRequest`` is asked there.
+        token: of the Flex Web Service.
+        query_id: of an Activity Flex query.
+        pace: says when a request may be sent.
+        limits: time and size.
+        clock: monotonic seconds.
+        sleep: waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        token: SecretStr,
+        query_id: str,
+        pace: Pace,
+        limits: FlexLimits | None = None,
+        clock: Monotonic = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._query_id = query_id
+        self._pace = pace
+        self._limits = limits or FlexLimits()
+        self._clock = clock
+        self._sleep = sleep
+        self._exchange = Exchange(token, limits=self._limits, clock=clock)
+
+    def download(self, first: date, last: date, file: Path) -> Download:
+        """Fetch the statements of ``first`` to ``last`` into ``file``, which appears whole or not at all.
+
+        Raises:
+            FlexServiceError: refused, not in time, or not what was asked for. Days may still be missing from a download
+                that succeeds: see its periods.
+        """
+        if not 0 <= (last - first).days < MOST_DAYS:
+            raise FlexServiceError(f"{first} to {last}: one Flex request spans 1 to {MOST_DAYS} days")
+        with _part_of(file) as part:
+            periods = self._fetch(first, last, part)
+            part.replace(file)
+        return Download(file=file, periods=periods)
+
+    def _fetch(self, first: date, last: date, part: Path) -> tuple[Period, ...]:
+        until = self._clock() + self._limits.deadline
+        asked = f"Flex statements of {first} to {last}"
+        days = {"fd": f"{first:%Y%m%d}", "td": f"{last:%Y%m%d}"}
+        log.info("asking for %s", asked)
+        reply = self._ask(asked, f"{self._url}/SendRequest", {"q": self._query_id, **days}, part, until=until)
+        if not isinstance(reply, Envelope):
+            raise FlexServiceError(f"{asked}: the service sent statements where it should have sent a reference")
+        if not (reply.reference and reply.url):
+            raise FlexServiceError(f"{asked}: the service sent neither an error nor a reference and an address")
+        address = check_address(reply.url, configured=self._url)
+        reply = self._ask(asked, address, {"q": reply.reference}, part, until=until)
+        if not isinstance(reply, Statements):
+            raise FlexServiceError(f"{asked}: the service sent a reference where it should have sent statements")
+        check_periods(reply.periods, first, last)
+        log.info("%s: %d statements", asked, len(reply.periods))
+        return reply.periods
+
+    def _ask(
+        self, asked: str, url: str, parameters: Mapping[str, str], part: Path, *, until: float
+    ) -> Envelope | Statements:
+        """Ask until the answer is no request to come again."""
+        throttled, reason = 0, "our rate of requests is used up; let fewer runs use this token"
+        while True:
+            self._wait_for_turn(asked, reason, until=until)
+            reply = self._exchange.ask(url, parameters, part, until=until)
+            if isinstance(reply, Statements) or (reply.status == "Success" and reply.code is None):
+                return reply
+            wait, reason = self._react(asked, reply)
+            # Slower from then on, whatever is waited for: who else uses this token is not under our control.
+            throttled += reply.code == THROTTLED
+            wait = min(wait * 2**throttled, _SLOWEST)
+            if reply.code == THROTTLED:
+                self._pace.pause(wait)
+            self._wait(asked, reason, wait, until=until)
+
+    def _react(self, asked: str, refusal: Envelope) -> tuple[float, str]:
+        """How long to wait before asking again, and what to say if there is no time for it."""
+        if refusal.code is None:
+            raise FlexServiceError(f"{asked}: the service answered {self._shown(refusal.status)} without an error code")
+        reaction = reaction_to(refusal.code)
+        said = self._shown(refusal.message)
+        text = f"error {reaction.code}, {reaction.meaning}" + (f" ({said})" if said and reaction.is_fatal else "")
+        if reaction.retry_after is None:
+            raise FlexServiceError(f"{asked}: {text}: {reaction.remedy}", code=reaction.code)
+        log.info("%s: %s", asked, text)
+        return reaction.retry_after, f"{text}; {reaction.remedy}"
+
+    def _wait_for_turn(self, asked: str, reason: str, *, until: float) -> None:
+        while wait := self._pace.take():
+            self._wait(asked, reason, wait, until=until)
+
+    def _wait(self, asked: str, reason: str, seconds: float, *, until: float) -> None:
+        if self._clock() + seconds >= until:
+            raise FlexServiceError(f"{asked}: given up after {self._limits.deadline:g} s: {reason}")
+        self._sleep(seconds)
+
+    def _shown(self, text: str) -> str:
+        """What the service said, in case it repeats the token."""
+        return text.replace(self._token.get_secret_value(), "***")[:200]
+
+
+def check_periods(periods: tuple[Period, ...], first: date, last: date) -> None:
+    """Refuse statements that cannot answer what was asked: kept, they would count as fetched.
+
+    Raises:
+        FlexServiceError: there is none, one reaches beyond ``first`` to ``last``, or one lacks its positions.
+    """
+    if not periods:
+        raise FlexServiceError(
+            f"Flex statements of {first} to {last}: the service sent none at all, which says nothing about positions: "
+            "check the accounts of the query"
+        )
+    for period in periods:
+        if period.first < first or period.last > last:
+            raise FlexServiceError(
+                f"Flex statements of {first} to {last}: the service sent {period.first} to {period.last} of account "
+                f"{period.account} instead; nothing of it was kept, ask again"
+            )
+        if not period.has_positions:
+            raise FlexServiceError(
+                f"Flex statements of {first} to {last}: that of account {period.account} lacks the section "
+                "OpenPositions, which says nothing about positions: add Open Positions to the Flex query; nothing "
+                "of it was kept"
+            )
+
+
+@contextmanager
+def _part_of(file: Path) -> Iterator[Path]:
+    """Where to write what is to become ``file``; removed if it did not."""
+    folder = file.parent
+    part = folder / f".{file.name}.{secrets.token_hex(4)}.part"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_stale(folder)
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise FlexServiceError(f"cannot write Flex statements to {folder}: {error.strerror}") from None
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a killed process left half written; a day old, so that no other process still writes it."""
+    for part in folder.glob(".*.part"):
+        if time.time() - part.stat().st_mtime > _STALE_SECONDS:
+            part.unlink(missing_ok=True)
+
+
+def spans(first: date, last: date) -> list[tuple[date, date]]:
+    """``first`` to ``last`` in pieces that one request may span, oldest first."""
+    pieces = []
+    while first <= last:
+        end = min(last, first + timedelta(days=MOST_DAYS - 1))
+        pieces.append((first, end))
+        first = end + timedelta(days=1)
+    return pieces

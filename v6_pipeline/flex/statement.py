@@ -1,0 +1,251 @@
+"""One Flex statement from its elements: positions, what changed them, and nothing counted twice. Pure.
+
+Levels of detail: a position may be given as SUMMARY and once more by LOT, a trade by EXECUTION and again by ORDER,
+SYMBOL_SUMMARY and so on: a query with several ticked gives all of them. Here positions are taken from SUMMARY rows
+(whose lots must add up to them), trades from EXECUTION rows.
+
+Exercises, assignments and expirations stand in the section OptionEAE and, with ``transactionType`` BookTrade, among
+the trades too; both rows have the same ``tradeID``. The trade is counted, the OptionEAE row only where there is no
+such trade, as when the query has no Trades.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+
+from v6_pipeline.flex.model import FlexActivity, FlexActivityKind, FlexPosition, FlexStatement
+from v6_pipeline.flex.values import Row, day, instant, integer, number
+
+POSITIONS, TRADES, EXERCISES = "OpenPositions", "Trades", "OptionEAE"
+TRANSFERS, CORPORATE_ACTIONS, ACCOUNT = "Transfers", "CorporateActions", "AccountInformation"
+ROWS: Mapping[str, frozenset[str]] = {
+    POSITIONS: frozenset({"OpenPosition"}),
+    TRADES: frozenset({"Trade", "Order", "Lot", "SymbolSummary", "AssetSummary"}),
+    EXERCISES: frozenset({"OptionEAE"}),
+    TRANSFERS: frozenset({"Transfer"}),
+    CORPORATE_ACTIONS: frozenset({"CorporateAction"}),
+    ACCOUNT: frozenset({"AccountInformation"}),
+}
+"""Elements that are read, by the section they stand in."""
+
+_SUMMARY, _LOT = "SUMMARY", "LOT"
+_EXECUTION, _ORDER = "EXECUTION", "ORDER"
+_BOOKED = "BookTrade"
+_EXERCISE_NOTES = frozenset({"A", "Ex", "Ep", "GEA"})
+_SHARED = frozenset({"accountId", "conid", "symbol", "currency", "fxRateToBase"})
+_POSITION_FIELDS = _SHARED | {
+    *("assetCategory", "underlyingSymbol", "underlyingConid", "putCall", "strike", "expiry", "multiplier"),
+    *("reportDate", "position", "markPrice", "positionValue", "costBasisMoney", "fifoPnlUnrealized", "accruedInt"),
+    "levelOfDetail",
+}
+_ACTIVITY_FIELDS = _SHARED | {"quantity", "transactionID"}
+
+
+@dataclass(slots=True)
+class StatementParts:
+    """What was read of a statement so far."""
+
+    head: Row
+    query_name: str | None = None
+    sections: set[str] = field(default_factory=set)
+    rows: dict[str, list[tuple[str, Row]]] = field(default_factory=dict)
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def note(self, depth: int, element: str, attributes: Mapping[str, str]) -> None:
+        """Take an element into the digest, which knows nothing of white space, order of attributes, or the file."""
+        told = sorted((name, text) for name, text in attributes.items() if name != "whenGenerated")
+        self.digest.update(json.dumps([depth, element, told]).encode())
+
+    def add(self, section: str, element: str, attributes: Mapping[str, str]) -> None:
+        """Take a row of a section that is read."""
+        kept = self.rows.setdefault(section, [])
+        symbol = f" ({attributes['symbol']})" if attributes.get("symbol", "").strip() else ""
+        kept.append((element, Row(f"{self.head.where}, {element} {len(kept) + 1}{symbol}", attributes)))
+
+    def build(self) -> FlexStatement:
+        """The statement.
+
+        Raises:
+            FlexError: it lacks its positions, or something in it cannot be read or contradicts itself.
+        """
+        head = self.head
+        account = head.required("accountId", str)
+        if POSITIONS not in self.sections:
+            raise head.refuse(POSITIONS, "is not among its sections: add Open Positions to the Flex query")
+        rows = {section: [row for _, row in found] for section, found in self.rows.items()}
+        for found in rows.values():
+            for row in found:
+                _check_account(row, account)
+        currencies = [row.text("currency") for row in rows.get(ACCOUNT, ())]
+        return FlexStatement(
+            account=account,
+            from_date=head.required("fromDate", day),
+            to_date=head.required("toDate", day),
+            generated_at=head.required("whenGenerated", instant),
+            sections=frozenset(self.sections),
+            sha256=self.digest.hexdigest(),
+            query_name=self.query_name,
+            base_currency=next((currency for currency in currencies if currency), None),
+            positions=_positions(rows.get(POSITIONS, [])),
+            activities=_activities(self.rows),
+        )
+
+
+def _check_account(row: Row, account: str) -> None:
+    given = row.text("accountId")
+    if given is not None and given != account:
+        raise row.refuse("accountId", f"{given!r} is not the statement's: let the Flex query consolidate no accounts")
+
+
+def _positions(rows: Iterable[Row]) -> tuple[FlexPosition, ...]:
+    """One position per contract; the lots of a summary must add up to it."""
+    summaries: dict[int, dict[str, FlexPosition]] = {}
+    lots: dict[int, FlexPosition] = {}
+    places: dict[int, Row] = {}
+    for row in rows:
+        level = (row.text("levelOfDetail") or _SUMMARY).upper()
+        if level not in {_SUMMARY, _LOT}:
+            raise row.refuse("levelOfDetail", f"{level!r} is neither {_SUMMARY} nor {_LOT}")
+        position = _position(row)
+        if level == _LOT:
+            before = lots.get(position.conid)
+            lots[position.conid] = position if before is None else _together(before, position)
+        else:
+            by_model = summaries.setdefault(position.conid, {})
+            model = row.text("model") or ""
+            if model in by_model:
+                raise row.refuse("conid", f"{position.conid} stands twice as {_SUMMARY}")
+            by_model[model] = position
+        places.setdefault(position.conid, row)
+    found = []
+    for conid, row in places.items():
+        whole: FlexPosition | None = None
+        for part in summaries.get(conid, {}).values():
+            whole = part if whole is None else _together(whole, part)
+        summed = lots.get(conid)
+        if whole is not None and summed is not None and not _equal(whole.position, summed.position):
+            raise row.refuse("position", f"{whole.position:g} is not the sum of its lots, {summed.position:g}")
+        found += [position for position in (whole or summed,) if position is not None]
+    return tuple(found)
+
+
+def _position(row: Row) -> FlexPosition:
+    return FlexPosition(
+        conid=row.required("conid", integer),
+        symbol=row.required("symbol", str),
+        sec_type=row.required("assetCategory", str),
+        currency=row.required("currency", str),
+        position=row.required("position", number),
+        report_date=row.optional("reportDate", day),
+        underlying_symbol=row.text("underlyingSymbol"),
+        underlying_conid=row.optional("underlyingConid", integer),
+        right=row.text("putCall"),
+        strike=row.optional("strike", number),
+        expiry=row.optional("expiry", day),
+        multiplier=row.optional("multiplier", number),
+        mark_price=row.optional("markPrice", number),
+        position_value=row.optional("positionValue", number),
+        cost_basis_money=row.optional("costBasisMoney", number),
+        unrealized_pnl=row.optional("fifoPnlUnrealized", number),
+        accrued_interest=row.optional("accruedInt", number),
+        fx_rate_to_base=row.optional("fxRateToBase", number),
+        attributes=row.others(_POSITION_FIELDS),
+    )
+
+
+def _together(one: FlexPosition, other: FlexPosition) -> FlexPosition:
+    """Two parts of a position in one contract; an amount that one of them lacks is unknown."""
+    return replace(
+        one,
+        position=one.position + other.position,
+        position_value=_sum(one.position_value, other.position_value),
+        cost_basis_money=_sum(one.cost_basis_money, other.cost_basis_money),
+        unrealized_pnl=_sum(one.unrealized_pnl, other.unrealized_pnl),
+        accrued_interest=_sum(one.accrued_interest, other.accrued_interest),
+        attributes=tuple(item for item in one.attributes if item in other.attributes),
+    )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
+
+def _equal(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _activities(rows: Mapping[str, list[tuple[str, Row]]]) -> tuple[FlexActivity, ...]:
+    trades = _counted_trades(rows.get(TRADES, []))
+    found = [_trade(row) for row in trades]
+    trade_ids = {text for row in trades if (text := row.text("tradeID"))}
+    booked = {
+        (activity.conid, activity.activity_date)
+        for activity, row in zip(found, trades, strict=True)
+        if row.text("transactionType") == _BOOKED
+    }
+    for _, row in rows.get(EXERCISES, []):
+        if row.text("quantity") is None or row.text("tradeID") in trade_ids:
+            continue
+        exercise = _activity(row, FlexActivityKind.EXERCISE, _date_of(row, "date", "dateTime"), "tradePrice")
+        if (exercise.conid, exercise.activity_date) not in booked:
+            found.append(exercise)
+    for _, row in rows.get(TRANSFERS, []):
+        if row.text("conid") is not None and row.text("quantity") is not None:  # else it is a transfer of cash
+            found.append(_transfer(row))
+    for _, row in rows.get(CORPORATE_ACTIONS, []):
+        if row.text("conid") is not None and row.text("quantity") is not None:
+            when = _date_of(row, "reportDate", "dateTime", "date")
+            found.append(_activity(row, FlexActivityKind.CORPORATE_ACTION, when))
+    return tuple(found)
+
+
+def _counted_trades(rows: Iterable[tuple[str, Row]]) -> list[Row]:
+    """Executions; orders where the query gives none; never both, nor sums of either."""
+    by_level: dict[str, list[Row]] = {}
+    for element, row in rows:
+        default = _EXECUTION if element == "Trade" else element.upper()
+        by_level.setdefault((row.text("levelOfDetail") or default).upper(), []).append(row)
+    return by_level.get(_EXECUTION) or by_level.get(_ORDER) or []
+
+
+def _trade(row: Row) -> FlexActivity:
+    notes = {note.strip() for note in (row.text("notes") or "").replace(",", ";").split(";")}
+    booked = row.text("transactionType") == _BOOKED and bool(notes & _EXERCISE_NOTES)
+    kind = FlexActivityKind.EXERCISE if booked else FlexActivityKind.TRADE
+    price = "tradePrice" if row.text("tradePrice") is not None else "price"
+    return _activity(row, kind, _date_of(row, "tradeDate", "dateTime", "reportDate"), price)
+
+
+def _transfer(row: Row) -> FlexActivity:
+    transfer = _activity(row, FlexActivityKind.TRANSFER, _date_of(row, "date", "reportDate", "dateTime"))
+    if (row.text("direction") or "").upper() == "OUT" and transfer.quantity > 0:
+        return replace(transfer, quantity=-transfer.quantity)
+    return transfer
+
+
+def _activity(row: Row, kind: FlexActivityKind, when: date, price: str = "") -> FlexActivity:
+    pnl = "fifoPnlRealized" if row.text("fifoPnlRealized") is not None else "realizedPnl"
+    return FlexActivity(
+        kind=kind,
+        conid=row.required("conid", integer),
+        quantity=row.required("quantity", number),
+        activity_date=when,
+        symbol=row.text("symbol"),
+        currency=row.text("currency"),
+        price=row.optional(price, number) if price else None,
+        realized_pnl=row.optional(pnl, number),
+        fx_rate_to_base=row.optional("fxRateToBase", number),
+        transaction_id=row.text("transactionID"),
+        attributes=row.others(_ACTIVITY_FIELDS | {price, pnl}),
+    )
+
+
+def _date_of(row: Row, *names: str) -> date:
+    """The first of the attributes that is there."""
+    name = next((name for name in names if row.text(name) is not None), names[0])
+    return row.required(name, day)

@@ -1,0 +1,128 @@
+"""Historical closes of trading days: what was held is asked for, once per contract and range, then written day by day.
+
+The requests are ``closes``' business, the rows ``close_rows``'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import polars as pl
+
+from v6_pipeline.errors import SnapshotRefusedError
+from v6_pipeline.history.close_rows import SOURCE, close_rows
+from v6_pipeline.history.closes import CloseFetcher, CloseReport, FetchProgress
+from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
+from v6_pipeline.history.inputs import LakeDays
+from v6_pipeline.history.positions import day_positions, holding_of
+from v6_pipeline.ib.close_plan import CloseReason
+from v6_pipeline.lake.replace import Replacement, replace
+from v6_pipeline.lake.tables import HISTORICAL_CLOSES
+from v6_pipeline.model import ContractSpec
+
+TELL_EVERY = 25
+"""Contracts between two words on how far it is."""
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """Which closes are wanted, and of whom."""
+
+    days: dict[int, list[date]] = field(default_factory=dict)
+    contracts: dict[int, ContractSpec] = field(default_factory=dict)
+    accounts: dict[date, frozenset[str]] = field(default_factory=dict)
+
+    def add(self, day: date, positions: pl.DataFrame) -> None:
+        self.accounts[day] = frozenset(positions.get_column("account"))
+        for row in positions.filter(pl.col("position") != 0).iter_rows(named=True):
+            of_contract = self.days.setdefault(row["conid"], [])
+            if day not in of_contract:  # several accounts may hold it
+                of_contract.append(day)
+            self.contracts.setdefault(row["conid"], holding_of(row, {}).contract)
+
+
+def close_days(context: HistoryContext, days: Sequence[date], *, refetch: bool = False) -> Iterator[Outcome]:
+    """Fetch and write the closes of the contracts held on trading days.
+
+    Args:
+        context: what to work on.
+        days: the trading days.
+        refetch: ask for what was answered before as well.
+
+    Raises:
+        GatewayError: the gateway cannot be used; what it answered before that is kept, and not asked for again.
+        LakeError: a table is damaged, not writable or unreachable.
+        StateError: the state database cannot be used.
+    """
+    wanted = _Wanted()
+    lake_days = LakeDays(context.lake, context.calendar)
+    for day in sorted(days):
+        inputs = lake_days.day(context.window(day), until=context.until(day))
+        try:
+            wanted.add(day, day_positions(inputs, accounts=context.settings.ib_accounts))
+        except SnapshotRefusedError as error:
+            yield Failed(spec=HISTORICAL_CLOSES, days=(day,), reason=str(error))
+    report = _fetch(context, wanted, refetch=refetch)
+    store = context.lake.table(HISTORICAL_CLOSES)
+    for day, accounts in wanted.accounts.items():
+        frame = close_rows(
+            context.calendar.session(day),
+            report.entries.values(),
+            report.contracts,
+            run_id=context.run_id,
+            ingested_at=context.now(),
+        )
+        lineage = context.lineage(HISTORICAL_CLOSES, day, SOURCE)
+        done = replace(store, frame, [(day,)], lineage, accounts=accounts)
+        yield _made(day, done, frame)
+    if silent := sorted({entry.day for entry in report.unanswered}):
+        reason = (
+            f"{len(report.unanswered)} closes were not answered in time: materialize those days again, what was "
+            "answered is not asked for again"
+        )
+        yield Failed(spec=HISTORICAL_CLOSES, days=tuple(silent), reason=reason)
+
+
+def _fetch(context: HistoryContext, wanted: _Wanted, *, refetch: bool) -> CloseReport:
+    if not wanted.days:
+        return CloseReport()
+    fetcher = CloseFetcher(
+        context.settings, context.database, run_id=context.run_id, calendar=context.calendar, clock=context.now
+    )
+
+    def tell(progress: FetchProgress) -> None:
+        if progress.contracts_done % TELL_EVERY == 0 or progress.contracts_done == progress.contracts:
+            context.say(
+                f"closes: {progress.contracts_done} of {progress.contracts} contracts, {progress.requests} requests, "
+                f"{progress.waiting} waiting for IB's pacing, {progress.closes} closes"
+            )
+
+    report = asyncio.run(fetcher.fetch(wanted.days, wanted.contracts, refetch=refetch, progress=tell))
+    context.say(
+        f"closes: {len(report.entries)} wanted of {len(wanted.days)} contracts, {report.reused} of them known before; "
+        f"{report.requests} requests, {report.refusals} refused as too many"
+    )
+    return report
+
+
+def _made(day: date, done: Replacement, frame: pl.DataFrame) -> Made:
+    reasons = Counter(frame.get_column("reason").drop_nulls())
+    return Made(
+        spec=HISTORICAL_CLOSES,
+        day=day,
+        version=done.version,
+        rows=done.rows,
+        changed=done.changed,
+        numbers={
+            "closes": frame.get_column("close").count(),
+            **{
+                f"without_close_{reason.value}": reasons[reason.value]
+                for reason in CloseReason
+                if reasons[reason.value]
+            },
+        },
+    )

@@ -1,0 +1,377 @@
+"""Where the risk of a trading day is: per account, underlying and strategy, in the account's base currency. Pure.
+
+A position that several strategies claim is shared out by their quantities, so that sums over strategies equal the
+account's. Each amount comes with its coverage: a sum is over what is known, and null where nothing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+import polars as pl
+
+from v6_pipeline.history.inputs import DayWindow
+from v6_pipeline.history.positions import HOLDING_COLUMNS, holding_of
+from v6_pipeline.lake.tables import PORTFOLIO_EXPOSURE
+from v6_pipeline.model import ContractSpec, Holding, SecType
+from v6_pipeline.state.registry.history import RegistryAt
+from v6_pipeline.state.registry.registry import Assignment
+
+UNASSIGNED = "unassigned"
+_COLUMNS = (
+    *(*HOLDING_COLUMNS, "market_price", "market_value", "unrealized_pnl", "realized_pnl"),
+    *("price_time", "delta", "gamma", "vega", "theta", "underlying_price", "greeks_time"),
+    *("base_currency", "fx_rate_to_base"),
+)
+_KEY = ("account", "underlying", "underlying_conid", "strategy")
+_WITHOUT_DELTA = frozenset({SecType.BOND, SecType.BILL, SecType.OTHER, SecType.COMBO})
+"""The risk of bonds is in rates, which no delta to an underlying tells; the others may be anything."""
+_OWN_UNDERLYING = frozenset(
+    {SecType.STOCK, SecType.INDEX, SecType.CURRENCY, SecType.FUND, SecType.BOND, SecType.BILL, SecType.CRYPTO}
+)
+
+_Group = tuple[str, str, int | None, str]
+_Contract = tuple[str, int]
+_Spots = Mapping[int, tuple[float, datetime]]
+"""By conid: the newest price in units of the currency, and when it was."""
+
+
+@dataclass(slots=True)
+class _Sum:
+    """A sum over what is known, and how much that is."""
+
+    known: int = 0
+    rows: int = 0
+    total: float = 0.0
+
+    def add(self, value: float | None) -> None:
+        self.rows += 1
+        if value is not None:
+            self.known += 1
+            self.total += value
+
+    @property
+    def value(self) -> float | None:
+        return self.total if self.known else None
+
+    @property
+    def coverage(self) -> float | None:
+        return 100 * self.known / self.rows if self.rows else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Amounts:
+    """What one position adds, in base currency; ``greeks`` is None where the position can have none."""
+
+    market_value: float | None
+    daily_pnl: float | None
+    greeks: _Greeks | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Greeks:
+    """``gamma``, ``vega`` and ``theta`` are None for what has no curvature too: ``is_option`` tells which."""
+
+    dollar_delta: float | None
+    dollar_gamma: float | None
+    vega: float | None
+    theta: float | None
+    is_option: bool
+
+    @property
+    def is_known(self) -> bool:
+        curved = (self.dollar_gamma, self.vega, self.theta) if self.is_option else ()
+        return all(value is not None for value in (self.dollar_delta, *curved))
+
+
+@dataclass(slots=True)
+class _Totals:
+    """One row of the result in the making."""
+
+    timestamp: datetime
+    positions: int = 0
+    base_currency: str | None = None
+    market_value: _Sum = field(default_factory=_Sum)
+    daily_pnl: _Sum = field(default_factory=_Sum)
+    dollar_delta: _Sum = field(default_factory=_Sum)
+    dollar_gamma: _Sum = field(default_factory=_Sum)
+    vega: _Sum = field(default_factory=_Sum)
+    theta: _Sum = field(default_factory=_Sum)
+    greeks: _Sum = field(default_factory=_Sum)
+    linear: bool = False
+    expiring: int = 0
+    in_the_money: int = 0
+
+
+def exposure(
+    snapshot: pl.DataFrame,
+    previous: pl.DataFrame,
+    *,
+    window: DayWindow,
+    next_session: date,
+    registry: RegistryAt,
+    contracts: Mapping[int, ContractSpec],
+    now: datetime,
+    run_id: str,
+    activity: pl.DataFrame | None = None,
+    snapshot_version: int | None = None,
+) -> pl.DataFrame:
+    """The exposure of a day, with the schema of ``portfolio_exposure``, sorted by its key.
+
+    A position of the session before that is in no row of the day, though its account is, was closed: it counts for the
+    day's profit alone, which is known if Flex's activity tells what it realized.
+
+    Args:
+        snapshot: the day's, of ``position_snapshots``.
+        previous: that of the session before; without rows of an account its daily profit is unknown.
+        window: the trading day.
+        next_session: the one after it.
+        registry: as it was at the day's cut-off.
+        contracts: by conid; gives the price magnifier.
+        now: UTC.
+        run_id: who makes it.
+        activity: of ``flex_activity``, the day's.
+        snapshot_version: Delta version that the snapshot was read from.
+    """
+    before = {(row["account"], row["conid"]): row for row in previous.select(_COLUMNS).iter_rows(named=True)}
+    known_before = {account for account, _ in before}
+    groups: dict[_Group, _Totals] = {}
+    spots = _spots(snapshot, contracts)
+    present = snapshot.select(_COLUMNS).iter_rows(named=True)
+    for row in (*present, *_gone(snapshot, before, _booked(activity, window))):
+        earlier = before.get((row["account"], row["conid"]))
+        holding = holding_of(row, contracts)
+        amounts = _amounts(row, holding.contract, earlier, has_previous=row["account"] in known_before)
+        shares = _shares(holding, earlier, registry)
+        expiring, in_the_money = _short_option(row, holding.contract, spots, window.day, next_session)
+        for strategy, share in shares:
+            totals = groups.setdefault(
+                (row["account"], row["symbol"], _underlying(holding.contract), strategy),
+                _Totals(timestamp=row["timestamp"]),
+            )
+            _add(totals, row, amounts, share)
+            totals.expiring += expiring
+            totals.in_the_money += in_the_money
+    lineage = {
+        "date": window.day,
+        "final": bool(snapshot.get_column("final").all()),
+        "snapshot_version": snapshot_version,
+        "run_id": run_id,
+        "ingested_at": now,
+    }
+    rows = [dict(zip(_KEY, key, strict=True)) | _row(totals) | lineage for key, totals in groups.items()]
+    return pl.DataFrame(rows, schema=PORTFOLIO_EXPOSURE.schema, orient="row").sort(_KEY)
+
+
+def allocate(position: float, assignments: Sequence[Assignment]) -> list[tuple[str, float]]:
+    """Who has which share of a position: (strategy, fraction), the fractions adding up to 1.
+
+    The most important strategy takes first, up to its quantity; one of the opposite sign takes nothing. What remains
+    is ``UNASSIGNED``. Of a position of 0 the most important strategy that would take anything has all.
+    """
+    if position == 0:
+        return [(assignments[0].strategy if assignments else UNASSIGNED, 1.0)]
+    remaining = abs(position)
+    taken: list[tuple[str, float]] = []
+    for assignment in sorted(assignments, key=lambda item: (item.priority, item.strategy)):
+        wanted = remaining if assignment.quantity is None else assignment.quantity * (1 if position > 0 else -1)
+        share = min(max(wanted, 0.0), remaining)
+        if share > 0:
+            taken.append((assignment.strategy, share / abs(position)))
+            remaining -= share
+    if remaining > 0:
+        taken.append((UNASSIGNED, remaining / abs(position)))
+    return taken
+
+
+def _booked(activity: pl.DataFrame | None, window: DayWindow) -> dict[_Contract, tuple[float | None, float | None]]:
+    """What the day's Flex activity realized by contract, contract currency, and the rate that it was booked at."""
+    if activity is None:
+        return {}
+    summed = (
+        activity.filter(window.has_booked())
+        .group_by("account", "conid")
+        .agg(
+            pl.when(pl.col("realized_pnl").is_not_null().any()).then(pl.col("realized_pnl").sum()),
+            pl.col("fx_rate_to_base").drop_nulls().last(),
+        )
+    )
+    return {(account, conid): (realized, rate) for account, conid, realized, rate in summed.iter_rows()}
+
+
+def _gone(
+    snapshot: pl.DataFrame,
+    before: Mapping[_Contract, Mapping[str, Any]],
+    booked: Mapping[_Contract, tuple[float | None, float | None]],
+) -> Iterator[dict[str, Any]]:
+    """What was held the session before and is in no row of the day, as closed."""
+    present = set(snapshot.select("account", "conid").iter_rows())
+    newest = dict(snapshot.group_by("account").agg(pl.col("timestamp").max()).iter_rows())
+    closed = {"position": 0.0, "market_value": 0.0, "unrealized_pnl": 0.0}
+    for key, row in before.items():
+        if key not in present and row["position"] != 0 and row["account"] in newest:
+            realized, rate = booked.get(key, (None, None))
+            of_day = {"realized_pnl": realized, "fx_rate_to_base": rate, "timestamp": newest[row["account"]]}
+            yield {**row, **closed, **of_day}
+
+
+def _shares(holding: Holding, earlier: Mapping[str, Any] | None, registry: RegistryAt) -> list[tuple[str, float]]:
+    """A closed position's profit goes to whom it belonged to the session before."""
+    position = holding.position
+    if position == 0 and earlier is not None:
+        position = earlier["position"]
+    return allocate(position, registry.assignments(holding, expired=holding.position == 0))
+
+
+def _amounts(
+    row: Mapping[str, Any], contract: ContractSpec, earlier: Mapping[str, Any] | None, *, has_previous: bool
+) -> _Amounts:
+    rate = row["fx_rate_to_base"]
+    return _Amounts(
+        market_value=_times(row["market_value"], rate),
+        daily_pnl=_times(_daily_pnl(row, earlier), rate) if has_previous else None,
+        greeks=_greeks(row, contract, rate),
+    )
+
+
+def _daily_pnl(row: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> float | None:
+    """What was realized, and the change of what is not; contract currency.
+
+    Where the cost changed though nothing was traded, it is the change of the value: IB restates costs overnight (by tax
+    lots, after wash sales and transfers), and that is nobody's profit.
+    """
+    was_open = earlier is not None and earlier["position"] != 0
+    unrealized_before = earlier["unrealized_pnl"] if earlier is not None and was_open else 0.0
+    realized = row["realized_pnl"]
+    if was_open and earlier is not None and realized == 0 and _is_restated(row, earlier):
+        return _less(row["market_value"], earlier["market_value"])
+    if realized is None and earlier is not None:
+        same = all(row[name] == earlier[name] for name in ("position", "average_cost"))
+        realized = 0.0 if same else None
+    if realized is None or row["unrealized_pnl"] is None or unrealized_before is None:
+        return None
+    return float(realized + row["unrealized_pnl"] - unrealized_before)
+
+
+def _is_restated(row: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    return bool(row["position"] == earlier["position"] and row["average_cost"] != earlier["average_cost"])
+
+
+def _less(value: float | None, before: float | None) -> float | None:
+    return None if value is None or before is None else value - before
+
+
+def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) -> _Greeks | None:
+    """Sensitivities in base currency; a contract quoted in cents has its underlying quoted so too."""
+    if contract.sec_type in _WITHOUT_DELTA:
+        return None
+    units = row["position"] * contract.multiplier / contract.price_magnifier
+    if not contract.sec_type.is_option:
+        # Not by the price: in cents or not depends on the source, the value does not.
+        delta = _times(row["market_value"], rate)
+        return _Greeks(dollar_delta=delta, dollar_gamma=None, vega=None, theta=None, is_option=False)
+    price = row["underlying_price"]
+    return _Greeks(
+        dollar_delta=_times(row["delta"], price, units, rate),
+        dollar_gamma=_times(row["gamma"], price, price, 0.01, units, rate),
+        vega=_times(row["vega"], units, rate),
+        theta=_times(row["theta"], units, rate),
+        is_option=True,
+    )
+
+
+def _times(*factors: float | None) -> float | None:
+    """The product; unknown in, unknown out."""
+    product = 1.0
+    for factor in factors:
+        if factor is None:
+            return None
+        product *= factor
+    return product
+
+
+def _spots(snapshot: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> _Spots:
+    """Prices of what is held and may be an underlying; not of what is quoted in cents, which the source may not be."""
+    priced = snapshot.filter(pl.col("market_price").is_not_null() & pl.col("price_time").is_not_null())
+    rows = priced.sort("price_time").select("conid", "market_price", "price_time").iter_rows()
+    return {
+        conid: (price, at)
+        for conid, price, at in rows
+        if conid not in contracts or contracts[conid].price_magnifier == 1
+    }
+
+
+def _underlying_price(row: Mapping[str, Any], contract: ContractSpec, spots: _Spots) -> float | None:
+    """The newer one of the underlying's own price, if it is held, and that which the greeks were computed with."""
+    own = spots.get(contract.underlying_conid or 0) if contract.price_magnifier == 1 else None
+    if own is not None and (row["greeks_time"] is None or row["greeks_time"] < own[1]):
+        return own[0]
+    with_greeks: float | None = row["underlying_price"]
+    return with_greeks
+
+
+def _short_option(
+    row: Mapping[str, Any], contract: ContractSpec, spots: _Spots, day: date, next_session: date
+) -> tuple[bool, bool]:
+    """Whether it is a short option that expires by the next trading day, and one in the money."""
+    if row["position"] >= 0 or not contract.sec_type.is_option:
+        return False, False
+    expiring = contract.expiry is not None and day <= contract.expiry <= next_session
+    price, strike = _underlying_price(row, contract, spots), contract.strike
+    if price is None or strike is None:
+        return expiring, False
+    return expiring, price > strike if contract.right == "C" else contract.right == "P" and price < strike
+
+
+def _underlying(contract: ContractSpec) -> int | None:
+    """Stocks and the like are their own underlying, so that they are in one group with their options."""
+    if contract.underlying_conid is None and contract.sec_type in _OWN_UNDERLYING:
+        return contract.conid
+    return contract.underlying_conid
+
+
+def _add(totals: _Totals, row: Mapping[str, Any], amounts: _Amounts, share: float) -> None:
+    totals.timestamp = max(totals.timestamp, row["timestamp"])
+    totals.base_currency = totals.base_currency or row["base_currency"]
+    totals.daily_pnl.add(_times(amounts.daily_pnl, share))
+    if row["position"] == 0:
+        return
+    totals.positions += 1
+    totals.market_value.add(_times(amounts.market_value, share))
+    greeks = amounts.greeks
+    if greeks is None:
+        return
+    totals.greeks.add(1.0 if greeks.is_known else None)
+    totals.dollar_delta.add(_times(greeks.dollar_delta, share))
+    if not greeks.is_option:
+        totals.linear = True
+        return
+    totals.dollar_gamma.add(_times(greeks.dollar_gamma, share))
+    totals.vega.add(_times(greeks.vega, share))
+    totals.theta.add(_times(greeks.theta, share))
+
+
+def _row(totals: _Totals) -> dict[str, Any]:
+    def curved(found: _Sum) -> float | None:
+        """Stocks and futures alone have none of it; beside options whose greeks are unknown that says nothing."""
+        return 0.0 if totals.linear and not found.rows else found.value
+
+    return {
+        "base_currency": totals.base_currency,
+        "positions": totals.positions,
+        "market_value": totals.market_value.value,
+        "market_value_coverage": totals.market_value.coverage,
+        "daily_pnl": totals.daily_pnl.value,
+        "daily_pnl_coverage": totals.daily_pnl.coverage,
+        "dollar_delta": totals.dollar_delta.value,
+        "dollar_gamma": curved(totals.dollar_gamma),
+        "vega": curved(totals.vega),
+        "theta": curved(totals.theta),
+        "greeks_coverage": totals.greeks.coverage,
+        "short_options_expiring": totals.expiring,
+        "short_options_in_the_money": totals.in_the_money,
+        "timestamp": totals.timestamp,
+    }

@@ -1,0 +1,350 @@
+"""Reading trading days at pinned versions: what a day's positions, prices and snapshot are made of.
+
+``LakeDays`` opens each table once, so that a run over a year sees one state of the lake, and says which. Own logs are
+thinned while they are read: of a million rows a day, only the few per contract that can matter are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+
+import polars as pl
+from deltalake import DeltaTable
+
+from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.lake.columns import POSITION_COLUMNS, TableSpec
+from v6_pipeline.lake.lake import Lake
+from v6_pipeline.lake.reader import LOOKBACK_DAYS, newest_of_day, scan
+from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import (
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    FLEX_STATEMENTS,
+    HISTORICAL_CLOSES,
+    POSITION_SNAPSHOTS,
+)
+
+KEY = ("account", "conid")
+QUOTE = ("bid", "ask", "last", "close")
+GREEKS = ("implied_vol", "delta", "gamma", "vega", "theta", "underlying_price")
+OBSERVED_SCHEMA = pl.Schema(
+    {column.name: column.dtype for column in POSITION_COLUMNS} | {"source": STREAMED_POSITIONS.schema["source"]}
+)
+"""Columns of own observations: those of a position, and the feed."""
+_OF_PRICE = (
+    *("market_price", "market_value", "unrealized_pnl", "realized_pnl", *QUOTE, *GREEKS, "market_data_type"),
+    *("price_source", "price_time", "base_currency", "fx_rate_to_base"),
+)
+OWN_LOGS = (STREAMED_POSITIONS, QUEUED_POSITIONS)
+SOURCES = (*OWN_LOGS, ACCOUNT_VALUES, FLEX_STATEMENTS)
+"""Tables whose rows of a day tell that an account was heard of on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DayWindow:
+    """A trading day and the observations that count for it: from ``begins_at`` up to ``cut_off``, both included, UTC.
+
+    ``previous`` is the session before; ``cut_off`` the session's, or the day's end where the market never closes.
+    """
+
+    day: date
+    previous: date
+    begins_at: datetime
+    cut_off: datetime
+
+    @classmethod
+    def of(cls, calendar: TradingCalendar, day: date, *, always: bool = False) -> DayWindow:
+        """The window of a session; ``always`` where ``V6_MARKET_HOURS`` is that.
+
+        Raises:
+            CalendarError: ``day`` is no session.
+        """
+        cut_off = calendar.ends_at(day) if always else calendar.session(day).cut_off
+        return cls(day, calendar.previous_session(day), calendar.begins_at(day), cut_off)
+
+    def until(self, now: datetime) -> datetime:
+        """The last instant to read at ``now``: the cut-off, or before it ``now``."""
+        return min(now, self.cut_off)
+
+    def has_booked(self) -> pl.Expr:
+        """Rows of ``flex_activity`` that count for the day: those booked since the session before."""
+        return pl.col("activity_date").is_between(self.previous, self.day, closed="right")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """Delta versions that were read; None where there is no table yet. Names are those of a snapshot's columns."""
+
+    streamed_version: int | None = None
+    queued_version: int | None = None
+    accounts_version: int | None = None
+    flex_version: int | None = None
+    closes_version: int | None = None
+    flex_activity_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayInputs:
+    """All that is known of a trading day, up to an instant.
+
+    Frames have the schemas of their tables; ``observed`` and ``earlier`` have ``OBSERVED_SCHEMA``.
+
+    Attributes:
+        window: the day.
+        until: nothing observed after it is in here.
+        observed: own rows of the day, at least those that ``thin`` keeps.
+        earlier: the newest own row per (account, conid) over the sessions before, closed ones included.
+        account_values: of the day.
+        statements: Flex statements of the day, by which an account is covered.
+        flex_positions: Flex positions of the day.
+        activity: what the day's Flex statements say changed quantities.
+        closes: historical closes of the day.
+        accounts: accounts with any row on the day, the time after ``until`` included, or over the sessions before.
+        versions: what was read.
+    """
+
+    window: DayWindow
+    until: datetime
+    observed: pl.DataFrame
+    earlier: pl.DataFrame
+    account_values: pl.DataFrame
+    statements: pl.DataFrame
+    flex_positions: pl.DataFrame
+    activity: pl.DataFrame
+    closes: pl.DataFrame
+    accounts: frozenset[str]
+    versions: Versions
+
+    @property
+    def day(self) -> date:
+        """The trading day."""
+        return self.window.day
+
+    def cut(self) -> DayInputs:
+        """The same without anything observed after ``until``; whose lineage is later stays."""
+        observed = observed_until(self.observed.lazy(), self.until).filter(pl.col("timestamp") >= self.window.begins_at)
+        return replace(
+            self,
+            observed=observed.collect(),
+            earlier=self.earlier.filter(pl.col("timestamp") < self.window.begins_at),
+            account_values=self.account_values.filter(pl.col("timestamp") <= self.until),
+            flex_positions=self.flex_positions.filter(pl.col("timestamp") <= self.until),
+            activity=self.activity.filter(pl.col("activity_date") <= self.day),
+            closes=self.closes.filter(pl.col("bar_time").is_null() | (pl.col("bar_time") <= self.until)),
+        )
+
+    def own_only(self) -> DayInputs:
+        """The same without Flex, and of the accounts that own rows cover: to compare both."""
+        return replace(
+            self,
+            statements=self.statements.clear(),
+            flex_positions=self.flex_positions.clear(),
+            activity=self.activity.clear(),
+            accounts=frozenset(self.observed.get_column("account"))
+            | frozenset(self.account_values.get_column("account")),
+        )
+
+
+class LakeDays:
+    """Trading days of a lake as it is when each table is first asked for.
+
+    Days are best asked for in order: what was read of one serves the next ones' lookback.
+
+    Args:
+        lake: the lake; missing tables are empty.
+        calendar: tells the sessions before a day.
+        lookback_days: sessions before a day whose rows may still tell what is held on it.
+    """
+
+    def __init__(self, lake: Lake, calendar: TradingCalendar, *, lookback_days: int = LOOKBACK_DAYS) -> None:
+        self._lake = lake
+        self._calendar = calendar
+        self._lookback_days = lookback_days
+        self._opened: dict[str, _Opened] = {}
+        self._newest: dict[date, pl.DataFrame] = {}
+        self._accounts: dict[date, frozenset[str]] = {}
+
+    def day(self, window: DayWindow, *, until: datetime | None = None) -> DayInputs:
+        """All that is known of a trading day.
+
+        Args:
+            window: the day.
+            until: leave out what was observed later; by default the cut-off.
+
+        Raises:
+            LakeError: a table is damaged, unreachable, or newer than this code.
+        """
+        day, last = window.day, window.cut_off if until is None else min(until, window.cut_off)
+        before = self._sessions_before(day)
+        self._forget(before)
+        own = [self._own_rows(spec, day, last) for spec in OWN_LOGS]
+        inputs = DayInputs(
+            window=window,
+            until=last,
+            observed=pl.concat(own),
+            earlier=self._earlier(before),
+            account_values=self._table(ACCOUNT_VALUES).rows(day),
+            statements=self._table(FLEX_STATEMENTS).rows(day),
+            flex_positions=self._table(FLEX_POSITIONS).rows(day),
+            activity=self._table(FLEX_ACTIVITY).rows(day),
+            closes=self._table(HISTORICAL_CLOSES).rows(day),
+            accounts=frozenset().union(*(self._accounts_of(found) for found in (*before, day))),
+            versions=self._versions(),
+        )
+        return inputs.cut()
+
+    def snapshot(self, day: date) -> tuple[pl.DataFrame, int | None]:
+        """A day's snapshot and the version it was read from."""
+        table = self._table(POSITION_SNAPSHOTS)
+        return table.rows(day), table.version
+
+    def days(self, spec: TableSpec) -> list[date]:
+        """The trading days that a table has rows of, sorted."""
+        return sorted(self._table(spec).days)
+
+    def has(self, day: date, *specs: TableSpec) -> bool:
+        """Whether any of the tables has rows of a trading day, by their logs: no row is read."""
+        return any(day in self._table(spec).days for spec in specs)
+
+    def version(self, spec: TableSpec) -> int | None:
+        """The version at which a table is read; None if there is none."""
+        return self._table(spec).version
+
+    def rows(self, spec: TableSpec, day: date) -> pl.DataFrame:
+        """A trading day's rows of a table."""
+        return self._table(spec).rows(day)
+
+    def _table(self, spec: TableSpec) -> _Opened:
+        if spec.name not in self._opened:
+            self._opened[spec.name] = _Opened(self._lake.table(spec))
+        return self._opened[spec.name]
+
+    def _own_rows(self, spec: TableSpec, day: date, last: datetime) -> pl.DataFrame:
+        table = self._table(spec)
+        lazy = table.lazy(day)
+        if lazy is None:
+            return pl.DataFrame(schema=OBSERVED_SCHEMA)
+        with table.store.faults():
+            return thin(observed_until(lazy.select(OBSERVED_SCHEMA.names()), last)).collect()
+
+    def _sessions_before(self, day: date) -> list[date]:
+        """The newest first; fewer where the calendar begins."""
+        found: list[date] = []
+        while len(found) < self._lookback_days and (found[-1] if found else day) > self._calendar.first:
+            found.append(self._calendar.previous_session(found[-1] if found else day))
+        return found
+
+    def _earlier(self, before: Sequence[date]) -> pl.DataFrame:
+        frames = [self._newest_rows(day) for day in before]
+        frames = [frame for frame in frames if frame.height]
+        if not frames:
+            return pl.DataFrame(schema=OBSERVED_SCHEMA)
+        # The newest day comes first: all its timestamps are newer than those of the days before.
+        return pl.concat(frames).unique(subset=KEY, keep="first", maintain_order=True)
+
+    def _newest_rows(self, day: date) -> pl.DataFrame:
+        if day not in self._newest:
+            of_day = pl.DataFrame(schema=OBSERVED_SCHEMA)
+            for spec in OWN_LOGS:
+                table = self._table(spec)
+                if table.handle is not None and day in table.days:
+                    found = newest_of_day(table.store, table.handle, day).select(OBSERVED_SCHEMA.names())
+                    of_day = pl.concat([of_day, found])
+            of_day = of_day.sort("timestamp", descending=True, maintain_order=True)
+            self._newest[day] = of_day.unique(subset=KEY, keep="first", maintain_order=True)
+        return self._newest[day]
+
+    def _accounts_of(self, day: date) -> frozenset[str]:
+        if day not in self._accounts:
+            found: set[str] = set()
+            for spec in SOURCES:
+                table = self._table(spec)
+                lazy = table.lazy(day)
+                if lazy is not None:
+                    with table.store.faults():
+                        found.update(lazy.select(pl.col("account").unique()).collect().get_column("account"))
+            self._accounts[day] = frozenset(found)
+        return self._accounts[day]
+
+    def _forget(self, before: Sequence[date]) -> None:
+        for kept in (self._newest, self._accounts):
+            for day in [day for day in kept if day not in before]:
+                del kept[day]
+
+    def _versions(self) -> Versions:
+        return Versions(
+            streamed_version=self._table(STREAMED_POSITIONS).version,
+            queued_version=self._table(QUEUED_POSITIONS).version,
+            accounts_version=self._table(ACCOUNT_VALUES).version,
+            flex_version=self._table(FLEX_POSITIONS).version,
+            closes_version=self._table(HISTORICAL_CLOSES).version,
+            flex_activity_version=self._table(FLEX_ACTIVITY).version,
+        )
+
+
+class _Opened:
+    """A table at the version at which it was opened; without a handle it is empty."""
+
+    def __init__(self, store: DeltaTableStore) -> None:
+        self.store = store
+        self.handle: DeltaTable | None = store.load()
+        self.version = None if self.handle is None else self.handle.version()
+        with store.faults():
+            partitions = [] if self.handle is None else self.handle.partitions()
+        self.days = frozenset(date.fromisoformat(partition["date"]) for partition in partitions)
+
+    def lazy(self, day: date) -> pl.LazyFrame | None:
+        """A day's rows, not read yet; None if there is none."""
+        return None if self.handle is None or day not in self.days else scan(self.store, self.handle, day)
+
+    def rows(self, day: date) -> pl.DataFrame:
+        """A day's rows."""
+        lazy = self.lazy(day)
+        if lazy is None:
+            return pl.DataFrame(schema=self.store.spec.schema)
+        with self.store.faults():
+            return lazy.collect()
+
+
+def observed_until(rows: pl.LazyFrame, last: datetime) -> pl.LazyFrame:
+    """Own rows without anything that was observed after ``last``.
+
+    A row whose price is from later, by a clock that was set back, keeps its position and loses whatever came with the
+    price.
+    """
+    late = pl.col("price_time") > last
+    return rows.filter(pl.col("timestamp") <= last).with_columns(
+        pl.when(late).then(None).otherwise(pl.col(name)).alias(name) for name in _OF_PRICE
+    )
+
+
+def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Of own rows those that can matter to a snapshot, per (account, conid) and feed.
+
+    The newest row, and the newest that has a price by its own time, a quote, greeks, realized profit, a rate.
+    """
+    newest = pl.col("timestamp").max()
+    priced = pl.col("market_price").is_not_null()
+    wanted = (
+        newest.alias("_row"),
+        pl.col("timestamp")
+        .filter(priced & (pl.col("price_time") == pl.col("price_time").filter(priced).max()))
+        .max()
+        .alias("_price"),
+        pl.col("timestamp").filter(priced).max().alias("_undated"),
+        *(
+            pl.col("timestamp").filter(has_any(names)).max().alias(f"_{names[0]}")
+            for names in (QUOTE, GREEKS, ("realized_pnl",), ("fx_rate_to_base",), ("base_currency",))
+        ),
+    )
+    key = (*KEY, "source")
+    matters = rows.group_by(key).agg(wanted).unpivot(index=key, value_name="timestamp").select(*key, "timestamp")
+    return rows.join(matters.drop_nulls().unique(), on=[*key, "timestamp"], how="semi")
+
+
+def has_any(names: Sequence[str]) -> pl.Expr:
+    """Whether any of the columns is known."""
+    return pl.any_horizontal(pl.col(name).is_not_null() for name in names)

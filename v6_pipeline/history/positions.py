@@ -1,0 +1,157 @@
+"""What was held at the end of a trading day, and who says so: a Flex statement, else our own logs. Pure.
+
+An account that no source covers is refused, and so is a source that contradicts itself: no position is ever made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from v6_pipeline.errors import SnapshotRefusedError
+from v6_pipeline.history.inputs import KEY, OBSERVED_SCHEMA, DayInputs
+from v6_pipeline.model import ContractSpec, Holding, SecType, UpdateSource
+
+POSITIONS_SCHEMA = pl.Schema({**OBSERVED_SCHEMA, "position_source": pl.String(), "carried_forward": pl.Boolean()})
+HOLDING_COLUMNS = (
+    *("account", "conid", "symbol", "local_symbol", "trading_class", "sec_type", "right", "strike", "expiry"),
+    *("multiplier", "currency", "underlying_conid", "position", "average_cost", "timestamp"),
+)
+"""What ``holding_of`` looks at: a row as a dictionary of all columns costs three times as much."""
+_REMEDY = (
+    "drop a Flex statement of that day into V6_FLEX_DIR, or set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID, then materialize "
+    "flex_positions for it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Accounts by what says what they held; no account is in both."""
+
+    flex: frozenset[str]
+    own: frozenset[str]
+
+
+def coverage(inputs: DayInputs, *, accounts: Collection[str] = ()) -> Coverage:
+    """Who covers which account on a day: its Flex statement, else own rows up to the cut-off.
+
+    Expected are the accounts with any row on the day or in the lookback before it.
+
+    Args:
+        inputs: the day.
+        accounts: expect and take these only; empty takes all.
+
+    Raises:
+        SnapshotRefusedError: an expected account has neither, or nothing is expected at all.
+    """
+    flex = _kept(inputs.statements, accounts)
+    own = (_kept(inputs.observed, accounts) | _kept(inputs.account_values, accounts)) - flex
+    expected = inputs.accounts & set(accounts) if accounts else inputs.accounts
+    missing = sorted(expected - flex - own)
+    if missing or not flex | own:
+        raise SnapshotRefusedError(
+            f"{inputs.day}: nothing tells what {_listed(missing)} held: no Flex statement, and in streamed_positions, "
+            f"queued_positions and account_values no row until {inputs.until:%Y-%m-%d %H:%M:%S} UTC; {_REMEDY}"
+        )
+    return Coverage(flex, own)
+
+
+def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.DataFrame:
+    """One row per (account, conid) with ``POSITIONS_SCHEMA``, sorted: the observation that tells the position.
+
+    Of Flex all rows, and the own ones of currencies, which it leaves out; of own logs the newest row per contract, and
+    for contracts without a row that day the newest of the sessions before, if it is open and has not expired. Closed
+    rows (position 0) of the day are in here.
+
+    Args:
+        inputs: the day.
+        accounts: take these only; empty takes all.
+
+    Raises:
+        SnapshotRefusedError: an account is not covered, or Flex rows and statement of it disagree.
+    """
+    inputs = inputs.cut()
+    covered = coverage(inputs, accounts=accounts)
+    _check_complete(inputs, covered.flex)
+    flex = inputs.flex_positions.filter(pl.col("account").is_in(covered.flex)).select(OBSERVED_SCHEMA.names())
+    # A statement's open positions leave currencies out: they are among its cash.
+    is_own = pl.col("account").is_in(covered.own) | (
+        pl.col("account").is_in(covered.flex) & (pl.col("sec_type") == SecType.CURRENCY.value)
+    )
+    own = inputs.observed.filter(is_own).join(flex, on=KEY, how="anti")
+    newest = newest_first(own).unique(subset=KEY, keep="first", maintain_order=True)
+    still_open = (pl.col("position") != 0) & (pl.col("expiry").is_null() | (pl.col("expiry") >= inputs.day))
+    carried = inputs.earlier.filter(is_own & still_open).join(newest, on=KEY, how="anti")
+    carried = carried.join(flex, on=KEY, how="anti")
+    found = pl.concat(
+        [
+            newest.with_columns(
+                pl.col("source").alias("position_source"), pl.lit(value=False).alias("carried_forward")
+            ),
+            carried.with_columns(
+                pl.col("source").alias("position_source"), pl.lit(value=True).alias("carried_forward")
+            ),
+            flex.with_columns(
+                pl.lit(UpdateSource.FLEX.value).alias("position_source"), pl.lit(value=False).alias("carried_forward")
+            ),
+        ]
+    )
+    return found.select(POSITIONS_SCHEMA.names()).sort(KEY)
+
+
+def newest_first(rows: pl.DataFrame) -> pl.DataFrame:
+    """Own rows by ``timestamp``; at equal ones the stream's first."""
+    by_stream = pl.col("source") == UpdateSource.STREAM.value
+    return rows.sort(pl.col("timestamp"), by_stream, descending=True, maintain_order=True)
+
+
+def holding_of(row: Mapping[str, Any], contracts: Mapping[int, ContractSpec]) -> Holding:
+    """The holding that a row of positions tells of; what no row has comes from the known contracts."""
+    known = contracts.get(row["conid"])
+    multiplier = row["multiplier"]
+    if multiplier is None:
+        multiplier = 1.0 if known is None else known.multiplier
+    contract = ContractSpec(
+        conid=row["conid"],
+        symbol=row["symbol"],
+        sec_type=SecType.parse(row["sec_type"]),
+        currency=row["currency"],
+        local_symbol=row["local_symbol"] or "",
+        trading_class=row["trading_class"] or "",
+        right=row["right"],
+        strike=row["strike"],
+        expiry=row["expiry"],
+        multiplier=multiplier,
+        price_magnifier=1 if known is None else known.price_magnifier,
+        underlying_conid=row["underlying_conid"],
+    )
+    return Holding(
+        account=row["account"],
+        contract=contract,
+        position=row["position"],
+        average_cost=row["average_cost"],
+        observed_at=row["timestamp"],
+    )
+
+
+def _kept(rows: pl.DataFrame, accounts: Collection[str]) -> frozenset[str]:
+    found = frozenset(rows.get_column("account"))
+    return found & set(accounts) if accounts else found
+
+
+def _listed(accounts: list[str]) -> str:
+    return ", ".join(accounts) or "any account"
+
+
+def _check_complete(inputs: DayInputs, accounts: Collection[str]) -> None:
+    """A run that was killed between two tables leaves a statement without its positions: no flat account."""
+    rows = dict(inputs.flex_positions.group_by("account").len().iter_rows())
+    for account, positions in inputs.statements.select("account", "positions").sort("account").iter_rows():
+        if account in accounts and rows.get(account, 0) != positions:
+            raise SnapshotRefusedError(
+                f"{inputs.day}: the Flex statement of {account} has {positions} positions, flex_positions has "
+                f"{rows.get(account, 0)}: materialize flex_positions for that day again"
+            )

@@ -1,0 +1,213 @@
+"""A trading day's snapshot: one row per (account, conid), from what was observed until the day's cut-off. Pure.
+
+Each row says where its position and its price come from. Nothing is made up: what no source tells is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from v6_pipeline.history.inputs import GREEKS, KEY, QUOTE, DayInputs, has_any
+from v6_pipeline.history.positions import HOLDING_COLUMNS, day_positions, holding_of, newest_first
+from v6_pipeline.ib.valuation import market_value, unrealized_pnl
+from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
+from v6_pipeline.model import ContractSpec, PriceSource, UpdateSource
+from v6_pipeline.state.registry.history import RegistryAt
+
+_IS_FLEX = pl.col("position_source") == UpdateSource.FLEX.value
+_COSTS_WITHIN = 1e-4
+"""The feeds of positions and of the portfolio round average costs differently."""
+_OF_THE_ROW_PRICED = ("market_price", "market_value", "unrealized_pnl", "price_source", "price_time")
+
+
+def assemble(
+    inputs: DayInputs,
+    *,
+    registry: RegistryAt,
+    contracts: Mapping[int, ContractSpec],
+    now: datetime,
+    run_id: str,
+    accounts: Collection[str] = (),
+) -> pl.DataFrame:
+    """The snapshot of a day, with the schema of ``position_snapshots``, sorted by account and conid.
+
+    Args:
+        inputs: the day; what was observed after ``inputs.until`` is left out once more.
+        registry: as it was at the day's cut-off.
+        contracts: by conid; gives the price magnifier, and the multiplier where no row has it.
+        now: UTC; before the day's cut-off the rows are provisional.
+        run_id: who makes it.
+        accounts: take these only; empty takes all.
+
+    Raises:
+        SnapshotRefusedError: no source covers an account, or one contradicts itself.
+    """
+    inputs = inputs.cut()
+    rows = day_positions(inputs, accounts=accounts)
+    rows = _with_prices(rows, inputs)
+    rows = _with_realized(rows, inputs)
+    rows = _with_quotes(rows, inputs.observed)
+    rows = _with_rates(rows, inputs)
+    rows = _with_values(rows, contracts, registry)
+    versions = asdict(inputs.versions)
+    schema = POSITION_SNAPSHOTS.schema
+    return rows.with_columns(
+        pl.lit(inputs.day).alias("date"),
+        pl.lit(now >= inputs.window.cut_off).alias("final"),
+        pl.lit(run_id).alias("run_id"),
+        pl.lit(now, dtype=schema["ingested_at"]).alias("ingested_at"),
+        *(pl.lit(version, dtype=pl.Int64).alias(name) for name, version in versions.items()),
+    ).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+
+
+def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
+    """The best price of the day, and the value that came with it where it came with the position itself.
+
+    A Flex mark; else the newest own price of the day; else the historical close; else an own one from before the day.
+    """
+    own = newest_first(inputs.observed.filter(pl.col("market_price").is_not_null()))
+    own = own.sort("price_time", descending=True, nulls_last=True, maintain_order=True)
+    own = own.unique(subset=KEY, keep="first", maintain_order=True)
+    priced = own.select(*KEY, pl.col(*_OF_THE_ROW_PRICED, "timestamp", "source").name.prefix("own_"))
+    closes = inputs.closes.filter(pl.col("close").is_not_null()).select(
+        "conid", pl.col("close").alias("close_price"), pl.col("bar_time").alias("close_time")
+    )
+    rows = rows.join(priced, on=KEY, how="left", maintain_order="left")
+    rows = rows.join(closes, on="conid", how="left", maintain_order="left")
+    marked = _IS_FLEX & pl.col("market_price").is_not_null()
+    fresh = pl.col("own_price_time") >= inputs.window.begins_at
+    closed = pl.col("close_price").is_not_null()
+    own_is_best = (fresh | ~closed) & pl.col("own_market_price").is_not_null()
+    with_position = (pl.col("own_timestamp") == pl.col("timestamp")) & (pl.col("own_source") == pl.col("source"))
+
+    def chosen(flex: pl.Expr, own: pl.Expr, close: pl.Expr) -> pl.Expr:
+        return pl.when(marked).then(flex).when(own_is_best).then(own).when(closed).then(close).otherwise(None)
+
+    def unchanged(name: str) -> pl.Expr:
+        return chosen(pl.col(name), pl.when(with_position).then(pl.col(f"own_{name}")), pl.lit(None))
+
+    return rows.with_columns(
+        chosen(pl.col("market_price"), pl.col("own_market_price"), pl.col("close_price")).alias("market_price"),
+        chosen(
+            pl.lit(PriceSource.FLEX.value), pl.col("own_price_source"), pl.lit(PriceSource.HISTORICAL_CLOSE.value)
+        ).alias("price_source"),
+        chosen(pl.col("price_time"), pl.col("own_price_time"), pl.col("close_time")).alias("price_time"),
+        unchanged("market_value").alias("market_value"),
+        unchanged("unrealized_pnl").alias("unrealized_pnl"),
+    )
+
+
+def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
+    """Flex: what its activity since the session before realized; else what the account feed said last.
+
+    What it said before a trade is not the day's: a contract that streams may have been sold in part since.
+    """
+    of_day = inputs.activity.filter(inputs.window.has_booked() & pl.col("realized_pnl").is_not_null())
+    flex = of_day.group_by(KEY).agg(pl.col("realized_pnl").sum().alias("flex_realized"))
+    queued = inputs.observed.filter(
+        (pl.col("source") == UpdateSource.QUEUE.value) & pl.col("realized_pnl").is_not_null()
+    )
+    queued = newest_first(queued).unique(subset=KEY, keep="first", maintain_order=True)
+    queued = queued.select(*KEY, pl.col("realized_pnl", "position", "average_cost").name.prefix("queued_"))
+    rows = rows.join(flex, on=KEY, how="left", maintain_order="left")
+    rows = rows.join(queued, on=KEY, how="left", maintain_order="left")
+    cost, queued_cost = pl.col("average_cost"), pl.col("queued_average_cost")
+    same_cost = (
+        ((cost - queued_cost).abs() <= _COSTS_WITHIN * queued_cost.abs()) | cost.is_null() | queued_cost.is_null()
+    )
+    untraded = (pl.col("position") == pl.col("queued_position")) & same_cost
+    own = pl.when(untraded).then(pl.col("queued_realized_pnl"))
+    return rows.with_columns(pl.when(_IS_FLEX).then(pl.col("flex_realized")).otherwise(own).alias("realized_pnl"))
+
+
+def _with_quotes(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
+    """Quotes and greeks, each group whole from the newest own row of the day that has any of it."""
+    rows = rows.drop(*QUOTE, *GREEKS, "market_data_type")
+    for names, group in ((QUOTE, "quote"), (GREEKS, "greeks")):
+        newest = newest_first(observed.filter(has_any(names))).unique(subset=KEY, keep="first", maintain_order=True)
+        newest = newest.select(
+            *(*KEY, *names),
+            pl.col("market_data_type").alias(f"{group}_type"),
+            pl.col("timestamp").alias(f"{group}_time"),
+        )
+        rows = rows.join(newest, on=KEY, how="left", maintain_order="left")
+    return rows.with_columns(pl.coalesce("quote_type", "greeks_type").alias("market_data_type"))
+
+
+def _with_rates(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
+    """The rate to the base currency of that day: Flex's, else an own row's, else the account's own table of rates."""
+    statements = inputs.statements.select("account", pl.col("base_currency").alias("statement_base"))
+    own = newest_first(inputs.observed.filter(pl.col("fx_rate_to_base").is_not_null()))
+    own = own.unique(subset=KEY, keep="first", maintain_order=True).select(
+        *KEY, pl.col("base_currency").alias("own_base"), pl.col("fx_rate_to_base").alias("own_rate")
+    )
+    values = inputs.account_values.sort("timestamp", descending=True).unique(
+        subset="account", keep="first", maintain_order=True
+    )
+    rates = values.select("account", "exchange_rates").explode("exchange_rates").unnest("exchange_rates")
+    values = values.select("account", pl.col("base_currency").alias("values_base"))
+    flex_base = pl.when(_IS_FLEX).then(pl.coalesce("base_currency", "statement_base"))
+    rows = rows.join(statements, on="account", how="left", maintain_order="left")
+    rows = rows.join(own, on=KEY, how="left", maintain_order="left")
+    rows = rows.join(values, on="account", how="left", maintain_order="left")
+    rows = rows.join(
+        rates.drop_nulls().unique(subset=["account", "currency"], keep="first"),
+        on=["account", "currency"],
+        how="left",
+        maintain_order="left",
+    )
+    rows = rows.with_columns(
+        flex_base.alias("flex_base"),
+        _rate(pl.when(_IS_FLEX).then(pl.col("fx_rate_to_base")), flex_base).alias("flex_rate"),
+        _rate(pl.col("rate"), pl.col("values_base")).alias("values_rate"),
+    )
+    told = [
+        pl.when(pl.col(f"{source}_rate").is_not_null()).then(pl.col(f"{source}_base"))
+        for source in ("flex", "own", "values")
+    ]
+    return rows.with_columns(
+        pl.coalesce(*told, "flex_base", "own_base", "values_base").alias("base_currency"),
+        pl.coalesce("flex_rate", "own_rate", "values_rate").alias("fx_rate_to_base"),
+    )
+
+
+def _rate(given: pl.Expr, base: pl.Expr) -> pl.Expr:
+    """The rate given, or 1 where the contract is in the base currency anyway."""
+    return pl.when(given.is_null() & (pl.col("currency") == base)).then(1.0).otherwise(given)
+
+
+def _with_values(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec], registry: RegistryAt) -> pl.DataFrame:
+    """Values that came with no position are computed; the strategies of the day."""
+    values: list[float | None] = []
+    profits: list[float | None] = []
+    strategies: list[list[str]] = []
+    wanted = rows.select(*HOLDING_COLUMNS, "market_price", "market_value", "unrealized_pnl")
+    for row in wanted.iter_rows(named=True):
+        holding = holding_of(row, contracts)
+        value, profit = _value(row, holding.contract)
+        values.append(value)
+        profits.append(profit)
+        strategies.append(sorted(assignment.strategy for assignment in registry.assignments(holding)))
+    return rows.with_columns(
+        pl.Series("market_value", values, dtype=pl.Float64),
+        pl.Series("unrealized_pnl", profits, dtype=pl.Float64),
+        pl.Series("strategy_ids", strategies, dtype=pl.List(pl.String)),
+    )
+
+
+def _value(row: Mapping[str, Any], contract: ContractSpec) -> tuple[float | None, float | None]:
+    """Value and unrealized profit; nothing is left of either in a closed position, whatever its price."""
+    if row["position"] == 0:
+        return 0.0, 0.0
+    value = row["market_value"]
+    if value is None:
+        value = market_value(contract, row["position"], row["market_price"])
+    profit = row["unrealized_pnl"]
+    if profit is None:
+        profit = unrealized_pnl(row["position"], value, row["average_cost"])
+    return value, profit

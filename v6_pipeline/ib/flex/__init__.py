@@ -1,1 +1,0 @@
-"""Flex statements: the broker's own account of past days."""

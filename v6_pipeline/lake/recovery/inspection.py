@@ -1,0 +1,308 @@
+"""What a power cut or a hand can have done to a table on a local disk, found by looking at its files.
+
+Reads only. ``tail_damage`` is the cheap look of every start: the newest versions and the checkpoint. ``inspect`` is the
+whole look of a repair. What to do about it is in ``lake.repair``.
+
+A half-written log file may end just behind a line. delta-rs puts ``commitInfo``, with the number of files, first: so a
+file that holds less than it announces is recognised too.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import polars as pl
+
+from v6_pipeline.lake.recovery.durability import (
+    LOG_FOLDER,
+    POINTER,
+    checkpoint_file,
+    flushed_version,
+    log_file,
+    read_log,
+)
+
+TAIL_VERSIONS = 25
+"""Versions that a start looks at: those since the checkpoint (every 20 commits), with some room."""
+_LOG_NAME = re.compile(r"(\d{20})\.json")
+_CHECKPOINT_NAME = re.compile(r"(\d{20})\.checkpoint\.parquet")
+_PARQUET = b"PAR1"
+_SMALLEST_PARQUET = 12
+
+
+class DamageKind(enum.StrEnum):
+    """What is wrong with a file."""
+
+    EMPTY_LOG = "empty log file"
+    TORN_LOG = "half-written log file"
+    MISSING_LOG = "missing log file"
+    BAD_CHECKPOINT = "damaged checkpoint"
+    BAD_POINTER = "damaged checkpoint pointer"
+    LOST_DATA = "missing data file"
+    TORN_DATA = "truncated data file"
+
+
+LOG_DAMAGE = frozenset({DamageKind.EMPTY_LOG, DamageKind.TORN_LOG, DamageKind.MISSING_LOG})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """One damaged file; ``file`` is relative to the table, ``version`` None where no one version is meant.
+
+    ``rows`` and ``partition`` are those of a data file, None where the log does not tell.
+    """
+
+    kind: DamageKind
+    file: str
+    version: int | None = None
+    rows: int | None = None
+    partition: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.file}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveFile:
+    """A data file of the newest version; ``version`` is that which added it, None if that is before the checkpoint."""
+
+    path: str
+    size: int
+    rows: int | None
+    partition: str | None
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """A table as its files have it.
+
+    ``base`` is the newest whole checkpoint, None if the log is read from version 0; ``newest`` the highest version that
+    left any trace, -1 for none. ``log_damage`` and ``data_damage`` are in the order of versions.
+    """
+
+    base: int | None
+    newest: int
+    log_damage: list[Damage]
+    data_damage: list[Damage]
+
+    @property
+    def damage(self) -> list[Damage]:
+        """All of it."""
+        return self.log_damage + self.data_damage
+
+
+def tail_damage(table: Path, newest: int) -> Damage | None:
+    """The first damage of a table that delta-rs opened at version ``newest``, looking at its tail only.
+
+    Checked: the pointer and the checkpoint that it names, the log files since, and the newest version's data files. A
+    hole in the log is not looked for: delta-rs does not open such a table, and expired log files are rightly gone.
+    Cost: two milliseconds, however long the history.
+    """
+    pointed, damage = _pointer(table)
+    if damage is not None:
+        return damage
+    noted = _noted(table)
+    if noted > newest and not log_file(table, noted).exists():  # else it has come since the table was opened
+        return _missing_log(table, noted)
+    oldest = max(newest - TAIL_VERSIONS, -1 if pointed is None else pointed) + 1
+    for version in range(min(oldest, newest), newest + 1):
+        found = log_damage(table, version)
+        if found is not None and found.kind is not DamageKind.MISSING_LOG:
+            return found
+    added = _added(table, newest) if log_file(table, newest).exists() else []
+    return next(_lost(table, added), None)
+
+
+def inspect(table: Path, *, without: Collection[int] = ()) -> Inspection:
+    """Look at all log files since the newest whole checkpoint, and at every live data file.
+
+    Args:
+        table: its folder.
+        without: versions to take as gone, for what the table would be without them.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    versions, checkpoints = _names(table)
+    checkpoints -= set(without)
+    damage: list[Damage] = []
+    base: int | None = None
+    adds: list[dict[str, Any]] = []
+    for version in sorted(checkpoints, reverse=True):
+        path = checkpoint_file(table, version)
+        held = _checkpoint_adds(path)
+        if held is not None:
+            base, adds = version, held
+            break
+        damage.append(Damage(kind=DamageKind.BAD_CHECKPOINT, file=_relative(table, path), version=version))
+    _, bad_pointer = _pointer(table)
+    if bad_pointer is not None and all(bad_pointer.file != found.file for found in damage):
+        damage.append(bad_pointer)
+    left = versions.difference(without)
+    # What was noted as flushed was there, whatever the log now shows.
+    newest = max((*left, -1 if base is None else base, _noted(table)))
+    bad_logs = _bad_logs(table, base, left, newest)
+    unreadable = {found.version for found in bad_logs}
+    readable = sorted(version for version in left - unreadable if base is None or version > base)
+    live = _live(table, base, adds, readable)
+    return Inspection(
+        base=base, newest=newest, log_damage=damage + bad_logs, data_damage=list(_lost(table, live.values()))
+    )
+
+
+def log_damage(table: Path, version: int) -> Damage | None:
+    """What is wrong with a version's log file."""
+    path = log_file(table, version)
+    name = _relative(table, path)
+    try:
+        if not path.stat().st_size:
+            return Damage(kind=DamageKind.EMPTY_LOG, file=name, version=version)
+        actions = read_log(table, version)
+    except FileNotFoundError:
+        return _missing_log(table, version)
+    except ValueError:  # no JSON, or no UTF-8
+        return Damage(kind=DamageKind.TORN_LOG, file=name, version=version)
+    return None if _is_whole(actions) else Damage(kind=DamageKind.TORN_LOG, file=name, version=version)
+
+
+def _missing_log(table: Path, version: int) -> Damage:
+    return Damage(kind=DamageKind.MISSING_LOG, file=_relative(table, log_file(table, version)), version=version)
+
+
+def _noted(table: Path) -> int:
+    flushed = flushed_version(table)
+    return -1 if flushed is None else flushed
+
+
+def _bad_logs(table: Path, base: int | None, versions: Collection[int], newest: int) -> list[Damage]:
+    if newest < 0:
+        return []
+    if base is None and 0 not in versions:
+        # All before are gone and nothing stands for them: said once, by the one that the rest needs.
+        begin, first = [_missing_log(table, 0)], min(versions, default=newest + 1)
+    else:
+        # The checkpoint's own version too, if it is there: nothing is lost with it but what the history says.
+        begin, first = [], 0 if base is None else base if base in versions else base + 1
+    found = (log_damage(table, version) for version in range(first, newest + 1))
+    return [*begin, *(damage for damage in found if damage is not None)]
+
+
+def _is_whole(actions: list[Any]) -> bool:
+    if not actions or not all(isinstance(action, dict) for action in actions):
+        return False
+    info: Any = next((action["commitInfo"] for action in actions if "commitInfo" in action), None)
+    if not isinstance(info, dict):
+        return True  # another writer's, which need not have one
+    if info.get("operation") == "CREATE TABLE":
+        return any("metaData" in action for action in actions) and any("protocol" in action for action in actions)
+    if info.get("v6.kind") == "fence":
+        return any("txn" in action for action in actions)  # all that it is for
+    found = info.get("operationMetrics")
+    metrics: dict[str, Any] = found if isinstance(found, dict) else {}
+    announced = int(metrics.get("num_added_files", metrics.get("numFilesAdded", 0)))
+    return sum("add" in action for action in actions) >= announced
+
+
+def _pointer(table: Path) -> tuple[int | None, Damage | None]:
+    """The version that ``_last_checkpoint`` names, and what is wrong with it or with the checkpoint itself."""
+    path = table / LOG_FOLDER / POINTER
+    broken = Damage(kind=DamageKind.BAD_POINTER, file=_relative(table, path))
+    try:
+        version = json.loads(path.read_text(encoding="utf-8"))["version"]
+    except FileNotFoundError:
+        return None, None
+    except (ValueError, KeyError, TypeError):
+        return None, broken
+    if not isinstance(version, int):
+        return None, broken
+    checkpoint = checkpoint_file(table, version)
+    if not checkpoint.exists():
+        return version, broken
+    if not _is_parquet(checkpoint):
+        kind = DamageKind.BAD_CHECKPOINT
+        return version, Damage(kind=kind, file=_relative(table, checkpoint), version=version)
+    return version, None
+
+
+def _names(table: Path) -> tuple[set[int], set[int]]:
+    versions, checkpoints = set(), set()
+    folder = table / LOG_FOLDER
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := _LOG_NAME.fullmatch(path.name):
+            versions.add(int(match[1]))
+        elif match := _CHECKPOINT_NAME.fullmatch(path.name):
+            checkpoints.add(int(match[1]))
+    return versions, checkpoints
+
+
+def _checkpoint_adds(path: Path) -> list[dict[str, Any]] | None:
+    """The live files that a checkpoint holds; ``None`` if it cannot be read."""
+    if not _is_parquet(path):
+        return None
+    try:
+        adds = pl.read_parquet(path, columns=["add"]).get_column("add").to_list()
+    except pl.exceptions.PolarsError:  # whole at both ends only
+        return None
+    return [add for add in adds if add is not None and add["path"] is not None]
+
+
+def _live(table: Path, base: int | None, adds: list[dict[str, Any]], versions: list[int]) -> dict[str, LiveFile]:
+    live = {str(add["path"]): _file(add, None) for add in adds}
+    if base is not None and log_damage(table, base) is None:
+        live |= {found.path: found for found in _added(table, base) if found.path in live}
+    for version in versions:
+        for removed in [action["remove"] for action in read_log(table, version) if "remove" in action]:
+            live.pop(removed["path"], None)
+        live |= {found.path: found for found in _added(table, version)}
+    return live
+
+
+def _added(table: Path, version: int) -> Iterator[LiveFile]:
+    return (_file(action["add"], version) for action in read_log(table, version) if "add" in action)
+
+
+def _file(add: dict[str, Any], version: int | None) -> LiveFile:
+    values = add["partitionValues"]
+    if isinstance(values, list):  # a checkpoint's map comes as pairs
+        values = {pair["key"]: pair["value"] for pair in values}
+    rows = json.loads(add["stats"]).get("numRecords") if add.get("stats") else None
+    return LiveFile(
+        path=add["path"], size=int(add["size"]), rows=rows, partition=(values or {}).get("date"), version=version
+    )
+
+
+def _lost(table: Path, files: Iterable[LiveFile]) -> Iterator[Damage]:
+    for file in files:
+        path = table / unquote(file.path)
+        try:
+            whole = path.stat().st_size == file.size and _is_parquet(path)
+            kind = DamageKind.TORN_DATA
+        except FileNotFoundError:
+            whole, kind = False, DamageKind.LOST_DATA
+        if not whole:
+            yield Damage(
+                kind=kind, file=unquote(file.path), version=file.version, rows=file.rows, partition=file.partition
+            )
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether a file begins and ends as Parquet does; what a power cut leaves is shorter, or zeros."""
+    with path.open("rb") as stream:
+        if stream.seek(0, 2) < _SMALLEST_PARQUET:
+            return False
+        stream.seek(-4, 2)
+        tail = stream.read(4)
+        stream.seek(0)
+        return tail == _PARQUET and stream.read(4) == _PARQUET
+
+
+def _relative(table: Path, path: Path) -> str:
+    return path.relative_to(table).as_posix()

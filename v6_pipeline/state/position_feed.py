@@ -1,0 +1,78 @@
+"""What the streamer writes to and reads from the state database, each in a thread: a busy database delays no tick."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from v6_pipeline.ib.position_updates import BaseCurrency
+from v6_pipeline.model import Holding, QueuePriority
+from v6_pipeline.state.account import fx_rates as rates_store
+from v6_pipeline.state.account import holdings as holdings_store
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.queue.queue import NewItem, PositionQueue
+from v6_pipeline.streaming.portfolio import Key
+
+
+class StreamerState:
+    """The streamer's side of the holdings, the queue and the exchange rates.
+
+    Args:
+        database: state.
+        queue: for what is not streamed.
+    """
+
+    def __init__(self, database: StateDatabase, queue: PositionQueue) -> None:
+        self._database = database
+        self._queue = queue
+
+    async def take_in_download(
+        self, held: list[Holding], accounts: Iterable[str], *, begun_at: datetime
+    ) -> list[Holding]:
+        """Store a complete position download; returns the holdings that are known and not in it."""
+        return await asyncio.to_thread(self._take_in_download, held, list(accounts), begun_at)
+
+    async def take_in_changes(self, changed: list[Holding]) -> None:
+        """Store what the position feed said since."""
+        await asyncio.to_thread(self._take_in_changes, changed)
+
+    async def verify(self, holdings: list[Holding]) -> None:
+        """Have the worker compare these with the account download, before anything else in the queue."""
+        items = [
+            NewItem(item.account, item.contract.conid, item.contract.symbol, QueuePriority.VERIFY) for item in holdings
+        ]
+        if items:
+            await asyncio.to_thread(self._queue.insert_many, items)
+
+    async def enqueue(self, priorities: Mapping[Key, QueuePriority], symbols: Mapping[Key, str]) -> None:
+        """Queue holdings."""
+        items = [NewItem(key[0], key[1], symbols[key], priority) for key, priority in priorities.items()]
+        if items:
+            await asyncio.to_thread(self._queue.insert_many, items)
+
+    async def base_currencies(self) -> dict[str, BaseCurrency]:
+        """Each account's base currency and rates, as its newest account download had them."""
+        return await asyncio.to_thread(self._base_currencies)
+
+    def _take_in_download(self, held: list[Holding], accounts: list[str], begun_at: datetime) -> list[Holding]:
+        missing: list[Holding] = []
+        with self._database.write() as connection:
+            for account in accounts:
+                rows = [holding for holding in held if holding.account == account]
+                missing += holdings_store.replace_account(connection, account, rows, observed_at=begun_at)
+        return missing
+
+    def _take_in_changes(self, changed: list[Holding]) -> None:
+        with self._database.write() as connection:
+            holdings_store.upsert_holdings(connection, changed)
+
+    def _base_currencies(self) -> dict[str, BaseCurrency]:
+        with self._database.read() as connection:
+            rows = rates_store.list_all(connection)
+        rates: dict[str, dict[str, float]] = {}
+        base: dict[str, str] = {}
+        for row in rows:
+            rates.setdefault(row.account, {})[row.currency] = row.rate
+            base[row.account] = row.base_currency
+        return {account: BaseCurrency(base[account], rates[account]) for account in base}

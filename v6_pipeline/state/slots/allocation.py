@@ -1,0 +1,262 @@
+"""Which lines are granted, and which are to be yielded. Pure functions of the lines in use at one instant.
+
+Streams outrank batches down to the batch floor, never the reverse. Batches share what streams leave evenly, so that no
+worker has all of it for a whole run. A line counts from its grant until it is released after its cancel was confirmed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from v6_pipeline.model import SlotPurpose
+from v6_pipeline.state.slots.ceiling import LineLimit
+from v6_pipeline.state.slots.limits import Demand, LearnedLimit
+from v6_pipeline.state.slots.rows import Slot
+
+UNCONFIRMED_LINES = 2
+"""Lines over all processes that the gateway may not have answered for: so many 101s does a limit draw that falls.
+
+With two, 80 streams start within 2.7 to 3.7 s of the first (45 messages a second; measured on a busy machine), and a
+limit that falls to nothing draws at most five 101s in half a minute, however many processes there are.
+"""
+UNCONFIRMED_FOR = timedelta(seconds=15)
+"""A holder that has not confirmed a line by then has died or stalled: it must not keep all others waiting."""
+
+TURN_AFTER = timedelta(seconds=1)
+"""Who has waited for so long goes first. Sooner would cost more than it brings: lines idle while turns change hands."""
+
+
+class Wait(enum.StrEnum):
+    """What someone who was refused lines may expect."""
+
+    NOT_NEEDED = "not_needed"
+    """Everything was granted, or will never be: the contract is streamed already."""
+    TURN = "turn"
+    """There are lines; others are just being confirmed: ask again at once."""
+    LINES = "lines"
+    """Lines will come free: batches end or yield. Ask again within a second."""
+    PAUSE = "pause"
+    """The gateway has just said that it has none left: nobody asks before a while has passed."""
+    NONE_LEFT = "none_left"
+    """All lines that there are for this purpose are in use for as long as can be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcquiredSlots:
+    """The answer to ``SlotLedger.acquire``, each in the order asked for."""
+
+    granted: tuple[int, ...]
+    refused: tuple[int, ...]
+    wait: Wait = field(default=Wait.NOT_NEEDED, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotUsage:
+    """The lines in use at one instant, and how many there may be."""
+
+    slots: tuple[Slot, ...]
+    limit: LineLimit
+    demands: tuple[Demand, ...] = ()
+    unconfirmed_lines: int = UNCONFIRMED_LINES
+
+    @property
+    def ceiling(self) -> int:
+        """Lines that streams and batches may use together now; fewer than by the settings after an error 101."""
+        return self.limit.ceiling
+
+    @property
+    def configured_ceiling(self) -> int:
+        """Lines that streams and batches may use together by the settings."""
+        return self.limit.configured
+
+    @property
+    def batch_floor(self) -> int:
+        """Lines that streams leave to batches now."""
+        return self.limit.floor
+
+    @property
+    def learned(self) -> LearnedLimit:
+        """What error 101 taught."""
+        return self.limit.known
+
+    @property
+    def streams(self) -> int:
+        """Lines that streams use."""
+        return sum(slot.purpose is SlotPurpose.STREAM for slot in self.slots)
+
+    @property
+    def batches(self) -> int:
+        """Lines that batches use."""
+        return len(self.slots) - self.streams
+
+    @property
+    def standing(self) -> int:
+        """Lines that the gateway surely has for us now."""
+        return sum(slot.is_standing for slot in self.slots)
+
+    @property
+    def unconfirmed(self) -> int:
+        """Lines that the gateway may yet refuse; not those of holders that seem to have died."""
+        oldest = self.limit.at - UNCONFIRMED_FOR
+        return sum(slot.confirmed_at is None and slot.acquired_at > oldest for slot in self.slots)
+
+    @property
+    def free(self) -> int:
+        """Lines that a batch could take now, if no other batch wanted any."""
+        return max(0, self.ceiling - len(self.slots))
+
+    @property
+    def free_for_streams(self) -> int:
+        """Lines that a streamer could take now."""
+        return max(0, min(self.free, self.limit.stream_capacity - self.streams))
+
+    @property
+    def stream_demand(self) -> int:
+        """Lines that streams wait for."""
+        return sum(item.wanted for item in self.demands if item.purpose is SlotPurpose.STREAM)
+
+    @property
+    def turns(self) -> int:
+        """New lines that may be asked of the gateway at this moment."""
+        if self.limit.is_paused:
+            return 0
+        return max(0, (1 if self.limit.is_careful else self.unconfirmed_lines) - self.unconfirmed)
+
+    def turns_of(self, holder: str, purpose: SlotPurpose) -> int:
+        """As ``turns``, less those that others have waited for longer: one that has much to do must not go on alone."""
+        if purpose is SlotPurpose.STREAM:
+            return self.turns
+        mine = next((item.since for item in self.demands if (item.holder, item.purpose) == (holder, purpose)), None)
+        oldest = self.limit.at - TURN_AFTER
+        before = sum(
+            item.holder != holder
+            and item.since <= oldest
+            and (mine is None or item.since < mine)
+            and self.room(item.holder, item.purpose) > 0
+            for item in self.demands
+        )
+        return max(0, self.turns - before)
+
+    @property
+    def _free(self) -> int:
+        """As ``free``, and the line beyond the ceiling that is tried now."""
+        return max(0, self.ceiling + self.limit.probe - len(self.slots))
+
+    def room(self, holder: str, purpose: SlotPurpose) -> int:
+        """Lines that a holder may have more than it has now, were it for the confirmations alone."""
+        if purpose is SlotPurpose.STREAM:
+            return max(0, min(self._free, self._stream_room))
+        room = min(self._free, self._share(holder) - self._held(holder, purpose))
+        if self.stream_demand:
+            room = min(room, self.batch_floor - self.batches)
+        return max(0, room)
+
+    def room_to_come(self, purpose: SlotPurpose) -> int:
+        """Lines that a holder may hope for: those that batches use beyond their floor, or those of other batches."""
+        if purpose is SlotPurpose.STREAM:
+            spare = self._free + max(0, self.batches - self.batch_floor)
+            return max(0, min(spare, self._stream_room))
+        return max(0, self.ceiling - self.streams)
+
+    def to_yield(self, holder: str) -> frozenset[int]:
+        """The contracts whose lines a batch should give up now, for streams that wait or a ceiling that fell.
+
+        Of all batches together the lines that were taken first: they are the nearest to their quote, and IB frowns on a
+        cancel that comes too soon.
+        """
+        above_floor = self.batches - self.batch_floor
+        wanted = min(self.stream_demand, max(0, self._stream_room)) - self._free
+        wanted = min(max(wanted, len(self.slots) - self.ceiling), above_floor)
+        lines = [slot for slot in self.slots if slot.purpose is SlotPurpose.BATCH]
+        still = wanted - sum(slot.closing_at is not None for slot in lines)
+        if still <= 0:
+            return frozenset()
+        oldest = sorted(
+            (slot for slot in lines if slot.closing_at is None),
+            key=lambda slot: (slot.acquired_at, slot.holder, slot.conid),
+        )
+        return frozenset(slot.conid for slot in oldest[:still] if slot.holder == holder)
+
+    @property
+    def _stream_room(self) -> int:
+        return self.limit.stream_capacity + self.limit.probe - self.streams
+
+    def _held(self, holder: str, purpose: SlotPurpose) -> int:
+        return sum(slot.holder == holder and slot.purpose is purpose for slot in self.slots)
+
+    def _share(self, holder: str) -> int:
+        """How many of the lines that streams leave a batch may have, while others want some as well."""
+        wanted = {item.holder: item for item in self.demands if item.purpose is SlotPurpose.BATCH}
+        held = {slot.holder for slot in self.slots if slot.purpose is SlotPurpose.BATCH}
+        total = self.ceiling + self.limit.probe - self.streams
+        if not (held | wanted.keys()) - {holder}:
+            return total
+        # First come, first served where it does not divide: those who wait, by their place in the line, then the rest.
+        order = sorted(wanted, key=lambda name: (wanted[name].since, name))
+        order += sorted((held | {holder}) - wanted.keys())
+        wants = {
+            name: self._held(name, SlotPurpose.BATCH) + (wanted[name].wanted if name in wanted else 0) for name in order
+        }
+        wants[holder] = total  # what it asks for now is the caller's to limit
+        return fair_shares([wants[name] for name in order], total)[order.index(holder)]
+
+
+def fair_shares(wants: Sequence[int], total: int) -> tuple[int, ...]:
+    """``total`` divided evenly, nobody getting more than it wants; what does not divide goes to the first ones."""
+    shares = [0] * len(wants)
+    left = max(0, total)
+    while left > 0:
+        hungry = [index for index, want in enumerate(wants) if shares[index] < want]
+        if not hungry:
+            break
+        each = max(1, left // len(hungry))
+        for index in hungry:
+            more = min(each, wants[index] - shares[index], left)
+            shares[index] += more
+            left -= more
+    return tuple(shares)
+
+
+def allocate(usage: SlotUsage, conids: Iterable[int], *, holder: str, purpose: SlotPurpose) -> AcquiredSlots:
+    """Which of ``conids`` get a slot, the first ones first.
+
+    What the holder has for this purpose is granted again. Refused are: a contract that the holder has for the other
+    purpose or is cancelling, a stream of what someone streams already, and everything once the lines are used up or
+    enough of them are unconfirmed.
+    """
+    mine = {slot.conid: slot for slot in usage.slots if slot.holder == holder}
+    streamed = {slot.conid for slot in usage.slots if slot.purpose is SlotPurpose.STREAM}
+    room, turns = usage.room(holder, purpose), usage.turns_of(holder, purpose)
+    granted: list[int] = []
+    refused: list[int] = []
+    short = 0
+    for conid in dict.fromkeys(conids):
+        slot = mine.get(conid)
+        if slot is not None:
+            again = slot.purpose is purpose and slot.closing_at is None
+            (granted if again else refused).append(conid)
+        elif purpose is SlotPurpose.STREAM and conid in streamed:
+            refused.append(conid)
+        elif room > 0 and turns > 0:
+            room, turns = room - 1, turns - 1
+            granted.append(conid)
+        else:
+            short += 1
+            refused.append(conid)
+    return AcquiredSlots(
+        tuple(granted), tuple(refused), _wait(usage, purpose, room=room, short=short, is_served=bool(granted))
+    )
+
+
+def _wait(usage: SlotUsage, purpose: SlotPurpose, *, room: int, short: int, is_served: bool) -> Wait:
+    if short == 0:
+        return Wait.NOT_NEEDED
+    if usage.limit.is_paused:
+        return Wait.PAUSE
+    # While more lines are tried for, each one that is confirmed makes room for the next.
+    if room > 0 or (usage.limit.is_probing and (is_served or usage.unconfirmed > 0)):
+        return Wait.TURN
+    return Wait.LINES if usage.room_to_come(purpose) > 0 else Wait.NONE_LEFT

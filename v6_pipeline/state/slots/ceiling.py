@@ -1,0 +1,163 @@
+"""What error 101 teaches: how many lines are really there, and when to try for more. Pure functions.
+
+IB tells nobody how many lines are in use by TWS windows and the phone; it answers 101 once all are. So the ceiling is
+learned: down at a 101, and up again by trying one line at a time after 2, then 4, then every 8 minutes, each attempt
+ending with the first 101 (or at the configured ceiling, where all is forgotten).
+
+A line counts as *standing* where the gateway is known to have it. Lines that the gateway granted before its limit fell
+are kept by it, so the first 101 proves only that there is not one more than those that stand; a second one, with no
+line granted in between, proves that there are far fewer: then the ceiling is halved. Half is a guess, so that after the
+first halving more is tried soon: lines that are really there shall not lie idle for minutes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from v6_pipeline.state.slots.limits import LearnedLimit
+
+PROBE_AFTER = (timedelta(minutes=2), timedelta(minutes=4), timedelta(minutes=8))
+"""How long after a 101 one line more is tried; the last one for every further attempt."""
+PROBE_AFTER_HALVING = timedelta(seconds=20)
+"""The same after the ceiling was halved for the first time; by then the lines given up are free at the gateway."""
+RETRY_AFTER = timedelta(seconds=2)
+"""No process asks for a new line before that after a 101; doubles with each in a row."""
+RETRY_AFTER_MAX = timedelta(minutes=2)
+CAREFUL_FOR = timedelta(minutes=5)
+"""After a 101 only one line at a time is unconfirmed for so long, whether or not a ceiling is still in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineLimit:
+    """How many lines there may be at one instant.
+
+    Args:
+        configured: lines that streams and batches may use together by the settings.
+        batch_floor: lines of these that streams cannot take.
+        known: what error 101 taught.
+        at: the instant.
+    """
+
+    configured: int
+    batch_floor: int
+    known: LearnedLimit
+    at: datetime
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether fewer lines are used than the settings allow."""
+        return self.known.learned is not None and self.known.learned < self.configured
+
+    @property
+    def ceiling(self) -> int:
+        """Lines that streams and batches may use together now."""
+        return min(self.known.learned, self.configured) if self.known.learned is not None else self.configured
+
+    @property
+    def floor(self) -> int:
+        """Lines that streams leave to batches. Of a learned ceiling never more than half, or nothing would stream."""
+        return min(self.batch_floor, self.ceiling // 2) if self.is_learned else self.batch_floor
+
+    @property
+    def stream_capacity(self) -> int:
+        """Lines that streams may use in all, whoever uses them now."""
+        return min(self.ceiling - self.floor, self.configured - self.batch_floor)
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether it is time to try for more lines than were learned."""
+        return self.is_learned and self.known.probe_at is not None and self.at >= self.known.probe_at
+
+    @property
+    def probe(self) -> int:
+        """How many lines beyond the ceiling may be tried: one while probing."""
+        return 1 if self.is_probing else 0
+
+    @property
+    def stream_target(self) -> int:
+        """Lines that a streamer should ask for in all: while probing all there might be, given one at a time."""
+        return self.configured - self.batch_floor if self.is_probing else self.stream_capacity
+
+    @property
+    def is_careful(self) -> bool:
+        """Whether a further 101 is to be expected."""
+        exhausted_at = self.known.exhausted_at
+        return self.is_learned or (exhausted_at is not None and self.at - exhausted_at < CAREFUL_FOR)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether no new line may be asked for yet."""
+        return self.known.retry_at is not None and self.at < self.known.retry_at
+
+    def ceiling_for_streams(self, streams: int) -> int:
+        """The least learned ceiling whose capacity for streams is ``streams``."""
+        return streams + min(self.batch_floor, max(streams - 1, 0))
+
+
+def after_exhausted(limit: LineLimit, *, conid: int, granted_at: datetime | None, standing: int) -> LearnedLimit:
+    """What is known after a 101.
+
+    Args:
+        limit: before it.
+        conid: of the contract that was refused.
+        granted_at: when the ledger gave its line, ``None`` if it does not know.
+        standing: lines that stand at this moment.
+    """
+    known, now = limit.known, limit.at
+    if known.exhausted_at is not None and granted_at is not None and granted_at <= known.exhausted_at:
+        # Asked for before the last one was told: it says nothing new, except that its own line does not stand either.
+        return replace(known, exhaustions=known.exhaustions + 1, learned=_lesser(known.learned, standing))
+    strikes = known.strikes + 1
+    if strikes > 1:
+        learned = min(limit.ceiling, standing) // 2
+    elif limit.is_probing:
+        learned = min(limit.ceiling, max(standing, known.proven))
+    else:
+        learned = min(limit.ceiling, standing)
+    # A fall outside of an attempt is news: the attempts to climb begin with their shortest interval again.
+    probes = known.probes + 1 if limit.is_probing else 0
+    return LearnedLimit(
+        learned=learned,
+        learned_at=now,
+        reason=f"error 101 for contract {conid} with {standing} lines in use"
+        + (f", {strikes} in a row" if strikes > 1 else ""),
+        exhaustions=known.exhaustions + 1,
+        strikes=strikes,
+        exhausted_at=now,
+        retry_at=now + min(RETRY_AFTER * 2 ** min(strikes - 1, 10), RETRY_AFTER_MAX),
+        probes=probes,
+        probe_at=now + (PROBE_AFTER_HALVING if strikes == 2 else PROBE_AFTER[min(probes, len(PROBE_AFTER) - 1)]),
+    )
+
+
+def after_confirmed(limit: LineLimit, *, granted_at: datetime, standing: int, used: int, streams: int) -> LearnedLimit:
+    """What is known after the gateway granted a line.
+
+    Args:
+        limit: before it.
+        granted_at: when the ledger gave the newest of the lines that are confirmed.
+        standing: lines that stand now.
+        used: lines that are in use, the unconfirmed included.
+        streams: those of them that stream.
+    """
+    known = limit.known
+    if known.exhausted_at is not None and granted_at <= known.exhausted_at:
+        # The gateway may have granted it before its limit fell: no proof of anything now.
+        return known
+    if not limit.is_probing or known.learned is None:
+        return known if known.strikes == 0 else replace(known, strikes=0, retry_at=None)
+    needed = max(used, limit.ceiling_for_streams(streams))
+    if needed >= limit.configured:
+        return LearnedLimit(exhausted_at=known.exhausted_at)
+    return replace(
+        known,
+        strikes=0,
+        retry_at=None,
+        learned=max(known.learned, needed),
+        proven=max(known.proven, standing),
+    )
+
+
+def _lesser(learned: int | None, standing: int) -> int:
+    return standing if learned is None else min(learned, standing)

@@ -1,0 +1,114 @@
+"""What the streamer knows of the accounts at this moment: holdings, strategies, base currencies, contracts.
+
+In memory and without I/O, so that a tick becomes rows in microseconds. Who fills it is ``IBPositionStreamer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+
+from v6_pipeline.ib.position_updates import BaseCurrency, streamed_update
+from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, Quote
+
+Key = tuple[str, int]
+_INSTANT = timedelta(microseconds=1)
+"""What Delta distinguishes."""
+
+
+class Portfolio:
+    """The holdings of all kept accounts, by account and conid.
+
+    Args:
+        accounts: keep only these; empty keeps all.
+    """
+
+    def __init__(self, accounts: Iterable[str] = ()) -> None:
+        self._accounts = frozenset(accounts)
+        self._by_conid: dict[int, dict[str, Holding]] = {}
+        self._strategies: dict[Key, tuple[str, ...]] = {}
+        self._emitted_at: dict[Key, datetime] = {}
+        self.contracts: dict[int, ContractSpec] = {}
+        self.bases: dict[str, BaseCurrency] = {}
+
+    def __iter__(self) -> Iterator[Holding]:
+        for holders in self._by_conid.values():
+            yield from holders.values()
+
+    def __len__(self) -> int:
+        return sum(len(holders) for holders in self._by_conid.values())
+
+    def holders(self, conid: int) -> tuple[Holding, ...]:
+        """The holdings of a contract, one per account."""
+        return tuple(self._by_conid.get(conid, {}).values())
+
+    def keeps(self, account: str) -> bool:
+        """Whether an account's holdings belong here."""
+        return not self._accounts or account in self._accounts
+
+    def replace(self, holdings: Iterable[Holding]) -> None:
+        """Take in a complete download."""
+        self._by_conid.clear()
+        for holding in holdings:
+            self.put(holding)
+        kept = {holding.key for holding in self}
+        self._emitted_at = {key: moment for key, moment in self._emitted_at.items() if key in kept}
+
+    def put(self, holding: Holding) -> None:
+        """Take in a change."""
+        if self.keeps(holding.account):
+            self._by_conid.setdefault(holding.contract.conid, {})[holding.account] = holding
+
+    def differs(self, holding: Holding) -> bool:
+        """Whether an observation says something else of position or cost than what is known; flat is the unknown."""
+        known = self._by_conid.get(holding.contract.conid, {}).get(holding.account)
+        if known is None:
+            return holding.position != 0
+        return (known.position, known.average_cost) != (holding.position, holding.average_cost)
+
+    def discard(self, holding: Holding) -> None:
+        """Forget a closed holding, unless it was opened again since."""
+        holders = self._by_conid.get(holding.contract.conid, {})
+        if holders.get(holding.account) == holding:
+            del holders[holding.account]
+            self._emitted_at.pop(holding.key, None)
+        if not holders:
+            self._by_conid.pop(holding.contract.conid, None)
+
+    def set_strategies(self, strategies: dict[Key, tuple[str, ...]]) -> None:
+        """Note which strategies each holding serves now."""
+        self._strategies = strategies
+
+    def updates(self, conid: int, quote: Quote | None, now: datetime) -> list[PositionUpdate]:
+        """One row per account that holds a contract, at a quote.
+
+        A holding's timestamps only grow, whatever the clock does: the lake never holds one (account, conid, timestamp)
+        twice, and the newest row is the last one that was made.
+        """
+        rows = []
+        for account, holding in self._by_conid.get(conid, {}).items():
+            before = self._emitted_at.get(holding.key)
+            at = now if before is None else max(now, before + _INSTANT)
+            rows.append(
+                streamed_update(
+                    holding,
+                    self.contracts.get(conid, holding.contract),
+                    quote,
+                    base=self.bases.get(account),
+                    strategy_ids=self._strategies.get(holding.key, ()),
+                    now=at,
+                )
+            )
+            self._emitted_at[holding.key] = at
+        return rows
+
+    def silent(self, conids: Iterable[int], now: datetime, after: timedelta) -> list[int]:
+        """Those of ``conids`` of which some account's newest row is older than ``after``."""
+        return [
+            conid
+            for conid in conids
+            if any(
+                now - self._emitted_at.get(holding.key, datetime.min.replace(tzinfo=now.tzinfo)) >= after
+                for holding in self._by_conid.get(conid, {}).values()
+            )
+        ]

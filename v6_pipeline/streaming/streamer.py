@@ -1,0 +1,459 @@
+"""``IBPositionStreamer``: asks for positions, routes each holding to a line or to the queue, and keeps routing.
+
+The live half of the product, on one asyncio loop. What to do is decided by pure functions (``routing``,
+``observations``); the database is used in threads, so that a busy one never delays a tick. Who may stream at all
+(lease, epoch) is the caller's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from v6_pipeline.checks.stream import SAMPLE
+from v6_pipeline.errors import GatewayError, StateError
+from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.positions import download_positions, subscribe_positions
+from v6_pipeline.ib.subscriptions import CLOSING_SECONDS, NewStreams, StreamLines
+from v6_pipeline.ib.valuation import mark_of
+from v6_pipeline.model import Holding, QueuePriority, Quote
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.position_feed import StreamerState
+from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.registry.registry import StrategyRegistry
+from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
+from v6_pipeline.streaming.feed_monitor import FeedWatch
+from v6_pipeline.streaming.handlers import HandlerDispatcher
+from v6_pipeline.streaming.portfolio import Key, Portfolio
+from v6_pipeline.streaming.routing import Route, RouteMemory, RoutePlan, plan_routes
+from v6_pipeline.streaming.streamer_policy import StreamerPolicy
+from v6_pipeline.streaming.unvalued import Unvalued
+from v6_pipeline.streaming.writer import DeltaLakePositionWriter
+
+log = logging.getLogger(__name__)
+
+SLOT_RENEWAL = timedelta(seconds=15)
+RATES_RELOAD = timedelta(seconds=30)
+ROUTE_AT_LEAST_EVERY = timedelta(seconds=15)
+"""Lines come free without an event (a batch ends, a limit is raised), so the routes are looked at now and then."""
+SESSION_PAUSE_SECONDS = 20.0
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+class IBPositionStreamer:
+    """Streams the holdings of active strategies, queues the others, live.
+
+    One instance per process: two would each take the lines.
+
+    Args:
+        settings: which gateway, accounts, rhythm.
+        database: state.
+        connection: not connected yet.
+        writer: where streamed rows go; one of ``dispatcher``'s handlers.
+        dispatcher: hands rows to all handlers.
+        registry: initialized.
+        queue: for what is not streamed.
+        ledger: the lines.
+        holder: names this process in the ledger.
+        is_open: whether the exchange is in session at an instant; while it is closed, silence says nothing.
+        clock: UTC now.
+        policy: how often it looks at what others may have changed.
+    """
+
+    _in_process: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: StateDatabase,
+        connection: IBConnectionManager,
+        *,
+        writer: DeltaLakePositionWriter,
+        dispatcher: HandlerDispatcher,
+        registry: StrategyRegistry,
+        queue: PositionQueue,
+        ledger: SlotLedger,
+        holder: str,
+        is_open: Callable[[datetime], bool],
+        clock: Callable[[], datetime],
+        policy: StreamerPolicy | None = None,
+    ) -> None:
+        self._settings = settings
+        self._policy = policy or StreamerPolicy()
+        self._connection = connection
+        self._writer = writer
+        self._dispatcher = dispatcher
+        self._registry = registry
+        self._state = StreamerState(database, queue)
+        self._ledger = ledger
+        self._clock = clock
+        self._portfolio = Portfolio(settings.ib_accounts)
+        self._wake = asyncio.Event()
+        self._lines = StreamLines(
+            connection,
+            ContractBook(database, connection, clock),
+            ledger,
+            holder=holder,
+            clock=clock,
+            on_quote=self._on_quote,
+            on_refused=self._wake.set,
+        )
+        self._resync = asyncio.Event()
+        self._watch = FeedWatch(
+            connection,
+            self._lines,
+            is_open=is_open,
+            region=settings.ib_region,
+            clock=clock,
+            wake=self._wake,
+            resync=self._resync,
+        )
+        self._ready = False
+        self._changes: dict[Key, Holding] = {}
+        self._told_queue: dict[Key, QueuePriority] = {}
+        self._plan: RoutePlan | None = None
+        self._memory = RouteMemory()
+        self._planned_lines: int | None = None
+        self._unvalued = Unvalued(timedelta(seconds=settings.refresh_seconds))
+        self._started_at = clock()
+        self._last_tick_at: datetime | None = None
+        self._ticks = 0
+        self._routed_at = _LONG_AGO
+        self.upkeeps = 0
+        """Looks at what has become due, so far."""
+
+    async def run(self, stop: asyncio.Event, *, connect_once: bool = False) -> None:
+        """Stream until ``stop`` is set; then cancel the market data, flush, give the lines back and disconnect.
+
+        Args:
+            stop: set it to end.
+            connect_once: fail at once if the gateway cannot be used at the start, rather than try until it can.
+
+        Raises:
+            GatewayError: with ``connect_once``, the gateway cannot be used.
+            FencedError: another streamer has taken over; nothing was written after that.
+        """
+        if IBPositionStreamer._in_process:
+            msg = "one IBPositionStreamer per process: a second one would take the same lines again"
+            raise RuntimeError(msg)
+        IBPositionStreamer._in_process = True
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            if connect_once:
+                await self._connection.connect()
+            tasks = [
+                asyncio.create_task(self._keep_connected(), name="connection"),
+                asyncio.create_task(self._keep_routed(), name="routing"),
+                asyncio.create_task(self._keep_fresh(), name="upkeep"),
+                asyncio.create_task(self._dispatcher.run(), name="handlers"),
+                asyncio.create_task(self._writer.run(), name="writer"),
+                asyncio.create_task(stop.wait(), name="stop"),
+            ]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            try:
+                await self._shut_down(tasks)
+            finally:
+                IBPositionStreamer._in_process = False
+
+    def status(self) -> dict[str, Any]:
+        """What the streamer knows of itself, as one JSON object; instants are ISO 8601 in UTC."""
+        plan = self._plan
+        writer = self._writer.statistics()
+        return {
+            "state": "streaming" if self._watch.blind_since is None else "blind",
+            "connection": self._connection.state.value,
+            "gateway": self._connection.address,
+            "client_id": self._connection.client_id,
+            "connects": self._connection.connects,
+            "started_at": _iso(self._started_at),
+            **self._watch.describe(),
+            "holdings": len(self._portfolio),
+            "streamed_contracts": len(self._lines.conids),
+            "overflow_contracts": len(plan.overflow) if plan else 0,
+            "overflow_sample": list(plan.overflow[:SAMPLE]) if plan else [],
+            "queued_holdings": len(plan.queue) if plan else 0,
+            "refused": self._lines.refusals.describe(),
+            "ticks": self._ticks,
+            "last_tick_at": _iso(self._last_tick_at),
+            "error_codes": {str(code): count for code, count in sorted(self._connection.error_counts.items())},
+            "writer": asdict(writer)
+            | {"last_commit_at": _iso(writer.last_commit_at), "failing_since": _iso(writer.failing_since)},
+            "handlers": [asdict(item) for item in self._dispatcher.statistics()],
+        }
+
+    # Connection
+
+    async def _keep_connected(self) -> None:
+        failed = 0
+        while True:
+            if not self._connection.is_connected:
+                await self._connection.connect_persistently()
+            heartbeat: asyncio.Task[None] | None = None
+            try:
+                await self._begin_session()
+                failed = 0
+                heartbeat = asyncio.create_task(self._connection.run_heartbeat(), name="heartbeat")
+                log.warning("connection lost: %s", await self._hold_session())
+            except (GatewayError, StateError) as error:
+                failed += 1
+                log.warning("session failed: %s", error)
+            finally:
+                if heartbeat is not None:
+                    heartbeat.cancel()
+                await self._end_session()
+            if failed:
+                # A gateway that lets in and drops at once (its nightly restart) must not be hammered.
+                await asyncio.sleep(min(2.0 ** min(failed, 10), SESSION_PAUSE_SECONDS))
+
+    async def _begin_session(self) -> None:
+        await self._lines.begin_session()
+        self._watch.begin_session()
+        self._changes.clear()
+        self._resync.clear()
+        subscribe_positions(self._connection, self._on_position, self._clock)
+        await self._take_in_positions()
+        self._ready = True
+        self._wake.set()
+
+    async def _hold_session(self) -> str:
+        """Until the connection is lost, and why; positions are asked for again whenever the link had been down."""
+        lost = asyncio.create_task(self._connection.wait_lost(), name="connection lost")
+        try:
+            while True:
+                resync = asyncio.create_task(self._resync.wait(), name="resync")
+                await asyncio.wait({lost, resync}, return_when=asyncio.FIRST_COMPLETED)
+                resync.cancel()
+                if lost.done():
+                    return lost.result()
+                self._resync.clear()
+                await self._take_in_positions()
+                self._wake.set()
+        finally:
+            lost.cancel()
+
+    async def _take_in_positions(self) -> None:
+        """Download the positions and hand them to the state database; what is missing from them is to be verified."""
+        begun_at = self._clock()
+        downloaded = await download_positions(self._connection, self._clock)
+        kept = [holding for holding in downloaded if self._portfolio.keeps(holding.account)]
+        accounts = [account for account in self._connection.accounts if self._portfolio.keeps(account)]
+        missing = await self._state.take_in_download(kept, accounts, begun_at=begun_at)
+        if missing:
+            # One feed that omits a position proves nothing: the worker compares it with the account download.
+            log.info("%d holdings are no longer among the positions: to be verified", len(missing))
+            await self._state.verify(missing)
+        # What changed while nobody listened; at the start, when nothing is known yet, nothing has changed.
+        unheard = {item.key: item for item in kept if len(self._portfolio) and self._portfolio.differs(item)}
+        self._portfolio.replace(kept)
+        # Beside it only what was said after the download's end: the rest is the download itself, heard as events.
+        later = {key: item for key, item in self._changes.items() if self._portfolio.differs(item)}
+        self._changes = unheard | later
+        self._watch.positions_known()
+        log.info("%d positions in %d accounts", len(kept), len(accounts))
+
+    async def _end_session(self) -> None:
+        self._ready = False
+        self._watch.end_session()
+        await self._lines.end_session()
+
+    async def _shut_down(self, tasks: list[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                log.debug("while stopping: %s", result)
+        try:
+            await self._dispatcher.drain(CLOSING_SECONDS)
+        finally:
+            await self._writer.close()
+            await self._end_session()
+
+    # Routing
+
+    async def _keep_routed(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._policy.registry):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            try:
+                changed = await asyncio.to_thread(self._registry.reload_if_changed)
+                usage = await asyncio.to_thread(self._ledger.usage)
+                due = self._wake.is_set() or changed or self._is_route_due(usage)
+                self._wake.clear()
+                if self._ready and due:
+                    await self._route(usage)
+            except (GatewayError, StateError) as error:
+                # The connection went, which wakes the next pass when it is back, or the database is busy: once more.
+                log.warning("routing interrupted: %s", error)
+                self._routed_at = _LONG_AGO
+
+    def _is_route_due(self, usage: SlotUsage) -> bool:
+        """Whether lines have come or gone, are about to come free, or may have come free unnoticed."""
+        changed = usage.limit.stream_target != self._planned_lines
+        return changed or self._lines.awaits_lines or self._clock() - self._routed_at >= ROUTE_AT_LEAST_EVERY
+
+    async def _route(self, usage: SlotUsage) -> None:
+        self._routed_at = self._clock()
+        await self._take_in_changes()
+        renewed = self._watch.take_renewals() & self._lines.conids
+        await self._lines.cancel(renewed)
+        now = self._clock()
+        routes = self._routes(now)
+        self._planned_lines = usage.limit.stream_target
+        capacity = self._memory.capacity(self._planned_lines, now, probing=usage.limit.is_probing)
+        plan = plan_routes(routes, subscribed=self._lines.conids, capacity=capacity)
+        self._plan = plan
+        await self._lines.cancel(plan.cancel)
+        # While another login has the data a new request would only wait: its contract is queued meanwhile.
+        wanted = [conid for conid in plan.subscribe if not self._watch.is_paused or conid in renewed]
+        new = await self._subscribe(wanted, routes)
+        self._track()
+        self._unvalued.keep(self._lines.conids | set(plan.subscribe))
+        for conid in new.streaming:
+            if not self._watch.is_blind(conid):
+                self._publish(conid, self._clock())
+        await self._tell_queue(plan, routes, set(plan.subscribe) - {*new.streaming, *new.pending})
+
+    async def _subscribe(self, wanted: list[int], routes: list[Route]) -> NewStreams:
+        specs = await self._lines.qualified(wanted)
+        self._portfolio.contracts |= specs
+        priorities: dict[int, int] = {}
+        for route in routes:
+            if route.priority is not None:
+                conid = route.holding.contract.conid
+                priorities[conid] = min(route.priority, priorities.get(conid, route.priority))
+        return await self._lines.subscribe({conid: specs[conid] for conid in wanted if conid in specs}, priorities)
+
+    def _routes(self, now: datetime) -> list[Route]:
+        routes: list[Route] = []
+        strategies: dict[Key, tuple[str, ...]] = {}
+        silent = self._lines.silence.silent(now)
+        for holding in self._portfolio:
+            conid, assignments = holding.contract.conid, self._registry.assignments(holding)
+            priority = min((item.priority for item in assignments), default=None)
+            refused = self._lines.refusals.holds(conid, now)
+            routes.append(Route(holding, priority, refused=refused, silent=conid in silent))
+            strategies[holding.key] = tuple(sorted({item.strategy for item in assignments}))
+        self._portfolio.set_strategies(strategies)
+        active = {route.holding.contract.conid for route in routes if route.priority is not None}
+        since = self._memory.wanted_since(active, now)
+        return [replace(route, since=since.get(route.holding.contract.conid)) for route in routes]
+
+    async def _take_in_changes(self) -> None:
+        """Store what the position feed said since the last pass, write its rows, and have queued ones refreshed."""
+        if not self._changes:
+            return
+        changed = list(self._changes.values())
+        await self._state.take_in_changes(changed)
+        # Stored: what came meanwhile is a change of its own, and had the database failed, all would still be here.
+        self._changes = {key: item for key, item in self._changes.items() if item not in changed}
+        now = self._clock()
+        for holding in changed:
+            self._portfolio.put(holding)
+            conid = holding.contract.conid
+            if conid in self._lines.conids:
+                self._publish(conid, now)
+            if holding.position == 0:
+                self._portfolio.discard(holding)
+        # Streamed or not: what a trade realized is told by the account's feed alone.
+        await self._state.verify(changed)
+
+    async def _tell_queue(self, plan: RoutePlan, routes: list[Route], without_line: set[int]) -> None:
+        """Insert what is newly routed to the queue; what it was told already comes due by the schedule."""
+        held = {route.holding.key: route.holding for route in routes if route.holding.position}
+        wanted: dict[Key, QueuePriority] = {(item.account, item.conid): item.priority for item in plan.queue}
+        wanted |= {key: QueuePriority.OVERFLOW for key in held if key[1] in without_line}
+        news = {key: priority for key, priority in wanted.items() if self._told_queue.get(key) != priority}
+        await self._state.enqueue(news, {key: held[key].contract.symbol for key in news})
+        self._told_queue = wanted
+
+    # Upkeep
+
+    async def _keep_fresh(self) -> None:
+        """Once a second: rows for contracts without ticks, the ledger's expiry, the exchange rates."""
+        renewed_at = rates_at = _LONG_AGO
+        silent_after = timedelta(seconds=self._settings.refresh_seconds)
+        while True:
+            now = self._clock()
+            try:
+                if now - rates_at >= RATES_RELOAD:
+                    self._portfolio.bases = await self._state.base_currencies()
+                    rates_at = now
+                if self._ready and now - renewed_at >= SLOT_RENEWAL:
+                    if await self._lines.renew():
+                        self._wake.set()
+                    renewed_at = now
+            except StateError as error:
+                # Tried again in a second; the lease, which is kept in the same database, says when that is over.
+                log.warning("upkeep interrupted: %s", error)
+            self._track()
+            await self._watch.look(now)
+            if self._ready:
+                try:
+                    await self._look_after_silent(now, silent_after)
+                except StateError as error:
+                    log.warning("upkeep interrupted: %s", error)
+            self.upkeeps += 1
+            await asyncio.sleep(self._policy.upkeep)
+
+    async def _look_after_silent(self, now: datetime, after: timedelta) -> None:
+        """Rows of contracts that brought none for that long; those that their lines cannot value go to the queue."""
+        for conid in self._portfolio.silent(self._lines.conids, now, after):
+            # While its data is away a row would say that the old price still held.
+            if not self._watch.is_blind(conid):
+                self._publish(conid, now)
+        valued = {conid for conid in self._lines.conids if self._is_valued(conid)}
+        self._unvalued.look(valued, self._lines.conids - valued, now)
+        due = self._unvalued.due(now) if self._watch.is_linked else []
+        held = {holding.key: holding for conid in due for holding in self._portfolio.holders(conid)}
+        priorities = dict.fromkeys(held, QueuePriority.OVERFLOW)
+        await self._state.enqueue(priorities, {key: holding.contract.symbol for key, holding in held.items()})
+        self._unvalued.queued(due, now)
+
+    def _is_valued(self, conid: int) -> bool:
+        quote = self._lines.quote(conid)
+        return quote is not None and mark_of(quote) is not None and not self._watch.is_blind(conid)
+
+    def _track(self) -> None:
+        contracts = self._portfolio.contracts
+        self._watch.track({conid: contracts[conid].sec_type for conid in self._lines.conids if conid in contracts})
+
+    # Events of the gateway, on the loop
+
+    def _publish(self, conid: int, now: datetime) -> None:
+        for update in self._portfolio.updates(conid, self._lines.quote(conid), now):
+            self._dispatcher.publish(update)
+
+    def _on_quote(self, conid: int, quote: Quote) -> None:
+        now = self._clock()
+        self._ticks += 1
+        self._last_tick_at = now
+        if not self._watch.knows(conid):
+            self._track()
+        self._watch.ticked(conid)
+        for update in self._portfolio.updates(conid, quote, now):
+            self._dispatcher.publish(update)
+
+    def _on_position(self, holding: Holding) -> None:
+        if not self._portfolio.keeps(holding.account):
+            return
+        # A download that is repeated says everything again; only what differs is a change.
+        if not self._ready or holding.key in self._changes or self._portfolio.differs(holding):
+            self._changes[holding.key] = holding
+            self._wake.set()
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

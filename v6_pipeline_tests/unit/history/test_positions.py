@@ -1,0 +1,158 @@
+"""Who says what was held on a day, what is carried forward, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+from v6_pipeline.errors import SnapshotRefusedError
+from v6_pipeline.history.inputs import DayInputs, DayWindow
+from v6_pipeline.history.positions import Coverage, coverage, day_positions
+from v6_pipeline_tests.unit.history.day_builders import (
+    CALENDAR,
+    DAY,
+    INSTANT,
+    NOON,
+    WINDOW,
+    YESTERDAY,
+    by_flex,
+    day,
+    own,
+)
+
+
+def held(inputs: DayInputs, **options: Any) -> list[tuple[Any, ...]]:
+    """(account, conid, position, position_source, carried_forward)"""
+    frame = day_positions(inputs, **options)
+    return frame.select("account", "conid", "position", "position_source", "carried_forward").rows()
+
+
+def test_the_newest_row_tells_the_position_whichever_feed_it_is_of() -> None:
+    inputs = day(
+        [
+            own(NOON, conid=1, position=1.0),
+            own(NOON + INSTANT, conid=1, position=2.0, source="queue"),
+            own(NOON, conid=2, position=3.0, source="queue"),
+            own(NOON, conid=2, position=4.0, source="stream"),
+        ]
+    )
+    assert held(inputs) == [("DU1", 1, 2.0, "queue", False), ("DU1", 2, 4.0, "stream", False)]
+
+
+def test_a_row_of_the_cut_off_counts_and_one_of_an_instant_later_does_not() -> None:
+    at = WINDOW.cut_off
+    assert held(day([own(at, position=1.0), own(at + INSTANT, position=2.0)])) == [("DU1", 1, 1.0, "stream", False)]
+
+
+def test_a_position_closed_that_day_is_kept() -> None:
+    assert held(day([own(position=0.0)])) == [("DU1", 1, 0.0, "stream", False)]
+
+
+def test_what_was_not_seen_that_day_is_carried_forward_while_it_is_open_and_has_not_expired() -> None:
+    earlier = [
+        own(YESTERDAY, conid=1, position=1.0),
+        own(YESTERDAY, conid=2, position=0.0),
+        own(YESTERDAY, conid=3, expiry=DAY, source="queue"),
+        own(YESTERDAY, conid=4, expiry=DAY - timedelta(days=1)),
+        own(YESTERDAY, conid=5),
+    ]
+    inputs = day([own(conid=5, position=0.0)], earlier=earlier)
+    assert held(inputs) == [
+        ("DU1", 1, 1.0, "stream", True),
+        ("DU1", 3, 10.0, "queue", True),
+        ("DU1", 5, 0.0, "stream", False),
+    ]
+
+
+def test_one_row_of_an_account_of_any_log_covers_it() -> None:
+    inputs = day(values=[{"timestamp": NOON}], earlier=[own(YESTERDAY)])
+    assert held(inputs) == [("DU1", 1, 10.0, "stream", True)]
+
+
+def test_a_flex_statement_outranks_own_rows_and_carries_nothing_forward() -> None:
+    inputs = by_flex({"conid": 7, "position": 3.0}, observed=[own(conid=1)], earlier=[own(YESTERDAY, conid=2)])
+    assert held(inputs) == [("DU1", 7, 3.0, "flex", False)]
+
+
+def test_currencies_that_a_statement_leaves_out_are_our_own() -> None:
+    """They are among its cash: gone for a day a position was new the day after, and all of its profit that day's."""
+    inputs = by_flex(
+        {"conid": 7, "position": 3.0},
+        {"conid": 3, "position": 4.0, "sec_type": "CASH"},
+        observed=[own(conid=1), own(conid=2, sec_type="CASH"), own(conid=3, sec_type="CASH")],
+        earlier=[
+            own(YESTERDAY, conid=4, sec_type="CASH"),
+            own(YESTERDAY, conid=3, sec_type="CASH"),
+            own(YESTERDAY, conid=5),
+        ],
+    )
+    assert held(inputs) == [
+        ("DU1", 2, 10.0, "stream", False),
+        ("DU1", 3, 4.0, "flex", False),
+        ("DU1", 4, 10.0, "stream", True),
+        ("DU1", 7, 3.0, "flex", False),
+    ]
+
+
+def test_an_empty_statement_is_a_flat_account() -> None:
+    assert held(by_flex(earlier=[own(YESTERDAY)])) == []
+
+
+def test_accounts_are_covered_each_by_its_own() -> None:
+    inputs = day(
+        [own(account="DU2")],
+        statements=[{"account": "DU1"}],
+        flex=[{"account": "DU1", "source": "flex"}],
+        accounts=["DU1", "DU2"],
+    )
+    covered = coverage(inputs)
+    assert covered == Coverage(flex=frozenset({"DU1"}), own=frozenset({"DU2"}))
+    assert [(row[0], row[3]) for row in held(inputs)] == [("DU1", "flex"), ("DU2", "stream")]
+
+
+def test_a_known_account_that_nothing_covers_is_refused_with_the_remedy() -> None:
+    inputs = day([own(account="DU1")], earlier=[own(YESTERDAY, account="DU2")], accounts=["DU1", "DU2", "DU3"])
+    with pytest.raises(SnapshotRefusedError) as caught:
+        day_positions(inputs)
+    assert str(caught.value) == (
+        "2026-03-06: nothing tells what DU2, DU3 held: no Flex statement, and in streamed_positions, queued_positions "
+        "and account_values no row until 2026-03-06 21:35:00 UTC; drop a Flex statement of that day into V6_FLEX_DIR, "
+        "or set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID, then materialize flex_positions for it"
+    )
+
+
+def test_rows_after_the_cut_off_cover_nothing() -> None:
+    with pytest.raises(SnapshotRefusedError, match="nothing tells what DU1 held"):
+        day_positions(day([own(WINDOW.cut_off + INSTANT)], values=[{"timestamp": WINDOW.cut_off + INSTANT}]))
+
+
+def test_a_day_of_which_nothing_at_all_is_known_is_refused() -> None:
+    with pytest.raises(SnapshotRefusedError, match="nothing tells what any account held"):
+        day_positions(day(accounts=[]))
+
+
+def test_accounts_that_are_not_asked_for_are_left_out_and_not_missed() -> None:
+    inputs = day([own(account="DU1")], accounts=["DU1", "DU2"])
+    assert len(held(inputs, accounts=["DU1"])) == 1
+    with pytest.raises(SnapshotRefusedError, match="DU2"):
+        held(inputs, accounts=["DU1", "DU2"])
+
+
+def test_a_statement_whose_positions_are_not_all_there_is_no_flat_account() -> None:
+    """A run was killed between the two tables."""
+    inputs = day(statements=[{"positions": 5}], flex=[{"source": "flex"}])
+    with pytest.raises(SnapshotRefusedError, match="of DU1 has 5 positions, flex_positions has 1: materialize"):
+        day_positions(inputs)
+
+
+def test_flex_rows_without_a_statement_are_nothing() -> None:
+    with pytest.raises(SnapshotRefusedError, match="nothing tells what DU1 held"):
+        day_positions(day(flex=[{"source": "flex"}]))
+
+
+def test_an_early_close_cuts_off_early() -> None:
+    window = DayWindow.of(CALENDAR, date(2026, 11, 27))
+    rows = [own(window.cut_off, position=1.0), own(window.cut_off + INSTANT, position=2.0)]
+    assert [row[2] for row in held(day(rows, window=window))] == [1.0]

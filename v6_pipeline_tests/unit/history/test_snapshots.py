@@ -1,0 +1,289 @@
+"""A day's snapshot: where each value comes from, and that none comes from after the cut-off."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from v6_pipeline.history.inputs import Versions
+from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.state.registry.registry import RegistryEntry, Selector
+from v6_pipeline_tests.unit.history.day_builders import (
+    BEFORE,
+    CLOSE,
+    DAY,
+    INSTANT,
+    LATER,
+    NOON,
+    WINDOW,
+    YESTERDAY,
+    by_flex,
+    day,
+    own,
+    snapshot,
+)
+
+STALE = WINDOW.begins_at - INSTANT
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+
+
+def priced(at: Any = NOON, price: float = 5.0, **values: Any) -> dict[str, Any]:
+    """An own row with a price of the same instant, and IB's value and profit of it."""
+    given = {"market_price": price, "price_source": "mark", "price_time": at}
+    return own(at, **given | {"market_value": price * 10, "unrealized_pnl": 1.0} | values)
+
+
+def one(*args: Any, **options: Any) -> dict[str, Any]:
+    [row] = snapshot(*args, **options)
+    return row
+
+
+def price_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["market_price"], row["price_source"], row["price_time"]
+
+
+# --- price and value ---
+
+
+def test_position_price_and_value_of_one_row_are_taken_as_they_are() -> None:
+    """The value is IB's own, whatever the arithmetic would give."""
+    row = one(day([priced(market_value=49.0, unrealized_pnl=7.0)]))
+    assert price_of(row) == (5.0, "mark", NOON)
+    assert (row["market_value"], row["unrealized_pnl"], row["timestamp"]) == (49.0, 7.0, NOON)
+
+
+def test_a_flex_mark_is_the_best_price() -> None:
+    flex = {"market_price": 6.0, "market_value": 61.0, "unrealized_pnl": 2.0}
+    row = one(by_flex(flex, observed=[priced(CLOSE + MINUTE)], closes=[{"close": 4.0, "bar_time": CLOSE}]))
+    assert price_of(row) == (6.0, "flex", CLOSE)
+    assert (row["market_value"], row["unrealized_pnl"]) == (61.0, 2.0)
+
+
+def test_a_flex_position_without_a_mark_is_valued_at_the_next_best_price() -> None:
+    row = one(by_flex({"position": 3.0, "average_cost": 1.0}, observed=[priced()]))
+    assert price_of(row) == (5.0, "mark", NOON)
+    assert (row["market_value"], row["unrealized_pnl"]) == (15.0, 12.0)
+
+
+@pytest.mark.parametrize("stream_is_newer", [True, False])
+def test_the_price_with_the_newest_own_time_wins_whichever_row_is_newer(stream_is_newer: bool) -> None:
+    """A live stream beats a staler account mark, and the reverse."""
+    ticked = NOON + MINUTE if stream_is_newer else NOON - MINUTE
+    stream = priced(NOON + 2 * MINUTE, 5.0, price_time=ticked)
+    queue = priced(NOON + 3 * MINUTE, 6.0, price_time=NOON, source="queue", price_source="portfolio", position=4.0)
+    row = one(day([stream, queue]))
+    assert row["position"] == 4.0
+    assert price_of(row) == ((5.0, "mark", ticked) if stream_is_newer else (6.0, "portfolio", NOON))
+    assert row["market_value"] == (20.0 if stream_is_newer else 60.0)
+
+
+def test_a_historical_close_is_better_than_a_price_from_before_the_day() -> None:
+    stale = priced(NOON, 5.0, price_time=STALE)
+    close = {"close": 4.0, "bar_time": CLOSE}
+    assert price_of(one(day([stale], closes=[close]))) == (4.0, "historical_close", CLOSE)
+    assert price_of(one(day([priced(price_time=WINDOW.begins_at)], closes=[close])))[1] == "mark"
+
+
+def test_a_price_from_before_the_day_keeps_its_time_where_there_is_no_other() -> None:
+    close = {"close": None, "reason": "expired"}
+    row = one(day([priced(NOON, 5.0, price_time=STALE)], closes=[close]))
+    assert price_of(row) == (5.0, "mark", STALE)
+    assert row["market_value"] == 50.0
+
+
+def test_what_is_carried_forward_has_no_price_of_its_own_day() -> None:
+    """Yesterday's price is not the day's; a close of the day is."""
+    inputs: dict[str, Any] = {"values": [{"timestamp": NOON}], "earlier": [priced(YESTERDAY, average_cost=3.0)]}
+    without, with_close = one(day(**inputs)), one(day(**inputs, closes=[{"close": 4.0, "bar_time": CLOSE}]))
+    assert without["carried_forward"] is True
+    assert price_of(without) == (None, None, None)
+    assert (without["market_value"], without["unrealized_pnl"]) == (None, None)
+    assert price_of(with_close) == (4.0, "historical_close", CLOSE)
+    assert (with_close["market_value"], with_close["unrealized_pnl"]) == (40.0, 10.0)
+    assert with_close["timestamp"] == YESTERDAY
+
+
+def test_a_computed_value_knows_multiplier_magnifier_and_percent_of_par() -> None:
+    closes = [{"conid": conid, "close": 50.0, "bar_time": CLOSE} for conid in (1, 2, 3)]
+    contracts = {
+        conid: ContractSpec(conid=conid, symbol="X", sec_type=SecType.FUTURE, currency="USD", price_magnifier=100)
+        for conid in (1,)
+    }
+    rows = snapshot(
+        day(
+            [
+                own(conid=1, sec_type="FUT", multiplier=5000.0, position=2.0),
+                own(conid=2, sec_type="BOND", multiplier=None, position=1000.0),
+                own(conid=3, sec_type="OPT", multiplier=100.0, position=-1.0, average_cost=40.0),
+            ],
+            closes=closes,
+        ),
+        contracts=contracts,
+    )
+    assert [row["market_value"] for row in rows] == [5000.0, 500.0, -5000.0]
+    assert [row["unrealized_pnl"] for row in rows] == [None, None, -4960.0]
+
+
+def test_of_a_closed_position_nothing_is_left_but_what_it_realized() -> None:
+    close = {"close": 4.0, "bar_time": CLOSE}
+    row = one(day([own(position=0.0, source="queue", realized_pnl=12.0)], closes=[close]))
+    assert (row["market_value"], row["unrealized_pnl"], row["realized_pnl"]) == (0.0, 0.0, 12.0)
+
+
+# --- the rest of a row ---
+
+
+def test_realized_profit_is_the_account_feeds_last_word() -> None:
+    rows = [
+        own(NOON, source="queue", realized_pnl=1.0),
+        own(NOON + MINUTE, source="queue", realized_pnl=2.0),
+        own(NOON + 2 * MINUTE),
+    ]
+    assert one(day(rows))["realized_pnl"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("then", "realized"),
+    [
+        pytest.param({"position": 1.0, "average_cost": 5.0}, None, id="one sold"),
+        pytest.param({"position": 2.0, "average_cost": 5.0}, 0.0, id="as it was"),
+        pytest.param({"position": 2.0, "average_cost": 6.0}, None, id="sold and bought back"),
+        pytest.param({"position": 2.0, "average_cost": 5.0 * (1 + 1e-6)}, 0.0, id="rounded otherwise"),
+        pytest.param({"position": 2.0, "average_cost": None}, 0.0, id="cost unknown"),
+        pytest.param({"position": -2.0, "average_cost": 5.0}, None, id="turned round"),
+        pytest.param({"position": 0.0, "average_cost": 0.0}, None, id="all sold"),
+    ],
+)
+def test_realized_profit_that_was_told_before_a_trade_is_not_the_days(
+    then: dict[str, Any], realized: float | None
+) -> None:
+    """A contract that streams was told as 0 after a part of it had been sold."""
+    told = own(WINDOW.cut_off - 7 * HOUR, source="queue", position=2.0, average_cost=5.0, realized_pnl=0.0)
+    row = one(day([told, own(NOON + 2 * HOUR, **then)]))
+    assert (row["position"], row["position_source"]) == (then["position"], "stream")
+    assert row["realized_pnl"] == realized
+
+
+def test_realized_profit_is_known_again_once_it_is_told_after_the_trade() -> None:
+    before = own(NOON, source="queue", position=2.0, average_cost=5.0, realized_pnl=0.0)
+    sold = own(NOON + MINUTE, position=1.0, average_cost=5.0)
+    after = own(NOON + 2 * MINUTE, source="queue", position=1.0, average_cost=5.0, realized_pnl=3.0)
+    assert one(day([before, sold, after]))["realized_pnl"] == 3.0
+    assert one(day([before, after, own(NOON + 3 * MINUTE, position=1.0)]))["realized_pnl"] == 3.0
+
+
+def test_realized_profit_counts_where_the_account_feed_did_not_tell_the_cost() -> None:
+    told = own(NOON, source="queue", realized_pnl=2.0)
+    assert one(day([told, own(NOON + MINUTE, average_cost=5.0)]))["realized_pnl"] == 2.0
+
+
+def test_realized_profit_of_flex_is_the_sum_of_the_days_activity() -> None:
+    booked = [
+        {"ordinal": 0, "realized_pnl": 1.0},
+        {"ordinal": 1, "realized_pnl": 2.0},
+        {"ordinal": 2, "realized_pnl": None},
+        {"ordinal": 3, "realized_pnl": 50.0, "activity_date": BEFORE},
+        {"ordinal": 4, "realized_pnl": 60.0, "activity_date": DAY + timedelta(days=1)},
+        {"ordinal": 5, "realized_pnl": 70.0, "conid": 2},
+    ]
+    assert one(by_flex({}, activity=booked))["realized_pnl"] == 3.0
+    assert (
+        one(by_flex({}, activity=booked[2:3], observed=[own(source="queue", realized_pnl=9.0)]))["realized_pnl"] is None
+    )
+
+
+def test_quotes_and_greeks_come_each_from_the_newest_row_that_has_any() -> None:
+    rows = [
+        own(NOON, delta=0.1, gamma=0.2, market_data_type=1),
+        own(NOON + MINUTE, delta=0.5, bid=1.0, ask=2.0, market_data_type=2),
+        own(NOON + 2 * MINUTE, bid=3.0, market_data_type=3, source="queue"),
+        own(NOON + 3 * MINUTE, market_data_type=4),
+    ]
+    row = one(day(rows))
+    assert (row["delta"], row["gamma"], row["bid"], row["ask"], row["market_data_type"]) == (0.5, None, 3.0, None, 3)
+    assert row["greeks_time"] == NOON + MINUTE
+    assert one(day(rows[:1]))["market_data_type"] == 1
+    assert one(day(rows[2:]))["greeks_time"] is None
+
+
+def test_rates_are_flexs_else_an_own_rows_else_the_accounts() -> None:
+    values = [
+        {"timestamp": NOON, "base_currency": "CHF", "exchange_rates": [{"currency": "EUR", "rate": 3.0}]},
+        {"timestamp": NOON - MINUTE, "base_currency": "USD", "exchange_rates": [{"currency": "EUR", "rate": 9.0}]},
+        {
+            "timestamp": WINDOW.cut_off + INSTANT,
+            "base_currency": "USD",
+            "exchange_rates": [{"currency": "EUR", "rate": 8.0}],
+        },
+    ]
+    observed = [own(currency="EUR", base_currency="GBP", fx_rate_to_base=2.0), own(NOON + MINUTE, currency="EUR")]
+    flex = {"currency": "EUR", "base_currency": "USD", "fx_rate_to_base": 1.0}
+
+    def rate(row: dict[str, Any]) -> tuple[Any, Any]:
+        return row["base_currency"], row["fx_rate_to_base"]
+
+    assert rate(one(by_flex(flex, observed=observed, values=values))) == ("USD", 1.0)
+    assert rate(one(by_flex(flex | {"fx_rate_to_base": None}, observed=observed, values=values))) == ("GBP", 2.0)
+    assert rate(one(day(observed, values=values))) == ("GBP", 2.0)
+    assert rate(one(day(observed[1:], values=values))) == ("CHF", 3.0)
+    assert rate(one(day([own(currency="JPY")], values=values))) == ("CHF", None)
+    assert rate(one(day([own(currency="CHF")], values=values))) == ("CHF", 1.0)
+    assert rate(one(day([own(currency="CHF")]))) == (None, None)
+
+
+def test_strategies_are_those_of_the_cut_off() -> None:
+    ended = {"valid_from": NOON, "valid_to": WINDOW.cut_off}
+    entries = [
+        RegistryEntry(strategy="late", priority=1, valid_from=WINDOW.cut_off + INSTANT, valid_to=None, conid=1),
+        RegistryEntry(strategy="over", priority=1, conid=1, **ended),  # type: ignore[arg-type]
+        RegistryEntry(strategy="z", priority=1, valid_from=NOON, valid_to=None, conid=1),
+        RegistryEntry(strategy="a", priority=9, valid_from=NOON, valid_to=None, selector=Selector(symbol="AAPL")),
+    ]
+    rows = snapshot(day([own(), own(conid=2, symbol="SPX")]), entries=entries)
+    assert [row["strategy_ids"] for row in rows] == [["a", "z"], []]
+
+
+def test_a_day_is_final_from_its_cut_off_on() -> None:
+    inputs = day([own()])
+    assert one(inputs, now=WINDOW.cut_off - INSTANT)["final"] is False
+    assert one(inputs, now=WINDOW.cut_off)["final"] is True
+
+
+def test_a_day_that_goes_on_is_read_until_now() -> None:
+    rows = [own(NOON, position=1.0), own(NOON + MINUTE, position=2.0)]
+    assert one(day(rows, until=NOON), now=NOON)["position"] == 1.0
+
+
+def test_each_row_names_the_versions_it_was_made_from() -> None:
+    row = one(day([own()], versions=Versions(streamed_version=3, closes_version=0, flex_activity_version=5)))
+    assert (row["streamed_version"], row["queued_version"], row["closes_version"]) == (3, None, 0)
+    assert row["flex_activity_version"] == 5
+    assert (row["run_id"], row["ingested_at"], row["date"]) == ("run-1", LATER, DAY)
+
+
+def test_what_our_own_logs_alone_say_can_be_compared_with_flex() -> None:
+    inputs = day(
+        [priced(account="DU1", position=3.0)],
+        statements=[{"account": account} for account in ("DU1", "DU2")],
+        flex=[{"account": account, "source": "flex"} for account in ("DU1", "DU2")],
+        accounts=["DU1", "DU2"],
+    )
+    row = one(inputs.own_only())
+    assert (row["account"], row["position"], row["position_source"]) == ("DU1", 3.0, "stream")
+
+
+def test_a_flat_day_is_a_snapshot_without_rows() -> None:
+    assert snapshot(by_flex()) == []
+
+
+def test_the_contract_is_described_by_the_row_of_the_position() -> None:
+    described: dict[str, Any] = {
+        "local_symbol": "AAPL  260320C00200000",
+        "right": "C",
+        "strike": 200.0,
+        "underlying_conid": 9,
+    }
+    row = one(day([own(sec_type="OPT", **described)]))
+    assert {name: row[name] for name in described} == described

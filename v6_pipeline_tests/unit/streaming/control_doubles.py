@@ -1,0 +1,41 @@
+"""Stand-ins for the streamer's process, for the tests of its control."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.leases.leases import ProcessIdentity, StreamerLease
+from v6_pipeline_tests.unit.state.databases import START, ManualClock
+
+
+class Spawned:
+    """Stands in for the process: notes what was in the database when it was started."""
+
+    def __init__(self, database: StateDatabase, clock: ManualClock) -> None:
+        self._lease = StreamerLease(database, clock)
+        self._clock = clock
+        self.epochs: list[int] = []
+        self.error: BaseException | None = None
+
+    def __call__(self, _settings: Settings, epoch: int) -> None:
+        state = self._lease.read()
+        assert state.epoch == epoch
+        assert state.is_live(self._clock.now)
+        assert state.pid is None
+        if self.error is not None:
+            raise self.error
+        self.epochs.append(epoch)
+
+
+def elsewhere(pid: int = 1) -> ProcessIdentity:
+    """On another host: only its reports tell how it is."""
+    return ProcessIdentity(host="elsewhere", pid=pid, started_at=START)
+
+
+def dead() -> ProcessIdentity:
+    """On this host, and gone: its pid, if in use, is of a process that started at another time."""
+    return ProcessIdentity(host=socket.gethostname(), pid=os.getpid(), started_at=START - timedelta(days=9999))
