@@ -8,6 +8,7 @@ name says otherwise.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
@@ -207,6 +208,18 @@ class PositionUpdate:
     def key(self) -> tuple[str, int]:
         """(account, conid)."""
         return self.account, self.conid
+
+
+@dataclass(frozen=True, slots=True)
+class BaseCurrency:
+    """An account's base currency, and the value in it of one unit of each other currency."""
+
+    currency: str
+    rates: Mapping[str, float]
+
+    def rate(self, currency: str) -> float | None:
+        """Base-currency value of one unit of ``currency``; None if IB has sent no rate."""
+        return 1.0 if currency == self.currency else self.rates.get(currency)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

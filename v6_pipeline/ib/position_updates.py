@@ -5,27 +5,13 @@ Pure functions. A streamed value is our arithmetic on the quote's mark; a queued
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from v6_pipeline.ib.account_feed import PortfolioValue
 from v6_pipeline.ib.valuation import mark_of, market_value, unrealized_pnl
-from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, PriceSource, Quote
+from v6_pipeline.model import BaseCurrency, ContractSpec, Holding, PositionUpdate, PriceSource, Quote
 
 NO_QUOTE = Quote()
-
-
-@dataclass(frozen=True, slots=True)
-class BaseCurrency:
-    """An account's base currency, and the value in it of one unit of each other currency."""
-
-    currency: str
-    rates: Mapping[str, float]
-
-    def rate(self, currency: str) -> float | None:
-        """Base-currency value of one unit of ``currency``; None if IB has not said."""
-        return 1.0 if currency == self.currency else self.rates.get(currency)
 
 
 def streamed_update(

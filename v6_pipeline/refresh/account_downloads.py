@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from v6_pipeline.errors import AccountFeedError, FencedError
 from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
-from v6_pipeline.ib.position_updates import BaseCurrency
+from v6_pipeline.model import BaseCurrency
 from v6_pipeline.state.account import downloads as records
 from v6_pipeline.state.account import fx_rates as rates_store
 from v6_pipeline.state.database import StateDatabase

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from v6_pipeline.ib.position_updates import BaseCurrency
-from v6_pipeline.model import Holding, QueuePriority
+from v6_pipeline.model import BaseCurrency, Holding, QueuePriority
 from v6_pipeline.state.account import fx_rates as rates_store
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from v6_pipeline.ib.position_updates import BaseCurrency, streamed_update
-from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, Quote
+from v6_pipeline.ib.position_updates import streamed_update
+from v6_pipeline.model import BaseCurrency, ContractSpec, Holding, PositionUpdate, Quote
 
 Key = tuple[str, int]
 _INSTANT = timedelta(microseconds=1)

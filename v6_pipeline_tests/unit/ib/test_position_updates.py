@@ -8,8 +8,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from v6_pipeline.ib.account_feed import PortfolioValue
-from v6_pipeline.ib.position_updates import BaseCurrency, closing_update, queued_update, streamed_update
-from v6_pipeline.model import ContractSpec, Holding, PriceSource, Quote, SecType
+from v6_pipeline.ib.position_updates import closing_update, queued_update, streamed_update
+from v6_pipeline.model import BaseCurrency, ContractSpec, Holding, PriceSource, Quote, SecType
 
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 TICK = NOW - timedelta(seconds=5)

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from v6_pipeline.ib.position_updates import BaseCurrency
-from v6_pipeline.model import Holding, Quote
+from v6_pipeline.model import BaseCurrency, Holding, Quote
 from v6_pipeline.streaming.portfolio import Portfolio
 from v6_pipeline_tests.unit.state.databases import START
 from v6_pipeline_tests.unit.state.samples import holding, option, stock
