@@ -11,7 +11,7 @@ from datetime import date
 import polars as pl
 
 from v6_pipeline.checks import history as judge
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.history.context import HistoryContext
 from v6_pipeline.history.inputs import OWN_LOGS, SOURCES, DayInputs, LakeDays

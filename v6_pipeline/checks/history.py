@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from datetime import date
 
 import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
 from v6_pipeline.history.inputs import KEY
 
-SAMPLE = 5
-"""Offenders that a verdict names."""
 VALUES_WITHIN = 0.01
 """Flex marks are settlement prices, ours the last before the cut-off: a percent of an account is more than that."""
 QUANTITY_WITHIN = 1e-6
 """Fractional shares are added up in floating point."""
 _EXPIRIES = "OptionEAE"
 _ACTIVITY_SECTIONS = frozenset({"Trades", _EXPIRIES, "Transfers", "CorporateActions"})
-
-Numbers = dict[str, int | float | str]
 
 
 def no_day_missing(
@@ -244,10 +240,3 @@ def _changes(rows: pl.DataFrame) -> str:
         f"{row['account']}/{row['conid']} {row['before']:g} to {row['now']:g} with {row['booked']:+g} booked"
         for row in rows.to_dicts()
     )
-
-
-def first_few(items: Iterable[str]) -> str:
-    """The first few, and how many more there are."""
-    found = list(items)
-    more = f" and {len(found) - SAMPLE} more" if len(found) > SAMPLE else ""
-    return ", ".join(found[:SAMPLE]) + more

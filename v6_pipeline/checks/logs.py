@@ -13,7 +13,7 @@ import polars as pl
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.checks import positions as position_checks
 from v6_pipeline.checks import queue as queue_checks
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.history.inputs import KEY
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.lake import Lake

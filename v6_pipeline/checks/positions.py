@@ -7,8 +7,8 @@ from datetime import date, datetime
 
 import polars as pl
 
-from v6_pipeline.checks.history import QUANTITY_WITHIN, Numbers, first_few
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.history import QUANTITY_WITHIN
+from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
 from v6_pipeline.history.inputs import KEY
 from v6_pipeline.ib.valuation import market_value
 from v6_pipeline.lake.reader import RepeatedKeys

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from v6_pipeline.checks.history import Numbers, first_few
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
 from v6_pipeline.refresh.due import overdue_before
 from v6_pipeline.state.account.downloads import DownloadRecord
 from v6_pipeline.state.queue.due import Overdue

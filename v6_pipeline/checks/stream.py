@@ -6,10 +6,11 @@ Quiet while nothing is expected to flow: outside the session, in the broker's re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from v6_pipeline.checks.verdict import SAMPLE as SAMPLE  # noqa: PLC0414  until streaming has its own
+from v6_pipeline.checks.verdict import Numbers, Verdict
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.state.leases.rows import DesiredState, StreamerLeaseState
 from v6_pipeline.state.slots.ledger import SlotUsage
@@ -20,19 +21,6 @@ REPORTS_WITHIN = timedelta(seconds=30)
 """A living streamer reports each second."""
 FAILING_FOR = timedelta(seconds=60)
 COMES_UP_WITHIN = timedelta(seconds=60)
-SAMPLE = 5
-"""Offenders that are named."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The answer of one check; ``numbers`` are what it rests on."""
-
-    passed: bool
-    reason: str
-    serious: bool = True
-    numbers: Mapping[str, int | float | str] = field(default_factory=dict)
-
 
 _STOPPED = Verdict(passed=False, reason="stopped on request", serious=False)
 _COMING_UP = Verdict(passed=True, reason="the streamer is coming up")
@@ -65,7 +53,7 @@ def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOu
 def slots_within_budget(usage: SlotUsage) -> Verdict:
     """Whether lines stay within the ceiling, and IB grants as many as the settings say."""
     used = usage.streams + usage.batches
-    numbers: dict[str, int | float | str] = {
+    numbers: Numbers = {
         "lines": used,
         "streams": usage.streams,
         "batches": usage.batches,
@@ -106,8 +94,9 @@ def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now:
     if not status:
         return _COMING_UP
     overflow = int(status.get("overflow_contracts") or 0)
-    sample = ", ".join(str(conid) for conid in status.get("overflow_sample") or ())
-    numbers: dict[str, int | float | str] = {
+    without_line = status.get("overflow_sample") or ()
+    sample = ", ".join(str(conid) for conid in without_line)
+    numbers: Numbers = {
         "active": int(status.get("streamed_contracts") or 0) + overflow,
         "streamed": int(status.get("streamed_contracts") or 0),
         "active_without_line": overflow,
@@ -116,7 +105,7 @@ def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now:
     if not overflow:
         return Verdict(passed=True, reason="every active contract that can stream has a line", numbers=numbers)
     reason = (
-        f"{overflow} active contracts found no line ({sample}{', …' if overflow > SAMPLE else ''}) and are "
+        f"{overflow} active contracts found no line ({sample}{', …' if overflow > len(without_line) else ''}) and are "
         "refreshed at priority 1: deactivate some, or raise V6_MARKET_DATA_LINES if IB grants more"
     )
     return Verdict(passed=False, serious=False, reason=reason, numbers=numbers | {"sample": sample})
@@ -141,8 +130,8 @@ def _fault(lease: StreamerLeaseState, now: datetime) -> str | None:
     return None
 
 
-def _numbers(status: Mapping[str, Any], now: datetime) -> dict[str, int | float | str]:
-    found: dict[str, int | float | str] = {}
+def _numbers(status: Mapping[str, Any], now: datetime) -> Numbers:
+    found: Numbers = {}
     for name in ("streamed_contracts", "queued_holdings", "connects", "ticks"):
         if status.get(name) is not None:
             found[name] = status[name]

@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.checks.stream import Verdict, active_contracts_stream, slots_within_budget, stream_fresh
+from v6_pipeline.checks.stream import active_contracts_stream, slots_within_budget, stream_fresh
+from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error

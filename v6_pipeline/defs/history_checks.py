@@ -13,7 +13,7 @@ from datetime import date
 import dagster as dg
 
 from v6_pipeline.checks.days import DayChecks
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.defs.flex_sensor import RANGE_END, RANGE_START
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.snapshot_schedule import PARTITION_TAG

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import dagster as dg
 
 from v6_pipeline.checks.logs import LogChecks
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error

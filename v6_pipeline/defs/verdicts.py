@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.verdict import Verdict
 
 
 def said(verdict: Verdict) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.checks.history import no_day_missing, quantities_explained, snapshot_complete, values_agree
-from v6_pipeline.checks.stream import Verdict
+from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
 from v6_pipeline_tests.unit.history.day_builders import BEFORE, CALENDAR, DAY, table

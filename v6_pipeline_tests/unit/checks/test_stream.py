@@ -10,11 +10,11 @@ import pytest
 from v6_pipeline.checks.stream import (
     BLIND_FOR,
     REPORTS_WITHIN,
-    Verdict,
     active_contracts_stream,
     slots_within_budget,
     stream_fresh,
 )
+from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.leases.rows import DesiredState, GrantedBy, StreamerLeaseState

@@ -1,0 +1,38 @@
+"""The answer of an asset check, and the wording that all checks share.
+
+Belongs here: ``Verdict`` and how a verdict lists what it found. Does not belong here: any rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+SAMPLE = 5
+"""Offenders that a verdict names."""
+
+Numbers = dict[str, int | float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of one check.
+
+    Attributes:
+        passed: True if the rule holds.
+        reason: one line: what was found, to what, what to do.
+        serious: an error if it fails; otherwise a warning.
+        numbers: figures behind the answer; Dagster shows them as metadata.
+    """
+
+    passed: bool
+    reason: str
+    serious: bool = True
+    numbers: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+def first_few(items: Iterable[str]) -> str:
+    """Return the first ``SAMPLE`` items as a list in text, and how many more there are."""
+    found = list(items)
+    more = f" and {len(found) - SAMPLE} more" if len(found) > SAMPLE else ""
+    return ", ".join(found[:SAMPLE]) + more
