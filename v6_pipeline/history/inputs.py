@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 import polars as pl
-from deltalake import DeltaTable
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.lake.columns import POSITION_COLUMNS, TableSpec
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.reader import LOOKBACK_DAYS, newest_of_day, scan
+from v6_pipeline.lake.reader import LOOKBACK_DAYS, PinnedTable
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
@@ -163,7 +161,7 @@ class LakeDays:
         self._lake = lake
         self._calendar = calendar
         self._lookback_days = lookback_days
-        self._opened: dict[str, _Opened] = {}
+        self._opened: dict[str, PinnedTable] = {}
         self._newest: dict[date, pl.DataFrame] = {}
         self._accounts: dict[date, frozenset[str]] = {}
 
@@ -217,18 +215,15 @@ class LakeDays:
         """A trading day's rows of a table."""
         return self._table(spec).rows(day)
 
-    def _table(self, spec: TableSpec) -> _Opened:
+    def _table(self, spec: TableSpec) -> PinnedTable:
         if spec.name not in self._opened:
-            self._opened[spec.name] = _Opened(self._lake.table(spec))
+            self._opened[spec.name] = PinnedTable(self._lake.table(spec))
         return self._opened[spec.name]
 
     def _own_rows(self, spec: TableSpec, day: date, last: datetime) -> pl.DataFrame:
-        table = self._table(spec)
-        lazy = table.lazy(day)
-        if lazy is None:
-            return pl.DataFrame(schema=OBSERVED_SCHEMA)
-        with table.store.faults():
-            return thin(observed_until(lazy.select(OBSERVED_SCHEMA.names()), last)).collect()
+        return self._table(spec).rows(
+            day, lambda rows: thin(observed_until(rows.select(OBSERVED_SCHEMA.names()), last))
+        )
 
     def _sessions_before(self, day: date) -> list[date]:
         """The newest first; fewer where the calendar begins."""
@@ -250,9 +245,8 @@ class LakeDays:
             of_day = pl.DataFrame(schema=OBSERVED_SCHEMA)
             for spec in OWN_LOGS:
                 table = self._table(spec)
-                if table.handle is not None and day in table.days:
-                    found = newest_of_day(table.store, table.handle, day).select(OBSERVED_SCHEMA.names())
-                    of_day = pl.concat([of_day, found])
+                if day in table.days:
+                    of_day = pl.concat([of_day, table.newest_positions(day).select(OBSERVED_SCHEMA.names())])
             of_day = of_day.sort("timestamp", descending=True, maintain_order=True)
             self._newest[day] = of_day.unique(subset=KEY, keep="first", maintain_order=True)
         return self._newest[day]
@@ -262,10 +256,8 @@ class LakeDays:
             found: set[str] = set()
             for spec in SOURCES:
                 table = self._table(spec)
-                lazy = table.lazy(day)
-                if lazy is not None:
-                    with table.store.faults():
-                        found.update(lazy.select(pl.col("account").unique()).collect().get_column("account"))
+                if day in table.days:
+                    found.update(table.rows(day, lambda rows: rows.select(pl.col("account").unique()))["account"])
             self._accounts[day] = frozenset(found)
         return self._accounts[day]
 
@@ -283,30 +275,6 @@ class LakeDays:
             closes_version=self._table(HISTORICAL_CLOSES).version,
             flex_activity_version=self._table(FLEX_ACTIVITY).version,
         )
-
-
-class _Opened:
-    """A table at the version at which it was opened; without a handle it is empty."""
-
-    def __init__(self, store: DeltaTableStore) -> None:
-        self.store = store
-        self.handle: DeltaTable | None = store.load()
-        self.version = None if self.handle is None else self.handle.version()
-        with store.faults():
-            partitions = [] if self.handle is None else self.handle.partitions()
-        self.days = frozenset(date.fromisoformat(partition["date"]) for partition in partitions)
-
-    def lazy(self, day: date) -> pl.LazyFrame | None:
-        """A day's rows, not read yet; None if there is none."""
-        return None if self.handle is None or day not in self.days else scan(self.store, self.handle, day)
-
-    def rows(self, day: date) -> pl.DataFrame:
-        """A day's rows."""
-        lazy = self.lazy(day)
-        if lazy is None:
-            return pl.DataFrame(schema=self.store.spec.schema)
-        with self.store.faults():
-            return lazy.collect()
 
 
 def observed_until(rows: pl.LazyFrame, last: datetime) -> pl.LazyFrame:

@@ -20,8 +20,7 @@ from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.commits import CommitLog, Writer
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitInfo
-from v6_pipeline.lake.pinned import PinnedRows, rows_at
-from v6_pipeline.lake.reader import scan
+from v6_pipeline.lake.reader import PinnedRows, rows_at, scan
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import polars as pl
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from v6_pipeline.lake.columns import POSITION_COLUMNS
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
@@ -29,22 +30,24 @@ LATEST_SCHEMA = pl.Schema(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnInfo:
-    """A column as the table itself has it."""
-
-    name: str
-    delta_type: str
-    description: str
-    nullable: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RepeatedKeys:
     """The keys of the newest trading day of a table that more than one row has: the key's columns, and ``rows``."""
 
     day: date
     rows: int
     repeated: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedRows:
+    """Rows of a trading day, the version that they were read at, and why it is not the one asked for.
+
+    ``version`` is None where there is no table, or was none when the version was recorded.
+    """
+
+    rows: pl.DataFrame
+    version: int | None
+    note: str | None = None
 
 
 def latest_positions(
@@ -140,27 +143,6 @@ def row_count(store: DeltaTableStore, day: date | None = None) -> int:
         return int(scan(store, handle, day).select(pl.len()).collect().item())
 
 
-def schema_of(store: DeltaTableStore) -> list[ColumnInfo]:
-    """The columns as the table has them now; empty if there is no table.
-
-    Raises:
-        LakeError: the table is damaged, unreachable, or newer than this code.
-    """
-    handle = store.load()
-    if handle is None:
-        return []
-    with store.faults():
-        return [
-            ColumnInfo(
-                name=field.name,
-                delta_type=getattr(field.type, "type", str(field.type)),
-                description=str(field.metadata.get("comment", "")),
-                nullable=field.nullable,
-            )
-            for field in handle.schema().fields
-        ]
-
-
 def _days(store: DeltaTableStore, handle: DeltaTable) -> list[date]:
     with store.faults():
         return [date.fromisoformat(partition["date"]) for partition in handle.partitions()]
@@ -211,3 +193,75 @@ def newest_accounts(store: DeltaTableStore, day: date) -> pl.DataFrame:
     with store.faults():
         rows = scan(store, handle, day).sort("timestamp").collect()
     return rows.unique(subset="account", keep="last", maintain_order=True)
+
+
+class PinnedTable:
+    """A table at the version at which it was opened, so that a long run sees one state; empty if it did not exist then.
+
+    Attributes:
+        version: the version that is read; None without a table.
+        days: trading days that have rows, by the log: no row is read for it.
+
+    Raises:
+        LakeError: here and while rows are read: the table is damaged, unreachable, or newer than this code.
+    """
+
+    def __init__(self, store: DeltaTableStore) -> None:
+        self._store = store
+        self._handle = store.load()
+        self.version = None if self._handle is None else self._handle.version()
+        self.days = frozenset(() if self._handle is None else _days(store, self._handle))
+
+    def rows(self, day: date, query: Callable[[pl.LazyFrame], pl.LazyFrame] = lambda rows: rows) -> pl.DataFrame:
+        """The rows of a trading day, or what ``query`` selects of them while they are read."""
+        if self._handle is None or day not in self.days:
+            return query(pl.LazyFrame(schema=self._store.spec.schema)).collect()
+        with self._store.faults():
+            return query(scan(self._store, self._handle, day)).collect()
+
+    def newest_positions(self, day: date) -> pl.DataFrame:
+        """The newest row per (account, conid) of a trading day, with ``LATEST_SCHEMA``."""
+        if self._handle is None or day not in self.days:
+            return pl.DataFrame(schema=LATEST_SCHEMA)
+        return newest_of_day(self._store, self._handle, day)
+
+
+def rows_at(store: DeltaTableStore, version: int | None, day: date, wanted: pl.Expr) -> PinnedRows:
+    """A day's rows that are wanted, with the schema of the table, at a version; only the day's files are read.
+
+    Log files expire and replaced data files are vacuumed: then the newest version is read instead. Of a log it holds
+    the same rows; of a table whose days are replaced perhaps newer ones.
+
+    Args:
+        store: the table.
+        version: as recorded; None reads nothing.
+        day: the trading day, which is the partition.
+        wanted: filter of the rows.
+
+    Raises:
+        LakeError: the table is damaged, unreachable, or newer than this code.
+    """
+    if version is None:
+        return PinnedRows(rows=pl.DataFrame(schema=store.spec.schema), version=None)
+    # The newest first: a damaged table is told as such, whichever of its versions could still be opened.
+    newest = store.load()
+    if newest is None:
+        note = f"there is no table {store.spec.name} any more: its folder was removed"
+        return PinnedRows(rows=pl.DataFrame(schema=store.spec.schema), version=None, note=note)
+    if newest.version() == version:
+        with store.faults():
+            return PinnedRows(rows=scan(store, newest, day).filter(wanted).collect(), version=version)
+    try:
+        handle = DeltaTable(store.uri, version=version, storage_options=store.storage_options or None)
+        return PinnedRows(rows=scan(store, handle, day).filter(wanted).collect(), version=version)
+    except (DeltaError, OSError, pl.exceptions.PolarsError):
+        # Nothing is hidden: where more is wrong than that this version is gone, the newest fails as well.
+        with store.faults():
+            rows = scan(store, newest, day).filter(wanted).collect()
+    return PinnedRows(rows=rows, version=newest.version(), note=_why_newest(store.spec.name, version, newest.version()))
+
+
+def _why_newest(table: str, asked: int, newest: int) -> str:
+    if asked > newest:
+        return f"{table} was restored or repaired: it ends at version {newest}, {asked} is gone; read at {newest}"
+    return f"the history of {table} no longer goes back to version {asked}: read at {newest}, the newest"

@@ -6,14 +6,12 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
-from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from v6_pipeline.errors import LakeError
-from v6_pipeline.lake.reader import LATEST_SCHEMA, last_rows, latest_positions, row_count, schema_of
+from v6_pipeline.lake.reader import LATEST_SCHEMA, PinnedTable, last_rows, latest_positions, row_count
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.model import PositionUpdate
@@ -142,14 +140,18 @@ def test_tables_that_do_not_exist_are_empty(tmp_path: Path) -> None:
     assert latest_positions([stream, queue]).schema == LATEST_SCHEMA
     assert last_rows(queue).schema == queue.spec.schema
     assert row_count(queue, DAY) == 0
-    assert schema_of(queue) == []
 
 
-def test_the_schema_is_the_tables_own(tmp_path: Path) -> None:
+def test_a_pinned_table_does_not_see_later_commits(tmp_path: Path) -> None:
     _, queue = tables(tmp_path)
-    queue.open()
-    DeltaTable(queue.uri).alter.set_column_metadata("strike", {"comment": "changed"})
-    by_name = {column.name: column for column in schema_of(queue)}
-    assert by_name["strike"].description == "changed"
-    assert (by_name["conid"].delta_type, by_name["conid"].nullable) == ("long", False)
-    assert pl.scan_delta(queue.uri).collect().is_empty()
+    missing = PinnedTable(queue)
+    queue.append(queued([update(1)]), by_run())
+    pinned = PinnedTable(queue)
+    queue.append(queued([update(2, timestamp=NOON + timedelta(days=1))]), by_run())
+
+    assert (missing.version, missing.days, missing.rows(DAY).schema) == (None, frozenset(), queue.spec.schema)
+    assert missing.newest_positions(DAY).schema == LATEST_SCHEMA
+    assert (pinned.version, pinned.days) == (1, frozenset({DAY}))
+    assert pinned.rows(DAY, lambda rows: rows.select("conid"))["conid"].to_list() == [1]
+    assert pinned.rows(DAY + timedelta(days=1)).is_empty()
+    assert pinned.newest_positions(DAY)["conid"].to_list() == [1]
