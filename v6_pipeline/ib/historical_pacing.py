@@ -1,8 +1,7 @@
 """When a historical request may be made: the gateway's rules over all processes, kept in the state database.
 
-``HistoricalPacer`` is one run's part: permits for requests that are open at once, an instant for each, and for bars of
-30 seconds or less IB's windows. The rules are those of ``v6_pipeline.state.pacing.historical``; the message itself then
-waits for the message rate like any other.
+``HistoricalPacer`` is one run's part: permits for requests that are open at once, and an instant for each. The rules
+are those of ``v6_pipeline.state.pacing.historical``; the message itself then waits for the message rate like any other.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import datetime
 
 from v6_pipeline.errors import StateError
@@ -20,40 +17,15 @@ from v6_pipeline.ib.allowance import steady_now
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.pacing import historical as rules
-from v6_pipeline.state.pacing.historical import SmallBarRequest
 
 log = logging.getLogger(__name__)
 
 REQUESTS_PER_SECOND = 10.0
-"""IB gives no number for bars of a minute and more; refusals halve it."""
-SMALL_BAR_SECONDS = 30
+"""IB gives no number for bars of a minute and more; each refusal halves it."""
 LEASE_SECONDS = 60.0
 RENEW_EVERY_SECONDS = 15.0
 POLL_SECONDS = 1.0
 """Between two looks while all permits are out."""
-LOOK_AGAIN_SECONDS = 5.0
-"""Between two looks while IB's windows are full: what has not left yet may make them look fuller than they are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BarsKey:
-    """What the rules go by: ``contract`` with exchange and data, ``identity`` of the whole request."""
-
-    bar_seconds: int
-    contract: str
-    identity: str
-    is_bid_ask: bool = False
-
-
-class Turn:
-    """A request that may be made now; ``left`` is called when its message has left."""
-
-    def __init__(self) -> None:
-        self.has_left = asyncio.Event()
-
-    def left(self) -> None:
-        """The request is on the wire."""
-        self.has_left.set()
 
 
 class HistoricalPacer:
@@ -83,7 +55,6 @@ class HistoricalPacer:
         self._rate = rate
         self._permits = 0
         self._changed = asyncio.Condition()
-        self._windows = asyncio.Lock()
         self.open_now = 0
         """Requests that are open."""
         self.waiting = 0
@@ -106,7 +77,7 @@ class HistoricalPacer:
                 await asyncio.shield(asyncio.to_thread(self._release))
 
     @contextlib.asynccontextmanager
-    async def turn(self, key: BarsKey) -> AsyncIterator[Turn]:
+    async def admission(self) -> AsyncIterator[None]:
         """Wait until a request may be made, and count it as open while inside.
 
         Raises:
@@ -118,23 +89,13 @@ class HistoricalPacer:
         except BaseException:
             self.waiting -= 1
             raise
-        turn = Turn()
-        request_id = uuid.uuid4().hex if key.bar_seconds <= SMALL_BAR_SECONDS else None
         try:
             try:
                 await self._take_instant()
-                if request_id is not None:
-                    await self._take_window(key, request_id)
             finally:
                 self.waiting -= 1
             self.made += 1
-            noting = None if request_id is None else asyncio.create_task(self._note_left(turn, request_id))
-            try:
-                yield turn
-            finally:
-                turn.left()  # or never will
-                if noting is not None:
-                    await asyncio.shield(noting)
+            yield
         finally:
             await self._give_permit_back()
 
@@ -176,25 +137,6 @@ class HistoricalPacer:
         instant = await asyncio.to_thread(self._take, now)
         await asyncio.sleep(max(0.0, (instant - self._now()).total_seconds()))
 
-    async def _take_window(self, key: BarsKey, request_id: str) -> None:
-        cost = 2 if key.is_bid_ask else 1
-        async with self._windows:  # one looks, the others wait behind it
-            while True:
-                now = self._now()
-                request = SmallBarRequest(contract=key.contract, identity=key.identity, cost=cost, granted_at=now)
-                seconds = await asyncio.to_thread(self._take_small, request_id, request, now)
-                if not seconds:
-                    return
-                await asyncio.sleep(min(seconds, LOOK_AGAIN_SECONDS))
-
-    async def _note_left(self, turn: Turn, request_id: str) -> None:
-        await turn.has_left.wait()
-        now = self._now()
-        try:
-            await asyncio.to_thread(self._note, request_id, now)
-        except StateError as error:  # it counts as made now until it is forgotten: too careful, not too fast
-            log.warning("a historical request is not noted as sent: %s", error)
-
     def _now(self) -> datetime:
         return steady_now(asyncio.get_running_loop(), self._clock)
 
@@ -213,14 +155,6 @@ class HistoricalPacer:
     def _take(self, now: datetime) -> datetime:
         with self._database.write() as connection:
             return rules.take(connection, self._gateway, configured_rate=self._rate, now=now)
-
-    def _take_small(self, request_id: str, request: SmallBarRequest, now: datetime) -> float:
-        with self._database.write() as connection:
-            return rules.take_small(connection, self._gateway, request_id, request, now=now)
-
-    def _note(self, request_id: str, now: datetime) -> None:
-        with self._database.write() as connection:
-            rules.note_left(connection, [request_id], now=now)
 
     def _back_off(self, reason: str, now: datetime) -> float:
         with self._database.write() as connection:

@@ -31,7 +31,7 @@ from v6_pipeline.ib.close_plan import (
 )
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.historical_pacing import BarsKey, HistoricalPacer
+from v6_pipeline.ib.historical_pacing import HistoricalPacer
 from v6_pipeline.ib.valuation import known
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.state.account.closes import FetchedClose
@@ -66,18 +66,6 @@ class BarsRequest:
         """As IB writes it: seconds below a day, and whole days."""
         return f"{self.seconds} S" if self.seconds < _DAY_SECONDS else f"{-(-self.seconds // _DAY_SECONDS)} D"
 
-    @property
-    def key(self) -> BarsKey:
-        """What IB's rules go by."""
-        what = self.bar_type.what_to_show
-        contract = f"{self.contract.conid} {self.contract.exchange} {what}"
-        return BarsKey(
-            bar_seconds=self.bar_type.seconds,
-            contract=contract,
-            identity=f"{contract} {self.bar_type.bar_size} {self.end.isoformat()} {self.duration}",
-            is_bid_ask=what == "BID_ASK",
-        )
-
     def __str__(self) -> str:
         kind = f"{self.bar_type.bar_size} {self.bar_type.what_to_show}"
         return f"{kind} bars of contract {self.contract.conid}, {self.duration} to {self.end:%Y-%m-%d %H:%M} UTC"
@@ -87,7 +75,6 @@ async def request_bars(
     connection: IBConnectionManager,
     request: BarsRequest,
     *,
-    left: Callable[[], None] = lambda: None,
     timeout: float = ANSWER_SECONDS,  # noqa: ASYNC109
 ) -> list[Bar]:
     """One request, and its bars; none if IB has none. It is cancelled when it takes too long.
@@ -95,8 +82,7 @@ async def request_bars(
     Args:
         connection: connected.
         request: what to ask.
-        left: called when the message has left.
-        timeout: seconds from then on.
+        timeout: seconds from when the message has left.
 
     Raises:
         HistoryRefusedError: IB refused it; the code says why.
@@ -128,11 +114,7 @@ async def request_bars(
             keepUpToDate=False,
             chartOptions=[],
         )
-        forget = ib.outbox.when_left(left)
-        try:
-            bars: BarDataList = await connection.request(answer, str(request), timeout=timeout)
-        finally:
-            forget()
+        bars: BarDataList = await connection.request(answer, str(request), timeout=timeout)
     except (RequestTimeoutError, asyncio.CancelledError):
         if connection.is_connected:  # else it would stay open at the gateway, of which there are 50
             client.cancelHistoricalData(req_id)
@@ -223,9 +205,9 @@ async def _persistently(
     """One request, made again when it came too fast or was not answered."""
     unanswered = too_fast = 0
     while True:
-        async with pacer.turn(request.key) as turn:
+        async with pacer.admission():
             try:
-                return await request_bars(connection, request, left=turn.left, timeout=timeout)
+                return await request_bars(connection, request, timeout=timeout)
             except RequestTimeoutError:
                 unanswered += 1
                 if unanswered >= ATTEMPTS or not connection.is_connected:

@@ -31,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every schema revision that this version knows, oldest first. Kept here so that a start need not import alembic."""
 
 VERSION_TABLE = "v6_schema_version"
@@ -280,20 +280,6 @@ historical_permits = Table(
     Column("expires_at", UtcDateTime, nullable=False),
 )
 """How many historical requests each process may have open."""
-
-small_bar_requests = Table(
-    "small_bar_requests",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("gateway", Text, nullable=False),
-    Column("contract", Text, nullable=False),
-    Column("identity", Text, nullable=False),
-    Column("cost", Integer, nullable=False),
-    Column("granted_at", UtcDateTime, nullable=False),
-    Column("left_at", UtcDateTime),
-    Index("ix_small_bar_requests_gateway_granted_at", "gateway", "granted_at"),
-)
-"""Requests for bars of 30 seconds and less, of the last minutes: IB counts them one by one."""
 
 fetched_closes = Table(
     "fetched_closes",

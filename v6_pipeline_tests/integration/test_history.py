@@ -11,7 +11,7 @@ import pytest
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import GatewayError, HistoryRefusedError, RequestTimeoutError
-from v6_pipeline.ib.close_plan import BarType, CloseWindow, bar_types, close_window
+from v6_pipeline.ib.close_plan import CloseWindow, bar_types, close_window
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import qualify
 from v6_pipeline.ib.historical_pacing import HistoricalPacer
@@ -303,33 +303,3 @@ async def test_no_more_requests_are_open_than_there_are_permits(
     assert gateway.statistics.history.peak_open == 3
     assert (pacer.open_now, pacer.waiting) == (0, 0)
     await eventually(lambda: gateway.statistics.history.open_now == 0, "requests given up are cancelled")
-
-
-SMALL = BarType(bar_size="30 secs", what_to_show="TRADES", seconds=30, longest_days=1)
-
-
-async def test_small_bars_of_two_runs_wait_for_ibs_window(
-    connection: IBConnectionManager, database: StateDatabase, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second, identical request of another run goes once the first is fifteen seconds old."""
-    monkeypatch.setattr("v6_pipeline.ib.historical_pacing.LOOK_AGAIN_SECONDS", 0.01)
-    spec = await qualify(connection, AAPL)
-    request = BarsRequest(contract=spec, bar_type=SMALL, end=NOW, seconds=28_800)
-    first, second = (
-        HistoricalPacer(database, "gateway:4002", holder=name, clock=clock, rate=10_000) for name in ("one", "two")
-    )
-    async with first.permits(1), second.permits(1):
-        async with first.turn(request.key) as turn:
-            turn.left()
-        waiting = asyncio.create_task(_take(second, request))
-        await eventually(lambda: second.waiting == 1)
-        await asyncio.sleep(0.05)
-        assert second.made == 0
-        clock.advance(17)
-        await waiting
-    assert second.made == 1
-
-
-async def _take(pacer: HistoricalPacer, request: BarsRequest) -> None:
-    async with pacer.turn(request.key):
-        return

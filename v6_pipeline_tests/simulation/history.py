@@ -11,17 +11,14 @@ import contextlib
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.history.closes import CloseFetcher
-from v6_pipeline.ib.close_plan import BarType
 from v6_pipeline.ib.contract_cache import ContractBook
-from v6_pipeline.ib.contracts import qualify
-from v6_pipeline.ib.historical_pacing import REQUESTS_PER_SECOND, HistoricalPacer
-from v6_pipeline.ib.history import BarsRequest, request_bars
+from v6_pipeline.ib.historical_pacing import REQUESTS_PER_SECOND
 from v6_pipeline.ib.session import leased_connection
 from v6_pipeline.paper import GatewayConfig, PaperGateway
 from v6_pipeline.settings import Settings
@@ -31,7 +28,6 @@ from v6_pipeline_tests.simulation.wire import SimulatedLoop
 BEGIN = datetime(2026, 11, 30, 23, tzinfo=UTC)
 DAYS = TradingCalendar().sessions_between(date(2026, 9, 3), date(2026, 11, 30))
 ANSWER_SECONDS = 0.5
-SMALL_BARS = BarType(bar_size="30 secs", what_to_show="TRADES", seconds=30, longest_days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,40 +105,7 @@ def closes_of_options(runs: int, contracts: int, days: Sequence[date] = DAYS) ->
     return body
 
 
-def small_bars(runs: int, requests: int) -> Body:
-    """So many runs at once ask for bars of 30 seconds, of which IB allows 60 in ten minutes."""
-
-    async def body(loop: SimulatedLoop, gateway: PaperGateway, settings: Settings, database: StateDatabase) -> Figures:
-        stocks = [item.conid for item in gateway.universe.contracts.values() if item.sec_type == "STK"]
-        wanted = [(stocks[number % len(stocks)], number) for number in range(requests)]
-        began = loop.time()
-        await asyncio.gather(
-            *(_ask_for_small_bars(settings, database, loop, f"run-{run}", wanted[run::runs]) for run in range(runs))
-        )
-        history = gateway.statistics.history
-        bound = 600.0 * ((requests - 1) // 60)
-        return Figures(history.asked.total(), loop.time() - began, bound, history.violations, history.peak_open)
-
-    return body
-
-
 async def _qualify(settings: Settings, database: StateDatabase, conids: list[int], loop: SimulatedLoop) -> None:
     """Definitions first, as a holding account has them: they are no historical requests."""
     async with leased_connection(settings, database, owner="book", clock=loop.utc) as connection:
         await ContractBook(database, connection, loop.utc).qualified(conids)
-
-
-async def _ask_for_small_bars(
-    settings: Settings, database: StateDatabase, loop: SimulatedLoop, owner: str, wanted: list[tuple[int, int]]
-) -> None:
-    pacer = HistoricalPacer(database, settings.ib_address, holder=owner, clock=loop.utc)
-    async with leased_connection(settings, database, owner=owner, clock=loop.utc) as connection, pacer.permits(10):
-        specs = {conid: await qualify(connection, conid) for conid in {conid for conid, _ in wanted}}
-
-        async def one(conid: int, number: int) -> None:
-            end = BEGIN - timedelta(minutes=5 * number)
-            request = BarsRequest(contract=specs[conid], bar_type=SMALL_BARS, end=end, seconds=28_800)
-            async with pacer.turn(request.key) as turn:
-                await request_bars(connection, request, left=turn.left)
-
-        await asyncio.gather(*(one(conid, number) for conid, number in wanted))

@@ -1,30 +1,26 @@
 """Historical requests of all processes together: how many may be open, and at which instant the next may be made.
 
-IB's rules (https://interactivebrokers.github.io/tws-api/historical_limitations.html): at most 50 requests open; of bars
-of 30 seconds or less no more than 60 in ten minutes, no identical one within 15 seconds, and fewer than six of the same
-contract, exchange and data within two seconds; a request for BID_ASK counts twice. Larger bars have no such numbers:
-IB answers slower, and refuses with 162 when it is too much. So they go out at a steady rate, which each refusal halves
-for all and which recovers.
+IB allows 50 open requests (https://interactivebrokers.github.io/tws-api/historical_limitations.html) and gives no rate
+for bars of a minute and more: it answers slower, and refuses with 162 when it is too much. So requests go out at a
+steady rate, which each refusal halves for all processes and which recovers. Bars of 30 seconds and less have rules of
+their own, which nothing here enforces: the product requests bars of ``1 day`` and ``30 mins`` only.
 
-A request for small bars is a row. Until it has left it counts as made now, because it may wait for the message rate.
-
-Pure functions first, then the rows. Who asks is in ``v6_pipeline.ib.historical_pacing``.
+Pure functions first, then the rows. The requests are made in ``v6_pipeline.ib.historical_pacing``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, func, or_, select, update
+from sqlalchemy import Connection, delete, func, select
 
-from v6_pipeline.state.schema import historical_pacing, historical_permits, small_bar_requests
+from v6_pipeline.state.schema import historical_pacing, historical_permits
 from v6_pipeline.state.upsert import upsert
 
 OPEN_AT_IB = 50
 MOST_OPEN = 40
-"""Over all processes; the rest is head-room for a process that was taken for dead, and for TWS itself."""
+"""Over all processes; the difference is head-room for a process wrongly taken for dead, and for TWS itself."""
 SLOWEST = 0.1
 """Requests a second below which no refusal slows us: what IB allows for the smallest bars."""
 SLOWED_ONCE_IN = timedelta(seconds=10)
@@ -33,38 +29,6 @@ PAUSE = timedelta(seconds=10)
 """Nobody asks for that long after a refusal."""
 RECOVERY = timedelta(seconds=60)
 """The rate doubles after each such time without a refusal, up to the configured one."""
-MARGIN = timedelta(seconds=1)
-"""Added to IB's windows: a message takes longer to the gateway one time than another."""
-_LOST_AFTER = timedelta(minutes=10)
-"""A request that has not left by then never will: its process died."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """At most ``most`` within any ``seconds``, counted over what has equal ``by``; IB's, without our margin."""
-
-    seconds: float
-    most: int
-    by: str = ""
-
-
-WINDOWS = (Window(600, 60), Window(15, 1, "identity"), Window(2, 5, "contract"))
-"""IB's rules for bars of 30 seconds or less."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmallBarRequest:
-    """A request for small bars.
-
-    ``contract`` is what the rule of two seconds goes by (contract, exchange, data), ``identity`` the whole request.
-    ``left_at`` is ``None`` until it is on its way.
-    """
-
-    contract: str
-    identity: str
-    cost: int
-    granted_at: datetime
-    left_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,26 +48,6 @@ class HistoricalRate:
             return self.configured_rate
         quiet = max(0, (now - self.slowed_at) // RECOVERY)
         return min(self.configured_rate, self.slowed_to * 2.0 ** min(quiet, 20))
-
-
-def seconds_until_allowed(request: SmallBarRequest, made: Iterable[SmallBarRequest], *, now: datetime) -> float:
-    """How long ``request`` has to wait for IB's windows; 0 if it may go now. Asked again after that."""
-    earlier = list(made)
-    longest = 0.0
-    for window in WINDOWS:
-        seconds = timedelta(seconds=window.seconds) + MARGIN
-        same = [item for item in earlier if not window.by or getattr(item, window.by) == getattr(request, window.by)]
-        # An identical request is one too many whatever it costs; the windows of many count BID_ASK twice.
-        own = 1 if window.by == "identity" else request.cost
-        held = sorted((item.left_at or now, 1 if window.by == "identity" else item.cost) for item in same)
-        held = [(at, cost) for at, cost in held if now - at < seconds]
-        room = window.most - own - sum(cost for _, cost in held)
-        for at, cost in held:
-            if room >= 0:
-                break
-            room += cost
-            longest = max(longest, (at + seconds - now).total_seconds())
-    return longest
 
 
 def grant(state: HistoricalRate, *, now: datetime) -> tuple[HistoricalRate, datetime]:
@@ -144,25 +88,6 @@ def back_off(connection: Connection, gateway: str, *, reason: str, configured_ra
     return state.rate(now)
 
 
-def take_small(
-    connection: Connection, gateway: str, request_id: str, request: SmallBarRequest, *, now: datetime
-) -> float:
-    """Enter a request for small bars if IB's windows have room, in a write transaction; else the seconds to wait."""
-    _prune(connection, gateway, now)
-    rows = connection.execute(select(small_bar_requests).where(small_bar_requests.c.gateway == gateway))
-    wait = seconds_until_allowed(request, [_small(row) for row in rows], now=now)
-    if not wait:
-        upsert(connection, small_bar_requests, [{"id": request_id, "gateway": gateway} | asdict(request)])
-    return wait
-
-
-def note_left(connection: Connection, request_ids: Sequence[str], *, now: datetime) -> None:
-    """These requests for small bars are on their way, or never will be."""
-    connection.execute(
-        update(small_bar_requests).where(small_bar_requests.c.id.in_(list(request_ids))).values(left_at=now)
-    )
-
-
 def lease_permits(
     connection: Connection, gateway: str, holder: str, wanted: int, *, ttl_seconds: float, now: datetime
 ) -> int:
@@ -185,18 +110,6 @@ def release_permits(connection: Connection, gateway: str, holder: str) -> None:
     """Give the permits back, in a write transaction; harmless if there are none."""
     table = historical_permits
     connection.execute(delete(table).where(table.c.gateway == gateway, table.c.holder == holder))
-
-
-def _prune(connection: Connection, gateway: str, now: datetime) -> None:
-    """Forget what no window reaches any more, and what never left."""
-    table = small_bar_requests
-    longest = timedelta(seconds=max(window.seconds for window in WINDOWS)) + MARGIN
-    over = or_(table.c.left_at <= now - longest, table.c.left_at.is_(None) & (table.c.granted_at <= now - _LOST_AFTER))
-    connection.execute(delete(table).where(table.c.gateway == gateway, over))
-
-
-def _small(row: object) -> SmallBarRequest:
-    return SmallBarRequest(**{name: getattr(row, name) for name in SmallBarRequest.__dataclass_fields__})
 
 
 def _read(connection: Connection, gateway: str, configured_rate: float, now: datetime) -> HistoricalRate:

@@ -97,7 +97,8 @@ def test_a_migrated_postgresql_database_has_the_indexes_of_a_new_one(
 def test_a_database_of_an_older_revision_is_migrated_when_it_is_opened(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'old.db'}"
     with migrated(url) as connection:
-        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{REVISIONS[-2]}'"))
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0005'"))
+        connection.execute(text("CREATE TABLE small_bar_requests (id TEXT PRIMARY KEY)"))
         connection.execute(text("DROP TABLE account_downloads"))
         connection.execute(text("DROP TABLE slot_samples"))
 
@@ -106,6 +107,7 @@ def test_a_database_of_an_older_revision_is_migrated_when_it_is_opened(tmp_path:
     with database.read() as connection:
         assert connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) == REVISIONS[-1]
         assert connection.scalar(text("SELECT count(*) FROM slot_samples")) == 0
+        assert "small_bar_requests" not in _definitions(connection)
     database.close()
 
 
