@@ -20,6 +20,7 @@ from v6_pipeline.errors import StateError
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.pacing import messages as pacing
+from v6_pipeline.state.pacing.throttle import slow_down
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class LocalAllowance:
 
     async def back_off(self, reason: str) -> None:
         """Halve the rate, as the shared one would."""
-        self._state = pacing.slow_down(self._state, reason, now=_now())
+        self._state = slow_down(self._state, reason, pacing.BACK_OFF, now=_now())
 
 
 class SharedAllowance:

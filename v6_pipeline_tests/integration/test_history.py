@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from v6_pipeline.paper import PaperGateway
 from v6_pipeline.paper.daily_prices import daily_close
 from v6_pipeline.state.account.closes import FetchedClose
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.pacing.historical import BACK_OFF
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
@@ -210,7 +212,8 @@ async def test_too_fast_is_asked_again_at_half_the_rate(
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("v6_pipeline.state.pacing.historical.PAUSE", timedelta(0))
+    without_pause = replace(BACK_OFF, pause=timedelta(0))
+    monkeypatch.setattr("v6_pipeline.state.pacing.historical.BACK_OFF", without_pause)
     gateway.perform("refuse_history", why="pacing")
     pacer = HistoricalPacer(database, "gateway:4002", holder="test", clock=clock, rate=100)
     async with pacer.permits(1):

@@ -10,68 +10,31 @@ Pure functions first, then the rows. The requests are made in ``v6_pipeline.ib.h
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, select
 
+from v6_pipeline.state.pacing.throttle import BackOffRule, RateState, slow_down
 from v6_pipeline.state.schema import historical_pacing, historical_permits
 from v6_pipeline.state.upsert import upsert
 
 OPEN_AT_IB = 50
 MOST_OPEN = 40
 """Over all processes; the difference is head-room for a process wrongly taken for dead, and for TWS itself."""
-SLOWEST = 0.1
-"""Requests a second below which no refusal slows us: what IB allows for the smallest bars."""
-SLOWED_ONCE_IN = timedelta(seconds=10)
-"""One burst draws a refusal of several requests."""
-PAUSE = timedelta(seconds=10)
-"""Nobody asks for that long after a refusal."""
-RECOVERY = timedelta(seconds=60)
-"""The rate doubles after each such time without a refusal, up to the configured one."""
+BACK_OFF = BackOffRule(slowest=0.1, burst=timedelta(seconds=10), pause=timedelta(seconds=10))
+"""One burst draws a refusal of several requests. The slowest rate is what IB allows for the smallest bars."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoricalRate:
-    """The rate of a gateway's historical requests, a second; ``slowed_*`` tell of the last refusal."""
-
-    gateway: str
-    configured_rate: float
-    next_at: datetime
-    slowed_to: float | None = None
-    slowed_at: datetime | None = None
-    slowed_by: str | None = None
-
-    def rate(self, now: datetime) -> float:
-        """The rate in force: the configured one, or what a refusal left of it, doubled after each quiet minute."""
-        if self.slowed_to is None or self.slowed_at is None:
-            return self.configured_rate
-        quiet = max(0, (now - self.slowed_at) // RECOVERY)
-        return min(self.configured_rate, self.slowed_to * 2.0 ** min(quiet, 20))
-
-
-def grant(state: HistoricalRate, *, now: datetime) -> tuple[HistoricalRate, datetime]:
+def grant(state: RateState, *, now: datetime) -> tuple[RateState, datetime]:
     """Hand out the next instant; returns the state after it and the instant. Idle time is not saved up.
 
     A row whose next instant lies absurdly far ahead was written by a clock that was wrong, and is set back.
     """
-    longest = timedelta(seconds=OPEN_AT_IB / SLOWEST) + PAUSE
+    longest = timedelta(seconds=OPEN_AT_IB / BACK_OFF.slowest) + BACK_OFF.pause
     free_at = state.next_at if state.next_at - now <= longest else now
     instant = max(now, free_at)
     return replace(state, next_at=instant + timedelta(seconds=1 / state.rate(now))), instant
-
-
-def slow_down(state: HistoricalRate, reason: str, *, now: datetime) -> HistoricalRate:
-    """Halve the rate, once per burst of refusals, and pause."""
-    if state.slowed_at is not None and timedelta(0) <= now - state.slowed_at < SLOWED_ONCE_IN:
-        return state
-    return replace(
-        state,
-        slowed_to=max(min(SLOWEST, state.configured_rate), state.rate(now) / 2),
-        slowed_at=now,
-        slowed_by=reason,
-        next_at=max(state.next_at, now + PAUSE),
-    )
 
 
 def take(connection: Connection, gateway: str, *, configured_rate: float, now: datetime) -> datetime:
@@ -83,7 +46,7 @@ def take(connection: Connection, gateway: str, *, configured_rate: float, now: d
 
 def back_off(connection: Connection, gateway: str, *, reason: str, configured_rate: float, now: datetime) -> float:
     """Slow all processes down, in a write transaction; returns the rate that holds now."""
-    state = slow_down(_read(connection, gateway, configured_rate, now), reason, now=now)
+    state = slow_down(_read(connection, gateway, configured_rate, now), reason, BACK_OFF, now=now)
     _write(connection, state)
     return state.rate(now)
 
@@ -112,14 +75,10 @@ def release_permits(connection: Connection, gateway: str, holder: str) -> None:
     connection.execute(delete(table).where(table.c.gateway == gateway, table.c.holder == holder))
 
 
-def _read(connection: Connection, gateway: str, configured_rate: float, now: datetime) -> HistoricalRate:
+def _read(connection: Connection, gateway: str, configured_rate: float, now: datetime) -> RateState:
     row = connection.execute(select(historical_pacing).where(historical_pacing.c.gateway == gateway)).mappings().first()
-    return (
-        HistoricalRate(gateway=gateway, configured_rate=configured_rate, next_at=now)
-        if row is None
-        else HistoricalRate(**row)
-    )
+    return RateState(gateway=gateway, configured_rate=configured_rate, next_at=now) if row is None else RateState(**row)
 
 
-def _write(connection: Connection, state: HistoricalRate) -> None:
+def _write(connection: Connection, state: RateState) -> None:
     upsert(connection, historical_pacing, [asdict(state)])

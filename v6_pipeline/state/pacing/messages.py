@@ -29,6 +29,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, bindparam, select, update
 
 from v6_pipeline.settings import RUN_CLIENT_IDS
+from v6_pipeline.state.pacing.throttle import BackOffRule, RateState, slow_down
 from v6_pipeline.state.schema import message_pacing
 from v6_pipeline.state.upsert import upsert
 
@@ -38,41 +39,17 @@ GRANT_SECONDS = 0.25
 """A grant covers at most this much of the allowance (11 messages at 45 a second), but always one message."""
 SHARES = 1 + RUN_CLIENT_IDS
 """Processes that connect at most: the streamer and 15 runs. Each sends its share where the row cannot be reached."""
-SLOWEST = 5.0
-"""Messages a second below which no error slows us: heartbeats and cancels must still pass."""
-SLOWED_ONCE_IN = timedelta(seconds=5)
-"""One burst draws an error in several processes, and on several messages."""
-RECOVERY = timedelta(seconds=60)
-"""The rate doubles after each such time without an error, up to the configured one."""
-PAUSE = timedelta(seconds=1)
-"""Nobody is handed an instant for that long after an error: IB's window is full."""
+BACK_OFF = BackOffRule(slowest=5.0, burst=timedelta(seconds=5), pause=timedelta(seconds=1), pause_after_granted=True)
+"""One burst draws an error in several processes, and on several messages. Heartbeats and cancels must always pass."""
 SHARES_LINGER = timedelta(seconds=3)
 """Others may live on their shares for that long after the row can be reached again; longer than they wait to retry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PacingState:
-    """The allowance of one gateway; rates are messages a second.
+class PacingState(RateState):
+    """The allowance of one gateway. Until ``shares_until`` some processes may live on their shares of it."""
 
-    ``slowed_to``, ``slowed_at`` and ``slowed_by`` tell of the last error that slowed us: the rate it left, when it
-    came, IB's code and text.
-    """
-
-    gateway: str
-    configured_rate: float
-    next_at: datetime
-    slowed_to: float | None = None
-    slowed_at: datetime | None = None
-    slowed_by: str | None = None
     shares_until: datetime | None = None
-
-    def rate(self, now: datetime) -> float:
-        """The rate in force: the configured one, or what an error left of it, doubled after each quiet minute."""
-        if self.slowed_to is None or self.slowed_at is None:
-            return self.configured_rate
-        quiet = max(0, (now - self.slowed_at) // RECOVERY)
-        # 2 ** 20 is past every rate; a year's minutes as an exponent would not fit a float.
-        return min(self.configured_rate, self.slowed_to * 2.0 ** min(quiet, 20))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,24 +80,10 @@ def grant(
         rate /= SHARES
     spacing = timedelta(microseconds=math.ceil(1e6 * (1 + TOLERANCE.total_seconds()) / rate))
     # What another clock has handed out of the next second passes first.
-    free_at = state.next_at if (state.next_at - now).total_seconds() <= longest else now + PAUSE
+    free_at = state.next_at if (state.next_at - now).total_seconds() <= longest else now + BACK_OFF.pause
     first = max(now, earliest, free_at)
     instants = tuple(first + index * spacing for index in range(max(1, min(count, int(rate * GRANT_SECONDS)))))
     return replace(state, next_at=instants[-1] + spacing), instants
-
-
-def slow_down(state: PacingState, reason: str, *, now: datetime) -> PacingState:
-    """Halve the rate, once per burst of errors, and let IB's window empty."""
-    if state.slowed_at is not None and timedelta(0) <= now - state.slowed_at < SLOWED_ONCE_IN:
-        return state
-    slowest = min(SLOWEST, state.configured_rate)
-    return replace(
-        state,
-        slowed_to=max(slowest, state.rate(now) / 2),
-        slowed_at=now,
-        slowed_by=reason,
-        next_at=max(state.next_at, now) + PAUSE,
-    )
 
 
 def take(
@@ -167,7 +130,7 @@ def back_off(
 ) -> PacingReport:
     """Slow all processes down after a pacing error, in a write transaction; returns what holds now."""
     state = _read(connection, gateway) or PacingState(gateway=gateway, configured_rate=configured_rate, next_at=now)
-    state = slow_down(state, reason, now=now)
+    state = slow_down(state, reason, BACK_OFF, now=now)
     _write(connection, state)
     return _report(state, now)
 

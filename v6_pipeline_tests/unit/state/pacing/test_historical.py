@@ -8,14 +8,8 @@ import pytest
 
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.pacing import historical as pacing
-from v6_pipeline.state.pacing.historical import (
-    MOST_OPEN,
-    PAUSE,
-    RECOVERY,
-    HistoricalRate,
-    grant,
-    slow_down,
-)
+from v6_pipeline.state.pacing.historical import BACK_OFF, MOST_OPEN, grant
+from v6_pipeline.state.pacing.throttle import RECOVERY, RateState, slow_down
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
 GATEWAY = "127.0.0.1:4002"
@@ -38,7 +32,7 @@ def test_instants_of_all_processes_lie_a_request_apart(database: StateDatabase) 
 
 
 def test_idle_time_is_not_saved_up() -> None:
-    state, _ = grant(HistoricalRate(gateway=GATEWAY, configured_rate=10, next_at=START), now=START)
+    state, _ = grant(RateState(gateway=GATEWAY, configured_rate=10, next_at=START), now=START)
     state, first = grant(state, now=after(60))
     _, second = grant(state, now=after(60))
 
@@ -53,7 +47,7 @@ def test_a_refusal_halves_the_rate_for_all_pauses_and_recovers(database: StateDa
         second = pacing.take(connection, GATEWAY, configured_rate=8, now=clock())
 
     assert (left, same) == (4, 4)
-    assert first == START + PAUSE
+    assert first == START + BACK_OFF.pause
     assert second - first == timedelta(seconds=1 / 4)
     clock.advance(RECOVERY.total_seconds())
     with database.write() as connection:
@@ -63,15 +57,15 @@ def test_a_refusal_halves_the_rate_for_all_pauses_and_recovers(database: StateDa
 
 
 def test_refusals_never_stop_us_altogether() -> None:
-    state = HistoricalRate(gateway=GATEWAY, configured_rate=10, next_at=START)
+    state = RateState(gateway=GATEWAY, configured_rate=10, next_at=START)
     for number in range(20):
-        state = slow_down(state, "162 pacing", now=after(11 * number))
+        state = slow_down(state, "162 pacing", BACK_OFF, now=after(11 * number))
 
-    assert state.slowed_to == pacing.SLOWEST
+    assert state.slowed_to == BACK_OFF.slowest
 
 
 def test_a_row_of_a_wrong_clock_keeps_nobody_waiting() -> None:
-    state = HistoricalRate(gateway=GATEWAY, configured_rate=10, next_at=after(86_400))
+    state = RateState(gateway=GATEWAY, configured_rate=10, next_at=after(86_400))
 
     assert grant(state, now=START)[1] == START
 

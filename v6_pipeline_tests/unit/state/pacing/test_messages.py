@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.pacing import messages as pacing
-from v6_pipeline.state.pacing.messages import TOLERANCE, PacingState, grant, slow_down
+from v6_pipeline.state.pacing.messages import BACK_OFF, TOLERANCE, PacingState, grant
+from v6_pipeline.state.pacing.throttle import slow_down
 from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
@@ -141,7 +142,7 @@ def test_no_rolling_second_holds_more_than_the_bound(
     for gap, count, late, error in asks:
         now += timedelta(seconds=gap)
         if error:
-            state = slow_down(state, "100", now=now)
+            state = slow_down(state, "100", BACK_OFF, now=now)
         state, instants = grant(state, count, now=now, earliest=now)
         for instant in instants:
             delay = TOLERANCE * random.choice([0.0, 1.0, random.random()])
