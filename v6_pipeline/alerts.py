@@ -22,7 +22,7 @@ import requests
 from pydantic import SecretStr
 
 from v6_pipeline.errors import AlertError, SettingsError
-from v6_pipeline.flex.addresses import is_loopback
+from v6_pipeline.flex.exchange import is_loopback
 from v6_pipeline.plugins import make_all
 from v6_pipeline.secrecy import without
 from v6_pipeline.settings import Settings

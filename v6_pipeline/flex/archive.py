@@ -17,9 +17,9 @@ from pathlib import Path
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.exchange import FlexLimits, Monotonic
-from v6_pipeline.flex.pace import SharedPace
+from v6_pipeline.flex.index import covered_day
 from v6_pipeline.flex.replies import Period, ReplyScanner, Statements, parse_date
-from v6_pipeline.flex.service import Download, FlexService, spans
+from v6_pipeline.flex.service import Download, FlexService, SharedPace, spans
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
@@ -166,8 +166,7 @@ def covered_days(
     """
     found: dict[date, set[str]] = {}
     for period in periods:
-        day = period.last if calendar.is_session(period.last) else calendar.previous_session(period.last)
-        if day >= period.first:
+        if day := covered_day(period.first, period.last, calendar):
             found.setdefault(day, set()).add(period.account)
     return {day for day in wanted if day in found and (accounts is None or found[day] >= set(accounts))}
 

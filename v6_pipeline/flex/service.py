@@ -8,6 +8,7 @@ what was asked.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import time
@@ -16,15 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import SecretStr
 
 from v6_pipeline.errors import FlexServiceError
-from v6_pipeline.flex.addresses import check_address
-from v6_pipeline.flex.codes import THROTTLED, reaction_to
-from v6_pipeline.flex.exchange import Exchange, FlexLimits, Monotonic
-from v6_pipeline.flex.pace import Pace
+from v6_pipeline.flex.exchange import Exchange, FlexLimits, Monotonic, check_address
 from v6_pipeline.flex.replies import Envelope, Period, Statements
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.pacing import web as request_rates
+from v6_pipeline.state.pacing.web import Window
 
 MOST_DAYS = 365
 """Days that one request may span."""
@@ -32,6 +35,108 @@ _SLOWEST = 120.0
 _STALE_SECONDS = 86_400
 
 log = logging.getLogger(__name__)
+
+THROTTLED = 1018
+"""Too many requests with this token: everyone pauses, and every wait of this download is doubled from then on."""
+IN_PROGRESS = 1019
+"""The statement is being made: ask for it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What is done about an error code.
+
+    ``retry_after`` is in seconds, ``None`` if asking again is of no use; ``remedy`` is what a person can do.
+    """
+
+    code: int
+    meaning: str
+    retry_after: float | None
+    remedy: str
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether asking again is of no use."""
+        return self.retry_after is None
+
+
+_LATER = "try again later; IB completes a day's statement by about 05:00 New York time"
+_RENEW = "make a new token in Client Portal (Performance & Reports, Flex Queries, Flex Web Service), set V6_FLEX_TOKEN"
+_QUERY = "set V6_FLEX_QUERY_ID to the id that Client Portal shows for an Activity Flex query"
+
+REACTIONS = {
+    reaction.code: reaction
+    for reaction in (
+        Reaction(1001, "statement could not be generated at this time", 15, _LATER),
+        Reaction(1003, "statement is not available", None, "ask for days that are over and since the account opened"),
+        Reaction(1004, "statement is incomplete at this time", 30, _LATER),
+        Reaction(1005, "settlement data is not ready", 30, _LATER),
+        Reaction(1006, "FIFO profit and loss data is not ready", 30, _LATER),
+        Reaction(1007, "mark-to-market profit and loss data is not ready", 30, _LATER),
+        Reaction(1008, "profit and loss data is not ready", 30, _LATER),
+        Reaction(1009, "server is under heavy load", 30, _LATER),
+        Reaction(1010, "legacy Flex queries are not supported", None, "convert the query to an Activity Flex query"),
+        Reaction(1011, "service account is inactive", None, "enable the Flex Web Service in Client Portal"),
+        Reaction(1012, "token has expired", None, _RENEW),
+        Reaction(1013, "address is not allowed (IP restriction)", None, "allow this machine's address for the token"),
+        Reaction(1014, "query is invalid", None, _QUERY),
+        Reaction(1015, "token is invalid", None, _RENEW),
+        Reaction(1016, "account is invalid", None, "choose accounts in the query that the token's user may see"),
+        Reaction(1017, "reference code is invalid", None, "ask again: the statement was dropped before it was fetched"),
+        Reaction(THROTTLED, "too many requests with this token", 10, "let nothing else use this token meanwhile"),
+        Reaction(IN_PROGRESS, "statement generation is in progress", 5, "try again later, or ask for fewer days"),
+        Reaction(1020, "request is invalid or not validated", None, "check V6_FLEX_TOKEN and V6_FLEX_QUERY_ID"),
+        Reaction(1021, "statement could not be retrieved at this time", 15, _LATER),
+    )
+}
+"""Every code that IB documents."""
+
+
+def reaction_to(code: int) -> Reaction:
+    """The reaction to a code; one that IB does not document is fatal, for nobody knows what repeating it does."""
+    return REACTIONS.get(code) or Reaction(
+        code, "unknown error code", None, "look it up in IB's Flex Web Service documentation"
+    )
+
+
+WINDOWS = (Window(1, timedelta(seconds=1.25)), Window(10, timedelta(seconds=61)))
+"""IB allows one request a second and ten a minute (the text of error 1018). It counts them as they arrive: one may be
+under way a quarter of a second longer than the next."""
+
+
+class Pace(Protocol):
+    """Who says when the next request may be sent."""
+
+    def take(self) -> float:
+        """Seconds to wait before asking here again; 0: send one request now."""
+
+    def pause(self, seconds: float) -> None:
+        """The service said that we are too fast: nobody sends anything for so long."""
+
+
+class SharedPace:
+    """The rate of one token, in the state database.
+
+    Args:
+        database: shared by all processes.
+        token: only a hash of it is stored.
+        clock: UTC.
+    """
+
+    def __init__(self, database: StateDatabase, token: SecretStr, *, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._name = f"flex {hashlib.sha256(token.get_secret_value().encode()).hexdigest()[:32]}"
+        self._clock = clock
+
+    def take(self) -> float:
+        """See ``Pace``."""
+        with self._database.write() as connection:
+            return request_rates.take(connection, self._name, WINDOWS, clock=self._clock).total_seconds()
+
+    def pause(self, seconds: float) -> None:
+        """See ``Pace``."""
+        with self._database.write() as connection:
+            request_rates.pause(connection, self._name, timedelta(seconds=seconds), clock=self._clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,7 @@ from functools import cache
 from pydantic import SecretStr
 
 from v6_pipeline.flex.exchange import FlexLimits
-from v6_pipeline.flex.pace import WINDOWS
-from v6_pipeline.flex.service import FlexService
+from v6_pipeline.flex.service import WINDOWS, FlexService
 from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexConfig, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery
 from v6_pipeline.paper.past import Past

@@ -16,9 +16,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from v6_pipeline.errors import FlexServiceError
-from v6_pipeline.flex.codes import REACTIONS, Reaction
 from v6_pipeline.flex.exchange import FlexLimits
-from v6_pipeline.flex.service import FlexService
+from v6_pipeline.flex.service import REACTIONS, FlexService, Reaction
 from v6_pipeline.paper.flex_faults import FlexFault
 from v6_pipeline.paper.flex_server import TOKEN, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from v6_pipeline.errors import FlexServiceError
-from v6_pipeline.flex.addresses import check_address, host_of, is_loopback
+from v6_pipeline.flex.exchange import check_address, host_of, is_loopback
 
 IB = "https://ndcdyn.interactivebrokers.com/AccountManagement/FlexWebService"
 PAPER = "http://127.0.0.1:8123/AccountManagement/FlexWebService"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from v6_pipeline.flex.codes import REACTIONS, reaction_to
+from v6_pipeline.flex.service import REACTIONS, reaction_to
 
 RETRIED = (1001, 1004, 1005, 1006, 1007, 1008, 1009, 1018, 1019, 1021)
 FATAL = (1003, 1010, 1011, 1012, 1013, 1014, 1015, 1016, 1017, 1020)
