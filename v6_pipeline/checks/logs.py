@@ -5,7 +5,8 @@ What a verdict is, is decided in ``queue_checks`` and ``position_checks``.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from functools import cached_property
 
 import polars as pl
@@ -19,12 +20,12 @@ from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions, repeated_keys
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.model import SlotPurpose, UpdateSource
+from v6_pipeline.model import Holding, UpdateSource
 from v6_pipeline.refresh.due import overdue_before
 from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state.account import contracts, holdings
 from v6_pipeline.state.account import downloads as account_downloads
-from v6_pipeline.state.database import Connection, StateDatabase
+from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue import due
 from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.queue.rows import QueueState
@@ -32,7 +33,6 @@ from v6_pipeline.state.slots import rows as slots
 
 _FILLS_WITHIN = timedelta(seconds=60)
 """A stream has had its first prices and greeks by then."""
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class LogChecks:
@@ -54,9 +54,8 @@ class LogChecks:
         It reads the state database alone.
         """
         before = self._overdue_before
-        with self._database.read() as connection:
-            overdue = due.overdue(connection, refreshed_before=before, now=self._now)
-            attempted_at = account_downloads.newest_attempt(connection)
+        overdue = due.overdue(self._database, refreshed_before=before, now=self._now)
+        attempted_at = account_downloads.newest_attempt(self._database)
         return queue_checks.queue_drains(
             self._queue.stats(),
             overdue,
@@ -74,9 +73,8 @@ class LogChecks:
 
     def account_feed_free(self) -> Verdict:
         """Nothing keeps the accounts from being downloaded."""
-        with self._database.read() as connection:
-            accounts = downloaded_accounts(connection, self._settings)
-            records = account_downloads.list_all(connection)
+        accounts = downloaded_accounts(self._database, self._settings)
+        records = account_downloads.list_all(self._database)
         return queue_checks.account_feed_free(
             records,
             accounts,
@@ -102,8 +100,7 @@ class LogChecks:
 
     def prices_present(self) -> Verdict:
         """Open positions have prices."""
-        with self._database.read() as connection:
-            unknown = contracts.failures(connection).keys()
+        unknown = contracts.failures(self._database).keys()
         today = self._calendar.trading_day(self._now)
         return position_checks.prices_present(self._judged, unknown=unknown, today=today)
 
@@ -113,29 +110,24 @@ class LogChecks:
 
     def reconciles_with_broker(self) -> Verdict:
         """The lake has what the account holds; while the exchange is closed or IB away, that may be by old news."""
-        with self._database.read() as connection:
-            held = holdings.list_open(connection)
-            accounts = downloaded_accounts(connection, self._settings)
-            # What has no row at all yet gets it by the next run.
-            unseen = {key for key, _ in due.due_keys(connection, refreshed_before=_NEVER, now=self._now)}
-            streams = _streams(connection, self._now)
+        coverage = due.read_coverage(self._database, now=self._now)
         before = self._overdue_before
         queued = {item.key for item in self._queue.items() if item.state is not QueueState.DEAD}
         return position_checks.reconciles_with_broker(
-            held,
+            coverage.held,
             self._newest,
-            pending=unseen.difference(self._newest.select(KEY).iter_rows()) | queued,
-            streamed=streams,
+            # What has no row at all yet gets it by the next run.
+            pending=coverage.unseen.difference(self._newest.select(KEY).iter_rows()) | queued,
+            streamed={slot.conid for slot in coverage.streams},
             stale_before=self._now - timedelta(seconds=self._settings.refresh_seconds),
-            accounts=accounts,
+            accounts=_downloaded(coverage.held, self._settings),
             heard_since=before if self._is_expected(before) and self._is_expected(self._now) else None,
             now=self._now,
         )
 
     def values_consistent(self) -> Verdict:
         """Values follow from prices."""
-        with self._database.read() as connection:
-            known = contracts.get(connection, self._judged.get_column("conid").to_list())
+        known = contracts.get(self._database, self._judged.get_column("conid").to_list())
         specs = {conid: found.spec for conid, found in known.items()}
         return position_checks.values_consistent(self._judged, specs)
 
@@ -163,23 +155,19 @@ class LogChecks:
         newest_at = self._newest.get_column("timestamp").max()
         if not isinstance(newest_at, datetime):
             return self._newest
-        with self._database.read() as connection:
-            streams = _streams(connection, self._now, begun_before=self._now - _FILLS_WITHIN)
+        begun_before = self._now - _FILLS_WITHIN
+        live = slots.streams(self._database, now=self._now)
+        streams = [slot.conid for slot in live if slot.acquired_at <= begun_before]
         is_queued = pl.col("source") == UpdateSource.QUEUE.value
         is_of_newest_day = pl.col("timestamp") >= self._calendar.begins_at(self._calendar.trading_day(newest_at))
-        return self._newest.filter(is_queued | (is_of_newest_day & pl.col("conid").is_in(list(streams))))
+        return self._newest.filter(is_queued | (is_of_newest_day & pl.col("conid").is_in(streams)))
 
 
-def downloaded_accounts(connection: Connection, settings: Settings) -> set[str]:
+def downloaded_accounts(database: StateDatabase, settings: Settings) -> set[str]:
     """The accounts that refreshes download: of the settings, with an open holding, whether it streams or not."""
-    accounts = {holding.account for holding in holdings.list_open(connection)}
+    return _downloaded(holdings.list_open(database), settings)
+
+
+def _downloaded(held: Iterable[Holding], settings: Settings) -> set[str]:
+    accounts = {holding.account for holding in held}
     return accounts.intersection(settings.ib_accounts or accounts)
-
-
-def _streams(connection: Connection, now: datetime, *, begun_before: datetime | None = None) -> set[int]:
-    """Contracts that are streamed, of streams that began at or before an instant."""
-    return {
-        slot.conid
-        for slot in slots.live(connection, now=now)
-        if slot.purpose is SlotPurpose.STREAM and (begun_before is None or slot.acquired_at <= begun_before)
-    }

@@ -268,8 +268,7 @@ def _queue_figures(pipeline: PipelineResource, depth_at_start: int) -> dict[str,
 
 def _account_figures(pipeline: PipelineResource, *, day: date) -> dict[str, float]:
     """Sums over the accounts by base currency, of their newest rows."""
-    with pipeline.database().read() as connection:
-        wanted = downloaded_accounts(connection, pipeline.settings())
+    wanted = downloaded_accounts(pipeline.database(), pipeline.settings())
     return account_sums(newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), day), wanted)
 
 

@@ -124,8 +124,7 @@ def _shown(
     """A picture of the slots over the day and its newest rows, once there is a line to draw; what went wrong."""
     try:
         begins_at = min(pipeline.calendar().begins_at(day), now - PICTURE_AT_LEAST)
-        with pipeline.database().read() as connection:
-            samples = slot_samples.between(connection, begins_at, now)
+        samples = slot_samples.between(pipeline.database(), begins_at, now)
         if len(samples) < SAMPLES_AT_LEAST:
             return {}, ""
         configured = settings.market_data_lines - settings.reserved_lines

@@ -130,13 +130,11 @@ class SharedPace:
 
     def take(self) -> float:
         """See ``Pace``."""
-        with self._database.write() as connection:
-            return request_rates.take(connection, self._name, WINDOWS, clock=self._clock).total_seconds()
+        return request_rates.take(self._database, self._name, WINDOWS, clock=self._clock).total_seconds()
 
     def pause(self, seconds: float) -> None:
         """See ``Pace``."""
-        with self._database.write() as connection:
-            request_rates.pause(connection, self._name, timedelta(seconds=seconds), clock=self._clock)
+        request_rates.pause(self._database, self._name, timedelta(seconds=seconds), clock=self._clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,9 +195,8 @@ class CloseFetcher:
         if not windows:
             return {}
         now = self._clock()
-        with self._database.read() as connection:
-            known = store.find(connection, wanted, first=min(windows), last=max(windows))
-            cached = cache.get(connection, wanted)
+        known = store.find(self._database, wanted, first=min(windows), last=max(windows))
+        cached = cache.get(self._database, wanted)
         for conid, found in cached.items():
             # As the run that asked found it: what others call it must not change the rows of a run that asks nothing.
             self.report.contracts[conid] = found.spec
@@ -271,8 +270,7 @@ class CloseFetcher:
             return specs
         if not connection.is_connected:
             raise GatewayError(f"connection to {connection.address} closed while contracts were looked up")
-        with self._database.read() as state:
-            unknown = cache.failures(state)
+        unknown = cache.failures(self._database)
         for conid in missing:
             reason = CloseReason.UNKNOWN_CONTRACT if conid in unknown else CloseReason.NO_ANSWER
             now = self._clock()
@@ -327,8 +325,7 @@ class CloseFetcher:
         """
         kept = [entry if entry.close is not None else self._known.get(entry.key, entry) for entry in entries]
         if kept:
-            with self._database.write() as connection:
-                store.save(connection, kept)
+            store.save(self._database, kept)
             self.report.entries |= {entry.key: entry for entry in kept}
 
 

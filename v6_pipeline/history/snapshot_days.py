@@ -108,8 +108,7 @@ def known_contracts(context: HistoryContext, inputs: DayInputs) -> dict[int, Con
 
 
 def _known(context: HistoryContext, conids: Sequence[int]) -> dict[int, ContractSpec]:
-    with context.database.read() as connection:
-        return {conid: item.spec for conid, item in contract_cache.get(connection, set(conids)).items()}
+    return {conid: item.spec for conid, item in contract_cache.get(context.database, conids).items()}
 
 
 def _made(day: date, done: Replacement, frame: pl.DataFrame) -> Made:

@@ -145,18 +145,23 @@ class SharedAllowance:
     def _ask(self, count: int, loop: asyncio.AbstractEventLoop) -> list[float]:
         """One transaction, in a thread. The first instant lies after its commit, or a slow disk would waste each."""
         began = loop.time()
-        with self._database.write() as connection:
+        now, at = self._clock(), began
+
+        def read_clocks() -> datetime:
+            nonlocal now, at
             now, at = steady_now(loop, self._clock), loop.time()
-            instants = pacing.take(
-                connection,
-                self._gateway,
-                count,
-                configured_rate=self._rate,
-                now=now,
-                earliest=now + timedelta(seconds=self._took),
-                announce=not self._announced,
-                from_shares=self._on_share,
-            )
+            return now
+
+        instants = pacing.take(
+            self._database,
+            self._gateway,
+            count,
+            configured_rate=self._rate,
+            clock=read_clocks,
+            commit_seconds=self._took,
+            announce=not self._announced,
+            from_shares=self._on_share,
+        )
         self._announced = True
         committing = loop.time() - at
         # A commit of a few milliseconds is within the tolerance, and a lone message need not wait for it twice.
@@ -165,9 +170,13 @@ class SharedAllowance:
         return [at + (instant - now).total_seconds() for instant in instants]
 
     def _back_off(self, reason: str, loop: asyncio.AbstractEventLoop) -> pacing.PacingReport:
-        with self._database.write() as connection:
-            now = steady_now(loop, self._clock)
-            return pacing.back_off(connection, self._gateway, reason=reason, configured_rate=self._rate, now=now)
+        return pacing.back_off(
+            self._database,
+            self._gateway,
+            reason=reason,
+            configured_rate=self._rate,
+            clock=lambda: steady_now(loop, self._clock),
+        )
 
 
 class _Steady:

@@ -73,36 +73,20 @@ class ContractBook:
 
     async def refused(self) -> frozenset[int]:
         """Contracts that the broker gave a refresh no market data for within the last hour: asking would be in vain."""
-
-        def look() -> frozenset[int]:
-            with self._database.read() as connection:
-                return cache.refused(connection, since=self._clock() - RETRY_AFTER)
-
-        return await asyncio.to_thread(look)
+        return await asyncio.to_thread(cache.refused, self._database, since=self._clock() - RETRY_AFTER)
 
     async def note_refused(self, codes: Mapping[int, int]) -> None:
         """Keep the broker's codes for contracts that it gives no market data for, for the refreshes to come."""
-
-        def note() -> None:
-            with self._database.write() as connection:
-                cache.mark_refused(connection, codes, failed_at=self._clock())
-
-        await asyncio.to_thread(note)
+        await asyncio.to_thread(cache.mark_refused, self._database, codes, failed_at=self._clock())
 
     async def forget_refused(self) -> None:
         """After a new login: what was not sold before may be sold now."""
-
-        def forget() -> None:
-            with self._database.write() as connection:
-                cache.forget_refused(connection)
-
-        await asyncio.to_thread(forget)
+        await asyncio.to_thread(cache.forget_refused, self._database)
 
     def _look_up(self, conids: list[int]) -> _Found:
         now = self._clock()
-        with self._database.read() as connection:
-            cached = cache.get(connection, conids)
-            failures = cache.failures(connection)
+        cached = cache.get(self._database, conids)
+        failures = cache.failures(self._database)
         known = {conid: item.spec for conid, item in cached.items() if item.qualified_at is not None}
         failed = {conid for conid, failure in failures.items() if failure.failed_at > now - RETRY_AFTER}
         old = [
@@ -154,15 +138,10 @@ class ContractBook:
         if failed:
             # One line, for a connection that goes fails thousands at once.
             log.warning("%d contracts could not be looked up, the first: %s", len(failed), answers[failed[0]])
-        await asyncio.to_thread(self._remember, list(specs.values()), unknown)
+        await asyncio.to_thread(
+            cache.save_answers, self._database, list(specs.values()), unknown, answered_at=self._clock()
+        )
         return specs
-
-    def _remember(self, specs: list[ContractSpec], unknown: list[int]) -> None:
-        now = self._clock()
-        with self._database.write() as connection:
-            cache.save(connection, specs, qualified_at=now)
-            for conid in unknown:
-                cache.mark_unknown(connection, conid, failed_at=now)
 
 
 def _has_expired(contract: ContractSpec, today: date) -> bool:

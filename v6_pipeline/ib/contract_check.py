@@ -29,17 +29,15 @@ async def check_contracts(
         GatewayError: what is not in the cache cannot be asked for now.
     """
     wanted = list(dict.fromkeys(conids))
-    with database.read() as connection:
-        known = cache.get(connection, wanted)
+    known = cache.get(database, wanted)
     missing = [conid for conid in wanted if conid not in known]
     if not missing:
         return
     owner = f"{ProcessIdentity.current().owner}/check"
     async with leased_connection(settings, database, owner=owner, clock=clock) as gateway:
         answers = await qualify_all(gateway, missing)
-    await asyncio.to_thread(
-        _remember, database, [item for item in answers.values() if isinstance(item, ContractSpec)], clock
-    )
+    found = [item for item in answers.values() if isinstance(item, ContractSpec)]
+    await asyncio.to_thread(cache.save, database, found, qualified_at=clock())
     unknown = [conid for conid, answer in answers.items() if isinstance(answer, UnknownContractError)]
     if unknown:
         listed = ", ".join(map(str, unknown))
@@ -49,8 +47,3 @@ async def check_contracts(
     for answer in answers.values():
         if isinstance(answer, GatewayError):
             raise answer
-
-
-def _remember(database: StateDatabase, specs: list[ContractSpec], clock: Clock) -> None:
-    with database.write() as connection:
-        cache.save(connection, specs, qualified_at=clock())

@@ -15,7 +15,6 @@ from v6_pipeline.errors import AccountFeedError, FencedError
 from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.model import BaseCurrency
 from v6_pipeline.state.account import downloads as records
-from v6_pipeline.state.account import fx_rates as rates_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import NamedLease
 
@@ -117,16 +116,13 @@ class AccountDownloads:
         await asyncio.to_thread(self._save, download)
 
     def _note_failure(self, account: str, reason: str) -> None:
-        with self._database.write() as connection:
-            records.failed(connection, account, at=self._clock(), reason=reason)
+        records.failed(self._database, account, at=self._clock(), reason=reason)
 
     def _save(self, download: AccountDownload) -> None:
-        with self._database.write() as connection:
-            records.completed(connection, download.account, at=download.completed_at)
-            rates_store.save(
-                connection,
-                account=download.account,
-                base_currency=download.values.base_currency,
-                rates=download.values.exchange_rates,
-                observed_at=download.completed_at,
-            )
+        records.save(
+            self._database,
+            download.account,
+            completed_at=download.completed_at,
+            base_currency=download.values.base_currency,
+            rates=download.values.exchange_rates,
+        )

@@ -238,11 +238,7 @@ class QueueWorker:
         return not self._settings.ib_accounts or account in self._settings.ib_accounts
 
     def _store_positions(self, held: list[Holding], accounts: list[str], begun_at: datetime) -> None:
-        missing: list[Holding] = []
-        with self._database.write() as connection:
-            for account in accounts:
-                rows = [holding for holding in held if holding.account == account]
-                missing += holdings_store.replace_account(connection, account, rows, observed_at=begun_at)
+        missing = holdings_store.replace_accounts(self._database, accounts, held, observed_at=begun_at)
         self._queue.insert_many(
             NewItem(
                 account=item.account,
@@ -317,8 +313,7 @@ class QueueWorker:
 
     def _settle(self, items: list[QueueItem], downloads: AccountDownloads, held: frozenset[Key]) -> Settlement:
         keys = [item.key for item in items]
-        with self._database.read() as connection:
-            known = {key: stored.holding for key, stored in holdings_store.find(connection, keys).items()}
+        known = {key: stored.holding for key, stored in holdings_store.find(self._database, keys).items()}
         downloaded = {
             (account, conid): value
             for account in {key[0] for key in keys}
@@ -399,9 +394,8 @@ class QueueWorker:
             download = downloads.get(account)
             keys = [key for key in found.gone if key[0] == account]
             if download is not None:
-                with self._database.write() as connection:
-                    # As of the download: what was opened again since stays open.
-                    holdings_store.mark_closed(connection, keys, closed_at=download.started_at)
+                # As of the download: what was opened again since stays open.
+                holdings_store.mark_closed(self._database, keys, closed_at=download.started_at)
         if found.unsettled:
             reason = "position feed and account download disagree"
             self._queue.mark_failed(batch.token, found.unsettled, reason)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
 from sqlalchemy.engine import URL, make_url
@@ -27,7 +28,8 @@ from v6_pipeline.state import schema
 from v6_pipeline.state.failures import explain, is_busy
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
 
-__all__ = ["Connection", "SchemaRevision", "StateDatabase"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _WRITE = "v6_write"
 _WRITERS_LOCK = 0x7636_7374  # any constant: PostgreSQL's advisory locks are numbers, of one database each
@@ -239,6 +241,38 @@ class StateDatabase:
             raise
         except (DBAPIError, sqlite3.DatabaseError, PoolTimeoutError) as error:
             raise StateError(explain(error, self._name, self._engine.url.password)) from error
+
+
+def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[StateDatabase | Connection, P], R]:
+    """Open a read transaction around a query that is given the database; one given a connection uses it as it is.
+
+    So every query of this package has one definition: other packages pass the ``StateDatabase``, and a method that
+    combines several queries in one transaction passes its ``Connection``.
+    """
+
+    @functools.wraps(function)
+    def run(place: StateDatabase | Connection, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if isinstance(place, Connection):
+            return function(place, *args, **kwargs)
+        with place.read() as connection:
+            return function(connection, *args, **kwargs)
+
+    return run
+
+
+def writes(
+    function: Callable[Concatenate[Connection, P], R],
+) -> Callable[Concatenate[StateDatabase | Connection, P], R]:
+    """Open a write transaction around a change that is given the database; see ``reads``."""
+
+    @functools.wraps(function)
+    def run(place: StateDatabase | Connection, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if isinstance(place, Connection):
+            return function(place, *args, **kwargs)
+        with place.write() as connection:
+            return function(connection, *args, **kwargs)
+
+    return run
 
 
 def _parse(url: str, name: str) -> URL:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from v6_pipeline.model import BaseCurrency, Holding, QueuePriority
-from v6_pipeline.state.account import fx_rates as rates_store
+from v6_pipeline.state.account import downloads
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.keys import Key
 from v6_pipeline.state.queue.queue import NewItem, PositionQueue
-from v6_pipeline.streaming.portfolio import Key
 
 
 class StreamerState:
@@ -30,11 +30,14 @@ class StreamerState:
         self, held: list[Holding], accounts: Iterable[str], *, begun_at: datetime
     ) -> list[Holding]:
         """Store a complete position download; returns the holdings that are known and not in it."""
-        return await asyncio.to_thread(self._take_in_download, held, list(accounts), begun_at)
+        missing = await asyncio.to_thread(
+            holdings_store.replace_accounts, self._database, list(accounts), held, observed_at=begun_at
+        )
+        return list(missing)
 
     async def take_in_changes(self, changed: list[Holding]) -> None:
         """Store what the position feed said since."""
-        await asyncio.to_thread(self._take_in_changes, changed)
+        await asyncio.to_thread(holdings_store.upsert_holdings, self._database, changed)
 
     async def verify(self, holdings: list[Holding]) -> None:
         """Have the worker compare these with the account download, before anything else in the queue."""
@@ -54,24 +57,10 @@ class StreamerState:
         """Each account's base currency and rates, as its newest account download had them."""
         return await asyncio.to_thread(self._base_currencies)
 
-    def _take_in_download(self, held: list[Holding], accounts: list[str], begun_at: datetime) -> list[Holding]:
-        missing: list[Holding] = []
-        with self._database.write() as connection:
-            for account in accounts:
-                rows = [holding for holding in held if holding.account == account]
-                missing += holdings_store.replace_account(connection, account, rows, observed_at=begun_at)
-        return missing
-
-    def _take_in_changes(self, changed: list[Holding]) -> None:
-        with self._database.write() as connection:
-            holdings_store.upsert_holdings(connection, changed)
-
     def _base_currencies(self) -> dict[str, BaseCurrency]:
-        with self._database.read() as connection:
-            rows = rates_store.list_all(connection)
         rates: dict[str, dict[str, float]] = {}
         base: dict[str, str] = {}
-        for row in rows:
+        for row in downloads.list_rates(self._database):
             rates.setdefault(row.account, {})[row.currency] = row.rate
             base[row.account] = row.base_currency
         return {account: BaseCurrency(base[account], rates[account]) for account in base}

@@ -18,7 +18,6 @@ from v6_pipeline.refresh.account_downloads import (
     AccountDownloads,
 )
 from v6_pipeline.state.account import downloads as account_downloads
-from v6_pipeline.state.account import fx_rates as rates
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import NamedLease
 from v6_pipeline_tests.integration.conftest import OpenConnection
@@ -194,7 +193,7 @@ async def test_base_currency_and_rates_are_known_and_stored(
     assert base.currency == "USD"
     assert downloads.base(SECOND) is None
     with database.read() as transaction:
-        stored = rates.list_all(transaction)
+        stored = account_downloads.list_rates(transaction)
     assert {(item.account, item.currency): item.rate for item in stored} == {
         (FIRST, "USD"): 1.0,
         (FIRST, "EUR"): base.rate("EUR"),

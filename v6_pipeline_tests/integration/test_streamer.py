@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from v6_pipeline.errors import FencedError, GatewayError, StateError
-from v6_pipeline.state.account import fx_rates as rates
+from v6_pipeline.state.account import downloads
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.leases.leases import GrantedBy, ProcessIdentity, StreamerLease
 from v6_pipeline.state.queue.queue import QueueState
@@ -367,7 +367,7 @@ async def test_a_supervised_streamer_idles_until_granted_and_again_after_the_los
 async def test_base_currency_and_rates_come_from_the_account_downloads(rig: Rig) -> None:
     account, conid = one_account_holding(rig)
     with rig.database.write() as connection:
-        rates.save(
+        downloads.save_rates(
             connection, account=account, base_currency="CHF", rates={"USD": 0.8, "EUR": 0.9}, observed_at=rig.clock()
         )
     rig.registry.add_active("s", [conid])

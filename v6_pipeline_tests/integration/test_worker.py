@@ -23,7 +23,7 @@ from v6_pipeline.refresh.account_downloads import AccountDownloads
 from v6_pipeline.refresh.quotes import BatchQuotes
 from v6_pipeline.refresh.worker import QueueWorker, RefreshReport, RefreshScope
 from v6_pipeline.settings import Settings
-from v6_pipeline.state.account import fx_rates as rates
+from v6_pipeline.state.account import downloads
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue.queue import PositionQueue, QueueState
@@ -167,7 +167,7 @@ async def test_account_figures_and_rates_come_with_the_same_download(rig: Rig) -
         assert row["net_liquidation"] == pytest.approx(float(sent["NetLiquidation"].value))
         assert row["daily_pnl"] is not None
     with rig.database.read() as connection:
-        assert {rate.currency for rate in rates.list_all(connection)} == {"USD", "EUR"}
+        assert {rate.currency for rate in downloads.list_rates(connection)} == {"USD", "EUR"}
     assert rig.rows().filter(pl.col("currency") == "EUR").get_column("fx_rate_to_base").null_count() == 0
 
 
@@ -197,7 +197,7 @@ async def test_accounts_of_which_everything_streams_are_downloaded_as_often(
     assert (first.rows, len(first.account_commits), again.account_commits, len(later.account_commits)) == (0, 1, [], 1)
     assert rig.rows(ACCOUNT_VALUES).get_column("account").to_list() == both * 2
     with rig.database.read() as connection:
-        assert {rate.observed_at for rate in rates.list_all(connection)} == {rig.clock.now}
+        assert {rate.observed_at for rate in downloads.list_rates(connection)} == {rig.clock.now}
 
 
 async def test_an_account_of_which_everything_streams_and_that_cannot_be_downloaded_fails_the_run(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -34,6 +35,33 @@ def test_constraints_name_versions_and_no_addresses() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
     assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.\[\]-]+==[A-Za-z0-9_.+!-]+", line) for line in lines)
+
+
+def test_no_transaction_is_opened_outside_state() -> None:
+    """Other packages call what ``state`` offers with the ``StateDatabase``: its SQL and transactions stay inside."""
+    found = [
+        f"{path.relative_to(ROOT)}: {ast.unparse(node).splitlines()[0]}"
+        for path in sorted((ROOT / "v6_pipeline").rglob("*.py"))
+        if "state" not in path.relative_to(ROOT).parts[1:2] and not path.match("ib/historical_pacing.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if _opens_a_transaction(node) or (isinstance(node, ast.ImportFrom) and _imports_connection(node))
+    ]
+
+    assert found == []
+
+
+def _opens_a_transaction(node: ast.AST) -> bool:
+    return isinstance(node, ast.With | ast.AsyncWith) and any(
+        isinstance(item.context_expr, ast.Call)
+        and isinstance(item.context_expr.func, ast.Attribute)
+        and item.context_expr.func.attr in {"read", "write"}
+        for item in node.items
+    )
+
+
+def _imports_connection(node: ast.ImportFrom) -> bool:
+    of_state = (node.module or "").startswith("v6_pipeline.state")
+    return of_state and any(name.name in {"Connection", "reads", "writes"} for name in node.names)
 
 
 @pytest.mark.parametrize(

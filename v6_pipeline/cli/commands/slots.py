@@ -25,9 +25,8 @@ def slots(*, as_json: JsonOption = False) -> None:
 
     with home.open_state(settings, must_exist=True) as database:
         usage = SlotLedger.from_settings(settings, database).usage()
-        with database.read() as connection:
-            known = contracts.get(connection, [slot.conid for slot in usage.slots])
-            rates = pacing.describe(connection, now=usage.limit.at)
+        known = contracts.get(database, [slot.conid for slot in usage.slots])
+        rates = pacing.describe(database, now=usage.limit.at)
     names = {conid: cached.spec.local_symbol or cached.spec.symbol for conid, cached in known.items()}
     if as_json:
         output.document({**_document(usage, names, settings), "message_rates": [asdict(rate) for rate in rates]})

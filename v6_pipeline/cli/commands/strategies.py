@@ -105,8 +105,7 @@ def add(
                 changes.add_active(strategy, conids, account=account, quantity=quantity, priority=priority)
             for selector in selectors:
                 changes.add_selector(strategy, selector, priority)
-        with database.read() as connection:
-            held = holdings.list_open(connection)
+        held = holdings.list_open(database)
     warnings = _not_held(dict.fromkeys(conids or ()), held) + _not_matched(selectors, held)
     warnings += _no_such_account([account] if conids else [], held)
     chosen = list(dict.fromkeys(conids or ()))
@@ -157,9 +156,8 @@ def list_strategies(*, as_json: JsonOption = False) -> None:
 
     with home.open_state(settings, must_exist=True) as database:
         entries = StrategyRegistry(database, timezone=settings.timezone).entries()
-        with database.read() as connection:
-            held = holdings.list_open(connection)
-            known = contracts.get(connection, [entry.conid for entry in entries if entry.conid is not None])
+        held = holdings.list_open(database)
+        known = contracts.get(database, [entry.conid for entry in entries if entry.conid is not None])
     names = {conid: cached.spec.local_symbol or cached.spec.symbol for conid, cached in known.items()}
     rows = [(entry, sum(_covers(entry, holding) for holding in held)) for entry in entries]
     if as_json:
@@ -203,8 +201,7 @@ def import_file(
         if conids and not unchecked:
             _check(settings, database, conids)
         _add_all(database, settings.timezone, rows)
-        with database.read() as connection:
-            held = holdings.list_open(connection)
+        held = holdings.list_open(database)
     warnings = _not_held(conids, held) + _not_matched(selectors, held)
     warnings += _no_such_account([row.account for row in rows if row.conids], held)
     names = sorted({row.strategy for row in rows})

@@ -11,6 +11,7 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, select
 
+from v6_pipeline.state.database import reads, writes
 from v6_pipeline.state.keys import chunks
 from v6_pipeline.state.schema import fetched_closes
 from v6_pipeline.state.upsert import upsert
@@ -38,11 +39,13 @@ class FetchedClose:
         return self.conid, self.day
 
 
+@writes
 def save(connection: Connection, entries: Iterable[FetchedClose]) -> None:
     """Keep answers, in a write transaction; a newer one replaces an older."""
     upsert(connection, fetched_closes, [asdict(entry) for entry in entries])
 
 
+@reads
 def find(
     connection: Connection, conids: Iterable[int], *, first: date, last: date
 ) -> dict[tuple[int, date], FetchedClose]:

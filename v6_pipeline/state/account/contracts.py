@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, select
 
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.state import revisions
+from v6_pipeline.state.database import reads, writes
 from v6_pipeline.state.keys import chunks
 from v6_pipeline.state.schema import contract_failures, contracts
 from v6_pipeline.state.upsert import Row, upsert
@@ -51,6 +52,7 @@ def remember(connection: Connection, specs: Iterable[ContractSpec]) -> None:
     _put(connection, [_row(spec, None) for spec in specs], replace_qualified=False)
 
 
+@writes
 def save(connection: Connection, specs: Iterable[ContractSpec], *, qualified_at: datetime) -> None:
     """Keep contract details, and forget that the contract was unknown."""
     rows = [_row(spec, qualified_at) for spec in specs]
@@ -59,6 +61,7 @@ def save(connection: Connection, specs: Iterable[ContractSpec], *, qualified_at:
         connection.execute(delete(contract_failures).where(contract_failures.c.conid.in_(chunk)))
 
 
+@reads
 def get(connection: Connection, conids: Iterable[int]) -> dict[int, CachedContract]:
     """The contracts that are in the cache, by conid."""
     found: dict[int, CachedContract] = {}
@@ -68,11 +71,23 @@ def get(connection: Connection, conids: Iterable[int]) -> dict[int, CachedContra
     return found
 
 
+@writes
 def mark_unknown(connection: Connection, conid: int, *, failed_at: datetime) -> None:
     """Note that the broker has no details of a conid, so that it is not asked again at once."""
     upsert(connection, contract_failures, [{"conid": conid, "code": UNKNOWN, "failed_at": failed_at}])
 
 
+@writes
+def save_answers(
+    connection: Connection, specs: Iterable[ContractSpec], unknown: Iterable[int], *, answered_at: datetime
+) -> None:
+    """Keep the broker's answers to a request for details: ``save`` those, ``mark_unknown`` the others."""
+    save(connection, specs, qualified_at=answered_at)
+    for conid in unknown:
+        mark_unknown(connection, conid, failed_at=answered_at)
+
+
+@reads
 def failures(connection: Connection) -> dict[int, ContractFailure]:
     """All conids that the broker did not know, by conid."""
     return {
@@ -81,17 +96,20 @@ def failures(connection: Connection) -> dict[int, ContractFailure]:
     }
 
 
+@writes
 def mark_refused(connection: Connection, codes: Mapping[int, int], *, failed_at: datetime) -> None:
     """Note that the broker gives no market data for contracts; its code of each, by conid."""
     rows: list[Row] = [{"conid": conid, "code": code, "failed_at": failed_at} for conid, code in codes.items()]
     upsert(connection, contract_failures, rows)
 
 
+@reads
 def refused(connection: Connection, *, since: datetime) -> frozenset[int]:
     """Contracts that the broker did not know, or gave no market data for, since then."""
     return frozenset(connection.scalars(select(contract_failures.c.conid).where(contract_failures.c.failed_at > since)))
 
 
+@writes
 def forget_refused(connection: Connection) -> None:
     """Market data may be asked for anew of every contract that the broker knows."""
     connection.execute(delete(contract_failures).where(contract_failures.c.code != UNKNOWN))

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, or_, se
 from v6_pipeline.model import Holding
 from v6_pipeline.state import revisions
 from v6_pipeline.state.account import contracts as contract_cache
+from v6_pipeline.state.database import reads, writes
 from v6_pipeline.state.keys import Key, chunks, is_one_of
 from v6_pipeline.state.schema import contracts, holdings
 from v6_pipeline.state.upsert import Excluded, upsert
@@ -42,6 +43,7 @@ class StoredHolding:
     refreshed_at: datetime | None
 
 
+@writes
 def upsert_holdings(connection: Connection, observed: Iterable[Holding]) -> None:
     """Keep what was observed, unless something newer is known; a closed holding that is not flat is open again."""
     newest: dict[Key, Holding] = {}
@@ -88,6 +90,21 @@ def _is_newer(new: Excluded) -> ColumnElement[bool]:
     )
 
 
+@writes
+def replace_accounts(
+    connection: Connection, accounts: Iterable[str], downloaded: Iterable[Holding], *, observed_at: datetime
+) -> tuple[Holding, ...]:
+    """``replace_account`` for each of ``accounts``, in one transaction."""
+    by_account: dict[str, list[Holding]] = {account: [] for account in accounts}
+    for holding in downloaded:
+        if holding.account in by_account:
+            by_account[holding.account].append(holding)
+    missing: list[Holding] = []
+    for account, rows in by_account.items():
+        missing += replace_account(connection, account, rows, observed_at=observed_at)
+    return tuple(missing)
+
+
 def replace_account(
     connection: Connection, account: str, downloaded: Iterable[Holding], *, observed_at: datetime
 ) -> tuple[Holding, ...]:
@@ -111,6 +128,7 @@ def replace_account(
     )
 
 
+@writes
 def mark_closed(connection: Connection, keys: Iterable[Key], *, closed_at: datetime) -> int:
     """Close holdings, with a position of 0; returns how many were open. One observed after ``closed_at`` stays open."""
     closed = 0
@@ -143,6 +161,7 @@ def set_refreshed(connection: Connection, keys: Iterable[Key], *, refreshed_at: 
     )
 
 
+@reads
 def list_open(connection: Connection, *, account: str | None = None) -> tuple[Holding, ...]:
     """Open holdings, ordered by account and conid."""
     query = _JOINED.where(holdings.c.closed_at.is_(None)).order_by(holdings.c.account, holdings.c.conid)
@@ -151,6 +170,7 @@ def list_open(connection: Connection, *, account: str | None = None) -> tuple[Ho
     return tuple(_holding(row) for row in connection.execute(query))
 
 
+@reads
 def find(connection: Connection, keys: Iterable[Key]) -> dict[Key, StoredHolding]:
     """Holdings by key, closed ones included."""
     found: dict[Key, StoredHolding] = {}

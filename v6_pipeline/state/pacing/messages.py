@@ -29,6 +29,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, bindparam, select, update
 
 from v6_pipeline.settings import RUN_CLIENT_IDS
+from v6_pipeline.state.database import reads, writes
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.pacing.throttle import BackOffRule, RateState, slow_down
 from v6_pipeline.state.schema import message_pacing
 from v6_pipeline.state.upsert import upsert
@@ -86,14 +88,15 @@ def grant(
     return replace(state, next_at=instants[-1] + spacing), instants
 
 
+@writes
 def take(
     connection: Connection,
     gateway: str,
     count: int,
     *,
     configured_rate: float,
-    now: datetime,
-    earliest: datetime | None = None,
+    clock: Clock,
+    commit_seconds: float = 0.0,
     announce: bool = False,
     from_shares: bool = False,
 ) -> tuple[datetime, ...]:
@@ -104,12 +107,13 @@ def take(
         gateway: ``host:port``.
         count: messages that wait.
         configured_rate: by this process's settings.
-        now: UTC.
-        earliest: the first instant that is of use; ``now`` if left out.
+        clock: UTC; read while the write lock is held, so that a wait for the lock cannot make it stale.
+        commit_seconds: how long the commit takes; the first instant lies after it.
         announce: this is the process's first grant. It read the settings last of all, so its rate holds for all.
         from_shares: this process lived on its share until now. Others may for a moment more, so that little is handed
             out meanwhile.
     """
+    now = clock()
     known = _read(connection, gateway)
     state = known or PacingState(gateway=gateway, configured_rate=configured_rate, next_at=now)
     if announce and state.configured_rate != configured_rate:
@@ -117,7 +121,7 @@ def take(
     if from_shares:
         state = replace(state, shares_until=now + SHARES_LINGER)
     changed = state != known
-    state, instants = grant(state, count, now=now, earliest=earliest or now)
+    state, instants = grant(state, count, now=now, earliest=now + timedelta(seconds=commit_seconds))
     if changed:
         _write(connection, state)
     else:
@@ -125,16 +129,19 @@ def take(
     return instants
 
 
+@writes
 def back_off(
-    connection: Connection, gateway: str, *, reason: str, configured_rate: float, now: datetime
+    connection: Connection, gateway: str, *, reason: str, configured_rate: float, clock: Clock
 ) -> PacingReport:
     """Slow all processes down after a pacing error, in a write transaction; returns what holds now."""
+    now = clock()
     state = _read(connection, gateway) or PacingState(gateway=gateway, configured_rate=configured_rate, next_at=now)
     state = slow_down(state, reason, BACK_OFF, now=now)
     _write(connection, state)
     return _report(state, now)
 
 
+@reads
 def describe(connection: Connection, *, now: datetime) -> tuple[PacingReport, ...]:
     """The allowance of each gateway that was ever used, by name."""
     rows = connection.execute(select(message_pacing).order_by(message_pacing.c.gateway)).mappings()

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, select
 
+from v6_pipeline.state.database import writes
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.schema import request_rates
 from v6_pipeline.state.upsert import upsert
@@ -48,6 +49,7 @@ def wait_for(sent_at: Sequence[datetime], windows: Sequence[Window], *, now: dat
     return max([timedelta(0), *waits])
 
 
+@writes
 def take(connection: Connection, name: str, windows: Sequence[Window], *, clock: Clock) -> timedelta:
     """Allow a request now and remember it, or say how long to wait before asking here again.
 
@@ -75,6 +77,7 @@ def take(connection: Connection, name: str, windows: Sequence[Window], *, clock:
     return wait
 
 
+@writes
 def pause(connection: Connection, name: str, duration: timedelta, *, clock: Clock) -> None:
     """Let nobody ask for a while: the service said that we are too fast. A longer pause in force stays.
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, case, exists, func, or_, select
 
-from v6_pipeline.model import SlotPurpose
+from v6_pipeline.model import Holding, SlotPurpose
+from v6_pipeline.state.account.holdings import list_open
+from v6_pipeline.state.database import reads
 from v6_pipeline.state.keys import Key
 from v6_pipeline.state.schema import account_downloads, contracts, holdings, queue_items, slots
+from v6_pipeline.state.slots import rows as slot_rows
+from v6_pipeline.state.slots.rows import Slot
+
+_BEFORE_ANY_ROW = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,25 @@ def due_accounts(connection: Connection, *, refreshed_before: datetime, now: dat
     return tuple(connection.scalars(query.distinct().order_by(holdings.c.account)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """The open holdings, the keys of those due without any row yet, and the live slots of streams, at one instant."""
+
+    held: tuple[Holding, ...]
+    unseen: frozenset[Key]
+    streams: tuple[Slot, ...]
+
+
+@reads
+def read_coverage(connection: Connection, *, now: datetime) -> Coverage:
+    """Read in one transaction what covers each open holding."""
+    return Coverage(
+        held=list_open(connection),
+        unseen=frozenset(key for key, _ in due_keys(connection, refreshed_before=_BEFORE_ANY_ROW, now=now)),
+        streams=slot_rows.streams(connection, now=now),
+    )
+
+
 def due_keys(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[tuple[Key, str], ...]:
     """Key and symbol of each due holding whose last row is not newer than ``refreshed_before``; the stalest first."""
     query = (
@@ -73,6 +98,7 @@ def unstreamed_keys(connection: Connection, *, now: datetime) -> tuple[tuple[Key
     return tuple(((row.account, row.conid), row.symbol) for row in connection.execute(query))
 
 
+@reads
 def overdue(connection: Connection, *, refreshed_before: datetime, now: datetime) -> Overdue:
     """Due holdings whose last row, or what was observed of them before the first, is not newer than that."""
     seen_at = func.coalesce(holdings.c.refreshed_at, holdings.c.observed_at)

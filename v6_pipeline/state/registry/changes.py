@@ -10,8 +10,9 @@ import re
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
+from sqlalchemy import Connection
+
 from v6_pipeline.errors import UsageError
-from v6_pipeline.state.database import Connection
 from v6_pipeline.state.registry import rows
 from v6_pipeline.state.registry.rows import MembershipRow, SelectorRow
 from v6_pipeline.state.registry.selector import Selector

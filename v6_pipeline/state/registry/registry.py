@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from sqlalchemy import Connection
+
 from v6_pipeline.calendar import EXCHANGE
 from v6_pipeline.model import ContractSpec, Holding
 from v6_pipeline.state import revisions
 from v6_pipeline.state.account import contracts as contract_cache
 from v6_pipeline.state.account import holdings as holdings_store
-from v6_pipeline.state.database import Connection, StateDatabase
+from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
 from v6_pipeline.state.registry import rows
 from v6_pipeline.state.registry.changes import DEFAULT_PRIORITY, RegistryChanges

@@ -19,9 +19,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from sqlalchemy import Connection
+
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
-from v6_pipeline.state.database import Connection, StateDatabase
+from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
 from v6_pipeline.state.slots import limits as slot_limits
 from v6_pipeline.state.slots import rows

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, delete, select, update
 
 from v6_pipeline.model import SlotPurpose
+from v6_pipeline.state.database import reads
 from v6_pipeline.state.keys import chunks
 from v6_pipeline.state.schema import slots
 from v6_pipeline.state.upsert import Excluded, upsert
@@ -52,6 +53,12 @@ def live(connection: Connection, *, now: datetime) -> tuple[Slot, ...]:
             _LIVE, {"now": now}
         )
     )
+
+
+@reads
+def streams(connection: Connection, *, now: datetime) -> tuple[Slot, ...]:
+    """The slots in use by streams, by conid."""
+    return tuple(slot for slot in live(connection, now=now) if slot.purpose is SlotPurpose.STREAM)
 
 
 # Built once, for building a query costs more than running it.

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, select
 
+from v6_pipeline.state.database import reads
 from v6_pipeline.state.schema import slot_samples
 from v6_pipeline.state.upsert import upsert
 
@@ -38,6 +39,7 @@ def add(connection: Connection, sample: SlotSample) -> None:
     upsert(connection, slot_samples, [asdict(sample)])
 
 
+@reads
 def between(connection: Connection, start: datetime, end: datetime) -> tuple[SlotSample, ...]:
     """The samples from ``start`` to ``end``, both included, oldest first."""
     query = select(slot_samples).where(slot_samples.c.at.between(start, end)).order_by(slot_samples.c.at)

@@ -91,11 +91,9 @@ def test_none_in_use(v6: Run, settings: Settings) -> None:
 def test_the_message_rate_and_what_slowed_it(v6: Run, settings: Settings) -> None:
     gateway = "127.0.0.1:4002"
     database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
-    with database.write() as connection:
-        pacing.take(connection, gateway, 1, configured_rate=45, now=utc_now())
+    pacing.take(database, gateway, 1, configured_rate=45, clock=utc_now)
     assert f"45 messages a second to {gateway}, for all processes together" in v6("slots").out
-    with database.write() as connection:
-        pacing.back_off(connection, gateway, reason="100 Max rate exceeded", configured_rate=45, now=utc_now())
+    pacing.back_off(database, gateway, reason="100 Max rate exceeded", configured_rate=45, clock=utc_now)
     database.close()
 
     [rate] = v6("slots", "--json").document["message_rates"]

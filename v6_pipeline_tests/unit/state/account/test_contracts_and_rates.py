@@ -9,10 +9,9 @@ import pytest
 
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.state import revisions
-from v6_pipeline.state.account import contracts
-from v6_pipeline.state.account import fx_rates as rates
+from v6_pipeline.state.account import contracts, downloads
 from v6_pipeline.state.account.contracts import CachedContract, ContractFailure
-from v6_pipeline.state.account.fx_rates import FxRate
+from v6_pipeline.state.account.downloads import FxRate
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.revisions import Revision
 from v6_pipeline_tests.unit.state.databases import START
@@ -111,12 +110,14 @@ def test_the_revision_counts_changed_facts_only(database: StateDatabase) -> None
 
 def test_rates_are_kept_by_account_and_currency_and_the_newest_counts(database: StateDatabase) -> None:
     with database.write() as connection:
-        rates.save(connection, account="SIM1", base_currency="USD", rates={"EUR": 1.08, "USD": 1.0}, observed_at=LATER)
-        rates.save(connection, account="SIM1", base_currency="USD", rates={"EUR": 1.01}, observed_at=START)
-        rates.save(connection, account="SIM2", base_currency="EUR", rates={"USD": 0.92}, observed_at=START)
+        downloads.save_rates(
+            connection, account="SIM1", base_currency="USD", rates={"EUR": 1.08, "USD": 1.0}, observed_at=LATER
+        )
+        downloads.save_rates(connection, account="SIM1", base_currency="USD", rates={"EUR": 1.01}, observed_at=START)
+        downloads.save_rates(connection, account="SIM2", base_currency="EUR", rates={"USD": 0.92}, observed_at=START)
 
-        assert rates.list_all(connection, account="SIM1") == (
+        assert downloads.list_rates(connection, account="SIM1") == (
             FxRate(account="SIM1", currency="EUR", base_currency="USD", rate=1.08, observed_at=LATER),
             FxRate(account="SIM1", currency="USD", base_currency="USD", rate=1.0, observed_at=LATER),
         )
-        assert len(rates.list_all(connection)) == 3
+        assert len(downloads.list_rates(connection)) == 3

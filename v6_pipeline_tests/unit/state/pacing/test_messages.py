@@ -33,14 +33,14 @@ def take(
     """Instants as seconds from now."""
     with database.write() as connection:
         instants = pacing.take(
-            connection, GATEWAY, count, configured_rate=rate, now=now, announce=announce, from_shares=share
+            connection, GATEWAY, count, configured_rate=rate, clock=lambda: now, announce=announce, from_shares=share
         )
     return [(instant - now).total_seconds() for instant in instants]
 
 
 def back_off(database: StateDatabase, now: datetime) -> pacing.PacingReport:
     with database.write() as connection:
-        return pacing.back_off(connection, GATEWAY, reason="100 too fast", configured_rate=RATE, now=now)
+        return pacing.back_off(connection, GATEWAY, reason="100 too fast", configured_rate=RATE, clock=lambda: now)
 
 
 def report(database: StateDatabase, now: datetime) -> pacing.PacingReport:
@@ -79,16 +79,14 @@ def test_a_grant_is_small_so_that_a_dead_process_wastes_little(database: StateDa
 def test_gateways_do_not_share(database: StateDatabase) -> None:
     take(database, 11, START)
     with database.write() as connection:
-        other = pacing.take(connection, "other:4002", 1, configured_rate=RATE, now=START)
+        other = pacing.take(connection, "other:4002", 1, configured_rate=RATE, clock=lambda: START)
 
     assert other == (START,)
 
 
 def test_a_slow_asker_gets_instants_that_it_can_still_use(database: StateDatabase) -> None:
     with database.write() as connection:
-        instants = pacing.take(
-            connection, GATEWAY, 2, configured_rate=RATE, now=START, earliest=START + timedelta(seconds=0.3)
-        )
+        instants = pacing.take(connection, GATEWAY, 2, configured_rate=RATE, clock=lambda: START, commit_seconds=0.3)
 
     assert instants[0] == START + timedelta(seconds=0.3)
 
