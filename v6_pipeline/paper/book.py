@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper.contracts import FUTURE, OPTION, STOCK, Contract, Holding
-from v6_pipeline.paper.market import BASE_CURRENCY, Market
+from v6_pipeline.paper.instruments import BASE_CURRENCY
+from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.messages import AccountValue
 
 _STARTING_CASH = {"USD": 750_000.0, "EUR": 80_000.0}

@@ -12,9 +12,9 @@ from enum import StrEnum
 from xml.sax.saxutils import quoteattr
 
 from v6_pipeline.paper.contracts import OPTION, Contract
-from v6_pipeline.paper.daily_prices import daily_close, daily_exchange_rate
-from v6_pipeline.paper.market import BASE_CURRENCY
+from v6_pipeline.paper.instruments import BASE_CURRENCY
 from v6_pipeline.paper.past import Change, Deed, Past, PastDay, Position
+from v6_pipeline.paper.prices import daily_close, daily_exchange_rate
 
 Row = Mapping[str, object]
 

@@ -14,7 +14,7 @@ from typing import Self
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper.account_faults import AccountFaults
 from v6_pipeline.paper.account_feeds import AccountDesk
-from v6_pipeline.paper.actions import Actions, Reply
+from v6_pipeline.paper.actions import Actions, Reply, action_table
 from v6_pipeline.paper.book import Book
 from v6_pipeline.paper.config import AccountConflict, GatewayConfig
 from v6_pipeline.paper.connection_faults import ConnectionFaults
@@ -23,14 +23,12 @@ from v6_pipeline.paper.contracts import Holding, Universe
 from v6_pipeline.paper.control import ControlServer
 from v6_pipeline.paper.flex_server import FlexConfig, FlexServer
 from v6_pipeline.paper.handlers import Dispatcher
-from v6_pipeline.paper.history import HistoryDesk
-from v6_pipeline.paper.history_faults import HistoryFaults
+from v6_pipeline.paper.history import HistoryDesk, HistoryFaults
 from v6_pipeline.paper.link_faults import LinkFaults
 from v6_pipeline.paper.listener import Listener
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.market_data import MarketDataDesk
 from v6_pipeline.paper.past import Past
-from v6_pipeline.paper.registry import action_table
 from v6_pipeline.paper.scenario import Player, Scenario, shipped_scenario
 from v6_pipeline.paper.session import ClientSession
 from v6_pipeline.paper.statistics import Statistics

@@ -6,6 +6,7 @@ Belongs here: IB's rules for reqHistoricalData. The bars themselves are in `hist
 
 import asyncio
 import re
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -15,11 +16,11 @@ from v6_pipeline.paper import messages
 from v6_pipeline.paper.conditions import Farm
 from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.contracts import FUTURE, Contract
-from v6_pipeline.paper.daily_prices import expiry_of
+from v6_pipeline.paper.fields import Count, Seconds
 from v6_pipeline.paper.history_bars import BAR_SECONDS, SMALL_BAR, What, bars_between
-from v6_pipeline.paper.history_pacing import MOST_OPEN, SmallBarPacing
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.market_data import NO_DEFINITION, validation_error
+from v6_pipeline.paper.prices import expiry_of
 from v6_pipeline.paper.requests import HistoricalDataRequest, parse_historical_data, parse_versioned_id
 from v6_pipeline.paper.session import ClientSession
 from v6_pipeline.paper.statistics import Statistics
@@ -46,7 +47,12 @@ _END_FORMS = (
     (re.compile(r"(\d{8}) (\d\d:\d\d:\d\d)(?: (\S+))?"), "America/New_York"),
 )
 
-Error = tuple[int, str]
+MOST_OPEN = 50
+"""Requests that all clients together may have open, whatever their bars."""
+
+_WINDOW_SECONDS, _MOST_IN_WINDOW = 600.0, 60
+_IDENTICAL_SECONDS = 15.0
+_SAME_CONTRACT_SECONDS, _TOO_MANY_OF_A_CONTRACT = 2.0, 6
 
 
 class Refusal(StrEnum):
@@ -84,6 +90,35 @@ class _RefusedError(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    at: float
+    contract: str
+    identity: str
+    cost: int
+
+
+class SmallBarPacing:
+    """The requests for small bars of the last ten minutes."""
+
+    def __init__(self) -> None:
+        self._asked: deque[_Asked] = deque()
+
+    def admit(self, now: float, *, contract: str, identity: str, cost: int) -> bool:
+        """Count a request at `now`, in monotonic seconds; `False`, and not counted, if it violates a rule."""
+        while self._asked and now - self._asked[0].at >= _WINDOW_SECONDS:
+            self._asked.popleft()
+        same = [item for item in self._asked if item.contract == contract and now - item.at < _SAME_CONTRACT_SECONDS]
+        is_violation = (
+            sum(item.cost for item in self._asked) + cost > _MOST_IN_WINDOW
+            or any(item.identity == identity and now - item.at < _IDENTICAL_SECONDS for item in self._asked)
+            or sum(item.cost for item in same) + cost >= _TOO_MANY_OF_A_CONTRACT
+        )
+        if not is_violation:
+            self._asked.append(_Asked(now, contract, identity, cost))
+        return not is_violation
 
 
 class HistoryDesk:
@@ -280,6 +315,30 @@ class HistoryDesk:
         self._statistics.history.closed()
         if timer is not None:
             timer.cancel()
+
+
+class HistoryFaults:
+    """What may be wrong with the historical data of one gateway."""
+
+    def __init__(self, desk: HistoryDesk) -> None:
+        self._desk = desk
+
+    def delay_history(self, seconds: Seconds) -> None:
+        """Answer historical requests so much later, until healed."""
+        self._desk.extra_seconds = seconds
+
+    def ignore_history(self, count: Count = 1, conids: list[int] | None = None) -> None:
+        """Never answer the next historical requests for these contracts, or for any."""
+        self.refuse_history(Refusal.SILENCE, count, conids)
+
+    def refuse_history(self, why: Refusal = Refusal.PACING, count: Count = 1, conids: list[int] | None = None) -> None:
+        """Refuse the next historical requests for these contracts, or for any."""
+        self._desk.refusals.append(Refused(why, count, None if conids is None else frozenset(conids)))
+
+    def heal(self) -> None:
+        """Forget what is still to come."""
+        self._desk.extra_seconds = 0.0
+        self._desk.refusals.clear()
 
 
 def _duration(text: str) -> int:

@@ -14,8 +14,7 @@ from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from v6_pipeline.paper.contracts import CASH, INDEX, OPTION, Contract, Universe
-from v6_pipeline.paper.daily_prices import daily_close
-from v6_pipeline.paper.prices import unit
+from v6_pipeline.paper.prices import daily_close, unit
 from v6_pipeline.paper.trading_hours import is_trading_day, session, us_close
 from v6_pipeline.paper.wire import Message
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 CURRENCY_PAIR_CONID = 12087792
 """EUR.USD at IDEALPRO: what turns euros into the accounts' base currency."""
+BASE_CURRENCY = "USD"
+"""Of every account."""
 
 
 @dataclass(frozen=True, slots=True)

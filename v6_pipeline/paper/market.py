@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper.conditions import ContractConditions, LinkConditions
 from v6_pipeline.paper.contracts import Contract, Universe
-from v6_pipeline.paper.instruments import CURRENCY_PAIR_CONID
+from v6_pipeline.paper.instruments import BASE_CURRENCY, CURRENCY_PAIR_CONID
 from v6_pipeline.paper.prices import Quote, quote_at
 from v6_pipeline.paper.statistics import Statistics
-
-BASE_CURRENCY = "USD"
 
 
 class Market:

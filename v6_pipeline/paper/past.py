@@ -5,18 +5,47 @@ Belongs here: quantities, average costs and realized profits by day. How a state
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from enum import StrEnum
 
-from v6_pipeline.paper.contracts import Universe
-from v6_pipeline.paper.past_orders import Deed, Order, Planner
+from v6_pipeline.paper.contracts import CASH, FUTURE, OPTION, Contract, Holding, Universe
+from v6_pipeline.paper.instruments import UnderlyingSpec
+from v6_pipeline.paper.prices import daily_close, unit
 from v6_pipeline.paper.trading_hours import is_trading_day
+from v6_pipeline.paper.universe import OPTIONED, option
 
 PAST_DAYS = 800
 """How many days before its start the gateway remembers."""
 
 _FLAT = 1e-9
+_SESSIONS_A_TRADE = 5
+_OPENED_WITHIN = 25
+_OPTION_DAYS = 24
+# Distances in strikes from the money and signs of the two options that an account opens each week.
+_LEGS = (("P", 1, -1), ("C", 2, 1))
+
+
+class Deed(StrEnum):
+    """Why a quantity changes, named as a statement does."""
+
+    TRADE = "Trade"
+    EXPIRATION = "Expiration"
+    ASSIGNMENT = "Assignment"
+    EXERCISE = "Exercise"
+    DELIVERY = "Delivery"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A change of one account's quantity of a contract; `price` in quoted units."""
+
+    account: str
+    conid: int
+    quantity: float
+    price: float
+    deed: Deed = Deed.TRADE
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +133,109 @@ class Past:
         return Change(order, closed * (cost - before.average_cost), opens=False)
 
 
-__all__ = ["PAST_DAYS", "Change", "Deed", "Past", "PastDay", "Position"]
+class Planner:
+    """Writes the plan of one universe.
+
+    Attributes:
+        universe: with the contracts that expired meanwhile.
+        opening: what the accounts hold before the first session, by account and conid.
+        orders: what happens on each session.
+    """
+
+    def __init__(self, universe: Universe, sessions: Sequence[date]) -> None:
+        self.universe = universe
+        self.opening: dict[tuple[str, int], Holding] = {}
+        self.orders: dict[date, list[Order]] = {day: [] for day in sessions}
+        self._sessions = sessions
+        for holding in universe.holdings:
+            sec_type = universe.contracts[holding.conid].sec_type
+            if sec_type == OPTION:
+                self._open_lately(holding)
+            elif sec_type != CASH:
+                self._trade_up_and_down(holding)
+        expired = list(self._expired())
+        contracts = [*universe.contracts.values(), *{contract.conid: contract for _, contract, *_ in expired}.values()]
+        self.universe = Universe(
+            seed=universe.seed,
+            as_of=universe.as_of,
+            accounts=universe.accounts,
+            contracts=contracts,
+            holdings=universe.holdings,
+        )
+        for account, contract, quantity, opened_on in expired:
+            self._open_and_end(account, contract, quantity, opened_on)
+
+    def _close(self, conid: int, day: date) -> float:
+        price = daily_close(self.universe, conid, day)
+        assert price is not None  # noqa: S101 - nothing is planned after an expiry
+        return price
+
+    def _order(self, day: date, account: str, conid: int, quantity: float) -> None:
+        self.orders[day].append(Order(account, conid, quantity, self._close(conid, day)))
+
+    def _dice(self, conid: int, account: str, salt: int, number: int = 0) -> float:
+        return unit(self.universe.seed, conid, 64 * salt + self.universe.accounts.index(account), number)
+
+    def _trade_up_and_down(self, holding: Holding) -> None:
+        is_future = self.universe.contracts[holding.conid].sec_type == FUTURE
+        lot = 1.0 if is_future else max(1.0, round(abs(holding.quantity) / 10))
+        shift = int(self._dice(holding.conid, holding.account, 1) * _SESSIONS_A_TRADE)
+        last = len(self._sessions) - 1
+
+        def quantity(index: int) -> float:
+            block = (last - index + shift) // _SESSIONS_A_TRADE
+            # The last block holds what the universe begins with; half of the others do.
+            step = int(self._dice(holding.conid, holding.account, 2, block) * 4) if block else 0
+            return holding.quantity + (0.0, 0.0, lot, -lot)[step]
+
+        self.opening[holding.account, holding.conid] = Holding(
+            holding.account, holding.conid, quantity(0), holding.average_cost
+        )
+        for index, day in enumerate(self._sessions[1:], start=1):
+            if change := quantity(index) - quantity(index - 1):
+                self._order(day, holding.account, holding.conid, change)
+
+    def _open_lately(self, holding: Holding) -> None:
+        ago = int(self._dice(holding.conid, holding.account, 3) * min(_OPENED_WITHIN, len(self._sessions)))
+        self._order(self._sessions[-1 - ago], holding.account, holding.conid, holding.quantity)
+
+    def _expired(self) -> Iterator[tuple[str, Contract, float, date]]:
+        """Account, contract, quantity and day of opening of every option that ended before the last session."""
+        taken = set(self.universe.contracts)
+        known: dict[str, Contract] = {}
+        for week, expiry in enumerate(_last_sessions_of_weeks(self._sessions)):
+            opened = next(day for day in self._sessions if day >= expiry - timedelta(days=_OPTION_DAYS))
+            for number, account in enumerate(self.universe.accounts):
+                for leg, (right, distance, sign) in enumerate(_LEGS):
+                    spec = OPTIONED[(week + 5 * number + 3 * leg) % len(OPTIONED)]
+                    contract = option(spec, expiry, self._strike(spec, opened, right, distance), right, set())
+                    if contract.local_symbol not in known:
+                        known[contract.local_symbol] = option(spec, expiry, contract.strike, right, taken)
+                    contract = known[contract.local_symbol]
+                    lots = 1 + int(3 * self._dice(contract.conid, account, 4))
+                    yield account, contract, float(sign * lots), opened
+
+    def _strike(self, spec: UnderlyingSpec, day: date, right: str, distance: int) -> float:
+        nearest = round(self._close(spec.conid, day) / spec.strike_step)
+        return (nearest + (distance if right == "C" else -distance)) * spec.strike_step
+
+    def _open_and_end(self, account: str, contract: Contract, quantity: float, opened_on: date) -> None:
+        self._order(opened_on, account, contract.conid, quantity)
+        expiry = date.fromisoformat(contract.expiry)
+        value = self._close(contract.conid, expiry)
+        deed = Deed.EXPIRATION if not value else Deed.EXERCISE if quantity > 0 else Deed.ASSIGNMENT
+        underlying = self.universe.contracts[contract.underlying_conid]
+        # An index is settled in cash; shares are delivered at the strike, and the option itself ends at 0.
+        price = 0.0 if underlying.is_tradable else value
+        self.orders[expiry].append(Order(account, contract.conid, -quantity, price, deed))
+        if value and underlying.is_tradable:
+            shares = quantity * float(contract.multiplier) * (1 if contract.right == "C" else -1)
+            self.orders[expiry].append(Order(account, underlying.conid, shares, contract.strike, Deed.DELIVERY))
+            after = self._sessions[self._sessions.index(expiry) + 1]
+            self._order(after, account, underlying.conid, -shares)
+
+
+def _last_sessions_of_weeks(sessions: Sequence[date]) -> list[date]:
+    """The last session of each week but those so early that nothing could be opened before, and the very last."""
+    weeks = {day.isocalendar()[:2]: day for day in sessions}
+    return [day for day in weeks.values() if day < sessions[-1] and day >= sessions[0] + timedelta(days=_OPTION_DAYS)]

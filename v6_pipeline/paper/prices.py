@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from datetime import date
 
 from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, Contract, Universe
+from v6_pipeline.paper.instruments import BASE_CURRENCY, CURRENCY_PAIR_CONID
 
 RATE = 0.04
 """Annual risk-free rate, continuously compounded."""
 
 _CLOSE_SEQUENCE = -500  # yesterday's close: a point of the same path that no live sequence number reaches
+_STEPS_A_DAY = 7
+"""Points of the path between two daily closes: they move by a percent or so."""
 _MASK = (1 << 64) - 1
 
 
@@ -71,8 +74,40 @@ def quote_at(universe: Universe, conid: int, sequence: int) -> Quote:
     if contract.sec_type == OPTION:
         underlying = universe.contracts[contract.underlying_conid]
         return _option_quote(universe.seed, contract, underlying, universe.as_of, sequence)
-    anchor = universe.contracts[contract.underlying_conid] if contract.base_price == 0 else contract
-    return _linear_quote(universe.seed, contract, anchor, universe.as_of, sequence)
+    return _linear_quote(universe.seed, contract, _anchor(universe, contract), universe.as_of, sequence)
+
+
+def daily_close(universe: Universe, conid: int, day: date) -> float | None:
+    """The close of a contract on `day`, in quoted units; `None` after it expired.
+
+    An option closes at its intrinsic value on the day it expires, and never below its minimum tick before.
+
+    Raises:
+        KeyError: the universe has no such contract.
+    """
+    contract = universe.contracts[conid]
+    expiry = expiry_of(contract)
+    if expiry is not None and day > expiry:
+        return None
+    if contract.sec_type != OPTION:
+        return _linear_close(universe, contract, day)
+    underlying = universe.contracts[contract.underlying_conid]
+    underlying_close = _linear_close(universe, underlying, day)
+    if day == expiry:
+        gain = underlying_close - contract.strike
+        return round(max(gain if contract.right == "C" else -gain, 0.0), 9)
+    value = _option_value(universe.seed, contract, underlying, day, underlying_close)
+    return max(_to_tick(value.price, contract.min_tick, 0.5), contract.min_tick)
+
+
+def daily_exchange_rate(universe: Universe, currency: str, day: date) -> float:
+    """What one unit of a currency was worth in the base currency at the close of `day`."""
+    return 1.0 if currency == BASE_CURRENCY else _linear_close(universe, universe.contracts[CURRENCY_PAIR_CONID], day)
+
+
+def expiry_of(contract: Contract) -> date | None:
+    """The day a contract expires, `None` if it does not."""
+    return date.fromisoformat(contract.expiry) if contract.expiry else None
 
 
 def unit(seed: int, conid: int, salt: int, sequence: int = 0) -> float:
@@ -128,8 +163,7 @@ def smile(seed: int, underlying: Contract, *, spot_price: float, strike: float, 
 
 def years_to_expiry(contract: Contract, as_of: date) -> float:
     """Time left in years of 365 days, never less than one day."""
-    expiry = date(int(contract.expiry[:4]), int(contract.expiry[4:6]), int(contract.expiry[6:8]))
-    return max((expiry - as_of).days, 1) / 365
+    return max((date.fromisoformat(contract.expiry) - as_of).days, 1) / 365
 
 
 def _normal(x: float) -> float:
@@ -150,6 +184,17 @@ def _sizes(seed: int, conid: int, sequence: int, scale: int) -> tuple[float, flo
 def _traded_at(sequence: int) -> int:
     """The sequence number of the last trade: one in three moments trades."""
     return sequence - sequence % 3
+
+
+def _anchor(universe: Universe, contract: Contract) -> Contract:
+    """The contract whose path a price follows: the underlying where the contract has no price level of its own."""
+    return universe.contracts[contract.underlying_conid] if contract.base_price == 0 else contract
+
+
+def _linear_close(universe: Universe, contract: Contract, day: date) -> float:
+    sequence = day.toordinal() * _STEPS_A_DAY
+    price = _linear_price(universe.seed, contract, _anchor(universe, contract), day, sequence)
+    return _to_tick(price, contract.min_tick, 0.5)
 
 
 def _linear_price(seed: int, contract: Contract, anchor: Contract, as_of: date, sequence: int) -> float:
@@ -192,8 +237,7 @@ def _linear_quote(seed: int, contract: Contract, anchor: Contract, as_of: date, 
     )
 
 
-def _option_value(seed: int, contract: Contract, underlying: Contract, as_of: date, sequence: int) -> Greeks:
-    spot_price = round(spot(seed, underlying, sequence), 9)
+def _option_value(seed: int, contract: Contract, underlying: Contract, as_of: date, spot_price: float) -> Greeks:
     years = years_to_expiry(contract, as_of)
     volatility = smile(seed, underlying, spot_price=spot_price, strike=contract.strike, years=years)
     return black_scholes(
@@ -203,7 +247,11 @@ def _option_value(seed: int, contract: Contract, underlying: Contract, as_of: da
 
 def _option_quote(seed: int, contract: Contract, underlying: Contract, as_of: date, sequence: int) -> Quote:
     tick = contract.min_tick
-    model = _option_value(seed, contract, underlying, as_of, sequence)
+
+    def value_at(number: int) -> Greeks:
+        return _option_value(seed, contract, underlying, as_of, round(spot(seed, underlying, number), 9))
+
+    model, traded, closed = value_at(sequence), value_at(_traded_at(sequence)), value_at(_CLOSE_SEQUENCE)
     spot_price = round(spot(seed, underlying, sequence), 9)
     years = years_to_expiry(contract, as_of)
     half_spread = max(tick, 0.01 * model.price)
@@ -211,8 +259,6 @@ def _option_quote(seed: int, contract: Contract, underlying: Contract, as_of: da
     ask = max(_to_tick(model.price + half_spread, tick, 0.999999), round(bid + tick, 9), tick)
     has_bid = bid >= tick
     bid_size, ask_size, last_size, volume = _sizes(seed, contract.conid, sequence, 60)
-    traded = _option_value(seed, contract, underlying, as_of, _traded_at(sequence))
-    closed = _option_value(seed, contract, underlying, as_of, _CLOSE_SEQUENCE)
     return Quote(
         conid=contract.conid,
         sequence=sequence,

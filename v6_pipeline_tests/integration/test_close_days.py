@@ -15,7 +15,7 @@ from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import HISTORICAL_CLOSES
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
-from v6_pipeline.paper.daily_prices import daily_close
+from v6_pipeline.paper.prices import daily_close
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline_tests.history_days import CALENDAR, observe

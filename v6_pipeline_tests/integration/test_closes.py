@@ -23,7 +23,7 @@ from v6_pipeline.ib.connection import ConnectionPolicy
 from v6_pipeline.lake.tables import HISTORICAL_CLOSES
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
-from v6_pipeline.paper.daily_prices import daily_close
+from v6_pipeline.paper.prices import daily_close
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import closes as store
 from v6_pipeline.state.account.closes import FetchedClose

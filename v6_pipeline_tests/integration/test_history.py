@@ -19,7 +19,7 @@ from v6_pipeline.ib.historical_pacing import HistoricalPacer
 from v6_pipeline.ib.history import BarsRequest, daily_closes, request_bars
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.paper import PaperGateway
-from v6_pipeline.paper.daily_prices import daily_close
+from v6_pipeline.paper.prices import daily_close
 from v6_pipeline.state.account.closes import FetchedClose
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.pacing.historical import BACK_OFF

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from v6_pipeline.paper import GatewayConfig, PaperGateway
-from v6_pipeline.paper.daily_prices import daily_close
+from v6_pipeline.paper.prices import daily_close
 from v6_pipeline_tests.integration.paper.client import (
     AAPL,
     NOW,

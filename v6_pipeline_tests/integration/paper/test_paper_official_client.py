@@ -16,7 +16,7 @@ from ibapi.contract import Contract
 from ibapi.wrapper import EWrapper
 
 from v6_pipeline.paper import GatewayConfig, GatewayThread, quote_at
-from v6_pipeline.paper.daily_prices import daily_close
+from v6_pipeline.paper.prices import daily_close
 from v6_pipeline_tests.integration.paper.client import AAPL, FIRST, IBM, an_option
 
 SECONDS = 20.0

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from v6_pipeline.paper.contracts import Contract, Universe
-from v6_pipeline.paper.daily_prices import daily_close, daily_exchange_rate, expiry_of
+from v6_pipeline.paper.prices import daily_close, daily_exchange_rate, expiry_of
 from v6_pipeline.paper.universe import build_universe
 
 from .conftest import ACCOUNTS, AS_OF, by_symbol

@@ -8,9 +8,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from v6_pipeline.paper.contracts import Universe
-from v6_pipeline.paper.daily_prices import daily_close
 from v6_pipeline.paper.flex_statements import FlexQuery, Section, statements
 from v6_pipeline.paper.past import Past
+from v6_pipeline.paper.prices import daily_close
 
 from .conftest import ACCOUNTS, AS_OF, by_symbol
 

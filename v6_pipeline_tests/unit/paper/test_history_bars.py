@@ -8,9 +8,9 @@ import pytest
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.paper.contracts import Contract, Universe
-from v6_pipeline.paper.daily_prices import daily_close, expiry_of
+from v6_pipeline.paper.history import SmallBarPacing
 from v6_pipeline.paper.history_bars import Bar, What, bars_between, has_data
-from v6_pipeline.paper.history_pacing import SmallBarPacing
+from v6_pipeline.paper.prices import daily_close, expiry_of
 from v6_pipeline.paper.trading_hours import NEW_YORK, closes_early, is_trading_day, us_close
 from v6_pipeline.paper.universe import build_universe
 

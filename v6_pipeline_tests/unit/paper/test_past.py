@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from v6_pipeline.paper.contracts import Universe
-from v6_pipeline.paper.daily_prices import daily_close
 from v6_pipeline.paper.past import Deed, Past, PastDay
+from v6_pipeline.paper.prices import daily_close
 from v6_pipeline.paper.universe import build_universe
 
 from .conftest import ACCOUNTS, AS_OF
