@@ -37,6 +37,7 @@ from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
 from v6_pipeline.streaming.handlers import HandlerDispatcher, load_handlers
+from v6_pipeline.streaming.status import StreamerStatus
 from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline.streaming.streamer_policy import StreamerPolicy
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
@@ -169,7 +170,7 @@ async def _stream_as(
         await _end(heartbeat)
         said = str(error) if isinstance(error, V6Error) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(FencedError, StateError):  # the sensor shows it, if it can still be left there
-            await asyncio.to_thread(lease.heartbeat, epoch, {"state": "failed", "error": said})
+            await asyncio.to_thread(lease.heartbeat, epoch, StreamerStatus.failure(said).as_json())
         raise
     finally:
         await _end(heartbeat)
@@ -251,7 +252,7 @@ async def _keep_lease(
         try:
             if alone:
                 await asyncio.to_thread(lease.renew, epoch, ttl_seconds=settings.lease_seconds)
-            state = await asyncio.to_thread(lease.heartbeat, epoch, streamer.status())
+            state = await asyncio.to_thread(lease.heartbeat, epoch, streamer.status().as_json())
         except FencedError as error:
             log.warning("%s", error)
             stop.set()

@@ -5,15 +5,13 @@ Quiet while nothing is expected to flow: outside the session, in the broker's re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
-from v6_pipeline.checks.verdict import SAMPLE as SAMPLE  # noqa: PLC0414  until streaming has its own
 from v6_pipeline.checks.verdict import Numbers, Verdict
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.state.leases.rows import DesiredState, StreamerLeaseState
 from v6_pipeline.state.slots.ledger import SlotUsage
+from v6_pipeline.streaming.status import StreamerStatus, StreamState
 
 BLIND_FOR = timedelta(seconds=60)
 """A reconnect, or a feed that is verified, takes seconds; data that is away for longer is worth an alarm."""
@@ -39,8 +37,9 @@ def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOu
         return _STOPPED
     if lease.is_live(now) and lease.claimed_at is not None and now - lease.claimed_at < COMES_UP_WITHIN:
         return _COMING_UP
-    fault = _fault(lease, now)
-    numbers = _numbers(lease.status, now)
+    status = StreamerStatus.parse(lease.status)
+    fault = _fault(lease, status, now)
+    numbers = _numbers(status, now)
     if fault is None:
         return Verdict(passed=True, reason="all streamed data flows", numbers=numbers)
     if outage is not None:
@@ -90,61 +89,60 @@ def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now:
         # What the last one reported says nothing of now.
         reason = "no streamer runs, so no active contract streams: see stream_fresh"
         return Verdict(passed=False, reason=reason, serious=False)
-    status = lease.status
-    if not status:
+    if not lease.status:
         return _COMING_UP
-    overflow = int(status.get("overflow_contracts") or 0)
-    without_line = status.get("overflow_sample") or ()
-    sample = ", ".join(str(conid) for conid in without_line)
+    status = StreamerStatus.parse(lease.status)
+    streamed, overflow = status.streamed_contracts or 0, status.overflow_contracts
+    sample = ", ".join(str(conid) for conid in status.overflow_sample)
     numbers: Numbers = {
-        "active": int(status.get("streamed_contracts") or 0) + overflow,
-        "streamed": int(status.get("streamed_contracts") or 0),
+        "active": streamed + overflow,
+        "streamed": streamed,
         "active_without_line": overflow,
         "lines_for_streams": usage.limit.stream_capacity,
     }
     if not overflow:
         return Verdict(passed=True, reason="every active contract that can stream has a line", numbers=numbers)
+    more = ", …" if overflow > len(status.overflow_sample) else ""
     reason = (
-        f"{overflow} active contracts found no line ({sample}{', …' if overflow > len(without_line) else ''}) and are "
+        f"{overflow} active contracts found no line ({sample}{more}) and are "
         "refreshed at priority 1: deactivate some, or raise V6_MARKET_DATA_LINES if IB grants more"
     )
     return Verdict(passed=False, serious=False, reason=reason, numbers=numbers | {"sample": sample})
 
 
-def _fault(lease: StreamerLeaseState, now: datetime) -> str | None:
-    status = lease.status
-    if status.get("state") == "failed":
-        return f"the streamer failed: {status.get('error')}"
+def _fault(lease: StreamerLeaseState, status: StreamerStatus, now: datetime) -> str | None:
+    if status.state is StreamState.FAILED:
+        return f"the streamer failed: {status.error}"
     if not lease.is_live(now):
         return "no streamer runs"
     if lease.heartbeat_at is None or now - lease.heartbeat_at > REPORTS_WITHIN:
         return "the streamer does not report"
-    since = _instant(status.get("blind_since"))
+    since = status.blind_since
     if since is not None and now - since >= BLIND_FOR:
-        why = "; ".join(f"{name}: {feed['reason']}" for name, feed in (status.get("feeds") or {}).items())
-        return f"no fresh market data since {since:%Y-%m-%d %H:%M:%S} UTC ({why or status.get('connection')})"
-    writer = status.get("writer") or {}
-    failing = _instant(writer.get("failing_since"))
+        why = "; ".join(f"{name}: {feed.reason}" for name, feed in status.feeds.items())
+        return f"no fresh market data since {since:%Y-%m-%d %H:%M:%S} UTC ({why or status.connection})"
+    failing = status.writer.failing_since
     if failing is not None and now - failing >= FAILING_FOR:
-        return f"nothing can be written since {failing:%Y-%m-%d %H:%M:%S} UTC: {writer.get('last_error')}"
+        return f"nothing can be written since {failing:%Y-%m-%d %H:%M:%S} UTC: {status.writer.last_error}"
     return None
 
 
-def _numbers(status: Mapping[str, Any], now: datetime) -> Numbers:
-    found: Numbers = {}
-    for name in ("streamed_contracts", "queued_holdings", "connects", "ticks"):
-        if status.get(name) is not None:
-            found[name] = status[name]
-    for name, text in (
-        ("blind_seconds", status.get("blind_since")),
-        ("last_tick_seconds_ago", status.get("last_tick_at")),
-        ("last_commit_seconds_ago", (status.get("writer") or {}).get("last_commit_at")),
-    ):
-        moment = _instant(text)
-        if moment is not None:
-            found[name] = round((now - moment).total_seconds(), 1)
-    return found
-
-
-def _instant(text: object) -> datetime | None:
-    return datetime.fromisoformat(text) if isinstance(text, str) else None
+def _numbers(status: StreamerStatus, now: datetime) -> Numbers:
+    counts = {
+        "streamed_contracts": status.streamed_contracts,
+        "queued_holdings": status.queued_holdings,
+        "connects": status.connects,
+        "ticks": status.ticks,
+    }
+    instants = {
+        "blind_seconds": status.blind_since,
+        "last_tick_seconds_ago": status.last_tick_at,
+        "last_commit_seconds_ago": status.writer.last_commit_at,
+    }
+    numbers: Numbers = {name: count for name, count in counts.items() if count is not None}
+    numbers |= {
+        name: round((now - instant).total_seconds(), 1) for name, instant in instants.items() if instant is not None
+    }
+    if status.writer.last_compaction_error is not None:
+        numbers["last_compaction_error"] = status.writer.last_compaction_error
+    return numbers

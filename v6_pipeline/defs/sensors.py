@@ -30,6 +30,7 @@ from v6_pipeline.state.slots import samples as slot_samples
 from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
 from v6_pipeline.streaming.control import Action, StreamerControl
 from v6_pipeline.streaming.report import DayReport, ReportCursor, summarize
+from v6_pipeline.streaming.status import StreamerStatus, StreamState
 
 TICK_SECONDS = 10
 PICTURE_AT_LEAST = timedelta(hours=2)
@@ -175,22 +176,24 @@ def _materialization(
 
 def describe_streamer(lease: StreamerLeaseState, usage: SlotUsage, now: datetime) -> str:
     """The streamer's own report in one line."""
-    status = lease.status
-    if not status:
+    if not lease.status:
         return f"pid {lease.pid} is coming up" if lease.pid else "waiting for the process"
-    if status.get("state") == "failed":
-        return f"failed: {status.get('error')}"
+    status = StreamerStatus.parse(lease.status)
+    if status.state is StreamState.FAILED:
+        return f"failed: {status.error}"
     parts = [
-        f"pid {lease.pid} {status.get('state')}",
-        f"{status.get('streamed_contracts')} contracts streamed, {status.get('queued_holdings')} holdings queued",
+        f"pid {lease.pid} {status.state}",
+        f"{status.streamed_contracts} contracts streamed, {status.queued_holdings} holdings queued",
         f"{usage.streams + usage.batches} of {usage.ceiling} slots",
     ]
-    if status.get("blind_since"):
-        blind = (now - datetime.fromisoformat(status["blind_since"])).total_seconds()
-        feeds = ", ".join(f"{name} {feed['state']}" for name, feed in (status.get("feeds") or {}).items())
-        why = status.get("expected_outage") or feeds or status.get("connection")
+    if status.blind_since is not None:
+        blind = (now - status.blind_since).total_seconds()
+        feeds = ", ".join(f"{name} {feed.state}" for name, feed in status.feeds.items())
+        why = status.expected_outage or feeds or status.connection
         parts.append(f"without the broker's data for {blind:.0f} s ({why})")
-    writer = status.get("writer", {})
-    if writer.get("failing_since"):
-        parts.append(f"cannot write since {writer['failing_since']}: {writer.get('last_error')}")
+    writer = status.writer
+    if writer.failing_since is not None:
+        parts.append(f"cannot write since {writer.failing_since.isoformat()}: {writer.last_error}")
+    if writer.last_compaction_error is not None:
+        parts.append(f"compaction fails, the rows are safe: {writer.last_compaction_error}")
     return ", ".join(parts)

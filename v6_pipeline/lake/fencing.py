@@ -153,7 +153,7 @@ class FencedAppender:
             self.last_compaction_error = None  # another compaction came first, which is as good
         except LakeError as error:
             self.last_compaction_error = str(error)
-            _log.warning("%s", error)
+            _log.warning("compaction failed, tried again after %d commits: %s", self._compact_every, error)
 
     def _landed_version(self, handle: DeltaTable) -> int:
         with self._store.faults():

@@ -32,6 +32,7 @@ from v6_pipeline.state.leases.leases import (
     StreamerLeaseState,
 )
 from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
+from v6_pipeline.streaming.status import StreamerStatus
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _decide_without_lease(
         if silence <= CLOSING:
             return Decision(Action.WAIT, f"{who} is closing: its lease ran out")
         return Decision(Action.REPLACE, f"{who} outlived its lease and has not reported for {_seconds(silence)} s")
-    error = lease.status.get("error")
+    error = StreamerStatus.parse(lease.status).error
     if error is not None and _starts_too_often(lease, now):
         return Decision(Action.WAIT, f"the streamer failed: {error}; it is started again in {_rest(lease, now)} s")
     return Decision(Action.START, f"started; before that it failed: {error}" if error else "started")

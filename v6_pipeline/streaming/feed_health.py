@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 
 from v6_pipeline.model import SecType
 from v6_pipeline.streaming.competing_session import CompetingSession
+from v6_pipeline.streaming.status import FeedStatus
 from v6_pipeline.streaming.tick_rate import Rhythm
 
 FIRST_BURST = timedelta(seconds=2)
@@ -263,14 +264,10 @@ class FeedHealth:
         feed = self._feed_of.get(conid)
         return feed is not None and _is_blind(self._records[feed])
 
-    def describe(self) -> dict[str, dict[str, str]]:
-        """The feeds that do not flow, for the status: state, since (ISO 8601, UTC), reason."""
+    def describe(self) -> dict[str, FeedStatus]:
+        """Return the feeds that do not flow, for the status."""
         return {
-            feed.value: {
-                "state": record.state.value,
-                "since": record.since.isoformat() if record.since else "",
-                "reason": record.reason,
-            }
+            feed.value: FeedStatus(state=record.state.value, since=record.since, reason=record.reason)
             for feed, record in self._records.items()
             if record.state is not FeedState.FLOWING
         }

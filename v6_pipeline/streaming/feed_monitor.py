@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
 from v6_pipeline.ib.codes import Reaction, farm_of, farms_away, reaction_to
 from v6_pipeline.ib.connection import ConnectionState, IBConnectionManager
@@ -19,6 +18,7 @@ from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.ib.subscriptions import StreamLines
 from v6_pipeline.model import IBRegion, SecType
 from v6_pipeline.streaming.feed_health import FeedHealth
+from v6_pipeline.streaming.status import FeedStatus
 
 log = logging.getLogger(__name__)
 
@@ -83,16 +83,21 @@ class FeedWatch:
         """Whether a subscribed contract's data is away: without a tick no row is made of it."""
         return not self.is_linked or self._health.is_blind(conid)
 
-    def describe(self) -> dict[str, Any]:
-        """For the streamer's status; instants are ISO 8601 in UTC."""
+    @property
+    def feeds(self) -> dict[str, FeedStatus]:
+        """The feeds that do not flow, by name."""
+        return self._health.describe()
+
+    @property
+    def competing_since(self) -> datetime | None:
+        """Start of another login's hold on the market data; ``None`` while there is none."""
+        return self._health.competing_since
+
+    @property
+    def expected_outage(self) -> str | None:
+        """The broker's reset that is expected now, if any."""
         outage = expected_outage(self._clock(), self._region)
-        competing, blind = self._health.competing_since, self.blind_since
-        return {
-            "blind_since": blind.isoformat() if blind else None,
-            "feeds": self._health.describe(),
-            "competing_session_since": competing.isoformat() if competing else None,
-            "expected_outage": str(outage) if outage else None,
-        }
+        return str(outage) if outage else None
 
     def begin_session(self) -> None:
         """A new connection, on which nothing is subscribed yet."""

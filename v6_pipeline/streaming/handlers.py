@@ -9,13 +9,13 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from v6_pipeline.errors import FencedError, SettingsError
 from v6_pipeline.model import PositionUpdate
 from v6_pipeline.plugins import make_all
 from v6_pipeline.settings import Settings
+from v6_pipeline.streaming.status import HandlerStatus
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +30,6 @@ class PositionUpdateHandler(Protocol):
         A handler that is busy while several updates of one holding come hears of the newest only. What it raises is
         counted and logged, and the next update comes all the same.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class HandlerStatistics:
-    """How a handler fares: updates handled, replaced by a newer one while it was busy, failed."""
-
-    name: str
-    handled: int
-    conflated: int
-    failed: int
-    waiting: int
-    last_error: str | None
 
 
 class _Mailbox:
@@ -100,8 +88,8 @@ class _Mailbox:
         self._last_error = f"{type(error).__name__}: {error}"
         log.error("handler %s failed on contract %d", self.name, update.conid, exc_info=error)
 
-    def statistics(self) -> HandlerStatistics:
-        return HandlerStatistics(
+    def status(self) -> HandlerStatus:
+        return HandlerStatus(
             self.name, self._handled, self._conflated, self._failed, len(self._waiting), self._last_error
         )
 
@@ -139,9 +127,9 @@ class HandlerDispatcher:
         except TimeoutError:
             log.warning("handlers still busy %g s after the end of the stream: the rest is dropped", timeout)
 
-    def statistics(self) -> list[HandlerStatistics]:
-        """One entry per handler."""
-        return [mailbox.statistics() for mailbox in self._mailboxes]
+    def status(self) -> tuple[HandlerStatus, ...]:
+        """Return one entry per handler."""
+        return tuple(mailbox.status() for mailbox in self._mailboxes)
 
 
 def load_handlers(settings: Settings) -> dict[str, PositionUpdateHandler]:

@@ -37,6 +37,6 @@ class Refusals:
         self._lasting.clear()
         self._until.clear()
 
-    def describe(self) -> dict[str, str]:
-        """The lasting ones for the status: conid as text -> IB's code and text."""
-        return {str(conid): f"{item.code} {item.text}" for conid, item in self._lasting.items()}
+    def describe(self) -> dict[int, str]:
+        """Return the lasting ones for the status: conid -> IB's code and text."""
+        return {conid: f"{item.code} {item.text}" for conid, item in self._lasting.items()}

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
-from v6_pipeline.checks.stream import SAMPLE
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractBook
@@ -32,6 +31,7 @@ from v6_pipeline.streaming.feed_monitor import FeedWatch
 from v6_pipeline.streaming.handlers import HandlerDispatcher
 from v6_pipeline.streaming.portfolio import Key, Portfolio
 from v6_pipeline.streaming.routing import Route, RouteMemory, RoutePlan, plan_routes
+from v6_pipeline.streaming.status import OVERFLOW_SAMPLE, StreamerStatus, StreamState
 from v6_pipeline.streaming.streamer_policy import StreamerPolicy
 from v6_pipeline.streaming.unvalued import Unvalued
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
@@ -164,31 +164,32 @@ class IBPositionStreamer:
             finally:
                 IBPositionStreamer._in_process = False
 
-    def status(self) -> dict[str, Any]:
-        """What the streamer knows of itself, as one JSON object; instants are ISO 8601 in UTC."""
-        plan = self._plan
-        writer = self._writer.statistics()
-        return {
-            "state": "streaming" if self._watch.blind_since is None else "blind",
-            "connection": self._connection.state.value,
-            "gateway": self._connection.address,
-            "client_id": self._connection.client_id,
-            "connects": self._connection.connects,
-            "started_at": _iso(self._started_at),
-            **self._watch.describe(),
-            "holdings": len(self._portfolio),
-            "streamed_contracts": len(self._lines.conids),
-            "overflow_contracts": len(plan.overflow) if plan else 0,
-            "overflow_sample": list(plan.overflow[:SAMPLE]) if plan else [],
-            "queued_holdings": len(plan.queue) if plan else 0,
-            "refused": self._lines.refusals.describe(),
-            "ticks": self._ticks,
-            "last_tick_at": _iso(self._last_tick_at),
-            "error_codes": {str(code): count for code, count in sorted(self._connection.error_counts.items())},
-            "writer": asdict(writer)
-            | {"last_commit_at": _iso(writer.last_commit_at), "failing_since": _iso(writer.failing_since)},
-            "handlers": [asdict(item) for item in self._dispatcher.statistics()],
-        }
+    def status(self) -> StreamerStatus:
+        """Return the streamer's report at this moment."""
+        plan, blind_since = self._plan, self._watch.blind_since
+        return StreamerStatus(
+            state=StreamState.STREAMING if blind_since is None else StreamState.BLIND,
+            connection=self._connection.state.value,
+            gateway=self._connection.address,
+            client_id=self._connection.client_id,
+            connects=self._connection.connects,
+            started_at=self._started_at,
+            blind_since=blind_since,
+            feeds=self._watch.feeds,
+            competing_session_since=self._watch.competing_since,
+            expected_outage=self._watch.expected_outage,
+            holdings=len(self._portfolio),
+            streamed_contracts=len(self._lines.conids),
+            overflow_contracts=len(plan.overflow) if plan else 0,
+            overflow_sample=tuple(plan.overflow[:OVERFLOW_SAMPLE]) if plan else (),
+            queued_holdings=len(plan.queue) if plan else 0,
+            refused=self._lines.refusals.describe(),
+            ticks=self._ticks,
+            last_tick_at=self._last_tick_at,
+            error_codes=dict(sorted(self._connection.error_counts.items())),
+            writer=self._writer.status(),
+            handlers=self._dispatcher.status(),
+        )
 
     # Connection
 
@@ -453,7 +454,3 @@ class IBPositionStreamer:
         if not self._ready or holding.key in self._changes or self._portfolio.differs(holding):
             self._changes[holding.key] = holding
             self._wake.set()
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

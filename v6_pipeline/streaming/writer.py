@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import date, datetime
 
 from v6_pipeline import __version__
@@ -25,29 +24,12 @@ from v6_pipeline.lake.rows import position_rows
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import Commit, DeltaTableStore
 from v6_pipeline.model import PositionUpdate, UpdateSource
+from v6_pipeline.streaming.status import WriterStatus
 
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = "v6_pipeline.streamer"
 """Constant over all owners: an id per owner would let a stalled old one write."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriterStatistics:
-    """What the writer did since it was opened.
-
-    ``buffered`` rows wait for the next flush, or for the lake, which has refused them since ``failing_since`` for
-    ``last_error``; both are None while it takes them.
-    """
-
-    epoch: int
-    commits: int
-    rows: int
-    buffered: int
-    last_version: int | None
-    last_commit_at: datetime | None
-    failing_since: datetime | None
-    last_error: str | None
 
 
 class DeltaLakePositionWriter:
@@ -183,9 +165,9 @@ class DeltaLakePositionWriter:
                 log.exception("last flush failed: %d rows are lost; the next start writes current ones", self._buffered)
                 return
 
-    def statistics(self) -> WriterStatistics:
-        """The writer's figures at this moment."""
-        return WriterStatistics(
+    def status(self) -> WriterStatus:
+        """Return the writer's figures at this moment."""
+        return WriterStatus(
             epoch=self._epoch,
             commits=self._commits,
             rows=self._rows,
@@ -194,6 +176,7 @@ class DeltaLakePositionWriter:
             last_commit_at=self._last_commit_at,
             failing_since=self._failing_since,
             last_error=self._last_error,
+            last_compaction_error=self._appender.last_compaction_error,
         )
 
     @property

@@ -66,7 +66,7 @@ async def main(folder: Path, how: str) -> None:
             await writer.on_position_update(update(1, position=float(number), timestamp=at))
             await fail_to_flush(writer)
     await writer.close()
-    assert writer.statistics().buffered == 0
+    assert writer.status().buffered == 0
     # The rows of the flush that failed first, then the newest.
     assert stored_rows(table)["position"].to_list() == [1.0, 2.0, 5.0]
     sys.stdout.write("landed\n")
@@ -75,8 +75,8 @@ async def main(folder: Path, how: str) -> None:
 async def fail_to_flush(writer: DeltaLakePositionWriter) -> None:
     with pytest.raises(LakeError, match="cannot be written"):
         await writer.flush()
-    assert writer.statistics().buffered <= 2
-    assert writer.statistics().failing_since == NOON
+    assert writer.status().buffered <= 2
+    assert writer.status().failing_since == NOON
 
 
 if __name__ == "__main__":

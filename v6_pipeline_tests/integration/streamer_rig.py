@@ -57,7 +57,7 @@ class Rig:
         stop = asyncio.Event()
         running = asyncio.create_task(streamer.run(stop, connect_once=True))
         try:
-            await eventually(lambda: running.done() or streamer.status()["state"] == "streaming", "streaming")
+            await eventually(lambda: running.done() or streamer.status().state == "streaming", "streaming")
             yield streamer
         finally:
             stop.set()

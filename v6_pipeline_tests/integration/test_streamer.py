@@ -105,7 +105,7 @@ async def test_the_last_row_has_the_last_values_delivered(rig: Rig) -> None:
         for _ in range(5):
             rig.clock.advance(1)
             rig.gateway.tick_once()
-            await eventually(lambda: streamer.status()["last_tick_at"] == rig.clock.now.isoformat())
+            await eventually(lambda: streamer.status().last_tick_at == rig.clock.now)
         sent = rig.gateway.statistics.last_values[conid]
         await eventually(
             lambda: [row["bid"] for row in rig.rows(conid)[-1:]] == [pytest.approx(sent["bid"])], "the last bid"
@@ -162,7 +162,7 @@ async def test_a_contract_without_market_data_is_queued_at_priority_1_and_holds_
     async with rig.streaming() as streamer:
         await eventually(lambda: rig.queued().get((account, conid)) == 1, "queued at priority 1")
         assert rig.lines() == set()
-        assert streamer.status()["refused"][str(conid)].startswith("354")
+        assert streamer.status().refused[conid].startswith("354")
         assert rig.gateway.statistics.subscriptions_total[conid] == 0
 
 
@@ -193,7 +193,7 @@ async def test_more_active_contracts_than_lines_queue_the_least_important_at_pri
         await eventually(lambda: set(rig.subscribed()) == {second, third, fourth})
         await eventually(lambda: {key[1] for key, priority in rig.queued().items() if priority == 1} == {first})
         status = streamer.status()
-        assert (status["overflow_contracts"], status["overflow_sample"]) == (1, [first])
+        assert (status.overflow_contracts, status.overflow_sample) == (1, (first,))
 
 
 async def test_positions_missing_after_a_reconnect_are_verified_and_not_closed(rig: Rig) -> None:
@@ -219,10 +219,10 @@ async def test_a_lost_connection_is_made_again_and_everything_streams_once(rig: 
 
         rig.drop_clients()
 
-        await eventually(lambda: streamer.status()["connects"] == 2, "reconnected")
+        await eventually(lambda: streamer.status().connects == 2, "reconnected")
         await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1), "subscribed again, each once")
         await eventually(lambda: rig.lines() == set(conids))
-        assert streamer.status()["blind_since"] is None
+        assert streamer.status().blind_since is None
 
 
 async def test_a_busy_state_database_interrupts_routing_and_ends_no_stream(rig: Rig) -> None:
@@ -269,11 +269,11 @@ async def test_the_end_leaves_no_line_and_no_unwritten_row(rig: Rig) -> None:
         await eventually(lambda: len(rig.subscribed()) == 3)
         rig.clock.advance(1)
         rig.gateway.tick_once()
-        await eventually(lambda: streamer.status()["ticks"] > 3)
+        await eventually(lambda: (streamer.status().ticks or 0) > 3)
     assert rig.subscribed() == {}
     assert rig.lines() == set()
     assert rig.gateway.statistics.errors[300] == 0
-    assert streamer.status()["writer"]["buffered"] == 0
+    assert streamer.status().writer.buffered == 0
 
 
 async def test_a_second_streamer_in_a_process_is_refused(rig: Rig) -> None:

@@ -50,7 +50,7 @@ def refuse(ledger: SlotLedger) -> None:
 
 
 def _ticked(streamer: IBPositionStreamer, before: int) -> bool:
-    return bool(streamer.status()["ticks"] > before)
+    return bool((streamer.status().ticks or 0) > before)
 
 
 async def pass_time(rig: Rig, streamer: IBPositionStreamer, seconds: float) -> None:
@@ -58,7 +58,7 @@ async def pass_time(rig: Rig, streamer: IBPositionStreamer, seconds: float) -> N
     for _ in range(round(seconds / 30)):
         rig.clock.advance(30)
         await eventually(lambda: rig.slots_last(rig.clock()), "the lines are renewed")
-        ticks = streamer.status()["ticks"]
+        ticks = streamer.status().ticks or 0
         rig.gateway.tick_once()
         await eventually(partial(_ticked, streamer, ticks), "ticks")
 
@@ -136,7 +136,7 @@ async def test_one_that_waits_takes_the_line_of_a_contract_that_is_deactivated(f
 
         await eventually(lambda: set(rig.subscribed()) == set(active) - {gone})
         assert waiting in rig.subscribed()
-        assert streamer.status()["overflow_contracts"] == 0
+        assert streamer.status().overflow_contracts == 0
 
 
 async def test_a_contract_that_never_ticks_makes_room_for_one_that_waits(few_lines: Rig) -> None:
@@ -190,12 +190,12 @@ async def test_the_lines_of_a_session_that_fell_silent_stay_in_the_ledger_until_
         await eventually(lambda: ledger.usage().standing == 9)
         rig.gateway.perform("blackhole", seconds=600, client_id=rig.settings.ib_client_id)
         await streamer._connection.close("heartbeat: no answer")
-        await eventually(lambda: streamer.status()["streamed_contracts"] == 0, "the session has ended")
+        await eventually(lambda: streamer.status().streamed_contracts == 0, "the session has ended")
 
         assert len(rig.gateway.statistics.subscriptions) == len(rig.lines()) == 9
 
         rig.gateway.perform("heal")
-        await eventually(lambda: streamer.status()["connects"] == 2, "in again")
+        await eventually(lambda: streamer.status().connects == 2, "in again")
         await eventually(lambda: rig.subscribed() == dict.fromkeys(active, 1), "each once")
         await eventually(lambda: ledger.usage().standing == 9)
 

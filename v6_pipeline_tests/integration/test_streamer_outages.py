@@ -38,17 +38,17 @@ def one_option(rig: Rig) -> tuple[str, int]:
 
 
 async def until_blind(streamer: IBPositionStreamer) -> None:
-    await eventually(lambda: streamer.status()["blind_since"] is not None, "blind")
+    await eventually(lambda: streamer.status().blind_since is not None, "blind")
 
 
 async def until_seeing(streamer: IBPositionStreamer) -> None:
-    await eventually(lambda: streamer.status()["blind_since"] is None, "seeing again")
+    await eventually(lambda: streamer.status().blind_since is None, "seeing again")
 
 
 async def until_verifying(streamer: IBPositionStreamer) -> None:
     """Until the notice has arrived, so that a clock that is set afterwards is later than it."""
     await eventually(
-        lambda: "verifying" in {feed["state"] for feed in streamer.status()["feeds"].values()}, "said to be back"
+        lambda: "verifying" in {feed.state for feed in streamer.status().feeds.values()}, "said to be back"
     )
 
 
@@ -83,7 +83,7 @@ async def test_a_fill_during_an_outage_is_found_and_data_is_believed_once_it_tic
         rig.gateway.perform("link_restored")
 
         await eventually(lambda: [row["position"] for row in rig.rows(conid)[-1:]] == [99], "the fill")
-        assert streamer.status()["blind_since"] is not None
+        assert streamer.status().blind_since is not None
         rig.clock.advance(BELIEVED_AFTER)
         rig.gateway.tick_once()
         await until_seeing(streamer)
@@ -102,7 +102,7 @@ async def test_a_streamer_that_logs_in_while_the_link_is_away_is_blind_until_it_
         await eventually(lambda: rig.gateway.statistics.connections.total() > logins, "the next login")
         await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
         await two_looks(streamer)
-        assert streamer.status()["blind_since"] is not None
+        assert streamer.status().blind_since is not None
 
         rig.gateway.perform("link_restored")
         await until_verifying(streamer)
@@ -151,7 +151,7 @@ async def test_no_row_is_made_up_while_data_is_away(rig: Rig) -> None:
         rig.gateway.perform("link_lost")
         await until_blind(streamer)
         await two_looks(streamer)
-        await eventually(lambda: streamer.status()["writer"]["buffered"] == 0, "all that was heard is written")
+        await eventually(lambda: streamer.status().writer.buffered == 0, "all that was heard is written")
         rows = len(rig.rows(conid))
 
         await pass_time(rig, streamer, rig.settings.refresh_seconds - 1)
@@ -165,7 +165,7 @@ async def test_a_gateway_that_stays_without_its_link_gets_a_new_session(rig: Rig
         rig.gateway.perform("notice", code=1100, text="Connectivity has been lost.")
         await until_blind(streamer)
         await pass_time(rig, streamer, LINK_PATIENCE.total_seconds())
-        await eventually(lambda: streamer.status()["connects"] == 2, "a new session")
+        await eventually(lambda: streamer.status().connects == 2, "a new session")
         await until_seeing(streamer)
 
 
@@ -176,9 +176,9 @@ async def test_in_the_nightly_reset_the_socket_is_kept(rig: Rig) -> None:
         await eventually(lambda: rig.subscribed() == {conid: 1})
         rig.gateway.perform("link_lost")
         await until_blind(streamer)
-        assert streamer.status()["expected_outage"] == "IB's nightly reset until 06:45 UTC"
+        assert streamer.status().expected_outage == "IB's nightly reset until 06:45 UTC"
         await pass_time(rig, streamer, LINK_PATIENCE.total_seconds())
-        assert streamer.status()["connects"] == 1
+        assert streamer.status().connects == 1
 
 
 async def test_ticks_end_an_outage_whose_end_was_never_told(rig: Rig) -> None:
@@ -190,7 +190,7 @@ async def test_ticks_end_an_outage_whose_end_was_never_told(rig: Rig) -> None:
         rig.clock.advance(BELIEVED_AFTER)
         rig.gateway.tick_once()
         await until_seeing(streamer)
-        assert streamer.status()["connection"] == "connected"
+        assert streamer.status().connection == "connected"
 
 
 async def test_a_farm_that_blinks_and_comes_back_dead_is_asked_again_alone(rig: Rig) -> None:
@@ -202,7 +202,7 @@ async def test_a_farm_that_blinks_and_comes_back_dead_is_asked_again_alone(rig: 
         await eventually(lambda: rig.subscribed() == dict.fromkeys([*options, *stocks], 1))
         rig.gateway.perform("farm_broken", farm="usopt")
         await until_blind(streamer)
-        assert streamer.status()["feeds"]["options"]["reason"] == "farm usopt is broken"
+        assert streamer.status().feeds["options"].reason == "farm usopt is broken"
         rig.clock.advance(3)
 
         rig.gateway.perform("farm_ok", farm="usopt", dead=True)
@@ -247,7 +247,7 @@ async def test_another_login_pauses_the_streams_alarms_once_and_is_tried_slowly(
     async with rig.streaming() as streamer:
         await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
         rig.gateway.perform("competing_session")
-        await eventually(lambda: streamer.status()["competing_session_since"], "noticed")
+        await eventually(lambda: streamer.status().competing_session_since, "noticed")
         assert len([record for record in caplog.records if "another login" in record.message]) == 1
 
         rig.registry.add_active("later", [other])
@@ -262,7 +262,7 @@ async def test_another_login_pauses_the_streams_alarms_once_and_is_tried_slowly(
 
         await until_seeing(streamer)
         await eventually(lambda: other in rig.subscribed(), "what had waited streams")
-        assert streamer.status()["competing_session_since"] is None
+        assert streamer.status().competing_session_since is None
 
 
 async def test_while_another_login_has_the_data_values_come_from_the_account(rig: Rig) -> None:
@@ -271,7 +271,7 @@ async def test_while_another_login_has_the_data_values_come_from_the_account(rig
     async with rig.streaming() as streamer:
         await eventually(lambda: all(rig.rows(conid) and rig.rows(conid)[-1]["price_time"] for conid in conids))
         rig.gateway.perform("competing_session")
-        await eventually(lambda: streamer.status()["competing_session_since"], "noticed")
+        await eventually(lambda: streamer.status().competing_session_since, "noticed")
         paused_at = rig.clock.now
         assert not {key for key in rig.queued() if key[1] in conids}
         await two_looks(streamer)
@@ -293,8 +293,8 @@ async def test_a_new_port_is_followed(rig: Rig) -> None:
     async with rig.streaming() as streamer:
         await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
         port = rig.gateway.perform("move_port")["port"]
-        await eventually(lambda: streamer.status()["connects"] == 2, "connected again")
-        assert streamer.status()["gateway"] == f"127.0.0.1:{port}"
+        await eventually(lambda: streamer.status().connects == 2, "connected again")
+        assert streamer.status().gateway == f"127.0.0.1:{port}"
         await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))
 
 
@@ -316,8 +316,8 @@ async def test_expired_assigned_and_unknown_contracts_are_ordinary_events(rig: R
         await eventually(lambda: [row["position"] for row in rig.rows(assigned)[-1:]] == [0], "the assigned is closed")
         await eventually(lambda: assigned not in rig.subscribed())
         await two_looks(streamer)
-        assert streamer.status()["state"] == "streaming"
-        assert streamer.status()["connects"] == 1
+        assert streamer.status().state == "streaming"
+        assert streamer.status().connects == 1
         assert rig.subscribed() == {expired: 1}, "silent, as what does not trade, and held as before"
 
 
@@ -331,13 +331,13 @@ async def test_an_expired_contract_loses_its_line_with_the_next_login_and_is_val
 
         rig.gateway.perform("drop")
 
-        await eventually(lambda: streamer.status()["connects"] == 2, "a new session")
+        await eventually(lambda: streamer.status().connects == 2, "a new session")
         await eventually(lambda: rig.queued().get((account, expired)) == 1, "valued from the queue")
-        await eventually(lambda: streamer.status()["refused"].keys() == {str(expired)}, "asked for once")
+        await eventually(lambda: streamer.status().refused.keys() == {expired}, "asked for once")
         await two_looks(streamer)
         assert (rig.subscribed(), rig.lines()) == ({}, set())
         assert rig.gateway.statistics.errors[200] == 1
-        assert streamer.status()["state"] == "streaming"
+        assert streamer.status().state == "streaming"
 
         rig.gateway.perform("close", account=account, conid=expired)
 
@@ -359,8 +359,8 @@ async def test_an_option_gives_its_line_back_the_day_after_it_expired(rig: Rig) 
 
         await eventually(lambda: rig.subscribed() == {} and rig.lines() == set(), "the line")
         await eventually(lambda: rig.queued() == {(account, expired): 2}, "still held: valued from the queue")
-        assert streamer.status()["state"] == "streaming"
-        assert streamer.status()["connects"] == 1
+        assert streamer.status().state == "streaming"
+        assert streamer.status().connects == 1
 
 
 async def test_after_error_100_which_drops_a_message_without_saying_which_a_new_session_begins(rig: Rig) -> None:
@@ -371,6 +371,6 @@ async def test_after_error_100_which_drops_a_message_without_saying_which_a_new_
         rig.gateway.perform("exceed_rate")
         rig.registry.add_active("later", [other])
 
-        await eventually(lambda: streamer.status()["connects"] == 2, "a new session")
+        await eventually(lambda: streamer.status().connects == 2, "a new session")
         await eventually(lambda: rig.subscribed() == dict.fromkeys([*conids, other], 1), "each once, the new one too")
-        assert streamer.status()["error_codes"]["100"] == 1
+        assert streamer.status().error_codes[100] == 1

@@ -52,6 +52,7 @@ def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: 
     from v6_pipeline.cli import streamer_control
     from v6_pipeline.state.leases.leases import StreamerLease
     from v6_pipeline.streamer import Authority, log_to_file, run_process
+    from v6_pipeline.streaming.status import StreamerStatus
 
     with home.disk_faults():
         log_to_file(settings.log_dir)
@@ -62,15 +63,17 @@ def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: 
         streamer_control.clear_dead(settings, database)
         run_process(settings, authority=Authority.OWNED if owned else Authority.ALONE, seconds=seconds)
         state = StreamerLease(database).read()
-    writer = state.status.get("writer", {})
+    status = StreamerStatus.parse(state.status)
+    writer = status.writer
     if as_json:
         output.document({"epoch": state.epoch, "status": state.status})
     else:
         output.line(
-            f"epoch {state.epoch} ended: {state.status.get('streamed_contracts', 0)} contracts streamed, "
-            f"{writer.get('rows', 0)} rows in {writer.get('commits', 0)} commits, "
-            f"last Delta version {writer.get('last_version')}"
+            f"epoch {state.epoch} ended: {status.streamed_contracts or 0} contracts streamed, "
+            f"{writer.rows} rows in {writer.commits} commits, last Delta version {writer.last_version}"
         )
+        if writer.last_compaction_error is not None:
+            output.notice(f"compaction fails, the rows are safe: {writer.last_compaction_error}")
 
 
 def _stop(settings: Settings, *, as_json: bool) -> None:

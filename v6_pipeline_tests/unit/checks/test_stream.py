@@ -52,6 +52,12 @@ def test_a_stream_that_flows_passes_with_its_numbers() -> None:
     assert verdict.numbers["streamed_contracts"] == 3
 
 
+def test_a_failed_compaction_is_among_the_numbers() -> None:
+    verdict = fresh(lease({"writer": {"last_compaction_error": "no space left"}}))
+    assert verdict.passed
+    assert verdict.numbers["last_compaction_error"] == "no space left"
+
+
 def test_data_that_stays_away_fails_and_says_since_when_and_why() -> None:
     verdict = fresh(lease(blind(BLIND_FOR)))
     assert (verdict.passed, verdict.serious) == (False, True)

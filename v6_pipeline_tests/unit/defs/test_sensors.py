@@ -18,6 +18,7 @@ from v6_pipeline.model import PositionUpdate, UpdateSource
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
 from v6_pipeline.streaming.report import ReportCursor
+from v6_pipeline.streaming.status import FeedStatus, StreamerStatus, StreamState, WriterStatus
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 
 SENSOR = ib_streamer_sensor()
@@ -104,6 +105,32 @@ def test_a_tick_renews_the_lease_of_the_streamer_and_shows_its_report(
     assert lease.read().expires_at == FRIDAY_NOON + timedelta(seconds=50 + 120)
     assert "renewed epoch 1" in said(result)
     assert "12 contracts streamed, 46 holdings queued, 0 of 90 slots" in said(result)
+
+
+def test_a_tick_shows_what_keeps_the_streamer_from_its_work(
+    instance: dg.DagsterInstance,
+    pipeline: ClockedPipeline,
+    database: StateDatabase,
+) -> None:
+    tick(instance, pipeline)
+    lease = StreamerLease(database, pipeline.now)
+    process = ProcessIdentity.current()
+    epoch = lease.claim_grant(process.owner, process)
+    assert epoch == 1
+    report = StreamerStatus(
+        state=StreamState.BLIND,
+        blind_since=FRIDAY_NOON,
+        feeds={"options": FeedStatus(state="stale", since=FRIDAY_NOON, reason="farm usopt is broken")},
+        writer=WriterStatus(failing_since=FRIDAY_NOON, last_error="disk full", last_compaction_error="no space left"),
+    )
+    lease.heartbeat(epoch, report.as_json())
+    Clock.forward(50)
+
+    words = said(tick(instance, pipeline))
+
+    assert "without the broker's data for 50 s (options stale)" in words
+    assert f"cannot write since {FRIDAY_NOON.isoformat()}: disk full" in words
+    assert "compaction fails, the rows are safe: no space left" in words
 
 
 def test_new_commits_are_reported_once_as_one_materialization_with_versions_and_counts(

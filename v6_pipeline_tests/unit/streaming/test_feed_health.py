@@ -341,7 +341,7 @@ def test_what_came_back_while_closed_is_unverified_until_the_open(rig: Rig) -> N
     rig.health.link_lost(rig.now)
     rig.health.link_restored(rig.now)
     assert rig.pass_time(timedelta(hours=8)) == []
-    assert rig.health.describe()["options"]["state"] == "unverified"
+    assert rig.health.describe()["options"].state == "unverified"
     assert rig.health.stale_since is None, "nothing is expected to tick, so nothing is missing"
     rig.open = True
     assert rig.pass_time(VERIFY_WITHIN + SECOND, STOCK, OTHER_STOCK) == [{OPTION}]

@@ -12,7 +12,8 @@ import pytest
 from v6_pipeline.errors import FencedError, SettingsError
 from v6_pipeline.model import PositionUpdate
 from v6_pipeline.settings import Settings
-from v6_pipeline.streaming.handlers import HandlerDispatcher, HandlerStatistics, load_handlers
+from v6_pipeline.streaming.handlers import HandlerDispatcher, load_handlers
+from v6_pipeline.streaming.status import HandlerStatus
 from v6_pipeline_tests.unit.lake.builders import update
 
 
@@ -45,8 +46,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def figures(dispatcher: HandlerDispatcher, name: str) -> HandlerStatistics:
-    return next(item for item in dispatcher.statistics() if item.name == name)
+def figures(dispatcher: HandlerDispatcher, name: str) -> HandlerStatus:
+    return next(item for item in dispatcher.status() if item.name == name)
 
 
 async def test_every_handler_hears_every_update_in_order() -> None:
@@ -58,7 +59,7 @@ async def test_every_handler_hears_every_update_in_order() -> None:
     await settle()
 
     assert first.conids == second.conids == [3, 1, 2]
-    assert figures(dispatcher, "first") == HandlerStatistics("first", 3, 0, 0, 0, None)
+    assert figures(dispatcher, "first") == HandlerStatus("first", 3, 0, 0, 0, None)
     running.cancel()
 
 
@@ -75,7 +76,7 @@ async def test_a_slow_handler_delays_nobody_and_hears_the_newest_only() -> None:
         await settle()
 
     assert [item.position for item in quick.updates if item.conid == 1] == [1.0, 2.0, 3.0, 4.0]
-    assert figures(dispatcher, "slow") == HandlerStatistics("slow", 0, 4, 0, 2, None)
+    assert figures(dispatcher, "slow") == HandlerStatus("slow", 0, 4, 0, 2, None)
 
     slow.free.set()
     await settle()

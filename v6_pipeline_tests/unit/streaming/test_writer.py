@@ -7,12 +7,15 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
 
 from v6_pipeline.errors import FencedError, LakeError
+from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, read_commits
 from v6_pipeline.lake.recovery.durability import Fsync
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
@@ -148,16 +151,35 @@ async def test_with_nothing_to_flush_nothing_is_committed(
 
 async def test_the_figures_tell_what_was_done(writer: DeltaLakePositionWriter, clock: ManualClock) -> None:
     await writer.on_position_update(update(1))
-    assert writer.statistics().buffered == 1
+    assert writer.status().buffered == 1
 
     clock.now = LATER
     commit = await writer.flush()
 
     assert commit is not None
-    found = writer.statistics()
+    found = writer.status()
     assert (found.epoch, found.commits, found.rows, found.buffered) == (1, 1, 1, 0)
     assert (found.last_version, found.last_commit_at) == (commit.version, LATER)
     assert (found.failing_since, found.last_error) == (None, None)
+
+
+async def test_a_failed_compaction_is_reported_until_one_succeeds(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("v6_pipeline.streaming.writer.FencedAppender", partial(FencedAppender, compact_every=1))
+    writer = make_writer()
+    await writer.open()
+
+    with monkeypatch.context() as broken:
+        broken.setattr("v6_pipeline.lake.fencing.compact", Mock(side_effect=LakeError("no space left")))
+        await writer.on_position_update(update(1))
+        await writer.flush()
+    assert writer.status().last_compaction_error == "no space left"
+    assert "compaction failed, tried again after 1 commits: no space left" in caplog.text
+
+    await writer.on_position_update(update(1))
+    await writer.flush()
+    assert writer.status().last_compaction_error is None
 
 
 async def test_it_is_a_handler(writer: DeltaLakePositionWriter) -> None:
@@ -176,7 +198,7 @@ async def test_rows_stay_until_the_lake_is_back(
         with pytest.raises(LakeError, match="cannot be written"):
             await writer.flush()
         clock.advance(3)
-    found = writer.statistics()
+    found = writer.status()
     assert (found.buffered, found.commits, found.failing_since) == (1, 0, NOON)
     assert found.last_error is not None
     assert "streamed_positions" in found.last_error
@@ -185,8 +207,8 @@ async def test_rows_stay_until_the_lake_is_back(
     await writer.flush()
 
     assert positions(table) == [(1, 1.0)]
-    assert writer.statistics().failing_since is None
-    assert writer.statistics().buffered == 0
+    assert writer.status().failing_since is None
+    assert writer.status().buffered == 0
 
 
 async def test_what_comes_meanwhile_lands_after_the_rows_that_failed(
@@ -197,7 +219,7 @@ async def test_what_comes_meanwhile_lands_after_the_rows_that_failed(
     with pytest.raises(LakeError):
         await writer.flush()
     await writer.on_position_update(update(1, position=2.0, timestamp=LATER))
-    assert writer.statistics().buffered == 2
+    assert writer.status().buffered == 2
 
     lake_folder.mend()
     await writer.flush()
@@ -228,7 +250,7 @@ async def test_rows_that_landed_though_the_flush_failed_are_not_written_twice(
 
     assert commit is not None
     assert data_commits(table) == [1]
-    assert writer.statistics().rows == 1
+    assert writer.status().rows == 1
 
 
 async def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(
@@ -252,7 +274,7 @@ async def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(
     assert "since 2026-03-04 17:00:00Z, 2 wait" in begun
     assert "Not a directory" in begun  # what the system said
     assert "again after 15 s: 2 landed, 0 follow" in ended
-    assert writer.statistics().last_error is None
+    assert writer.status().last_error is None
 
 
 async def test_a_lake_that_is_unmounted_gets_nothing_written_in_its_place(
@@ -281,7 +303,7 @@ async def test_a_long_outage_keeps_two_rows_per_holding_and_lands_the_newest(
         if number % 5_000 == 0:
             with pytest.raises(LakeError):
                 await writer.flush()
-        assert writer.statistics().buffered <= 2 * holdings
+        assert writer.status().buffered <= 2 * holdings
 
     lake_folder.mend()
     await writer.close()
@@ -386,7 +408,7 @@ async def test_a_cancelled_flush_is_finished_before_the_next(make_writer: MakeWr
     await asyncio.wait_for(closing, 20)
 
     assert data_commits(table) == [1, 1]
-    assert writer.statistics().commits == 2
+    assert writer.status().commits == 2
 
 
 async def test_a_version_is_told_only_once_a_power_cut_cannot_take_it(
@@ -396,9 +418,9 @@ async def test_a_version_is_told_only_once_a_power_cut_cannot_take_it(
     disk = PowerCutDisk(tmp_path)
     writer = make_writer(fsync=disk)
     await writer.open()
-    fence = writer.statistics().last_version
+    fence = writer.status().last_version
     told: list[int | None] = []
-    disk.on_flush = lambda: told.append(writer.statistics().last_version)
+    disk.on_flush = lambda: told.append(writer.status().last_version)
     await writer.on_position_update(update(1))
 
     commit = await writer.flush()
@@ -406,7 +428,7 @@ async def test_a_version_is_told_only_once_a_power_cut_cannot_take_it(
     assert commit is not None
     assert told
     assert set(told) == {fence}
-    assert writer.statistics().last_version == commit.version
+    assert writer.status().last_version == commit.version
     left = disk.after_power_cut(tmp_path / "left", Loss.VANISHED)
     assert positions(store(left, STREAMED_POSITIONS)) == [(1, 2.0)]
 
@@ -425,7 +447,7 @@ async def test_the_end_flushes_all(
     await writer.close()
 
     assert positions(table) == [(1, 1.0), (1, 2.0)]
-    assert writer.statistics().buffered == 0
+    assert writer.status().buffered == 0
 
 
 async def test_the_end_does_not_wait_for_a_lake_that_is_away(
