@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -49,10 +49,20 @@ class StreamerMode(enum.StrEnum):
 
 
 class MarketHours(enum.StrEnum):
-    """When schedules refresh."""
+    """When schedules refresh, and when prices are expected to move."""
 
     SESSION = "session"
     ALWAYS = "always"
+
+    def is_open(self, calendar: TradingCalendar, instant: datetime, *, until_cut_off: bool = False) -> bool:
+        """Return whether the market counts as open at an aware instant: always, or while the exchange is in session.
+
+        Args:
+            calendar: knows the sessions.
+            instant: aware.
+            until_cut_off: count the minutes between the close and the day's cut-off as open.
+        """
+        return self is MarketHours.ALWAYS or calendar.is_open(instant, until_cut_off=until_cut_off)
 
 
 class Settings(BaseSettings):

@@ -19,6 +19,7 @@ import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.ib.session import shared_pacer
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
-from v6_pipeline.settings import MarketHours, Settings, load_settings
+from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
 from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
@@ -211,7 +212,6 @@ def build_streamer(
     registry = StrategyRegistry(database, clock, timezone=settings.timezone)
     registry.initialize()
     calendar = TradingCalendar(settings.timezone)
-    always = settings.market_hours is MarketHours.ALWAYS
     return IBPositionStreamer(
         settings,
         database,
@@ -229,7 +229,7 @@ def build_streamer(
         queue=PositionQueue(database, clock),
         ledger=SlotLedger.from_settings(settings, database, clock),
         holder=stream_holder(epoch),
-        is_open=lambda instant: always or calendar.is_open(instant),
+        is_open=partial(settings.market_hours.is_open, calendar),
         clock=clock,
         policy=policy,
     )

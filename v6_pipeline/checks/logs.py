@@ -21,8 +21,8 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions, repeated_keys
 from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import Holding, UpdateSource
-from v6_pipeline.refresh.due import overdue_before
-from v6_pipeline.settings import MarketHours, Settings
+from v6_pipeline.refresh.due import is_refresh_time, overdue_before
+from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import contracts, holdings
 from v6_pipeline.state.account import downloads as account_downloads
 from v6_pipeline.state.database import StateDatabase
@@ -136,9 +136,9 @@ class LogChecks:
         return overdue_before(self._now, refresh_seconds=self._settings.refresh_seconds)
 
     def _is_expected(self, instant: datetime) -> bool:
-        """Whether the broker is expected to answer: in session, and not in its reset."""
-        in_session = self._settings.market_hours is MarketHours.ALWAYS or self._calendar.is_open(instant)
-        return in_session and expected_outage(instant, self._settings.ib_region) is None
+        """Return whether refreshes are expected to succeed: the schedule makes them, and IB is not in its reset."""
+        refreshes = is_refresh_time(self._settings, self._calendar, instant)
+        return refreshes and expected_outage(instant, self._settings.ib_region) is None
 
     @cached_property
     def _newest(self) -> pl.DataFrame:

@@ -23,7 +23,7 @@ from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.schemas import STREAMED_POSITIONS
-from v6_pipeline.settings import MarketHours, Settings
+from v6_pipeline.settings import Settings
 from v6_pipeline.state.leases.leases import StreamerLease
 from v6_pipeline.state.leases.rows import StreamerLeaseState
 from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
@@ -50,7 +50,7 @@ def verdicts(
     found = {
         "stream_fresh": stream_fresh(
             lease,
-            is_open=settings.market_hours is MarketHours.ALWAYS or calendar.is_open(now),
+            is_open=settings.market_hours.is_open(calendar, now),
             outage=expected_outage(now, settings.ib_region),
             now=now,
         ),

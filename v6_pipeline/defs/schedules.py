@@ -18,8 +18,8 @@ from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.schemas import QUEUED_POSITIONS
-from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh
-from v6_pipeline.settings import MarketHours, Settings
+from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh, is_refresh_time
+from v6_pipeline.settings import Settings
 from v6_pipeline.state.queue.queue import PositionQueue
 
 ACTIVE = [
@@ -86,7 +86,7 @@ def decide(
     queue = PositionQueue(pipeline.database(), pipeline.now)
     last = instance.get_run_records(RunsFilter(job_name=REFRESH_JOB), limit=1)
     return decide_refresh(
-        market_open=settings.market_hours is MarketHours.ALWAYS or calendar.is_open(now, until_cut_off=True),
+        market_open=is_refresh_time(settings, calendar, now),
         active_run_id=_active_refresh(instance),
         due=queue.count_due(refresh_seconds=settings.refresh_seconds, interval_seconds=LOOKAHEAD_SECONDS),
         queue=queue.stats(),

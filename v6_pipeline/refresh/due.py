@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.ib.resets import ExpectedOutage
+from v6_pipeline.settings import Settings
 from v6_pipeline.state.queue.due import DueCount
 from v6_pipeline.state.queue.queue import QueueStats
 
@@ -30,6 +32,14 @@ class RefreshDecision:
 
     refresh: bool
     reason: str
+
+
+def is_refresh_time(settings: Settings, calendar: TradingCalendar, instant: datetime) -> bool:
+    """Return whether the schedule refreshes at an aware instant: from the open to the day's cut-off, or always.
+
+    Schedule and checks both use it, so that checks expect refreshes when the schedule makes them, and at no other time.
+    """
+    return settings.market_hours.is_open(calendar, instant, until_cut_off=True)
 
 
 def decide_refresh(

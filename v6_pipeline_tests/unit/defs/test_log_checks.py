@@ -12,6 +12,7 @@ import pytest
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.log_checks import ACCOUNTS, QUEUED
+from v6_pipeline.defs.schedules import decide
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.recovery.durability import log_file
@@ -167,6 +168,25 @@ def test_a_queue_that_nobody_drains_while_the_exchange_is_closed_is_a_warning(ch
     assert (description or "").endswith(
         "nothing is refreshed now: the exchange is closed or IB is in its nightly reset"
     )
+
+
+@pytest.mark.parametrize(
+    ("minutes", "serious"), [(260, True), (274, True), (276, False)], ids=["16:20", "16:34", "16:36"]
+)
+def test_the_check_expects_refreshes_for_as_long_as_the_schedule_makes_them(
+    checked: Checked, minutes: int, serious: bool
+) -> None:
+    """The schedule refreshes until the day's cut-off, 35 minutes after the close."""
+    Clock.forward(60 * minutes - 301)
+    checked.queue.insert(1, "AAPL", account=ACCOUNT)
+    Clock.forward(301)
+
+    severity, description = failed_with(checked.says("queue_drains"))
+    refreshes = decide(checked.instance, checked.pipeline, TradingCalendar(), Clock.instant).refresh
+
+    assert refreshes is serious
+    assert severity is (ERROR if serious else WARN)
+    assert ("nothing is refreshed now" in (description or "")) is not serious
 
 
 def test_a_queue_that_is_deeper_than_a_worker_surely_drains(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.ib.resets import ExpectedOutage
-from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh
+from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh, is_refresh_time
+from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state.queue.due import DueCount
 from v6_pipeline.state.queue.queue import QueueStats
 
@@ -160,3 +164,15 @@ def test_a_reset_that_ends_sooner_is_not_waited_out() -> None:
     decision = decide(outage=ending, last_run_failed=True, **SOMETHING_DUE)
 
     assert decision.reason.endswith("until 15:01 UTC: tried again in 90 s")
+
+
+@pytest.mark.parametrize(
+    ("at", "in_session"),
+    [("09:29", False), ("09:30", True), ("16:20", True), ("16:34", True), ("16:35", False), ("23:00", False)],
+)
+def test_refreshes_go_on_from_the_open_to_the_days_cut_off_or_always(at: str, in_session: bool, tmp_path: Path) -> None:
+    instant = datetime.fromisoformat(f"2026-03-02T{at}").replace(tzinfo=ZoneInfo("America/New_York"))
+
+    for hours, expected in ((MarketHours.SESSION, in_session), (MarketHours.ALWAYS, True)):
+        settings = Settings(home=tmp_path, market_hours=hours)
+        assert is_refresh_time(settings, TradingCalendar(), instant) is expected
