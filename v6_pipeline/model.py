@@ -8,9 +8,21 @@ name says otherwise.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+
+UNSET_FROM = 1e300
+"""IB's unset double is 1.797e308; arithmetic on it still lies far above any price."""
+_UNSET_INTEGERS = frozenset({2**31 - 1, 2**63 - 1, float(2**63 - 1)})
+
+
+def known(value: float | None) -> float | None:
+    """Return the value, or None where it is NaN, infinite, or one of the numbers that IB sends for "unset"."""
+    if value is None or not math.isfinite(value) or abs(value) >= UNSET_FROM or value in _UNSET_INTEGERS:
+        return None
+    return value
 
 
 class SecType(enum.StrEnum):
@@ -114,6 +126,10 @@ class ContractSpec:
     exchange: str = ""
     price_magnifier: int = 1
     underlying_conid: int | None = None
+
+    def has_expired(self, today: date) -> bool:
+        """Return whether the contract's last trading day lies before ``today``, the exchange's date."""
+        return self.expiry is not None and self.expiry < today
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

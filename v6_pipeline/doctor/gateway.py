@@ -17,7 +17,7 @@ from typing import Any
 from v6_pipeline.doctor.findings import Finding, fault, ok, skipped, warning
 from v6_pipeline.doctor.quotes import Patience, examine_quotes
 from v6_pipeline.errors import ClientIdInUseError, GatewayError
-from v6_pipeline.ib.close_plan import has_expired
+from v6_pipeline.ib.close_plan import is_forgotten
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractBook
 from v6_pipeline.ib.positions import download_positions
@@ -154,7 +154,7 @@ async def _session(
 
 def _to_try(positions: Iterable[Holding], today: date) -> list[int]:
     """One contract of each security type that is held; an option that has expired is held on, and has no quotes."""
-    live = [holding.contract for holding in positions if not has_expired(holding.contract, today)]
+    live = [holding.contract for holding in positions if not is_forgotten(holding.contract, today)]
     one_each = {contract.sec_type: contract.conid for contract in live}
     return list(one_each.values())[:QUOTES] or [KNOWN_STOCK]
 

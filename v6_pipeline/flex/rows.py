@@ -18,9 +18,8 @@ from v6_pipeline.errors import FlexError
 from v6_pipeline.flex.index import covered_day
 from v6_pipeline.flex.model import Attributes, FlexActivity, FlexPosition, FlexStatement
 from v6_pipeline.lake.columns import Column, TableSpec
-from v6_pipeline.lake.rows import known
 from v6_pipeline.lake.tables import ATTRIBUTES, FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS
-from v6_pipeline.model import PriceSource, SecType, UpdateSource
+from v6_pipeline.model import PriceSource, SecType, UpdateSource, known
 
 _FUTURES_STYLE = {"FSFOP": "FOP", "FSOPT": "OPT"}
 """Flex names options that are margined like futures apart; the API does not."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from v6_pipeline.errors import FlexError
+from v6_pipeline.model import UNSET_FROM
 
 T = TypeVar("T")
 
@@ -23,8 +24,6 @@ _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d*)(\.\d*)?([eE][+-]?\d+)?", re.A
 _DATE = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})", re.ASCII)
 _TIME = re.compile(r"(\d{2}):?(\d{2}):?(\d{2})", re.ASCII)
 _ZONE = re.compile(r"\s*(EST|EDT|ET|America/New_York|UTC|GMT|Z|[+-]\d{2}:?\d{2})$")
-_UNSET_FROM = 1e300
-"""IB's unset double is 1.797e308."""
 
 
 def number(text: str) -> float:
@@ -37,7 +36,7 @@ def number(text: str) -> float:
     if not digits or not _NUMBER.fullmatch(digits) or not any(sign.isdigit() for sign in digits):
         raise ValueError("is no number")
     value = float(digits.replace(",", ""))
-    if not math.isfinite(value) or abs(value) >= _UNSET_FROM:
+    if not math.isfinite(value) or abs(value) >= UNSET_FROM:
         raise ValueError("is no number")
     return value
 

@@ -17,7 +17,7 @@ from datetime import date, datetime, timedelta
 
 from v6_pipeline.calendar import EXCHANGE, TradingCalendar
 from v6_pipeline.errors import GatewayError
-from v6_pipeline.ib.close_plan import CloseReason, CloseWindow, close_window, has_expired
+from v6_pipeline.ib.close_plan import CloseReason, CloseWindow, close_window, is_forgotten
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractBook
 from v6_pipeline.ib.historical_pacing import REQUESTS_PER_SECOND, HistoricalPacer
@@ -222,7 +222,7 @@ class CloseFetcher:
         expired = [
             without_close(conid, window.day, CloseReason.EXPIRED, now)
             for conid, windows in pending.items()
-            if conid in self.report.contracts and has_expired(self.report.contracts[conid], today)
+            if conid in self.report.contracts and is_forgotten(self.report.contracts[conid], today)
             for window in windows
         ]
         self._save(expired)

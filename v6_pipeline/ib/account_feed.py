@@ -19,8 +19,7 @@ from v6_pipeline.ib.client import ReadOnlyIB
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import spec_from_ib
-from v6_pipeline.ib.valuation import known
-from v6_pipeline.model import AccountValues, ContractSpec
+from v6_pipeline.model import AccountValues, ContractSpec, known
 
 log = logging.getLogger(__name__)
 

@@ -102,14 +102,14 @@ def bar_types(sec_type: SecType) -> tuple[BarType, ...]:
     return _PLANS[sec_type]
 
 
-def has_expired(contract: ContractSpec, today: date) -> bool:
-    """Whether IB has forgotten the contract; expired futures it still knows.
+def is_forgotten(contract: ContractSpec, today: date) -> bool:
+    """Return whether IB has no history of the contract any more: of expired futures it still has.
 
     Args:
         contract: what is asked for.
         today: the exchange's date.
     """
-    return contract.sec_type.is_option and contract.expiry is not None and contract.expiry < today
+    return contract.sec_type.is_option and contract.has_expired(today)
 
 
 def close_window(calendar: TradingCalendar, day: date, *, until_end: bool = False) -> CloseWindow:

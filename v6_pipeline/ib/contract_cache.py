@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 from v6_pipeline.errors import GatewayError, RequestTimeoutError, StateError, UnknownContractError
 from v6_pipeline.ib.connection import IBConnectionManager
@@ -95,7 +95,7 @@ class ContractBook:
             if item.qualified_at is not None
             and item.qualified_at <= now - OLD_AFTER
             and conid not in failed
-            and not _has_expired(item.spec, now.date())
+            and not item.spec.has_expired(now.date())  # the UTC date: from the evening of its last day in New York
         ]
         return _Found(
             known=known,
@@ -142,8 +142,3 @@ class ContractBook:
             cache.save_answers, self._database, list(specs.values()), unknown, answered_at=self._clock()
         )
         return specs
-
-
-def _has_expired(contract: ContractSpec, today: date) -> bool:
-    """Whether IB has nothing new to say of it; by the UTC date, so from the evening of its last day in New York."""
-    return contract.expiry is not None and contract.expiry < today

@@ -16,8 +16,7 @@ from ib_async.wrapper import RequestError
 from v6_pipeline.errors import GatewayError, UnknownContractError
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.valuation import known
-from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.model import ContractSpec, SecType, known
 
 SMART = "SMART"
 

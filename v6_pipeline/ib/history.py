@@ -26,14 +26,13 @@ from v6_pipeline.ib.close_plan import (
     bar_types,
     closes_in,
     days_of,
-    has_expired,
+    is_forgotten,
     spans,
 )
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.historical_pacing import HistoricalPacer
-from v6_pipeline.ib.valuation import known
-from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.model import ContractSpec, SecType, known
 from v6_pipeline.state.account.closes import FetchedClose
 
 log = logging.getLogger(__name__)
@@ -151,7 +150,7 @@ async def daily_closes(
         StateError: the state database failed.
     """
     now = clock()
-    if has_expired(contract, now.astimezone(_NEW_YORK).date()):
+    if is_forgotten(contract, now.astimezone(_NEW_YORK).date()):
         return [without_close(contract.conid, window.day, CloseReason.EXPIRED, now) for window in windows]
     found: dict[date, FetchedClose] = {}
     reasons: dict[date, CloseReason] = {}

@@ -20,8 +20,8 @@ from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import SMART, request_contract
-from v6_pipeline.ib.valuation import known, known_price
-from v6_pipeline.model import ContractSpec, Quote, SecType
+from v6_pipeline.ib.valuation import known_price
+from v6_pipeline.model import ContractSpec, Quote, SecType, known
 from v6_pipeline.state.instants import Clock, utc_now
 
 log = logging.getLogger(__name__)

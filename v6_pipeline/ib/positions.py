@@ -12,8 +12,7 @@ from ib_async import Position
 
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import spec_from_ib
-from v6_pipeline.ib.valuation import known
-from v6_pipeline.model import Holding
+from v6_pipeline.model import Holding, known
 
 
 async def download_positions(connection: IBConnectionManager, clock: Callable[[], datetime]) -> list[Holding]:

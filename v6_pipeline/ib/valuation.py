@@ -5,24 +5,13 @@ Pure functions; unknown in, unknown out.
 
 from __future__ import annotations
 
-import math
+from v6_pipeline.model import ContractSpec, PriceSource, Quote, SecType, known
 
-from v6_pipeline.model import ContractSpec, PriceSource, Quote, SecType
-
-IB_UNSET_DOUBLE = 1.7976931348623157e308
-"""What IB sends for a number that it does not have."""
 _PERCENT_OF_PAR = frozenset({SecType.BOND, SecType.BILL})
 
 
-def known(value: float | None) -> float | None:
-    """``value`` unless it is one of the ways to say 'unknown': None, NaN, infinite, IB's largest double."""
-    if value is None or not math.isfinite(value) or abs(value) >= IB_UNSET_DOUBLE:
-        return None
-    return float(value)
-
-
 def known_price(value: float | None) -> float | None:
-    """A quoted price, where IB also says -1 for 'no quote'."""
+    """Return a quoted price, or None where it is unset or IB's -1 for 'no quote'."""
     price = known(value)
     return None if price == -1 else price
 

@@ -5,7 +5,6 @@ What the broker sends for "unset" becomes null here as a last defence, wherever 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 
@@ -13,21 +12,10 @@ import polars as pl
 
 from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.model import AccountValues, PositionUpdate, UpdateSource
+from v6_pipeline.model import AccountValues, PositionUpdate, UpdateSource, known
 
 TradingDay = Callable[[datetime], date]
 """The trading day of an aware instant."""
-
-_UNSET_FROM = 1e300
-"""IB's unset double is 1.797e308; arithmetic on it still lies far above any price."""
-_UNSET_INTEGERS = frozenset({2**31 - 1, 2**63 - 1, float(2**63 - 1)})
-
-
-def known(value: float | None) -> float | None:
-    """The value, or None where it is NaN, infinite, or one of IB's "unset" numbers."""
-    if value is None or not math.isfinite(value) or abs(value) >= _UNSET_FROM or value in _UNSET_INTEGERS:
-        return None
-    return value
 
 
 def position_rows(

@@ -42,7 +42,7 @@ class RegistryAt:
         ``expired`` asks for those of an expired contract too: whose it was until then.
         """
         contract = holding.contract
-        if not expired and contract.expiry is not None and contract.expiry < self._day:
+        if not expired and contract.has_expired(self._day):
             return ()
         found: dict[str, Assignment] = {}
         for selector, entry in self._selectors:

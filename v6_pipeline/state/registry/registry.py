@@ -216,7 +216,7 @@ class StrategyRegistry:
             self._view = _read_view(connection)
 
     def _has_expired(self, contract: ContractSpec | None) -> bool:
-        return contract is not None and contract.expiry is not None and contract.expiry < self._today()
+        return contract is not None and contract.has_expired(self._today())
 
 
 def _read_view(connection: Connection) -> _View:

@@ -17,7 +17,7 @@ from v6_pipeline.ib.close_plan import (
     close_window,
     closes_in,
     days_of,
-    has_expired,
+    is_forgotten,
     spans,
 )
 from v6_pipeline.model import ContractSpec, SecType
@@ -86,7 +86,7 @@ def test_every_kind_has_a_plan() -> None:
 def test_only_expired_options_are_not_asked_for(sec_type: SecType, expiry: date | None, expired: bool) -> None:
     contract = ContractSpec(conid=1, symbol="X", sec_type=sec_type, currency="USD", expiry=expiry)
 
-    assert has_expired(contract, DAY) is expired
+    assert is_forgotten(contract, DAY) is expired
 
 
 # Which bar is the close

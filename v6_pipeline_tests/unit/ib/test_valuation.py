@@ -6,8 +6,10 @@ import math
 
 import pytest
 
-from v6_pipeline.ib.valuation import IB_UNSET_DOUBLE, known, known_price, mark_of, market_value, unrealized_pnl
-from v6_pipeline.model import ContractSpec, PriceSource, Quote, SecType
+from v6_pipeline.ib.valuation import known_price, mark_of, market_value, unrealized_pnl
+from v6_pipeline.model import ContractSpec, PriceSource, Quote, SecType, known
+
+IB_UNSET_DOUBLE = 1.7976931348623157e308
 
 
 def contract(sec_type: SecType, multiplier: float = 1, magnifier: int = 1) -> ContractSpec:
