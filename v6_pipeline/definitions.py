@@ -10,12 +10,10 @@ import dagster as dg
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.alert_sensor import alerts_sensor
 from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_positions
-from v6_pipeline.defs.checks import stream_checks
+from v6_pipeline.defs.checks import asset_checks
 from v6_pipeline.defs.flex_sensor import flex_statements_sensor
 from v6_pipeline.defs.history import flex_source, history
-from v6_pipeline.defs.history_checks import history_checks
 from v6_pipeline.defs.jobs import import_flex_statements, maintain_lake, refresh_queued_positions, snapshot_positions
-from v6_pipeline.defs.log_checks import log_checks
 from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import lake_maintenance_schedule, queued_positions_schedule
@@ -49,7 +47,7 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
             queued_positions(lake, days, calendar, owners),
             history(lake, days, calendar, owners),
         ],
-        asset_checks=[*stream_checks(), *log_checks(), *history_checks()],
+        asset_checks=asset_checks(),
         jobs=[
             *(refresh_queued_positions(), snapshot_positions(), import_flex_statements()),
             *(maintain_lake(), set_strategy_contracts()),

@@ -16,9 +16,9 @@ import polars as pl
 
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.checks.logs import downloaded_accounts
+from v6_pipeline.checks.inputs import downloaded_accounts
+from v6_pipeline.defs.checks import evaluations_after_refresh
 from v6_pipeline.defs.lineage import BROKER_FIELDS, IB_ACCOUNT, REGISTRY_FIELDS, STRATEGY_REGISTRY, source_columns
-from v6_pipeline.defs.log_checks import evaluations_after_refresh
 from v6_pipeline.defs.metadata import ERROR, KINDS, sample_rows, table_definition, table_materialization
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
@@ -31,6 +31,7 @@ from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_
 from v6_pipeline.lake.table import Commit
 from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS
 from v6_pipeline.refresh.worker import QueueWorker, RefreshReport, RefreshScope
+from v6_pipeline.state.account import holdings
 from v6_pipeline.state.queue.queue import PositionQueue
 
 ACCOUNT_FEED_POOL = "ib_account_feed"
@@ -268,7 +269,7 @@ def _queue_figures(pipeline: PipelineResource, depth_at_start: int) -> dict[str,
 
 def _account_figures(pipeline: PipelineResource, *, day: date) -> dict[str, float]:
     """Sums over the accounts by base currency, of their newest rows."""
-    wanted = downloaded_accounts(pipeline.database(), pipeline.settings())
+    wanted = downloaded_accounts(holdings.list_open(pipeline.database()), pipeline.settings())
     return account_sums(newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), day), wanted)
 
 

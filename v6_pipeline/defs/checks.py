@@ -1,126 +1,149 @@
-"""Asset checks: when to worry.
+"""Asset checks: Dagster's definitions and evaluations of the checks in ``checks.registry``.
 
-The checks of ``streamed_positions`` look at the streamer's report and the ledger, cheaply. ``ib_streamer_sensor``
-evaluates them, since Dagster runs no check for what a sensor reports, and beside them what must be told though no
-refresh runs; the UI can execute them at any time.
+Belongs here: turning the list into steps, and verdicts into results.
+Does not belong here: what must hold, and on which occasion it is evaluated.
 https://docs.dagster.io/guides/test/asset-checks
 """
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
-from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.checks.stream import active_contracts_stream, slots_within_budget, stream_fresh
+from v6_pipeline.checks.inputs import CheckInputs
+from v6_pipeline.checks.registry import CHECKS, Check, When, judge
 from v6_pipeline.checks.verdict import Verdict
+from v6_pipeline.defs.partitions import days_of_run
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.defs.verdicts import said
 from v6_pipeline.errors import V6Error
-from v6_pipeline.ib.resets import expected_outage
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
-from v6_pipeline.settings import Settings
-from v6_pipeline.state.leases.leases import StreamerLease
+from v6_pipeline.history.context import HistoryContext
 from v6_pipeline.state.leases.rows import StreamerLeaseState
-from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
+from v6_pipeline.state.slots.ledger import SlotUsage
 
 EVALUATE_EVERY = timedelta(minutes=5)
-DESCRIPTIONS = {
-    "stream_fresh": (
-        "Streamed contracts have fresh data in the lake, or a good reason not to: the exchange is closed, IB is in its "
-        "nightly reset, the streamer was stopped on request."
-    ),
-    "slots_within_budget": (
-        "The market-data lines in use stay within the ceiling, and IB grants as many as the settings say."
-    ),
-    "active_contracts_stream": (
-        "Every active contract that can stream has a market-data line; those without are refreshed at priority 1."
-    ),
-}
 
 
-def verdicts(
-    settings: Settings, calendar: TradingCalendar, lease: StreamerLeaseState, usage: SlotUsage, now: datetime
-) -> dict[dg.AssetCheckKey, Verdict]:
-    """What each check of the stream says now."""
-    found = {
-        "stream_fresh": stream_fresh(
-            lease,
-            is_open=settings.market_hours.is_open(calendar, now),
-            outage=expected_outage(now, settings.ib_region),
-            now=now,
-        ),
-        "slots_within_budget": slots_within_budget(usage),
-        "active_contracts_stream": active_contracts_stream(lease, usage, now=now),
-    }
-    return {_key(name): verdict for name, verdict in found.items()}
+def asset_checks() -> list[dg.AssetChecksDefinition]:
+    """Return the definitions of all checks, each of which *Execute* on its page evaluates by itself."""
+    steps: dict[str, list[Check]] = {}
+    for check in CHECKS:
+        steps.setdefault(check.step, []).append(check)
+    return [_step(name, checks) for name, checks in steps.items()]
 
 
-def stream_checks() -> list[dg.AssetChecksDefinition]:
-    """The checks of ``streamed_positions``, each executable by itself."""
-    return [_check(name, description) for name, description in DESCRIPTIONS.items()]
+def _step(name: str, checks: Sequence[Check]) -> dg.AssetChecksDefinition:
+    specs = [dg.AssetCheckSpec(check.name, asset=check.asset, description=check.description) for check in checks]
 
+    @dg.multi_asset_check(name=name, specs=specs, can_subset=len(specs) > 1)
+    def step(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> Iterator[dg.AssetCheckResult]:
+        def read() -> CheckInputs:
+            work = pipeline.history(context.run.run_id, context.log.info)
+            return CheckInputs(work, between=days_of_run(context.run.tags))
 
-def _check(name: str, description: str) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=STREAMED_POSITIONS.name, name=name, description=description)
-    def check(pipeline: PipelineResource) -> dg.AssetCheckResult:
+        chosen = [check for check in checks if _key(check) in context.selected_asset_check_keys]
         try:
-            settings, database, now = pipeline.settings(), pipeline.database(), pipeline.now()
-            lease = StreamerLease(database, pipeline.now).read()
-            usage = SlotLedger.from_settings(settings, database, pipeline.now).usage()
-            verdict = verdicts(settings, pipeline.calendar(), lease, usage, now)[_key(name)]
+            for check, verdict in judge(chosen, read):
+                yield dg.AssetCheckResult(asset_key=check.asset, check_name=check.name, **_arguments(verdict))
         except V6Error as error:
             raise dg.Failure(str(error)) from None
-        return dg.AssetCheckResult(**said(verdict))
 
-    return check
+    return step
 
 
-def _key(name: str) -> dg.AssetCheckKey:
-    return dg.AssetCheckKey(dg.AssetKey(STREAMED_POSITIONS.name), name)
+def evaluations_after_refresh(pipeline: PipelineResource) -> list[dg.AssetCheckEvaluation]:
+    """Evaluate the checks of a refresh that failed: Dagster skips their step after it, just when they matter."""
+    checks = [check for check in CHECKS if check.when is When.REFRESH]
+    return [_evaluation(_key(check), verdict) for check, verdict in judge(checks, lambda: _inputs(pipeline))]
+
+
+def evaluations_of_days(
+    work: HistoryContext, assets: Collection[str], days: Collection[date]
+) -> list[dg.AssetCheckEvaluation]:
+    """Evaluate the checks of these assets of history for the trading days of a run.
+
+    The step ``history`` does it by itself, since Dagster skips check steps after a step that yields no output.
+
+    Raises:
+        LakeError: a table is damaged or unreachable.
+    """
+    checks = [check for check in CHECKS if check.when is When.HISTORY and check.asset in assets]
+    inputs = CheckInputs(work, between=(min(days), max(days)))
+    return [_evaluation(_key(check), verdict) for check, verdict in judge(checks, lambda: inputs)]
+
+
+def verdicts_of_tick(
+    pipeline: PipelineResource, lease: StreamerLeaseState, usage: SlotUsage
+) -> dict[dg.AssetCheckKey, Verdict]:
+    """Judge what a tick of ib_streamer_sensor evaluates, by the lease and the slots that the tick has read.
+
+    Raises:
+        StateError: the state database cannot be used.
+    """
+    checks = [check for check in CHECKS if check.when is When.TICK or check.also_each_tick]
+    judged = judge(checks, lambda: _inputs(pipeline, lease=lease, usage=usage))
+    return {_key(check): verdict for check, verdict in judged}
 
 
 @dataclass(frozen=True, slots=True)
 class CheckCursor:
-    """What was last reported of each check, by asset and name, and when: on change, else every five minutes."""
+    """The verdicts that a sensor reported last, by asset and name, and the time of the report."""
 
     reported_at: str | None = None
     passed: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, values: object) -> "CheckCursor":
-        """From the sensor's cursor; an unreadable one starts over."""
+        """Return the part of a sensor's cursor; an unreadable one starts over."""
         try:
             reported_at, passed = values["reported_at"], values["passed"]  # type: ignore[index]
             datetime.fromisoformat(reported_at)
-            return cls(reported_at, tuple(sorted((str(name), str(said)) for name, said in passed.items())))
+            return cls(reported_at, tuple(sorted((str(name), str(state)) for name, state in passed.items())))
         except (KeyError, TypeError, ValueError, AttributeError):
             return cls()
 
     def dump(self) -> dict[str, object]:
-        """As a part of the sensor's cursor."""
+        """Return the part of the sensor's cursor."""
         return {"reported_at": self.reported_at, "passed": dict(self.passed)}
 
 
-def evaluations(
+def evaluations_due(
     found: Mapping[dg.AssetCheckKey, Verdict], cursor: CheckCursor, now: datetime
 ) -> tuple[list[dg.AssetCheckEvaluation], CheckCursor]:
-    """What to report now: all checks once one has changed or five minutes have passed, else nothing."""
-    state = tuple(sorted((key.to_user_string(), _state(verdict)) for key, verdict in found.items()))
+    """Return the evaluations of all checks if one has changed or five minutes have passed, else none."""
+    state = tuple(
+        sorted((key.to_user_string(), json.dumps([verdict.passed, verdict.serious])) for key, verdict in found.items())
+    )
     if state == cursor.passed and cursor.reported_at is not None:
         since = now - datetime.fromisoformat(cursor.reported_at)
         if timedelta() <= since < EVALUATE_EVERY:
             return [], cursor
-    reported = [
-        dg.AssetCheckEvaluation(asset_key=key.asset_key, check_name=key.name, **said(verdict))
-        for key, verdict in found.items()
-    ]
-    return reported, CheckCursor(now.isoformat(), state)
+    return [_evaluation(key, verdict) for key, verdict in found.items()], CheckCursor(now.isoformat(), state)
 
 
-def _state(verdict: Verdict) -> str:
-    return json.dumps([verdict.passed, verdict.serious])
+def _inputs(
+    pipeline: PipelineResource, *, lease: StreamerLeaseState | None = None, usage: SlotUsage | None = None
+) -> CheckInputs:
+    return CheckInputs(pipeline.history(run_id="", say=lambda _line: None), lease=lease, usage=usage)
+
+
+def _key(check: Check) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(dg.AssetKey(check.asset), check.name)
+
+
+def _evaluation(key: dg.AssetCheckKey, verdict: Verdict) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(asset_key=key.asset_key, check_name=key.name, **_arguments(verdict))
+
+
+def _arguments(verdict: Verdict) -> dict[str, Any]:
+    """Return the arguments that ``AssetCheckResult`` and ``AssetCheckEvaluation`` have in common."""
+    return {
+        "passed": verdict.passed,
+        "severity": dg.AssetCheckSeverity.ERROR if verdict.serious else dg.AssetCheckSeverity.WARN,
+        "description": verdict.reason,
+        "metadata": dict(verdict.numbers),
+    }

@@ -16,7 +16,7 @@ import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.jobs import FLEX_JOB
-from v6_pipeline.defs.partitions import KEY_FORMAT
+from v6_pipeline.defs.partitions import KEY_FORMAT, RANGE_END, RANGE_START
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import FlexError, V6Error
 from v6_pipeline.flex.folder import ChangedFiles, FileState, changed, scan
@@ -28,7 +28,6 @@ TICK_SECONDS = 30
 BYTES_PER_TICK = 100_000_000
 """A tick ends after 60 s; 50 MB take some seconds to read. One file is read however large it is."""
 FILES_PER_TICK = 20
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def flex_statements_sensor() -> dg.SensorDefinition:

@@ -17,7 +17,7 @@ import dagster as dg
 
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.defs.history_checks import evaluations
+from v6_pipeline.defs.checks import evaluations_of_days
 from v6_pipeline.defs.history_origins import FLEX_ATTRIBUTES
 from v6_pipeline.defs.lineage import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY, source_columns
 from v6_pipeline.defs.metadata import (
@@ -122,28 +122,18 @@ def history(
         now = pipeline.now()
         for key in context.partition_keys:
             require_begun(key, calendar=calendar, now=now)
-        _make(context, config, pipeline, calendar)
+        _make(context, config, pipeline)
         yield from ()  # outputs would tell of all days of the run: each has told of itself
 
     return make
 
 
-def _make(
-    context: dg.AssetExecutionContext, config: HistoryConfig, pipeline: PipelineResource, calendar: TradingCalendar
-) -> None:
+def _make(context: dg.AssetExecutionContext, config: HistoryConfig, pipeline: PipelineResource) -> None:
     tables = {key.to_user_string() for key in context.selected_asset_keys}
     days = [date.fromisoformat(key) for key in context.partition_keys]
     failed: list[Failed] = []
     try:
-        work = HistoryContext(
-            settings=pipeline.settings(),
-            database=pipeline.database(),
-            lake=pipeline.lake(),
-            calendar=calendar,
-            run_id=context.run.run_id,
-            now=pipeline.now,
-            say=context.log.info,
-        )
+        work = pipeline.history(context.run.run_id, context.log.info)
         for outcome in make_history(work, tables, days, refetch=config.refetch):
             if isinstance(outcome, Failed):
                 context.log.warning("%s: %s", outcome.spec.name, outcome.reason)
@@ -153,7 +143,7 @@ def _make(
                 is_newest = outcome.day == max(days)
                 extra = shown(partial(_shown, context, work, outcome), say=context.log.warning) if is_newest else {}
                 context.log_event(_materialization(work.lake, outcome, extra))
-        for evaluation in evaluations(work, tables, days):
+        for evaluation in evaluations_of_days(work, tables, days):
             context.log_event(evaluation)
     except V6Error as error:
         raise dg.Failure("; ".join([*_reasons(failed), str(error)]), allow_retries=False) from None

@@ -6,7 +6,8 @@ https://docs.dagster.io/guides/build/partitions-and-backfills
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -15,6 +16,9 @@ from v6_pipeline.calendar import DAY_BEGINS, TradingCalendar
 from v6_pipeline.settings import Settings
 
 KEY_FORMAT = "%Y-%m-%d"
+PARTITION_TAG = "dagster/partition"
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+"""Dagster's tags of a run of one partition and of a range, both ends included."""
 
 
 def trading_days(settings: Settings, calendar: TradingCalendar) -> dg.TimeWindowPartitionsDefinition:
@@ -53,3 +57,11 @@ def require_begun(key: str, *, calendar: TradingCalendar, now: datetime) -> None
             f"trading day {key} begins at {begins_at:%Y-%m-%d %H:%M} UTC: nothing can be known of it yet",
             allow_retries=False,
         )
+
+
+def days_of_run(tags: Mapping[str, str]) -> tuple[date, date] | None:
+    """Return the first and the last trading day of the run with these tags; None without a partition."""
+    first = tags.get(RANGE_START) or tags.get(PARTITION_TAG)
+    if first is None:
+        return None
+    return date.fromisoformat(first), date.fromisoformat(tags.get(RANGE_END) or first)

@@ -6,12 +6,14 @@ each time would cost more than the tick. https://docs.dagster.io/guides/build/ex
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 
 import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.history.context import HistoryContext
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
@@ -45,6 +47,23 @@ class PipelineResource(dg.ConfigurableResource[None]):
     def lake(self) -> Lake:
         """The lake; a new object each time, since its tables are not safe for threads."""
         return Lake.from_settings(self.settings())
+
+    def history(self, run_id: str, say: Callable[[str], None]) -> HistoryContext:
+        """Settings, state database, lake, calendar and clock of one run or tick.
+
+        Args:
+            run_id: the run that rows and commits name.
+            say: takes a line for the run's log.
+        """
+        return HistoryContext(
+            settings=self.settings(),
+            database=self.database(),
+            lake=self.lake(),
+            calendar=self.calendar(),
+            run_id=run_id,
+            now=self.now,
+            say=say,
+        )
 
     def calendar(self) -> TradingCalendar:
         """The trading calendar in the settings' time zone."""

@@ -13,8 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from v6_pipeline.defs.checks import CheckCursor, evaluations, verdicts
-from v6_pipeline.defs.log_checks import verdicts_without_refresh
+from v6_pipeline.defs.checks import CheckCursor, evaluations_due, verdicts_of_tick
 from v6_pipeline.defs.metadata import data_version_tag, sample_rows, table_materialization
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
@@ -74,8 +73,8 @@ def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResul
     usage = ledger.usage()
     cursor = ReportCursor.parse(cursor_text)
     events, cursor, reported = _report(pipeline, cursor, settings, usage, now)
-    checked = verdicts(settings, pipeline.calendar(), outcome.lease, usage, now) | verdicts_without_refresh(pipeline)
-    judged, checks = evaluations(checked, CheckCursor.parse(cursor.checks), now)
+    checked = verdicts_of_tick(pipeline, outcome.lease, usage)
+    judged, checks = evaluations_due(checked, CheckCursor.parse(cursor.checks), now)
     cursor = replace(cursor, checks=checks.dump())
     said = [outcome.decision.reason]
     if outcome.decision.action in {Action.RENEW, Action.GRANT, Action.LEAVE}:

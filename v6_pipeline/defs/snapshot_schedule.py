@@ -13,7 +13,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.jobs import SNAPSHOT_JOB
-from v6_pipeline.defs.partitions import KEY_FORMAT
+from v6_pipeline.defs.partitions import KEY_FORMAT, PARTITION_TAG
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import ACTIVE
 from v6_pipeline.errors import V6Error
@@ -28,7 +28,6 @@ from v6_pipeline.history.due import (
 from v6_pipeline.history.inputs import SOURCES, LakeDays
 from v6_pipeline.settings import MarketHours, Settings
 
-PARTITION_TAG = "dagster/partition"
 _RUNS_LOOKED_AT = 30
 _OUTCOMES = {DagsterRunStatus.SUCCESS: True, DagsterRunStatus.FAILURE: False}
 

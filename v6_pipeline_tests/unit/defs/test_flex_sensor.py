@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.defs import flex_sensor
-from v6_pipeline.defs.flex_sensor import RANGE_END, RANGE_START, _of_one_tick, flex_statements_sensor, tick
+from v6_pipeline.defs.flex_sensor import _of_one_tick, flex_statements_sensor, tick
+from v6_pipeline.defs.partitions import RANGE_END, RANGE_START
 from v6_pipeline.errors import FlexError
 from v6_pipeline.flex.folder import FileState
 from v6_pipeline_tests.history_days import CALENDAR, drop

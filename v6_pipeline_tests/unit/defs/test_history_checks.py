@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from v6_pipeline.defs.history_checks import CHECKS
+from v6_pipeline.checks.registry import CHECKS, When
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.recovery.durability import log_file
 from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
@@ -35,7 +35,7 @@ class Checked:
         assert run(self.pipeline, self.instance, assets, days[0], days[-1]).success
 
     def says(self, name: str) -> dg.AssetCheckEvaluation:
-        asset, _, _ = CHECKS[name]
+        [asset] = [check.asset for check in CHECKS if check.name == name and check.when is When.HISTORY]
         result = run_check(self.pipeline, self.instance, asset, name)
         assert result.success
         return evaluated(result)[name]

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.checks.registry import CHECKS, When
 from v6_pipeline.definitions import build_defs
-from v6_pipeline.defs.log_checks import ACCOUNTS, QUEUED
 from v6_pipeline.defs.schedules import decide
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lineage import CommitLineage
@@ -637,7 +637,7 @@ def test_each_refresh_evaluates_all_checks_of_its_assets(checked: Checked) -> No
     assert result.success
     found = {event.check_name: event.passed for event in result.get_asset_check_evaluations()}
     assert found == {
-        name: name != "reconciles_with_broker" for name in {**QUEUED, **ACCOUNTS}
+        check.name: check.name != "reconciles_with_broker" for check in CHECKS if check.when is When.REFRESH
     }  # a failed check fails no run
 
 
@@ -648,6 +648,6 @@ def test_a_damaged_table_fails_checks_and_no_run(checked: Checked) -> None:
     severity, description = failed_with(checked.says("prices_present"))
 
     assert severity is ERROR
-    assert (description or "").startswith("cannot tell: ")
+    assert (description or "").startswith("not checked: ")
     assert "v6 lake repair" in (description or "")
     assert checked.says("queue_drains").passed  # needs no lake

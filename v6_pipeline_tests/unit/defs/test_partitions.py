@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun, trading_days
+from v6_pipeline.defs.partitions import (
+    KEY_FORMAT,
+    PARTITION_TAG,
+    RANGE_END,
+    RANGE_START,
+    days_of_run,
+    require_begun,
+    trading_days,
+)
 from v6_pipeline.settings import Settings
 
 CALENDAR = TradingCalendar()
@@ -61,3 +69,9 @@ def test_the_first_key_is_the_first_session_from_the_start_date_on() -> None:
     days = trading_days(settings, CALENDAR)
 
     assert days.get_first_partition_key() == "2026-07-06"
+
+
+def test_the_days_of_a_run_are_those_of_its_tags() -> None:
+    assert days_of_run({}) is None
+    assert days_of_run({PARTITION_TAG: "2026-11-20"}) == (date(2026, 11, 20), date(2026, 11, 20))
+    assert days_of_run({RANGE_START: "2026-11-19", RANGE_END: "2026-11-20"}) == (date(2026, 11, 19), date(2026, 11, 20))

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from v6_pipeline.defs.jobs import SNAPSHOT_JOB
-from v6_pipeline.defs.snapshot_schedule import PARTITION_TAG, decide, newest_runs, position_snapshots_schedule
+from v6_pipeline.defs.partitions import PARTITION_TAG
+from v6_pipeline.defs.snapshot_schedule import decide, newest_runs, position_snapshots_schedule
 from v6_pipeline.history.due import SnapshotDecision
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace
