@@ -7,7 +7,7 @@ IB's rules are in the desks (`market_data`, `account_feeds`) and in `session`; f
 import asyncio
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -16,10 +16,10 @@ from v6_pipeline.paper.account_faults import AccountFaults
 from v6_pipeline.paper.account_feeds import AccountDesk
 from v6_pipeline.paper.actions import Actions, Reply, action_table
 from v6_pipeline.paper.book import Book
-from v6_pipeline.paper.config import AccountConflict, GatewayConfig
+from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.connection_faults import ConnectionFaults
 from v6_pipeline.paper.contract_faults import ContractFaults
-from v6_pipeline.paper.contracts import Holding, Universe
+from v6_pipeline.paper.contracts import Universe
 from v6_pipeline.paper.control import ControlServer
 from v6_pipeline.paper.flex_server import FlexConfig, FlexServer
 from v6_pipeline.paper.handlers import Dispatcher
@@ -106,18 +106,14 @@ class PaperGateway:
         if self._listener.addresses:
             raise GatewayError("the paper gateway runs already")
         await self._listener.open(self.config.port, "--port")
-        if self.config.control_port is not None:
-            try:
+        try:
+            if self.config.control_port is not None:
                 await self._control_listener.open(self.config.control_port, "--control-port")
-            except GatewayError:
-                await self.stop()
-                raise
-        if self.config.flex_port is not None:
-            try:
+            if self.config.flex_port is not None:
                 self.flex.start()
-            except GatewayError:
-                await self.stop()
-                raise
+        except GatewayError:
+            await self.stop()
+            raise
         self._portfolio_sent_at = self.config.clock()
         if self.config.tick_seconds is not None:
             self._ticker = asyncio.create_task(self._tick_forever(self.config.tick_seconds), name="paper gateway ticks")
@@ -229,42 +225,6 @@ class PaperGateway:
         market = (self.link_faults, self.contract_faults, self.history_faults)
         for faults in (self.connection_faults, *market, self.account_faults, self.flex.faults):
             faults.heal()
-
-    def open_position(self, account: str, conid: int, quantity: float, average_cost: float | None = None) -> Holding:
-        """Open a position; see `Book.open` for the errors."""
-        return self.account_faults.open_position(account, conid, quantity, average_cost)
-
-    def resize_position(self, account: str, conid: int, quantity: float) -> Holding:
-        """Trade a position to another quantity; see `Book.resize` for the errors."""
-        return self.account_faults.resize_position(account, conid, quantity)
-
-    def close_position(self, account: str, conid: int) -> Holding:
-        """Close a position; see `Book.resize` for the errors."""
-        return self.account_faults.close_position(account, conid)
-
-    def quiet(self, conids: Iterable[int] | None = None) -> None:
-        """Send no ticks for these contracts, or for none at all, until `resume`."""
-        self.perform("quiet", conids=None if conids is None else list(conids))
-
-    def resume(self, conids: Iterable[int] | None = None) -> None:
-        """Undo `quiet` for these contracts, or for all."""
-        self.perform("resume", conids=None if conids is None else list(conids))
-
-    def deny(self, conids: Iterable[int]) -> None:
-        """Refuse new market data requests for these contracts with error 354, or serve them delayed where asked for."""
-        self.perform("deny", conids=list(conids))
-
-    def allow(self, conids: Iterable[int]) -> None:
-        """Undo `deny`."""
-        self.perform("allow", conids=list(conids))
-
-    def set_lines(self, lines: int) -> None:
-        """Change the line limit; lines in use above it stay."""
-        self.perform("lines", lines=lines)
-
-    def set_account_conflict(self, conflict: AccountConflict) -> None:
-        """Change what happens when two clients want different accounts."""
-        self.account_faults.set_account_conflict(conflict)
 
     # Connections
 

@@ -7,7 +7,7 @@ on how many positions are asked for, never on the seed; quantities and costs dep
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import date
 
 from v6_pipeline.errors import GatewayError
@@ -247,8 +247,3 @@ def _holding(market: Universe, accounts: tuple[str, ...], contract: Contract, ac
         quantity=quantity,
         average_cost=round(paid, 6 if contract.sec_type == CASH else 4),
     )
-
-
-def held_conids(holdings: Iterable[Holding]) -> set[int]:
-    """The contracts with a quantity other than 0."""
-    return {holding.conid for holding in holdings if holding.quantity}

@@ -144,7 +144,7 @@ async def test_one_account_that_fails_does_not_spoil_the_others(
     others_lease: NamedLease,
     clock: ManualClock,
 ) -> None:
-    gateway.set_account_conflict(AccountConflict.REFUSE)
+    gateway.account_faults.set_account_conflict(AccountConflict.REFUSE)
     other = await open_connection(2)
     client: object = other.ib.client
     client.reqAccountUpdates(True, SECOND)  # type: ignore[attr-defined]  # ib_async does not annotate it

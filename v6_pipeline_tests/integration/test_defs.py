@@ -219,7 +219,7 @@ def test_rows_that_landed_before_a_failure_are_reported_though_the_run_fails(
         other = IBConnectionManager(host="127.0.0.1", port=gateway.port, client_id=7)
         await other.connect()
         other.ib.client.reqAccountUpdates(True, "SIM0000001")  # type: ignore[no-untyped-call]
-        gateway.call(lambda paper: paper.set_account_conflict(AccountConflict.REFUSE))
+        gateway.call(lambda paper: paper.account_faults.set_account_conflict(AccountConflict.REFUSE))
         result = await asyncio.to_thread(refresh, pipeline, instance, TODAY)
         await other.close()
         return result

@@ -211,7 +211,7 @@ async def test_a_read_only_gateway_says_so(examine: Examine) -> None:
 
 
 async def test_no_permission_for_market_data(examine: Examine, gateway: PaperGateway) -> None:
-    gateway.deny([contract.conid for contract in gateway.universe.contracts.values()])
+    gateway.contract_faults.deny([contract.conid for contract in gateway.universe.contracts.values()])
 
     found = await examine()
 

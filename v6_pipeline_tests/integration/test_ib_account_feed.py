@@ -72,7 +72,7 @@ async def test_the_accounts_own_figures_are_in_its_base_currency(
 async def test_a_position_closed_today_comes_with_0_and_its_realized_profit(
     gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
 ) -> None:
-    gateway.close_position(FIRST, AAPL)
+    gateway.account_faults.close_position(FIRST, AAPL)
 
     closed = (await AccountFeed(connection, clock).download(FIRST)).portfolio[AAPL]
 
@@ -103,7 +103,7 @@ async def test_one_account_after_another_without_an_eviction(
 async def test_what_other_clients_follow_is_refused_by_name(
     gateway: PaperGateway, connection: IBConnectionManager, open_connection: OpenConnection, clock: ManualClock
 ) -> None:
-    gateway.set_account_conflict(AccountConflict.REFUSE)
+    gateway.account_faults.set_account_conflict(AccountConflict.REFUSE)
     other = await open_connection(2)
     client: Any = other.ib.client
     client.reqAccountUpdates(True, SECOND)

@@ -152,7 +152,7 @@ async def test_a_later_subscription_begins_with_an_empty_quote(
     market.subscribe(spec)
     await connection.round_trip()
     market.cancel(AAPL)
-    gateway.quiet([AAPL])
+    gateway.contract_faults.quiet([AAPL])
     market.subscribe(spec)
     await connection.round_trip()
 
@@ -162,7 +162,7 @@ async def test_a_later_subscription_begins_with_an_empty_quote(
 async def test_a_refused_contract_is_reported_once_and_forgotten(
     gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
 ) -> None:
-    gateway.deny([AAPL])
+    gateway.contract_faults.deny([AAPL])
     spec = await qualify(connection, AAPL)
     market.subscribe(spec)
     await connection.round_trip()
@@ -173,7 +173,7 @@ async def test_a_refused_contract_is_reported_once_and_forgotten(
     await connection.round_trip()
     assert gateway.statistics.errors[300] == 0
 
-    gateway.allow([AAPL])
+    gateway.contract_faults.allow([AAPL])
     market.subscribe(spec)
     await connection.round_trip()
     assert market.quote(AAPL) is not None
@@ -183,7 +183,7 @@ async def test_a_refused_contract_is_reported_once_and_forgotten(
 async def test_lines_that_are_all_taken_are_told_from_a_missing_permission(
     gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
 ) -> None:
-    gateway.set_lines(1)
+    gateway.contract_faults.set_lines(1)
     market.subscribe(await qualify(connection, AAPL))
     market.subscribe(await qualify(connection, SPY))
     await connection.round_trip()

@@ -53,9 +53,9 @@ async def test_changes_keep_coming_closings_included(
     await download_positions(connection, clock)
     changes: list[Holding] = []
     subscribe_positions(connection, changes.append, clock)
-    gateway.resize_position(ACCOUNT, AAPL, 7)
-    gateway.close_position(ACCOUNT, AAPL)
-    gateway.open_position(ACCOUNT, AAPL, 3)
+    gateway.account_faults.resize_position(ACCOUNT, AAPL, 7)
+    gateway.account_faults.close_position(ACCOUNT, AAPL)
+    gateway.account_faults.open_position(ACCOUNT, AAPL, 3)
     await connection.round_trip()
 
     assert [(item.key, item.position) for item in changes] == [

@@ -176,7 +176,7 @@ async def test_a_denied_contract_is_skipped_and_not_asked_for_again(
     make_ledger: MakeLedger,
     clock: ManualClock,
 ) -> None:
-    gateway.deny([AAPL])
+    gateway.contract_faults.deny([AAPL])
     ledger = make_ledger(10)
     quotes = batch_quotes(connection, database, ledger, clock)
 
@@ -195,14 +195,14 @@ async def test_a_contract_without_data_is_asked_for_by_one_refresh_an_hour_or_af
     clock: ManualClock,
 ) -> None:
     """An account without a subscription to options would spend its whole message rate on them with every refresh."""
-    gateway.deny([AAPL])
+    gateway.contract_faults.deny([AAPL])
     ledger = make_ledger(10)
     for minutes, asked in ((0, 1), (5, 1), (54, 1), (1, 2), (5, 2)):
         clock.advance(60 * minutes)
         assert await batch_quotes(connection, database, ledger, clock).collect([stock(AAPL)]) == {}
         assert gateway.statistics.errors[354] == asked
 
-    gateway.allow([AAPL])
+    gateway.contract_faults.allow([AAPL])
     await ContractBook(database, connection, clock).forget_refused()
 
     assert (await batch_quotes(connection, database, ledger, clock).collect([stock(AAPL)])).keys() == {AAPL}
@@ -215,7 +215,7 @@ async def test_a_silent_contract_holds_its_line_until_the_deadline_only(
     make_ledger: MakeLedger,
     clock: ManualClock,
 ) -> None:
-    gateway.quiet([AAPL])
+    gateway.contract_faults.quiet([AAPL])
     ledger = make_ledger(10)
     quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.3))
 
@@ -242,7 +242,7 @@ async def test_lines_that_tws_holds_are_not_asked_for_again_at_once(
     make_ledger: MakeLedger,
     clock: ManualClock,
 ) -> None:
-    gateway.set_lines(0)
+    gateway.contract_faults.set_lines(0)
     ledger = make_ledger(1)
     quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(for_others=0.5))
 
@@ -251,7 +251,7 @@ async def test_lines_that_tws_holds_are_not_asked_for_again_at_once(
     assert gateway.statistics.errors[101] == 1
     assert len(ledger.usage().slots) == 0
 
-    gateway.set_lines(100)
+    gateway.contract_faults.set_lines(100)
     clock.advance(PROBE_AFTER[0].total_seconds())
     assert (await quotes.collect([stock(AAPL)])).keys() == {AAPL}
 
@@ -300,7 +300,7 @@ async def test_a_line_that_a_stream_waits_for_is_given_up_and_taken_again_later(
     database: StateDatabase,
     clock: ManualClock,
 ) -> None:
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     ledger, options = SlotLedger(database, ceiling=3, batch_floor=1, clock=clock), options_of(gateway, 3)
     patience = QuotePatience(deadline=60, poll=0.05)
     collecting = asyncio.create_task(batch_quotes(connection, database, ledger, clock, patience).collect(options))
@@ -313,7 +313,7 @@ async def test_a_line_that_a_stream_waits_for_is_given_up_and_taken_again_later(
     await asyncio.sleep(0)
     assert ledger.usage().batches == 2
 
-    gateway.resume()
+    gateway.contract_faults.resume()
     gateway.tick_once()
     assert (await collecting).keys() == {item.conid for item in options}
     assert gateway.statistics.peak_lines == 3
@@ -326,7 +326,7 @@ async def test_a_competing_session_ends_the_quoting_of_this_run(
     make_ledger: MakeLedger,
     clock: ManualClock,
 ) -> None:
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=60))
     collecting = asyncio.create_task(quotes.collect([stock(AAPL)]))
@@ -337,7 +337,7 @@ async def test_a_competing_session_ends_the_quoting_of_this_run(
 
     assert await collecting == {}
     assert (gateway.statistics.lines, len(ledger.usage().slots)) == (0, 0)
-    gateway.resume()
+    gateway.contract_faults.resume()
     assert await quotes.collect([stock(AAPL)]) == {}
     assert gateway.statistics.subscriptions_total[AAPL] == 1
 
@@ -351,7 +351,7 @@ async def test_a_cancel_that_is_not_confirmed_leaves_its_line_in_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Given back, it would be used twice: the gateway may have it still. It expires."""
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.2, poll=0.05))
     collecting = asyncio.create_task(quotes.collect([stock(AAPL)]))
@@ -376,7 +376,7 @@ async def test_workers_share_the_lines_evenly(
     database: StateDatabase,
     clock: ManualClock,
 ) -> None:
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     ledger, options = SlotLedger(database, ceiling=6, batch_floor=6, clock=clock), options_of(gateway, 12)
     patience = QuotePatience(deadline=0.5, poll=0.05)
     book = ContractBook(database, connection, clock)
@@ -395,7 +395,7 @@ async def test_workers_share_the_lines_evenly(
         return sorted(Counter(slot.holder for slot in ledger.usage().slots).values())
 
     await eventually(lambda: held() == [3, 3], "half each")
-    gateway.resume()
+    gateway.contract_faults.resume()
     gateway.tick_once()
     await asyncio.gather(first, second)
     assert gateway.statistics.peak_lines <= 6
@@ -409,7 +409,7 @@ async def test_a_connection_that_the_gateway_ends_gives_its_lines_back(
     make_ledger: MakeLedger,
     clock: ManualClock,
 ) -> None:
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     collecting = asyncio.create_task(
         batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.3)).collect([stock(AAPL)])
@@ -429,7 +429,7 @@ async def test_a_connection_that_fell_silent_leaves_its_lines_in_use(
     clock: ManualClock,
 ) -> None:
     """Whoever closes it because nothing was heard does not know whether the gateway has noticed."""
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     collecting = asyncio.create_task(
         batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.3)).collect([stock(AAPL)])
@@ -451,7 +451,7 @@ async def test_a_cancelled_collection_gives_its_lines_back(
     make_ledger: MakeLedger,
     clock: ManualClock,
 ) -> None:
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     await qualify(connection, AAPL)
     collecting = asyncio.create_task(
@@ -472,11 +472,11 @@ async def test_a_line_that_had_to_be_asked_for_once_more_is_confirmed_by_the_ans
     clock: ManualClock,
 ) -> None:
     """A contract without a mark price is refused at first; the second request may draw error 101 all the same."""
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     await qualify(connection, AAPL)
     gateway.perform("reject_market_data", code=321, conids=[AAPL])
-    gateway.set_lines(0)
+    gateway.contract_faults.set_lines(0)
 
     patience = QuotePatience(deadline=0.2, for_others=0.2, poll=0.05)
     assert await batch_quotes(connection, database, ledger, clock, patience).collect([stock(AAPL)]) == {}

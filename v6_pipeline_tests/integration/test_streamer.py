@@ -48,7 +48,7 @@ async def test_a_position_opened_while_running_is_routed_by_its_selector(rig: Ri
     async with rig.streaming():
         assert rig.subscribed() == {}
 
-        rig.gateway.open_position("SIM0000001", opened.conid, 5)
+        rig.gateway.account_faults.open_position("SIM0000001", opened.conid, 5)
 
         await eventually(lambda: rig.subscribed() == {opened.conid: 1}, "subscribed")
         await eventually(lambda: rig.rows(opened.conid), "a row")
@@ -63,7 +63,7 @@ async def test_a_position_that_changes_gets_a_row_at_once_though_nothing_ticks(r
         priced_at = rig.rows(conid)[-1]["price_time"]
         rig.clock.advance(5)
 
-        rig.gateway.resize_position(account, conid, 77)
+        rig.gateway.account_faults.resize_position(account, conid, 77)
 
         await eventually(lambda: rig.rows(conid)[-1]["position"] == 77, "the new size")
         assert rig.rows(conid)[-1]["price_time"] == priced_at
@@ -78,7 +78,7 @@ async def test_a_streamed_position_that_closes_gets_a_last_row_gives_its_line_ba
         await eventually(lambda: rig.rows(conid))
 
         rig.clock.advance(1)
-        rig.gateway.close_position(account, conid)
+        rig.gateway.account_faults.close_position(account, conid)
 
         await eventually(lambda: rig.subscribed() == {}, "cancelled")
         await eventually(lambda: rig.rows(conid)[-1]["position"] == 0, "the closing row")
@@ -92,7 +92,7 @@ async def test_a_queued_position_that_changes_is_refreshed_first(rig: Rig) -> No
     async with rig.streaming():
         await eventually(lambda: rig.queued().get((account, conid)) == 2)
 
-        rig.gateway.resize_position(account, conid, 9)
+        rig.gateway.account_faults.resize_position(account, conid, 9)
 
         await eventually(lambda: rig.queued()[account, conid] == 0, "at the head of the queue")
 
@@ -126,7 +126,7 @@ async def test_a_contract_without_ticks_gets_a_row_every_refresh_interval(rig: R
     async with rig.streaming():
         await eventually(lambda: rig.rows(conid) and rig.rows(conid)[-1]["price_time"])
         first = rig.rows(conid)[-1]
-        rig.gateway.quiet()
+        rig.gateway.contract_faults.quiet()
 
         for seconds in (30, 31):  # in steps, for a line that is not renewed within a minute is lost
             renewed_until = rig.clock.advance(seconds)
@@ -139,7 +139,7 @@ async def test_a_contract_without_ticks_gets_a_row_every_refresh_interval(rig: R
 async def test_a_subscribed_contract_that_has_no_price_is_valued_by_the_queue(rig: Rig) -> None:
     rig.settings = rig.settings.model_copy(update={"refresh_seconds": 60})
     account, conid = one_account_holding(rig)
-    rig.gateway.quiet()
+    rig.gateway.contract_faults.quiet()
     rig.registry.add_active("s", [conid])
     async with rig.streaming() as streamer:
         await eventually(lambda: rig.subscribed() == {conid: 1})
@@ -157,7 +157,7 @@ async def test_a_subscribed_contract_that_has_no_price_is_valued_by_the_queue(ri
 
 async def test_a_contract_without_market_data_is_queued_at_priority_1_and_holds_no_line(rig: Rig) -> None:
     account, conid = one_account_holding(rig)
-    rig.gateway.deny([conid])
+    rig.gateway.contract_faults.deny([conid])
     rig.registry.add_active("s", [conid])
     async with rig.streaming() as streamer:
         await eventually(lambda: rig.queued().get((account, conid)) == 1, "queued at priority 1")
@@ -168,7 +168,7 @@ async def test_a_contract_without_market_data_is_queued_at_priority_1_and_holds_
 
 async def test_lines_that_tws_holds_are_not_asked_for_again_at_once(rig: Rig) -> None:
     conids = rig.held()[:5]
-    rig.gateway.set_lines(3)
+    rig.gateway.contract_faults.set_lines(3)
     rig.registry.add_active("s", conids)
     async with rig.streaming():
         await eventually(lambda: rig.gateway.statistics.errors[101] == 1, "a refusal")
@@ -179,7 +179,7 @@ async def test_lines_that_tws_holds_are_not_asked_for_again_at_once(rig: Rig) ->
         assert len(rig.lines()) == 2
         assert rig.gateway.statistics.errors[101] == 1
 
-        rig.gateway.set_lines(100)
+        rig.gateway.contract_faults.set_lines(100)
         rig.clock.advance(PROBE_AFTER[0].total_seconds())
         await eventually(lambda: len(rig.subscribed()) == 5, "all five once one more was tried")
 
@@ -201,7 +201,7 @@ async def test_positions_missing_after_a_reconnect_are_verified_and_not_closed(r
     rig.registry.add_active("s", [conid])
     async with rig.streaming():
         await eventually(lambda: rig.subscribed() == {conid: 1})
-    rig.gateway.close_position(account, conid)
+    rig.gateway.account_faults.close_position(account, conid)
     rig.clock.advance(10)
 
     async with rig.streaming(epoch=2):

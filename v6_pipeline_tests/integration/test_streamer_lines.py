@@ -87,7 +87,7 @@ async def test_streams_are_shed_to_what_was_learned_and_come_back_with_the_lines
     rig.registry.add_active("s", active[2:], priority=5)
     async with rig.streaming():
         await eventually(lambda: len(rig.subscribed()) == ledger.usage().standing == CEILING - FLOOR)
-        rig.gateway.set_lines(4)
+        rig.gateway.contract_faults.set_lines(4)
         refuse(ledger)
         await eventually(lambda: len(rig.subscribed()) == len(rig.lines()) == 6, "nine less the floor")
         rig.clock.advance(RETRY_AFTER.total_seconds())
@@ -98,7 +98,7 @@ async def test_streams_are_shed_to_what_was_learned_and_come_back_with_the_lines
             lambda: {key[1] for key, priority in rig.queued().items() if priority == 1} >= set(active[2:]), "queued"
         )
 
-        rig.gateway.set_lines(100)
+        rig.gateway.contract_faults.set_lines(100)
         rig.clock.advance(PROBE_AFTER[0].total_seconds())
 
         await eventually(lambda: set(rig.subscribed()) == set(active), "all stream again")
@@ -112,7 +112,7 @@ async def test_an_attempt_that_fails_draws_one_error_and_leaves_the_batches_thei
     rig.registry.add_active("s", active)
     async with rig.streaming():
         await eventually(lambda: ledger.usage().standing == 9)
-        rig.gateway.set_lines(7)
+        rig.gateway.contract_faults.set_lines(7)
         refuse(ledger)
         await eventually(lambda: len(rig.subscribed()) == 6)
 
@@ -144,7 +144,7 @@ async def test_a_contract_that_never_ticks_makes_room_for_one_that_waits(few_lin
     active = rig.held()[:10]
     rig.registry.add_active("s", active)
     mute = active[0]
-    rig.gateway.quiet([mute])
+    rig.gateway.contract_faults.quiet([mute])
     async with rig.streaming() as streamer:
         await eventually(lambda: len(rig.subscribed()) == CEILING - FLOOR and mute in rig.subscribed())
         await eventually(lambda: len(rig.lines()) == CEILING - FLOOR)
@@ -167,11 +167,11 @@ async def test_a_contract_that_was_refused_a_line_does_not_count_as_silent(few_l
     rig.registry.add_active("s", active, priority=5)
     async with rig.streaming() as streamer:
         await eventually(lambda: set(rig.subscribed()) == set(active) == rig.lines())
-        rig.gateway.set_lines(len(active))
+        rig.gateway.contract_faults.set_lines(len(active))
         rig.registry.add_active("urgent", [urgent], priority=1)
         await eventually(lambda: rig.gateway.statistics.errors[101] == 1, "refused")
         rig.registry.remove_active("urgent", [urgent])
-        rig.gateway.set_lines(100)
+        rig.gateway.contract_faults.set_lines(100)
         await pass_time(rig, streamer, SILENT_AFTER.total_seconds() + 30)
 
         rig.registry.add_active("urgent", [urgent], priority=1)

@@ -234,7 +234,7 @@ async def test_each_batch_is_one_commit_that_names_the_run(rig: Rig) -> None:
 async def test_a_position_that_both_feeds_leave_out_is_closed_with_a_last_row(rig: Rig) -> None:
     await rig.refresh()
     closed = rig.gateway.book.held()[0]
-    rig.gateway.close_position(closed.account, closed.conid)
+    rig.gateway.account_faults.close_position(closed.account, closed.conid)
     rig.clock.advance(60)
 
     report = await rig.refresh()
@@ -269,7 +269,7 @@ async def test_what_expired_is_refreshed_while_it_is_held_and_ends_closed(rig: R
     assert after["position"] == expired.quantity
     assert after["market_value"] is not None
 
-    rig.gateway.close_position(expired.account, expired.conid)
+    rig.gateway.account_faults.close_position(expired.account, expired.conid)
     rig.clock.advance(60)
     rig.queue.insert(expired.conid, "asked", account=expired.account)
     settled = await rig.refresh(RefreshScope())
@@ -296,7 +296,7 @@ async def test_an_evicted_account_download_closes_nothing_and_its_items_come_aga
     other = IBConnectionManager(host="127.0.0.1", port=rig.gateway.port, client_id=7)
     await other.connect()
     other.ib.client.reqAccountUpdates(True, "SIM0000001")  # type: ignore[no-untyped-call]
-    rig.gateway.set_account_conflict(AccountConflict.REFUSE)
+    rig.gateway.account_faults.set_account_conflict(AccountConflict.REFUSE)
     rig.clock.advance(600)
 
     with pytest.raises(AccountFeedError, match=r"items stay in the queue: account feed of SIM0000002: 2101"):
@@ -488,7 +488,7 @@ async def test_an_active_holding_without_a_line_is_due_at_priority_1(rig: Rig) -
 async def test_a_position_opened_again_while_quotes_come_in_is_not_closed(rig: Rig) -> None:
     await rig.refresh()
     closed = rig.gateway.book.held()[0]
-    rig.gateway.close_position(closed.account, closed.conid)
+    rig.gateway.account_faults.close_position(closed.account, closed.conid)
     rig.clock.advance(60)
     worker = rig.worker()
     collect = BatchQuotes.collect
@@ -496,7 +496,7 @@ async def test_a_position_opened_again_while_quotes_come_in_is_not_closed(rig: R
     async def reopened_meanwhile(self: BatchQuotes, contracts: Any) -> Any:
         quotes = await collect(self, contracts)
         if not rig.is_held(closed.account, closed.conid):
-            rig.gateway.open_position(closed.account, closed.conid, 3)
+            rig.gateway.account_faults.open_position(closed.account, closed.conid, 3)
         await eventually(lambda: (closed.account, closed.conid) in worker._held)
         return quotes
 

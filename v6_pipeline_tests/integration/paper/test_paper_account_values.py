@@ -62,11 +62,11 @@ async def test_profit_and_loss_of_an_account_and_of_one_contract(gateway: PaperG
     assert single.value == gateway.book.valuation(gateway.book.holdings[FIRST, AAPL]).market_value != row.market_value
     told: list[object] = []
     client.ib.pnlSingleEvent += told.append
-    gateway.quiet()
+    gateway.contract_faults.quiet()
     gateway.tick_once()
     await settled(client)
     assert told == [], "what did not change is not sent again"
-    gateway.resize_position(FIRST, AAPL, 100)
+    gateway.account_faults.resize_position(FIRST, AAPL, 100)
     gateway.tick_once()
     await settled(client)
     assert single.realizedPnL == gateway.book.holdings[FIRST, AAPL].realized_pnl != 0

@@ -41,9 +41,9 @@ async def test_every_subscriber_hears_of_a_position_opened_resized_and_closed(
     for client, log in zip([*clients, silent], heard, strict=True):
         client.ib.positionEvent += lambda p, log=log: log.append((p.account, p.contract.conId, p.position))
         await settled(client)
-    gateway.open_position(SECOND, IBM, 5, 1110.0)
-    gateway.resize_position(SECOND, IBM, 8)
-    gateway.close_position(SECOND, IBM)
+    gateway.account_faults.open_position(SECOND, IBM, 5, 1110.0)
+    gateway.account_faults.resize_position(SECOND, IBM, 8)
+    gateway.account_faults.close_position(SECOND, IBM)
     await eventually(lambda: len(heard[0]) == 3 and len(heard[1]) == 3)
     await settled(silent)
     assert heard == [[(SECOND, IBM, 5.0), (SECOND, IBM, 8.0), (SECOND, IBM, 0.0)]] * 2 + [[]]
@@ -83,7 +83,7 @@ async def test_another_account_evicts_the_first_client_with_2100_and_its_feed_en
     assert second.codes() == []
     updates.clear()
     gateway.portfolio_tick()
-    gateway.resize_position(FIRST, AAPL, 1)
+    gateway.account_faults.resize_position(FIRST, AAPL, 1)
     await settled(first)
     assert updates == []
 
@@ -91,7 +91,7 @@ async def test_another_account_evicts_the_first_client_with_2100_and_its_feed_en
 async def test_the_same_client_changing_accounts_is_told_2100_too(gateway: PaperGateway, connect: Connect) -> None:
     """The documented text of 2101 speaks of a different client only, so refusing does not apply here."""
     client = await connect()
-    gateway.set_account_conflict(AccountConflict.REFUSE)
+    gateway.account_faults.set_account_conflict(AccountConflict.REFUSE)
     await client.ib.reqAccountUpdatesAsync(FIRST)
     await asyncio.wait_for(client.ib.reqAccountUpdatesAsync(SECOND), 20)
     assert client.codes() == [2100]
@@ -111,7 +111,7 @@ async def test_one_account_serves_several_clients(gateway: PaperGateway, connect
     clients = [await connect(1), await connect(2)]
     for client in clients:
         await asyncio.wait_for(client.ib.reqAccountUpdatesAsync(FIRST), 20)
-    gateway.resize_position(FIRST, AAPL, 123)
+    gateway.account_faults.resize_position(FIRST, AAPL, 123)
     for client in clients:
         await settled(client)
         assert {i.position for i in client.ib.portfolio(FIRST) if i.contract.conId == AAPL} == {123}
@@ -121,14 +121,14 @@ async def test_one_account_serves_several_clients(gateway: PaperGateway, connect
 async def test_where_conflicts_are_refused_the_newcomer_gets_2101_and_the_first_client_keeps_its_feed(
     gateway: PaperGateway, connect: Connect
 ) -> None:
-    gateway.set_account_conflict(AccountConflict.REFUSE)
+    gateway.account_faults.set_account_conflict(AccountConflict.REFUSE)
     first, second = await connect(1), await connect(2)
     await first.ib.reqAccountUpdatesAsync(FIRST)
     second.ib.client.reqAccountUpdates(True, SECOND)
     await settled(second)
     assert second.codes() == [2101]
     assert second.ib.portfolio(SECOND) == []
-    gateway.resize_position(FIRST, AAPL, 123)
+    gateway.account_faults.resize_position(FIRST, AAPL, 123)
     await settled(first)
     assert first.codes() == []
     assert 123 in {item.position for item in first.ib.portfolio(FIRST)}
@@ -162,7 +162,7 @@ async def test_marks_of_unstreamed_holdings_move_every_portfolio_seconds_by_the_
 async def test_a_closed_position_stays_in_the_download_with_its_realized_profit(
     gateway: PaperGateway, connect: Connect
 ) -> None:
-    gateway.close_position(FIRST, AAPL)
+    gateway.account_faults.close_position(FIRST, AAPL)
     client = await connect()
     rows: dict[int, Any] = {}
     client.ib.updatePortfolioEvent += lambda item: rows.update({item.contract.conId: item})

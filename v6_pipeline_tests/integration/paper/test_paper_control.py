@@ -179,8 +179,8 @@ def test_what_keeps_a_gateway_from_starting_is_raised_where_it_was_asked_for(run
 
 
 def test_a_call_runs_in_the_gateways_loop(running: GatewayThread) -> None:
-    holding = running.call(lambda gateway: gateway.open_position(FIRST, IBM, 3))
+    holding = running.call(lambda gateway: gateway.account_faults.open_position(FIRST, IBM, 3))
     assert holding.quantity == 3
     assert math.isclose(holding.average_cost, running.gateway.market.quote(IBM).mark)
     with pytest.raises(GatewayError, match="index"):
-        running.call(lambda gateway: gateway.open_position(FIRST, SPX, 3))
+        running.call(lambda gateway: gateway.account_faults.open_position(FIRST, SPX, 3))

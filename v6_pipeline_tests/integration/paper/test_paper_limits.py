@@ -59,7 +59,7 @@ async def test_a_lowered_limit_keeps_what_streams_and_refuses_what_is_new(
     client = await connect()
     client.ib.reqMktData(contract_of(AAPL))
     await settled(client)
-    gateway.set_lines(0)
+    gateway.contract_faults.set_lines(0)
     client.ib.reqMktData(contract_of(IBM))
     await settled(client)
     assert client.codes() == [101]
@@ -86,13 +86,13 @@ async def test_a_denied_contract_is_354_and_takes_no_line_until_it_is_allowed(
     gateway: PaperGateway, connect: Connect
 ) -> None:
     client = await connect()
-    gateway.deny([AAPL])
+    gateway.contract_faults.deny([AAPL])
     client.ib.reqMktData(contract_of(AAPL))
     await settled(client)
     assert client.codes() == [354]
     assert client.text(354).startswith("Requested market data is not subscribed")
     assert gateway.statistics.lines == 0
-    gateway.allow([AAPL])
+    gateway.contract_faults.allow([AAPL])
     ticker = client.ib.reqMktData(contract_of(AAPL))
     await settled(client)
     assert ticker.bid > 0
@@ -103,7 +103,7 @@ async def test_a_denied_contract_is_served_delayed_where_delayed_data_were_asked
 ) -> None:
     client = await connect()
     option = an_option(gateway)
-    gateway.deny([option])
+    gateway.contract_faults.deny([option])
     client.ib.reqMarketDataType(3)
     delayed, live = (client.ib.reqMktData(contract_of(conid)) for conid in (option, AAPL))
     await settled(client)

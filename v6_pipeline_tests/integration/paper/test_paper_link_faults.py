@@ -42,7 +42,7 @@ async def test_1100_stops_ticks_portfolios_and_definitions_until_1102(gateway: P
     gateway.perform("link_lost")
     assert not await is_ticking(gateway, client, ticker)
     gateway.portfolio_tick()
-    gateway.resize_position(FIRST, AAPL, 7)
+    gateway.account_faults.resize_position(FIRST, AAPL, 7)
     late = client.ib.reqMktData(contract_of(IBM))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.ib.reqContractDetailsAsync(contract_of(AAPL)), 0.1)

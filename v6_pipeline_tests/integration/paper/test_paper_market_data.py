@@ -88,14 +88,14 @@ async def test_a_late_subscriber_begins_with_a_full_burst_of_the_current_price(
 
 async def test_a_quiet_contract_sends_nothing_until_it_resumes(gateway: PaperGateway, connect: Connect) -> None:
     client = await connect()
-    gateway.quiet([AAPL])
+    gateway.contract_faults.quiet([AAPL])
     quiet, loud = (client.ib.reqMktData(contract_of(conid)) for conid in (AAPL, IBM))
     await settled(client)
     gateway.tick_once()
     await settled(client)
     assert quiet.bid != quiet.bid
     assert loud.bid == quote_at(gateway.universe, IBM, 1).bid
-    gateway.resume([AAPL])
+    gateway.contract_faults.resume([AAPL])
     gateway.tick_once()
     await settled(client)
     assert quiet.bid == quote_at(gateway.universe, AAPL, 1).bid
