@@ -1,5 +1,16 @@
-"""Flex statements, end to end: the web service, the drop folder, the reader, the statement model, and rows from it.
+"""Flex statements from the web service or a folder to rows of the Flex tables.
 
 Belongs here: everything that knows IB's Flex XML or its web service.
-Does not belong here: what a trading day is made of (``history``), writing tables (``lake``).
+Does not belong here: building a trading day from its sources (``history``), writing tables (``lake``).
+
+A Flex file passes these modules in this order, and none of them imports a later one. All may import ``model``.
+
+1. ``exchange``, ``replies``, ``service``, ``archive``: the web service's statements become files of the archive.
+   Files that the user drops into ``V6_FLEX_DIR`` start at 2.
+2. ``folder``: lists the files and finds those that are new and complete.
+3. ``values``, ``statement``, ``reader``: the bytes of a file become statements.
+4. ``index``, ``files``: the newest statement of each account and day is chosen, and returned day by day.
+5. ``rows``: a day's statements become rows of ``flex_positions``, ``flex_activity`` and ``flex_statements``.
+
+``history.flex_days`` writes the rows, and ``history.position_days`` builds the snapshot rows of the day from them.
 """

@@ -1,7 +1,7 @@
-"""Statements of a range of days from the Flex Web Service into the archive, asked for once.
+"""Downloads statements of a range of days from the Flex Web Service into the archive, each day once.
 
-The archive (``$V6_HOME/flex``) holds what the service sent, file by file; days that it covers are not asked for again.
-Reading statements, from here or from ``V6_FLEX_DIR``, is ``flex_files``' business.
+The archive (``$V6_HOME/flex``) holds the files that the service sent; days that it covers are not requested again.
+`files` reads the statements, those of the archive and those of ``V6_FLEX_DIR``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.exchange import FlexLimits, Monotonic
-from v6_pipeline.flex.index import covered_day
+from v6_pipeline.flex.model import covered_day
 from v6_pipeline.flex.replies import Period, ReplyScanner, Statements, parse_date
 from v6_pipeline.flex.service import Download, FlexService, SharedPace, spans
 from v6_pipeline.settings import Settings
@@ -35,10 +35,10 @@ Range = tuple[date, date]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexFetch:
-    """What a fetch brought.
+    """Result of a fetch.
 
-    ``files`` are new in the archive; ``not_covered`` are trading days that were wanted and of which the archive still
-    has no statement, or not one of every account that was named.
+    ``files`` are new in the archive; ``asked`` are the ranges that were requested; ``not_covered`` are wanted trading
+    days of which the archive still has no statement, or not one of each named account.
     """
 
     files: tuple[Path, ...]
@@ -47,7 +47,7 @@ class FlexFetch:
 
     @property
     def shortfall(self) -> str | None:
-        """One line on what is missing, ``None`` if nothing is."""
+        """One line that names the missing days, ``None`` if no day is missing."""
         if not self.not_covered:
             return None
         days = ", ".join(map(str, self.not_covered[:3])) + (", ..." if len(self.not_covered) > 3 else "")
@@ -75,19 +75,19 @@ def fetch_range(
 
     Args:
         settings: address, token, query, home.
-        database: of the shared rate.
+        database: holds the shared request rate.
         first: first day.
         last: last day, included.
-        accounts: of which each day needs a statement; any account's will do if left out, for one answer holds all.
-        covered: trading days that are covered elsewhere and need not be asked for.
-        refetch: ask for all of them, whatever is there: IB corrects statements.
+        accounts: each day needs a statement of each of these; by default of any, because one reply holds all accounts.
+        covered: trading days that another folder covers; they are not requested.
+        refetch: request all days, including those of the archive: IB corrects statements.
         limits: time and size of each download.
         utcnow: now, UTC.
         clock: monotonic seconds.
         sleep: waits so many seconds.
 
     Raises:
-        FlexServiceError: not configured, or a download failed; what came before it is in the archive.
+        FlexServiceError: not configured, or a download failed; earlier downloads are in the archive.
     """
     token, query_id = settings.flex_token, settings.flex_query_id
     if token is None or query_id is None:
@@ -115,10 +115,10 @@ def fetch_range(
 
     for days in asked:
         fetch(days)
-        lacking = days_in_between(downloads[-1].periods, wanted)
-        if lacking:
-            log.info("the query does not break out by day: %d days are fetched one by one", len(lacking))
-        for day in sorted(lacking - covered_days(periods, wanted, calendar, accounts)):
+        missing = days_in_between(downloads[-1].periods, wanted)
+        if missing:
+            log.info("the query does not break out by day: %d days are fetched one by one", len(missing))
+        for day in sorted(missing - covered_days(periods, wanted, calendar, accounts)):
             fetch((day, day))
     fetched = FlexFetch(
         files=tuple(download.file for download in downloads),
@@ -131,16 +131,16 @@ def fetch_range(
 
 
 def days_in_between(periods: Iterable[Period], wanted: Iterable[date]) -> set[date]:
-    """The days that lie in statements of several days before their end, at which alone positions stand."""
+    """Return the days that lie in a statement of several days before its last, of which alone it has positions."""
     return {day for period in periods for day in wanted if period.first <= day < period.last}
 
 
 def missing_ranges(wanted: Sequence[date], covered: Collection[date]) -> list[Range]:
-    """The ranges to ask for: neighbours among ``wanted`` that are not covered, in spans that one request may have.
+    """Return the ranges to request: consecutive wanted days that are not covered, in spans that one request may have.
 
     Args:
         wanted: trading days, in order.
-        covered: trading days that need not be asked for.
+        covered: trading days that are not requested.
     """
     ranges: list[Range] = []
     run: list[date] = []
@@ -159,10 +159,9 @@ def covered_days(
     calendar: TradingCalendar,
     accounts: Collection[str] | None = None,
 ) -> set[date]:
-    """The trading days among ``wanted`` whose end some statement tells; with ``accounts``, one of each of them.
+    """Return the wanted trading days that a statement covers; with ``accounts``, a statement of each of them.
 
-    A statement gives the positions at the end of its period: those of its last day, or of the session before it that
-    lies in the period.
+    See `model.covered_day` for the day that a statement covers.
     """
     found: dict[date, set[str]] = {}
     for period in periods:
@@ -172,7 +171,7 @@ def covered_days(
 
 
 def archived_periods(folder: Path, query_id: str, first: date, last: date) -> tuple[Period, ...]:
-    """The periods of a query's statements in the archive, from files that were asked for days of a range.
+    """Return the periods of a query's statements in the archive, from files that overlap a range of days.
 
     Raises:
         FlexServiceError: a file of the archive is damaged.
@@ -196,16 +195,16 @@ def _scan(file: Path) -> tuple[Period, ...]:
                 scanner.feed(piece)
         reply = scanner.close()
     except FlexServiceError:
-        problem = "is no whole Flex statement"
+        problem = "is not a complete Flex statement"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     else:
         if isinstance(reply, Statements):
             return reply.periods
-        problem = "is no Flex statement"
+        problem = "is not a Flex statement"
     raise FlexServiceError(f"{file} {problem}: remove it, its days are then fetched again")
 
 
 def _file_name(query_id: str, days: Range, now: datetime) -> str:
-    """Sorts by days and then by time of download; two downloads of the same days never share a name."""
+    """Return a name that sorts by days and then by time of download, and that no other download has."""
     return f"flex-{query_id}-{days[0]:%Y%m%d}-{days[1]:%Y%m%d}-{now:%Y%m%dT%H%M%S%f}Z.xml"

@@ -1,8 +1,12 @@
-"""One question over HTTPS: the reply goes to a file while it is scanned, and the token goes nowhere else.
+"""One HTTPS request to the Flex Web Service: the reply goes to a file, and the token goes to the service only.
 
-The token is part of the address that is asked, and so of what ``requests`` and ``urllib3`` say in errors and logs.
-Errors are therefore made anew here, outside of any ``except``, so that not even their context holds one of theirs; what
-urllib3 logs meanwhile passes a filter.
+Belongs here: the request, its limits, and the rule for addresses to which the token may be sent. The service's reply
+names the address of the statement, and the token is part of the request for it. So the reply is followed only to IB's
+own hosts, or to the host that the settings name.
+
+The token is part of the URL, and so of the errors and log lines of ``requests`` and ``urllib3``. Errors are therefore
+raised here, outside of any ``except``, so that their context holds no exception of those libraries; urllib3's log lines
+pass through a filter.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ USER_AGENT = f"v6_pipeline/{__version__}"
 _PIECE = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OWN_DOMAIN = ".interactivebrokers.com"
-# Plain names and numbers only: parsers disagree about anything else, and one of them would be ours.
+# Plain names and numbers only: parsers disagree about anything else, ours and that of `requests` included.
 _PLAIN_PLACE = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?", re.ASCII)
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _PORTS = {"https": 443, "http": 80}
@@ -39,9 +43,10 @@ Monotonic = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexLimits:
-    """How long and how much; seconds and bytes.
+    """Limits in seconds and bytes.
 
-    ``deadline`` covers a whole download, waits between questions included; ``read`` each silence of the server.
+    ``deadline`` covers a whole download, including the waits between requests; ``read`` covers each silence of the
+    server.
     """
 
     connect: float = 10.0
@@ -51,10 +56,10 @@ class FlexLimits:
 
 
 class Exchange:
-    """Asks the service.
+    """Sends requests to the service.
 
     Args:
-        token: sent along, and kept out of everything else.
+        token: sent with each request, and kept out of everything else.
         limits: see ``FlexLimits``.
         clock: monotonic seconds.
     """
@@ -65,22 +70,22 @@ class Exchange:
         self._clock = clock
 
     def ask(self, url: str, parameters: Mapping[str, str], file: Path, *, until: float) -> Envelope | Statements:
-        """Send one request and return what came back; its bytes are in ``file``, whole and on disk.
+        """Send one request and return the parsed reply; its bytes are complete and on disk in ``file``.
 
         Args:
-            url: where, already checked.
-            parameters: besides the token and the version.
-            file: written anew, readable by its owner only.
-            until: by the clock; an answer that is not complete by then is given up.
+            url: an address that has been checked.
+            parameters: query parameters in addition to the token and the version.
+            file: overwritten; readable by its owner only.
+            until: clock reading at which an incomplete reply is abandoned.
 
         Raises:
-            FlexServiceError: no answer, a redirect, an HTTP error, or no reply of the service.
+            FlexServiceError: no answer, a redirect, an HTTP error, or a document that is not a reply of the service.
             OSError: the file cannot be written.
         """
         host, problem = host_of(url), ""
         try:
             with requests.Session() as session, without(self._token):
-                # A proxy of the environment would be asked for our own machine as well.
+                # Otherwise a proxy of the environment would be used for this machine's own addresses too.
                 session.trust_env = not is_loopback(url)
                 session.headers["User-Agent"] = USER_AGENT
                 with session.get(
@@ -103,7 +108,7 @@ class Exchange:
         scanner, size = ReplyScanner(), 0
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as target:  # noqa: PTH123 - the descriptor carries the permissions
-            # What has arrived, at most: a full piece could be waited for until long after the deadline.
+            # read1 returns what has arrived: waiting for a full piece could take until long after the deadline.
             while piece := response.raw.read1(_PIECE, decode_content=True):
                 size += len(piece)
                 if size > self._limits.size:
@@ -126,7 +131,7 @@ def _check_status(response: requests.Response, host: str) -> None:
     if response.status_code in _REDIRECTS:
         raise FlexServiceError(
             f"the Flex Web Service at {host} redirects us to {host_of(response.headers.get('Location', ''))}: not "
-            "followed, for the token would go along; check V6_FLEX_URL"
+            "followed, because it would receive the token; check V6_FLEX_URL"
         )
     if response.status_code != 200:
         raise FlexServiceError(
@@ -136,13 +141,13 @@ def _check_status(response: requests.Response, host: str) -> None:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine."""
+    """Return whether an address is on this machine."""
     parts = _split(url)
     return parts is not None and parts.hostname in _LOOPBACK
 
 
 def host_of(url: str) -> str:
-    """The host of an address, for messages: nothing else of it is shown."""
+    """Return the host of an address for messages, which show no other part of it."""
     parts = _split(url)
     return (parts.hostname if parts else None) or "an unreadable address"
 
@@ -151,11 +156,11 @@ def check_address(url: str, *, configured: str) -> str:
     """Return ``url`` if the token may be sent there.
 
     Args:
-        url: from a reply of the service.
-        configured: the service's address by the settings.
+        url: address from a reply of the service.
+        configured: address of the service in the settings.
 
     Raises:
-        FlexServiceError: it may not; the message names the host only.
+        FlexServiceError: the token must not be sent there; the message names the host only.
     """
     parts, own = _split(url), _split(configured)
     if parts is not None and not parts.fragment and not parts.query:
@@ -175,7 +180,7 @@ def _split(url: str) -> SplitResult | None:
         usable = parts.scheme in _PORTS and _PLAIN_PLACE.fullmatch(parts.netloc) and parts.port != 0
     except ValueError:
         return None
-    # urlsplit drops tabs and line ends, which others would send.
+    # urlsplit drops tabs and line ends; other parsers would send them.
     return parts if usable and url.isascii() and url.isprintable() and "\\" not in url and " " not in url else None
 
 

@@ -1,8 +1,8 @@
-"""The Flex files of some folders: which days they cover, and the statements of any of those days in order of days.
+"""The Flex files of several folders: the days that they cover, and the statements of those days, day by day.
 
-A file may hold a year of many accounts in any order, and one day's statements may lie in many files. So a first pass
-keeps a line per statement, and a second one lays the chosen statements out in a temporary folder and hands them back a
-day at a time: memory holds one day, however large the files are.
+A file may hold a year of many accounts in any order, and the statements of one day may be spread over many files. So a
+first pass keeps one index entry per statement, and a second pass writes the chosen statements to a temporary folder and
+returns them a day at a time: memory holds one day, whatever the size of the files.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from v6_pipeline.flex.reader import read_statements
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexIndex:
-    """What the files say.
+    """Index of all files.
 
     Attributes:
         days: the chosen statements of each covered day, days and accounts ascending.
-        files: what each readable file holds.
-        notes: statements that cover no day, and choices that were a guess.
-        unreadable: a line for each file that counts for nothing.
+        files: the statements of each readable file.
+        notes: a line for each statement that covers no day, and for each ambiguous choice.
+        unreadable: a line for each file that is ignored because it cannot be read.
     """
 
     days: dict[date, tuple[IndexedStatement, ...]] = field(default_factory=dict)
@@ -47,16 +47,16 @@ class FlexIndex:
     unreadable: tuple[str, ...] = ()
 
     def origins(self, day: date) -> dict[str, str]:
-        """The file name that each account's statement of a day comes from."""
+        """Return the name of the file that holds each account's statement of a day."""
         return {statement.account: statement.file.name for statement in self.days.get(day, ())}
 
 
 class FlexFiles:
-    """The statements that lie in folders.
+    """The statements in several folders.
 
     Args:
-        folders: each must exist; files of all of them count alike.
-        calendar: says what a trading day is.
+        folders: each must exist; the order does not matter.
+        calendar: decides what a trading day is.
         accounts: keep only these; empty keeps all.
         read: the reader of a file.
     """
@@ -76,33 +76,33 @@ class FlexFiles:
         self._index: FlexIndex | None = None
 
     def index(self) -> FlexIndex:
-        """Read every file once, at the first call; later calls give the same.
+        """Read each file once, at the first call; later calls return the same index.
 
         Raises:
-            FlexError: a folder is missing. A file that cannot be read is told in the index, and hides no other.
+            FlexError: a folder is missing. A file that cannot be read is listed in the index and affects no other.
         """
         if self._index is None:
             self._index = self._read_all()
         return self._index
 
     def days(self) -> list[date]:
-        """The trading days that statements cover, ascending."""
+        """Return the trading days that statements cover, ascending."""
         return list(self.index().days)
 
     def statements(self, days: Iterable[date]) -> Iterator[tuple[date, list[FlexStatement]]]:
-        """The chosen statements of each of ``days``, ascending, of each day by account.
+        """Yield the chosen statements of each of ``days``, ascending, each day's by account.
 
-        A day that no statement covers is left out: nothing is known of it, which is not a flat account.
+        A day that no statement covers is left out: its positions are unknown, which is not the same as a flat account.
 
         Raises:
-            FlexError: a file is not what it was when it was indexed.
+            FlexError: a file changed after it was indexed.
         """
         index = self.index().days
         wanted = {day: index[day] for day in sorted(set(days)) if day in index}
         with TemporaryDirectory(prefix="v6-flex-") as folder:  # made with mode 0700
             spool = _Spool(Path(folder))
             for file, places in _places(wanted.values()).items():
-                self._lay_out(file, places, spool)
+                self._spool(file, places, spool)
             for day, chosen in wanted.items():
                 yield day, [spool.take(statement) for statement in chosen]
 
@@ -122,7 +122,7 @@ class FlexFiles:
             unreadable=tuple(unreadable),
         )
 
-    def _lay_out(self, file: Path, chosen: dict[int, IndexedStatement], spool: _Spool) -> None:
+    def _spool(self, file: Path, chosen: dict[int, IndexedStatement], spool: _Spool) -> None:
         """Put the chosen statements of one file, given by their ordinal, into the spool."""
         missing = dict(chosen)
         for ordinal, statement in enumerate(self._read_again(file)):
@@ -143,7 +143,7 @@ class FlexFiles:
 
 
 class _Spool:
-    """Statements on disk, one file each, in a folder that only we can enter; each is taken once."""
+    """Statements on disk, one file each, in a folder that only this user can enter; each is taken once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -162,7 +162,7 @@ class _Spool:
 
 
 def _places(days: Iterable[Sequence[IndexedStatement]]) -> dict[Path, dict[int, IndexedStatement]]:
-    """Statements by file and ordinal."""
+    """Group statements by file and ordinal."""
     places: dict[Path, dict[int, IndexedStatement]] = {}
     for statement in (statement for statements in days for statement in statements):
         places.setdefault(statement.file, {})[statement.ordinal] = statement

@@ -1,6 +1,6 @@
-"""Which files of the Flex folders are to be read: what lies there, and what of it is new and complete.
+"""The files of the Flex folders: a listing, and the files of it that are new and complete.
 
-``scan`` looks, ``changed`` decides; the decision is a pure function of two looks and the time.
+``scan`` lists the files; ``changed`` is a pure function of two listings and the time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from v6_pipeline.errors import FlexError
 
 SETTLE_SECONDS = 5.0
-"""A file that was written to more recently may still be being written."""
+"""A file whose last write is more recent may be incomplete."""
 _TEMPORARY = frozenset({".tmp", ".part"})
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """By what a file's change is noticed, without reading it."""
+    """Size and modification time, which reveal a change of a file without reading it."""
 
     size: int
     mtime_ns: int
@@ -27,20 +27,20 @@ class FileState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedFiles:
-    """What to do with the files: read ``new`` (or changed) ones, come back for ``waiting``, forget ``gone``; sorted."""
+    """Files by action, sorted: read ``new`` (or changed) ones, check ``waiting`` ones later, forget ``gone`` ones."""
 
     new: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
 
     def known_after(self, known: Mapping[str, FileState], found: Mapping[str, FileState]) -> dict[str, FileState]:
-        """What is known once ``new`` is read: what was found, and of files that wait what was known before."""
+        """Return the known states after ``new`` is read; files that wait keep the state that was known before."""
         waiting = {name: known[name] for name in self.waiting if name in known}
         return {name: state for name, state in found.items() if name not in self.waiting} | waiting
 
 
 def scan(folders: Iterable[Path]) -> dict[str, FileState]:
-    """The XML files that lie in folders, by their path; hidden and temporary names and subfolders do not count.
+    """List the XML files in folders, by path; hidden and temporary names and subfolders are ignored.
 
     Raises:
         FlexError: a folder is missing or cannot be listed.
@@ -66,13 +66,13 @@ def changed(
     now: datetime,
     settle_seconds: float = SETTLE_SECONDS,
 ) -> ChangedFiles:
-    """What differs between the files that were read and those that lie there.
+    """Compare the files that were read with those in the folders.
 
     Args:
-        known: the state in which each file was read last.
+        known: the state of each file when it was last read.
         found: the state of each file now.
         now: aware.
-        settle_seconds: a file that was written to more recently than that waits.
+        settle_seconds: a file whose last write is more recent waits.
     """
     differing = [name for name in sorted(found) if known.get(name) != found[name]]
     settled = {name for name in differing if _age(found[name], now) >= settle_seconds}
@@ -84,10 +84,10 @@ def changed(
 
 
 def _age(state: FileState, now: datetime) -> float:
-    """Seconds between the last write and now, either way round.
+    """Seconds between the last write and now, in either order.
 
-    A file from a clock that is ahead would wait for hours otherwise. Read too early it does no harm: half a document is
-    refused, and read again as soon as it has changed.
+    A file from a clock that is ahead would wait for hours otherwise. Reading too early is harmless: an incomplete
+    document is refused, and read again as soon as it changes.
     """
     return abs(now.timestamp() - state.mtime_ns / 1e9)
 
@@ -98,7 +98,7 @@ def _is_statement_name(path: Path) -> bool:
 
 
 def _state(path: Path) -> FileState | None:
-    """The file's state through links; None for what is no file, or is gone since it was listed."""
+    """Return the file's state through links; None if it is not a file, or is gone since it was listed."""
     try:
         if not path.is_file():
             return None

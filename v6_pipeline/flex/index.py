@@ -1,6 +1,6 @@
-"""Which statement speaks for an account on a day: what each file holds, and the newest of all files.
+"""The statement that counts for an account on a day: an index of each file, and the newest statement of all files.
 
-Of a statement only as much is kept as the choice needs; its positions are read again once it is chosen.
+The index keeps only what the choice needs; the positions of a chosen statement are read again.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import BinaryIO
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import CalendarError, FlexError
-from v6_pipeline.flex.model import FlexStatement
+from v6_pipeline.flex.model import FlexStatement, covered_day
 
 ReadStatements = Callable[[BinaryIO, str], Iterator[FlexStatement]]
-"""The statements of an open file, whose name is for messages; raises ``FlexError``."""
+"""A reader of the statements of an open file, whose name is for messages; raises ``FlexError``."""
 Key = tuple[str, date]
 """(account, trading day)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedStatement:
-    """A statement that covers ``day``, and where it stands: ``ordinal`` counts a file's statements from 0."""
+    """A statement that covers ``day``, and its place: ``ordinal`` counts a file's statements from 0."""
 
     account: str
     day: date
@@ -39,13 +39,13 @@ class IndexedStatement:
 
     @property
     def rank(self) -> tuple[datetime, str, str, int]:
-        """The greatest is chosen: the newest, then the later file name, then the later place."""
+        """Sort key, of which the greatest is chosen: the newest, then the later file name, then the later place."""
         return self.generated_at, self.file.name, str(self.file), self.ordinal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedFile:
-    """What a file holds: the statements that cover a trading day, and a line for each that covers none."""
+    """The statements of a file that cover a trading day, and a line for each that covers none."""
 
     file: Path
     statements: tuple[IndexedStatement, ...] = ()
@@ -57,31 +57,19 @@ class IndexedFile:
         return sorted({statement.day for statement in self.statements})
 
 
-def covered_day(from_date: date, to_date: date, calendar: TradingCalendar) -> date | None:
-    """The trading day at whose end a statement's positions stand; None if its period ends with no session.
-
-    That is its last day, or the session before where the exchange was closed on that day.
-
-    Raises:
-        CalendarError: a day outside the calendar.
-    """
-    day = to_date if calendar.is_session(to_date) else calendar.previous_session(to_date)
-    return day if day >= from_date else None
-
-
 def index_file(
     file: Path, calendar: TradingCalendar, read: ReadStatements, accounts: Collection[str] = ()
 ) -> IndexedFile:
-    """Read a file once, keeping only what its statements are for.
+    """Read a file once and index its statements.
 
     Args:
         file: a file of Flex XML.
-        calendar: says what a trading day is.
+        calendar: decides what a trading day is.
         read: the reader.
         accounts: keep only these; empty keeps all.
 
     Raises:
-        FlexError: the file cannot be read to its end; nothing of it counts then.
+        FlexError: the file cannot be read to its end; none of its statements counts then.
     """
     statements: list[IndexedStatement] = []
     notes: list[str] = []
@@ -113,10 +101,10 @@ def index_file(
 
 
 def choose_newest(statements: Iterable[IndexedStatement]) -> tuple[dict[Key, IndexedStatement], tuple[str, ...]]:
-    """The newest statement of each (account, day), whatever their order, and a line for each choice that was a guess.
+    """Return the newest statement of each (account, day), and a line for each ambiguous choice.
 
-    Of several that IB generated at the same instant the one of the later file name is taken; it is a guess where their
-    content differs.
+    Of several that IB generated at the same instant, the one with the later file name is taken; the choice is ambiguous
+    if their content differs. The order of the arguments does not matter.
     """
     chosen: dict[Key, IndexedStatement] = {}
     rivals: dict[Key, IndexedStatement] = {}
@@ -127,14 +115,14 @@ def choose_newest(statements: Iterable[IndexedStatement]) -> tuple[dict[Key, Ind
         elif before.sha256 != statement.sha256:
             rivals[statement.key] = before
         chosen[statement.key] = statement
-    return chosen, tuple(_guess(chosen[key], rival) for key, rival in sorted(rivals.items()))
+    return chosen, tuple(_ambiguity(chosen[key], rival) for key, rival in sorted(rivals.items()))
 
 
 def read_file(file: Path, read: ReadStatements) -> Iterator[FlexStatement]:
-    """The statements of a file, one after another.
+    """Yield the statements of a file.
 
     Raises:
-        FlexError: the file cannot be opened or read, or is no Flex statement.
+        FlexError: the file cannot be opened or read, or is not a Flex statement.
     """
     try:
         with file.open("rb") as opened:
@@ -144,17 +132,17 @@ def read_file(file: Path, read: ReadStatements) -> Iterator[FlexStatement]:
 
 
 def by_day(chosen: Mapping[Key, IndexedStatement]) -> dict[date, tuple[IndexedStatement, ...]]:
-    """Chosen statements by day, ascending, of each day by account."""
+    """Group chosen statements by day, ascending, each day's by account."""
     days: dict[date, list[IndexedStatement]] = {}
     for statement in sorted(chosen.values(), key=lambda statement: (statement.day, statement.account)):
         days.setdefault(statement.day, []).append(statement)
     return {day: tuple(statements) for day, statements in days.items()}
 
 
-def _guess(taken: IndexedStatement, other: IndexedStatement) -> str:
+def _ambiguity(taken: IndexedStatement, other: IndexedStatement) -> str:
     return (
         f"{taken.account} on {taken.day}: statements of different content were generated at the same time "
-        f"({taken.generated_at:%Y-%m-%d %H:%M:%S} UTC); that of {_place(taken)} is taken, not that of {_place(other)}"
+        f"({taken.generated_at:%Y-%m-%d %H:%M:%S} UTC); that of {_place(taken)} is used, not that of {_place(other)}"
     )
 
 

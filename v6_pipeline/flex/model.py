@@ -1,8 +1,7 @@
-"""What a Flex statement says, as plain frozen dataclasses: no I/O, no third-party imports.
+"""The content of a Flex statement as plain frozen dataclasses, and the day that a statement covers. Pure.
 
-IB's statements are the broker's own account of past days. Unknown is ``None``; money is in the contract's currency;
-days are IB's own dates, instants aware and in UTC. What has no field of its own here is kept in ``attributes``, name
-and text as IB wrote them.
+Unknown is ``None``; money is in the contract's currency; days are IB's own dates, instants are aware and in UTC.
+Attributes without a field of their own are kept in ``attributes``, name and text as IB wrote them.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ import enum
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from v6_pipeline.calendar import TradingCalendar
+
 Attributes = tuple[tuple[str, str], ...]
 """(name, text) pairs, sorted by name, without empty texts."""
 
 
 class FlexActivityKind(enum.StrEnum):
-    """What changed a quantity."""
+    """Cause of a change of a quantity."""
 
     TRADE = "trade"
     EXERCISE = "exercise"
@@ -28,8 +29,8 @@ class FlexActivityKind(enum.StrEnum):
 class FlexPosition:
     """An open position at the end of a statement's period.
 
-    ``sec_type`` is IB's asset category. ``mark_price`` is as quoted (bonds: percent of par), ``position_value`` IB's
-    own value, ``cost_basis_money`` the cost of the whole position. ``report_date`` is the day that IB reports it for.
+    ``sec_type`` is IB's asset category. ``mark_price`` is as quoted (bonds: percent of par), ``position_value`` is IB's
+    own value, ``cost_basis_money`` the cost of the whole position, ``report_date`` the day for which IB reports it.
     """
 
     conid: int
@@ -55,7 +56,7 @@ class FlexPosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexActivity:
-    """One change of a quantity: ``quantity`` is signed, ``activity_date`` the day on which IB booked it."""
+    """One change of a quantity; ``quantity`` is signed, ``activity_date`` is the day on which IB booked it."""
 
     kind: FlexActivityKind
     conid: int
@@ -74,8 +75,8 @@ class FlexActivity:
 class FlexStatement:
     """One account over one period; positions are those at its end.
 
-    ``sections`` are those that the statement has, empty ones included. ``sha256`` is of the statement's own content,
-    whatever the file around it.
+    ``sections`` are those in the statement, including empty ones. ``sha256`` covers the statement's own content and
+    nothing else of the file.
     """
 
     account: str
@@ -88,3 +89,15 @@ class FlexStatement:
     base_currency: str | None = None
     positions: tuple[FlexPosition, ...] = ()
     activities: tuple[FlexActivity, ...] = ()
+
+
+def covered_day(from_date: date, to_date: date, calendar: TradingCalendar) -> date | None:
+    """Return the trading day at whose end a statement's positions were held; None if its period has no session.
+
+    That is its last day, or the session before it if the exchange was closed on that day.
+
+    Raises:
+        CalendarError: a day outside the calendar.
+    """
+    day = to_date if calendar.is_session(to_date) else calendar.previous_session(to_date)
+    return day if day >= from_date else None

@@ -1,9 +1,9 @@
-"""Reading files of Flex statements: strict, and with one statement in memory, however many the file holds.
+"""A strict reader of Flex files that holds one statement in memory at a time.
 
-Our own reader, for a position that is left out unseen, or a statement that is none, would be taken for a flat account:
-what cannot be read is an error that names file, statement, row, field and value. Elements and attributes that are not
-known are passed over or kept, since IB adds to them. Expat reads as the bytes come; documents with a DTD are refused,
-which no statement has, and without which no entity can be declared.
+The reader is our own, because a position that a lenient reader skips, or a document without statements, would look like
+a flat account: whatever cannot be read is an error that names file, statement, row, field and value. Unknown elements
+are skipped and unknown attributes are kept, because IB adds new ones. Expat parses the bytes as they come. A document
+with a DTD is refused: statements have none, and without a DTD no entity can be declared.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from v6_pipeline.flex.values import Row
 
 ROOT = "FlexQueryResponse"
 REPLY = "FlexStatementResponse"
-"""What the Flex Web Service answers while there is no statement, and where something is wrong."""
+"""Root of a reply of the Flex Web Service without a statement: not ready, or an error."""
 _LIST, _STATEMENT = "FlexStatements", "FlexStatement"
 _CHUNK_BYTES = 1 << 16
 _REPLY_FIELDS = ("Status", "ErrorCode", "ErrorMessage")
 
 
 def read_statements(file: BinaryIO, name: str) -> Iterator[FlexStatement]:
-    """The statements of a file, in its order.
+    """Yield the statements of a file, in its order.
 
-    Nothing given counts before the end was reached without an error: a file that breaks off says so only there.
+    Use none of them before the iteration has ended without an error: a truncated file raises only at its end.
 
     Args:
         file: its bytes.
-        name: what messages call it.
+        name: name of the file in messages.
 
     Raises:
-        FlexError: the file is not whole, is no Flex statement, or one in it cannot be read; one line.
+        FlexError: the file is truncated, is not a Flex statement, or a statement cannot be read; one line.
     """
     reader = _Reader(name)
     while chunk := file.read(_CHUNK_BYTES):
@@ -44,7 +44,7 @@ def read_statements(file: BinaryIO, name: str) -> Iterator[FlexStatement]:
 
 
 class _Reader:
-    """Expat's handlers, and the statement that is being read."""
+    """Expat's handlers, and the statement under construction."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -75,7 +75,7 @@ class _Reader:
         self._path.append(element)
         if depth == 0:
             if element not in {ROOT, REPLY}:
-                raise FlexError(f"{self._name}: begins with {element[:40]}: it is no file of Flex statements")
+                raise FlexError(f"{self._name}: begins with {element[:40]}: it is not a file of Flex statements")
             self._query_name = attributes.get("queryName") or None
         elif self._path[0] == REPLY:
             return
@@ -88,7 +88,7 @@ class _Reader:
             if depth == 3:
                 self._parts.sections.add(element)
             section = self._path[3] if depth > 3 else element
-            # Rows stand in their section; account information may be its own section.
+            # Rows are children of their section; AccountInformation may be a section and a row at once.
             if depth in {3, 4} and element in ROWS.get(section, ()) and (depth == 4 or attributes):
                 self._parts.add(section, element, attributes)
 
@@ -106,25 +106,25 @@ class _Reader:
 
     def _begin(self, attributes: dict[str, str]) -> None:
         self._begun += 1
-        told = [attributes.get("accountId", ""), attributes.get("fromDate", ""), attributes.get("toDate", "")]
-        where = f"{self._name}, statement {self._begun} ({' '.join(part for part in told if part)})"
+        named = [attributes.get("accountId", ""), attributes.get("fromDate", ""), attributes.get("toDate", "")]
+        where = f"{self._name}, statement {self._begun} ({' '.join(part for part in named if part)})"
         self._parts = StatementParts(head=Row(where, attributes), query_name=self._query_name)
 
     def _finish(self, root: str) -> None:
         if root == REPLY:
             said = " ".join(self._reply[name] for name in _REPLY_FIELDS if self._reply.get(name))
             raise FlexError(
-                f"{self._name}: a reply of the Flex Web Service and no statement: {said[:200] or 'it says nothing'}"
+                f"{self._name}: a reply of the Flex Web Service without a statement: {said[:200] or 'it is empty'}"
             )
         if self._announced is None:
-            raise FlexError(f"{self._name}: has no {_LIST}: it is no file of Flex statements")
+            raise FlexError(f"{self._name}: has no {_LIST}: it is not a file of Flex statements")
         if self._announced != self._begun:
             raise FlexError(f"{self._name}: announces {self._announced} statements and holds {self._begun}")
 
     def _count(self, attributes: Mapping[str, str]) -> int:
         text = attributes.get("count", "")
         if not text.isdecimal():
-            raise FlexError(f"{self._name}: {_LIST} does not say how many statements there are")
+            raise FlexError(f"{self._name}: {_LIST} does not state the number of statements")
         return int(text)
 
     def _refuse_doctype(self, *_: object) -> None:
@@ -133,5 +133,5 @@ class _Reader:
     def _broken(self, error: expat.ExpatError) -> FlexError:
         where = f"line {error.lineno}, column {error.offset + 1}"
         if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS] and self._path:
-            return FlexError(f"{self._name}: breaks off at {where}: the file is not whole; fetch it again")
+            return FlexError(f"{self._name}: ends early at {where}: the file is incomplete; fetch it again")
         return FlexError(f"{self._name}: is not well-formed at {where}: {expat.errors.messages[error.code]}")

@@ -1,7 +1,7 @@
-"""What the Flex Web Service answered: a short envelope, or statements; told apart while the bytes arrive.
+"""Replies of the Flex Web Service: a short envelope, or statements, distinguished while the bytes arrive.
 
-Belongs here: whether a document is whole, what it is, and which periods its statements have. What is in a statement is
-`reader`'s business.
+Belongs here: whether a document is complete, its kind, and the periods of its statements. The content of a statement
+is parsed in `reader`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST_ENVELOPE = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """The account and the first and last day of one statement, and whether it says anything of positions."""
+    """Account, first and last day of one statement, and whether it has the section of positions."""
 
     account: str
     first: date
@@ -33,7 +33,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """The service's own words: where a statement will be, or why there is none."""
+    """A short reply: the address of a statement to come, or the reason why there is none."""
 
     status: str
     reference: str = ""
@@ -44,15 +44,15 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """A whole document of statements."""
+    """A complete document of statements."""
 
     periods: tuple[Period, ...]
 
 
 class ReplyScanner:
-    """Reads a reply piece by piece, keeping nothing but what it says about itself.
+    """Parses a reply piece by piece and keeps only its kind, its envelope and its periods.
 
-    Every error is a ``FlexServiceError`` in one line that shows neither addresses nor the reply's text.
+    Every error is a ``FlexServiceError`` of one line that shows neither addresses nor the reply's text.
     """
 
     def __init__(self) -> None:
@@ -69,10 +69,10 @@ class ReplyScanner:
         self._bytes = 0
 
     def feed(self, piece: bytes) -> None:
-        """Read the next bytes.
+        """Parse the next bytes.
 
         Raises:
-            FlexServiceError: this can no longer become a reply of the service.
+            FlexServiceError: the bytes so far cannot begin a reply of the service.
         """
         self._bytes += len(piece)
         self._parse(piece, final=False)
@@ -80,10 +80,10 @@ class ReplyScanner:
             raise FlexServiceError("the Flex Web Service answered with an endless message instead of a statement")
 
     def close(self) -> Envelope | Statements:
-        """What the reply is, now that all of it was read.
+        """Return the reply once all bytes are parsed.
 
         Raises:
-            FlexServiceError: it is only a part, or an envelope that says nothing.
+            FlexServiceError: the reply is incomplete, or an envelope without a status.
         """
         self._parse(b"", final=True)
         return Statements(tuple(self._periods)) if self._root == _STATEMENTS else _envelope(self._fields)
@@ -94,17 +94,17 @@ class ReplyScanner:
             self._parser.Parse(piece, final)
         except expat.ExpatError as error:
             problem = self._explain(error)
-        if problem:  # raised here, so that no context carries the reply's text along
+        if problem:  # raised outside of the except, so that its context does not hold the reply's text
             raise FlexServiceError(problem)
 
     def _explain(self, error: expat.ExpatError) -> str:
         if not self._bytes:
             return "the Flex Web Service answered with nothing"
         if not self._root:
-            return "the Flex Web Service answered with something that is no XML: it may be down for maintenance"
+            return "the Flex Web Service answered with something that is not XML: it may be down for maintenance"
         return (
-            f"the Flex Web Service's reply is not whole: {expat.ErrorString(error.code)} at line {error.lineno} of a "
-            f"{self._root}, after {self._bytes:,} bytes; nothing of it was kept, ask again"
+            f"the Flex Web Service's reply is incomplete: {expat.ErrorString(error.code)} at line {error.lineno} of a "
+            f"{self._root}, after {self._bytes:,} bytes; nothing was kept, try again"
         )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
@@ -130,7 +130,7 @@ class ReplyScanner:
 
 
 def parse_date(text: str) -> date | None:
-    """A date as statements write it, ``20260318`` or ``2026-03-18``; ``None`` if it is neither."""
+    """Parse a date as statements write it, ``20260318`` or ``2026-03-18``; ``None`` if it is neither."""
     found = _DATE.fullmatch(text)
     try:
         return date(int(found[1]), int(found[3]), int(found[4])) if found else None

@@ -1,7 +1,7 @@
-"""A trading day's Flex statements as rows of the Flex tables: pure functions to frames of their exact schema.
+"""Rows of the Flex tables from a trading day's statements: pure functions to frames of the exact schema.
 
-A statement is the broker's own word, so its amounts are taken as given; what is no number is null where it may be, and
-an error where a quantity hangs on it. Which statements belong to the day was decided in ``flex_index``.
+A statement's amounts are stored as given. An amount that is not a finite number is null; a quantity that is not is an
+error. `index` has decided which statements belong to the day.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FlexError
-from v6_pipeline.flex.index import covered_day
-from v6_pipeline.flex.model import Attributes, FlexActivity, FlexPosition, FlexStatement
+from v6_pipeline.flex.model import Attributes, FlexActivity, FlexPosition, FlexStatement, covered_day
 from v6_pipeline.lake.columns import Column, TableSpec
 from v6_pipeline.lake.tables import ATTRIBUTES, FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS
 from v6_pipeline.model import PriceSource, SecType, UpdateSource, known
 
 _FUTURES_STYLE = {"FSFOP": "FOP", "FSOPT": "OPT"}
-"""Flex names options that are margined like futures apart; the API does not."""
+"""Flex has types of its own for options that are margined like futures; the API has not."""
 _NAMED_BY_UNDERLYING = frozenset({SecType.OPTION, SecType.FUTURE, SecType.FUTURE_OPTION})
-"""IB's API calls these by their underlying and keeps their own symbol as the local one; so do our logs."""
+"""IB's API and our position tables name these by their underlying, and keep their own symbol as the local one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexDay:
-    """The day that rows are for, and which run makes them. ``ingested_at`` is aware."""
+    """The day of the rows, and the run that makes them. ``ingested_at`` is aware."""
 
     day: date
     calendar: TradingCalendar
@@ -38,24 +37,24 @@ class FlexDay:
 
     @property
     def closes_at(self) -> datetime:
-        """End of the day's session, UTC: the instant that its statements speak of."""
+        """End of the day's session, UTC: the instant of its statements' positions."""
         return self.calendar.session(self.day).closes_at
 
     @property
     def stamps(self) -> dict[str, object]:
-        """The columns that every row of the day has."""
+        """Columns that all rows of the day share."""
         return {"date": self.day, "run_id": self.run_id, "ingested_at": self.ingested_at.astimezone(UTC)}
 
 
 def flex_statement_rows(
     statements: Iterable[FlexStatement], of: FlexDay, *, origins: Mapping[str, str]
 ) -> pl.DataFrame:
-    """Rows of ``flex_statements``, one per account, sorted by it.
+    """Return rows of ``flex_statements``, one per account, sorted by it.
 
     Args:
         statements: those that cover the day, one per account.
         of: the day.
-        origins: the file name that each account's statement comes from.
+        origins: name of the file that holds each account's statement.
 
     Raises:
         FlexError: a statement does not cover the day.
@@ -83,10 +82,10 @@ def flex_statement_rows(
 
 
 def flex_position_rows(statements: Iterable[FlexStatement], of: FlexDay) -> pl.DataFrame:
-    """Rows of ``flex_positions``, sorted by account and conid; a flat account has none.
+    """Return rows of ``flex_positions``, sorted by account and conid; a flat account has none.
 
     Raises:
-        FlexError: a statement does not cover the day, a position is no number, or is reported for another day.
+        FlexError: a statement does not cover the day, a position is not a number, or is reported for another day.
     """
     return _frame(
         FLEX_POSITIONS,
@@ -99,12 +98,12 @@ def flex_position_rows(statements: Iterable[FlexStatement], of: FlexDay) -> pl.D
 
 
 def flex_activity_rows(statements: Iterable[FlexStatement], of: FlexDay) -> pl.DataFrame:
-    """Rows of ``flex_activity``, sorted by account, in the statement's order.
+    """Return rows of ``flex_activity``, sorted by account, in the statement's order.
 
-    A statement of several days has the activity of all of them: ``activity_date`` tells which.
+    A statement of several days has the activity of all of them; see ``activity_date``.
 
     Raises:
-        FlexError: a statement does not cover the day, or a quantity is no number.
+        FlexError: a statement does not cover the day, or a quantity is not a number.
     """
     return _frame(
         FLEX_ACTIVITY,
@@ -117,7 +116,7 @@ def flex_activity_rows(statements: Iterable[FlexStatement], of: FlexDay) -> pl.D
 
 
 def _of_the_day(statements: Iterable[FlexStatement], of: FlexDay) -> list[FlexStatement]:
-    """The statements by account, none of which may be for another day: its rows would be an invented history."""
+    """Sort statements by account, and refuse one that covers another day, whose rows would be an invented history."""
     ordered = sorted(statements, key=lambda statement: statement.account)
     for statement in ordered:
         if covered_day(statement.from_date, statement.to_date, of.calendar) != of.day:
@@ -185,7 +184,7 @@ def _check_report_date(position: FlexPosition, statement: FlexStatement, of: Fle
     if position.report_date not in {None, of.day, statement.to_date}:
         raise FlexError(
             f"{_who(position, statement, of)} has reportDate {position.report_date}, where the statement's positions "
-            f"are those of {statement.to_date}: nothing of it can be trusted"
+            f"are those of {statement.to_date}: the statement cannot be trusted"
         )
 
 
@@ -194,7 +193,7 @@ def _quantity(
 ) -> float:
     quantity = known(value)
     if quantity is None:
-        raise FlexError(f"{_who(item, statement, of)} has {field} {value}, which is no quantity")
+        raise FlexError(f"{_who(item, statement, of)} has {field} {value}, which is not a quantity")
     return quantity
 
 
@@ -204,7 +203,7 @@ def _who(item: FlexPosition | FlexActivity, statement: FlexStatement, of: FlexDa
 
 
 def _with_category(position: FlexPosition, sec_type: SecType) -> Attributes:
-    """The attributes, with IB's category of what we have no type for."""
+    """Return the attributes, with IB's category if no `SecType` stands for it."""
     if sec_type is not SecType.OTHER:
         return position.attributes
     return tuple(sorted({**dict(position.attributes), "assetCategory": position.sec_type}.items()))
@@ -222,9 +221,9 @@ def _column(column: Column, rows: list[dict[str, object]]) -> pl.Series:
 
 
 def _pairs(name: str, cells: list[Attributes]) -> pl.Series:
-    """A column of lists of pairs, grouped from one long list of them.
+    """Build a column of lists of pairs by grouping one long list of pairs.
 
-    From nested lists polars makes a frame a row: 430 ms and not 84 for 10,000 rows of 8 pairs.
+    From nested lists polars builds a frame per row: 430 ms instead of 84 for 10,000 rows of 8 pairs.
     """
     pairs = pl.DataFrame(
         {

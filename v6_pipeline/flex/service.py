@@ -1,9 +1,14 @@
-"""The Flex Web Service, version 3: ask for statements of a range of days, fetch them once they are made.
+"""The Flex Web Service, version 3: request the statements of a range of days and fetch them once they are ready.
 
-Two steps: ``SendRequest`` with the query and the days gives a reference and an address; that address is asked until the
+Belongs here: the two steps of a download, the reaction to each error code, and the shared request rate.
+
+``SendRequest`` with the query and the days returns a reference and an address; that address is polled until the
 statements come. The days are always named (``fd``, ``td``): without them the service may shorten a query's own period
-to a single day and call it a success (csingley/ibflex#109), and so may it with them; what came back is compared with
-what was asked.
+to a single day and report success (csingley/ibflex#109). It may do so with them too, so the periods that were received
+are compared with those that were requested.
+
+Source of the error codes: IB's table of Flex Web Service error codes, as `IB_FACTS.md` section 3 sums it up. IB
+documents no 1002.
 """
 
 from __future__ import annotations
@@ -37,16 +42,16 @@ _STALE_SECONDS = 86_400
 log = logging.getLogger(__name__)
 
 THROTTLED = 1018
-"""Too many requests with this token: everyone pauses, and every wait of this download is doubled from then on."""
+"""Too many requests with this token: all processes pause, and each later wait of this download is doubled."""
 IN_PROGRESS = 1019
-"""The statement is being made: ask for it again."""
+"""The statement is being generated: request it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What is done about an error code.
+    """Reaction to an error code.
 
-    ``retry_after`` is in seconds, ``None`` if asking again is of no use; ``remedy`` is what a person can do.
+    ``retry_after`` is in seconds, ``None`` if a repeated request cannot succeed; ``remedy`` is what a person can do.
     """
 
     code: int
@@ -56,7 +61,7 @@ class Reaction:
 
     @property
     def is_fatal(self) -> bool:
-        """Whether asking again is of no use."""
+        """True if a repeated request cannot succeed."""
         return self.retry_after is None
 
 
@@ -68,7 +73,7 @@ REACTIONS = {
     reaction.code: reaction
     for reaction in (
         Reaction(1001, "statement could not be generated at this time", 15, _LATER),
-        Reaction(1003, "statement is not available", None, "ask for days that are over and since the account opened"),
+        Reaction(1003, "statement is not available", None, "request past days on which the account was open"),
         Reaction(1004, "statement is incomplete at this time", 30, _LATER),
         Reaction(1005, "settlement data is not ready", 30, _LATER),
         Reaction(1006, "FIFO profit and loss data is not ready", 30, _LATER),
@@ -82,40 +87,40 @@ REACTIONS = {
         Reaction(1014, "query is invalid", None, _QUERY),
         Reaction(1015, "token is invalid", None, _RENEW),
         Reaction(1016, "account is invalid", None, "choose accounts in the query that the token's user may see"),
-        Reaction(1017, "reference code is invalid", None, "ask again: the statement was dropped before it was fetched"),
-        Reaction(THROTTLED, "too many requests with this token", 10, "let nothing else use this token meanwhile"),
-        Reaction(IN_PROGRESS, "statement generation is in progress", 5, "try again later, or ask for fewer days"),
+        Reaction(1017, "reference code is invalid", None, "retry: the statement was dropped before it was fetched"),
+        Reaction(THROTTLED, "too many requests with this token", 10, "stop other programs that use this token"),
+        Reaction(IN_PROGRESS, "statement generation is in progress", 5, "try again later, or request fewer days"),
         Reaction(1020, "request is invalid or not validated", None, "check V6_FLEX_TOKEN and V6_FLEX_QUERY_ID"),
         Reaction(1021, "statement could not be retrieved at this time", 15, _LATER),
     )
 }
-"""Every code that IB documents."""
+"""All codes that IB documents."""
 
 
 def reaction_to(code: int) -> Reaction:
-    """The reaction to a code; one that IB does not document is fatal, for nobody knows what repeating it does."""
+    """Return the reaction to a code; an undocumented one is fatal, because the effect of a retry is unknown."""
     return REACTIONS.get(code) or Reaction(
         code, "unknown error code", None, "look it up in IB's Flex Web Service documentation"
     )
 
 
 WINDOWS = (Window(1, timedelta(seconds=1.25)), Window(10, timedelta(seconds=61)))
-"""IB allows one request a second and ten a minute (the text of error 1018). It counts them as they arrive: one may be
-under way a quarter of a second longer than the next."""
+"""IB allows one request a second and ten a minute (the text of error 1018). It counts requests as they arrive, and one
+may be under way a quarter of a second longer than the next."""
 
 
 class Pace(Protocol):
-    """Who says when the next request may be sent."""
+    """Decides when the next request may be sent."""
 
     def take(self) -> float:
-        """Seconds to wait before asking here again; 0: send one request now."""
+        """Return the seconds to wait before the next call; 0 permits one request now."""
 
     def pause(self, seconds: float) -> None:
-        """The service said that we are too fast: nobody sends anything for so long."""
+        """Stop all requests for so long, because the service reported too many."""
 
 
 class SharedPace:
-    """The rate of one token, in the state database.
+    """Request rate of one token, kept in the state database by all processes that use the token.
 
     Args:
         database: shared by all processes.
@@ -139,7 +144,7 @@ class SharedPace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """One file of statements, as it lies in its folder."""
+    """A file of statements, complete in its folder."""
 
     file: Path
     periods: tuple[Period, ...]
@@ -149,10 +154,10 @@ class FlexService:
     """Downloads statements of one query.
 
     Args:
-        url: the service's address, without a trailing slash; ``SendRequest`` is asked there.
+        url: address of the service, without ``/SendRequest``.
         token: of the Flex Web Service.
         query_id: of an Activity Flex query.
-        pace: says when a request may be sent.
+        pace: decides when a request may be sent.
         limits: time and size.
         clock: monotonic seconds.
         sleep: waits so many seconds.
@@ -179,11 +184,11 @@ class FlexService:
         self._exchange = Exchange(token, limits=self._limits, clock=clock)
 
     def download(self, first: date, last: date, file: Path) -> Download:
-        """Fetch the statements of ``first`` to ``last`` into ``file``, which appears whole or not at all.
+        """Fetch the statements of ``first`` to ``last`` into ``file``, which appears complete or not at all.
 
         Raises:
-            FlexServiceError: refused, not in time, or not what was asked for. Days may still be missing from a download
-                that succeeds: see its periods.
+            FlexServiceError: refused, too late, or not what was requested. A download that succeeds may still have no
+                statement of some days: see its periods.
         """
         if not 0 <= (last - first).days < MOST_DAYS:
             raise FlexServiceError(f"{first} to {last}: one Flex request spans 1 to {MOST_DAYS} days")
@@ -196,7 +201,7 @@ class FlexService:
         until = self._clock() + self._limits.deadline
         asked = f"Flex statements of {first} to {last}"
         days = {"fd": f"{first:%Y%m%d}", "td": f"{last:%Y%m%d}"}
-        log.info("asking for %s", asked)
+        log.info("requesting %s", asked)
         reply = self._ask(asked, f"{self._url}/SendRequest", {"q": self._query_id, **days}, part, until=until)
         if not isinstance(reply, Envelope):
             raise FlexServiceError(f"{asked}: the service sent statements where it should have sent a reference")
@@ -213,7 +218,7 @@ class FlexService:
     def _ask(
         self, asked: str, url: str, parameters: Mapping[str, str], part: Path, *, until: float
     ) -> Envelope | Statements:
-        """Ask until the answer is no request to come again."""
+        """Repeat a request until the reply is something other than "try again"."""
         throttled, reason = 0, "our rate of requests is used up; let fewer runs use this token"
         while True:
             self._wait_for_turn(asked, reason, until=until)
@@ -221,7 +226,7 @@ class FlexService:
             if isinstance(reply, Statements) or (reply.status == "Success" and reply.code is None):
                 return reply
             wait, reason = self._react(asked, reply)
-            # Slower from then on, whatever is waited for: who else uses this token is not under our control.
+            # Slower from then on, whatever the next wait is for: other users of this token are beyond our control.
             throttled += reply.code == THROTTLED
             wait = min(wait * 2**throttled, _SLOWEST)
             if reply.code == THROTTLED:
@@ -229,7 +234,7 @@ class FlexService:
             self._wait(asked, reason, wait, until=until)
 
     def _react(self, asked: str, refusal: Envelope) -> tuple[float, str]:
-        """How long to wait before asking again, and what to say if there is no time for it."""
+        """Return the seconds to wait before the next attempt, and the reason to report if the deadline is earlier."""
         if refusal.code is None:
             raise FlexServiceError(f"{asked}: the service answered {self._shown(refusal.status)} without an error code")
         reaction = reaction_to(refusal.code)
@@ -246,42 +251,41 @@ class FlexService:
 
     def _wait(self, asked: str, reason: str, seconds: float, *, until: float) -> None:
         if self._clock() + seconds >= until:
-            raise FlexServiceError(f"{asked}: given up after {self._limits.deadline:g} s: {reason}")
+            raise FlexServiceError(f"{asked}: gave up after {self._limits.deadline:g} s: {reason}")
         self._sleep(seconds)
 
     def _shown(self, text: str) -> str:
-        """What the service said, in case it repeats the token."""
+        """Return a text of the service without the token, which it may repeat."""
         return text.replace(self._token.get_secret_value(), "***")[:200]
 
 
 def check_periods(periods: tuple[Period, ...], first: date, last: date) -> None:
-    """Refuse statements that cannot answer what was asked: kept, they would count as fetched.
+    """Refuse statements that do not match the request: kept, their days would count as fetched.
 
     Raises:
-        FlexServiceError: there is none, one reaches beyond ``first`` to ``last``, or one lacks its positions.
+        FlexServiceError: no statement, one that reaches beyond ``first`` to ``last``, or one without positions.
     """
     if not periods:
         raise FlexServiceError(
-            f"Flex statements of {first} to {last}: the service sent none at all, which says nothing about positions: "
+            f"Flex statements of {first} to {last}: the service sent none, which says nothing about positions: "
             "check the accounts of the query"
         )
     for period in periods:
         if period.first < first or period.last > last:
             raise FlexServiceError(
                 f"Flex statements of {first} to {last}: the service sent {period.first} to {period.last} of account "
-                f"{period.account} instead; nothing of it was kept, ask again"
+                f"{period.account} instead; nothing was kept, try again"
             )
         if not period.has_positions:
             raise FlexServiceError(
-                f"Flex statements of {first} to {last}: that of account {period.account} lacks the section "
-                "OpenPositions, which says nothing about positions: add Open Positions to the Flex query; nothing "
-                "of it was kept"
+                f"Flex statements of {first} to {last}: that of account {period.account} has no section "
+                "OpenPositions, so its positions are unknown: add Open Positions to the Flex query; nothing was kept"
             )
 
 
 @contextmanager
 def _part_of(file: Path) -> Iterator[Path]:
-    """Where to write what is to become ``file``; removed if it did not."""
+    """Yield a temporary path for what becomes ``file``; it is removed if it did not."""
     folder = file.parent
     part = folder / f".{file.name}.{secrets.token_hex(4)}.part"
     try:
@@ -296,14 +300,14 @@ def _part_of(file: Path) -> Iterator[Path]:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process left half written; a day old, so that no other process still writes it."""
+    """Remove partial files that killed processes left; those of a day ago, which no other process still writes."""
     for part in folder.glob(".*.part"):
         if time.time() - part.stat().st_mtime > _STALE_SECONDS:
             part.unlink(missing_ok=True)
 
 
 def spans(first: date, last: date) -> list[tuple[date, date]]:
-    """``first`` to ``last`` in pieces that one request may span, oldest first."""
+    """Split ``first`` to ``last`` into spans that one request may have, oldest first."""
     pieces = []
     while first <= last:
         end = min(last, first + timedelta(days=MOST_DAYS - 1))

@@ -1,12 +1,12 @@
-"""One Flex statement from its elements: positions, what changed them, and nothing counted twice. Pure.
+"""Builds a Flex statement from its elements: positions and their changes, nothing counted twice. Pure.
 
-Levels of detail: a position may be given as SUMMARY and once more by LOT, a trade by EXECUTION and again by ORDER,
-SYMBOL_SUMMARY and so on: a query with several ticked gives all of them. Here positions are taken from SUMMARY rows
-(whose lots must add up to them), trades from EXECUTION rows.
+Levels of detail: a query with several levels ticked gives a position as SUMMARY and again by LOT, a trade by EXECUTION
+and again by ORDER, SYMBOL_SUMMARY and so on. Positions are taken from SUMMARY rows (whose lots must add up to them),
+trades from EXECUTION rows.
 
-Exercises, assignments and expirations stand in the section OptionEAE and, with ``transactionType`` BookTrade, among
-the trades too; both rows have the same ``tradeID``. The trade is counted, the OptionEAE row only where there is no
-such trade, as when the query has no Trades.
+Exercises, assignments and expirations are rows of the section OptionEAE and, with ``transactionType`` BookTrade, of
+Trades too; both rows have the same ``tradeID``. The trade is counted; the OptionEAE row is counted only if there is no
+such trade, for example because the query has no section Trades.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROWS: Mapping[str, frozenset[str]] = {
     CORPORATE_ACTIONS: frozenset({"CorporateAction"}),
     ACCOUNT: frozenset({"AccountInformation"}),
 }
-"""Elements that are read, by the section they stand in."""
+"""Elements that are read, by their section."""
 
 _SUMMARY, _LOT = "SUMMARY", "LOT"
 _EXECUTION, _ORDER = "EXECUTION", "ORDER"
@@ -48,7 +48,7 @@ _ACTIVITY_FIELDS = _SHARED | {"quantity", "transactionID"}
 
 @dataclass(slots=True)
 class StatementParts:
-    """What was read of a statement so far."""
+    """The parts of a statement that were read so far."""
 
     head: Row
     query_name: str | None = None
@@ -57,21 +57,21 @@ class StatementParts:
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def note(self, depth: int, element: str, attributes: Mapping[str, str]) -> None:
-        """Take an element into the digest, which knows nothing of white space, order of attributes, or the file."""
-        told = sorted((name, text) for name, text in attributes.items() if name != "whenGenerated")
-        self.digest.update(json.dumps([depth, element, told]).encode())
+        """Add an element to the digest, which ignores white space, the order of attributes, and the file."""
+        hashed = sorted((name, text) for name, text in attributes.items() if name != "whenGenerated")
+        self.digest.update(json.dumps([depth, element, hashed]).encode())
 
     def add(self, section: str, element: str, attributes: Mapping[str, str]) -> None:
-        """Take a row of a section that is read."""
+        """Add a row of a section that is read."""
         kept = self.rows.setdefault(section, [])
         symbol = f" ({attributes['symbol']})" if attributes.get("symbol", "").strip() else ""
         kept.append((element, Row(f"{self.head.where}, {element} {len(kept) + 1}{symbol}", attributes)))
 
     def build(self) -> FlexStatement:
-        """The statement.
+        """Return the finished statement.
 
         Raises:
-            FlexError: it lacks its positions, or something in it cannot be read or contradicts itself.
+            FlexError: the section of positions is missing, or a row cannot be read or contradicts another.
         """
         head = self.head
         account = head.required("accountId", str)
@@ -103,7 +103,7 @@ def _check_account(row: Row, account: str) -> None:
 
 
 def _positions(rows: Iterable[Row]) -> tuple[FlexPosition, ...]:
-    """One position per contract; the lots of a summary must add up to it."""
+    """Return one position per contract; the lots of a summary must add up to it."""
     summaries: dict[int, dict[str, FlexPosition]] = {}
     lots: dict[int, FlexPosition] = {}
     places: dict[int, Row] = {}
@@ -159,7 +159,7 @@ def _position(row: Row) -> FlexPosition:
 
 
 def _together(one: FlexPosition, other: FlexPosition) -> FlexPosition:
-    """Two parts of a position in one contract; an amount that one of them lacks is unknown."""
+    """Add two parts of a position in one contract; an amount that is missing from one of them is unknown."""
     return replace(
         one,
         position=one.position + other.position,
@@ -205,7 +205,7 @@ def _activities(rows: Mapping[str, list[tuple[str, Row]]]) -> tuple[FlexActivity
 
 
 def _counted_trades(rows: Iterable[tuple[str, Row]]) -> list[Row]:
-    """Executions; orders where the query gives none; never both, nor sums of either."""
+    """Return the executions, or the orders if the query gives no executions; never both, nor sums of either."""
     by_level: dict[str, list[Row]] = {}
     for element, row in rows:
         default = _EXECUTION if element == "Trade" else element.upper()
@@ -246,6 +246,6 @@ def _activity(row: Row, kind: FlexActivityKind, when: date, price: str = "") -> 
 
 
 def _date_of(row: Row, *names: str) -> date:
-    """The first of the attributes that is there."""
+    """Return the date in the first of the attributes that has a text."""
     name = next((name for name in names if row.text(name) is not None), names[0])
     return row.required(name, day)

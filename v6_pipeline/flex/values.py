@@ -1,7 +1,7 @@
-"""What the attributes of a Flex statement mean: text to values, strictly. Pure.
+"""Strict parsers of the attributes of a Flex statement: text to values. Pure.
 
-A query decides how IB writes dates and times, so that several forms are read; forms that could mean two days (the
-month first or the day first) are refused. An empty text is unknown.
+The query decides how IB writes dates and times, so several forms are accepted; forms with two readings (month first or
+day first) are refused. An empty text is unknown.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _ZONE = re.compile(r"\s*(EST|EDT|ET|America/New_York|UTC|GMT|Z|[+-]\d{2}:?\d{2})
 
 
 def number(text: str) -> float:
-    """A decimal number, thousands set apart by commas or not.
+    """Parse a decimal number, with or without commas between thousands.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a number.
     """
     digits = text.strip()
     if not digits or not _NUMBER.fullmatch(digits) or not any(sign.isdigit() for sign in digits):
@@ -42,10 +42,10 @@ def number(text: str) -> float:
 
 
 def integer(text: str) -> int:
-    """A whole number above 0, as ids are.
+    """Parse an id: a whole number above 0.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not an id.
     """
     if not re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) or int(text) == 0:
         raise ValueError("is no id")
@@ -53,10 +53,10 @@ def integer(text: str) -> int:
 
 
 def day(text: str) -> date:
-    """A date, yyyyMMdd or yyyy-MM-dd, its time left out.
+    """Parse a date, yyyyMMdd or yyyy-MM-dd; a time after it is ignored.
 
     Raises:
-        ValueError: it is none, or could mean two.
+        ValueError: the text is not a date, or has two readings.
     """
     found = _DATE.match(text.strip())
     rest = text.strip()[found.end() :] if found else ""
@@ -69,10 +69,10 @@ def day(text: str) -> date:
 
 
 def instant(text: str) -> datetime:
-    """A date and time of New York, unless it names another zone; UTC.
+    """Parse a date and time of New York, unless the text names another zone; the result is UTC.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a date and time.
     """
     of = day(text)
     found = _DATE.match(text.strip())
@@ -99,20 +99,20 @@ def _zone(name: str) -> ZoneInfo:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An element's attributes, and where it stands, for messages."""
+    """An element's attributes, and its place for messages."""
 
     where: str
     attributes: Mapping[str, str]
 
     def text(self, name: str) -> str | None:
-        """An attribute as it is; None if it is missing or empty."""
+        """Return an attribute's text; None if it is missing or empty."""
         return self.attributes.get(name, "").strip() or None
 
     def optional(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """An attribute's value; None if it is missing or empty.
+        """Return an attribute's value; None if it is missing or empty.
 
         Raises:
-            FlexError: it cannot be read.
+            FlexError: the text cannot be parsed.
         """
         text = self.text(name)
         if text is None:
@@ -123,10 +123,10 @@ class Row:
             raise self.refuse(name, f"{text[:40]!r} {error}") from None
 
     def required(self, name: str, parse: Callable[[str], T]) -> T:
-        """An attribute's value.
+        """Return an attribute's value.
 
         Raises:
-            FlexError: it is missing, empty, or cannot be read.
+            FlexError: it is missing, empty, or cannot be parsed.
         """
         value = self.optional(name, parse)
         if value is None:
@@ -134,11 +134,11 @@ class Row:
         return value
 
     def refuse(self, name: str, why: str) -> FlexError:
-        """The error that names file, statement, row and field."""
+        """Return an error that names file, statement, row and field."""
         return FlexError(f"{self.where}: {name} {why}")
 
     def others(self, used: frozenset[str]) -> tuple[tuple[str, str], ...]:
-        """Attributes that have no place elsewhere, without empty ones, sorted."""
+        """Return the attributes that no field uses, without empty ones, sorted."""
         return tuple(
             sorted((name, text) for name, text in self.attributes.items() if name not in used and text.strip())
         )

@@ -71,15 +71,15 @@ def assert_nothing_was_written(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
-        (FlexFault.STATEMENT_ERROR, 1019, "given up after 300 s: error 1019, "),
-        (FlexFault.STATEMENT_ERROR, 1018, "given up after 300 s: error 1018, "),
+        (FlexFault.STATEMENT_ERROR, 1019, "gave up after 300 s: error 1019, "),
+        (FlexFault.STATEMENT_ERROR, 1018, "gave up after 300 s: error 1018, "),
         (FlexFault.REQUEST_ERROR, 1012, "error 1012, "),
-        (FlexFault.HALF_DOCUMENT, 0, "reply is not whole"),
+        (FlexFault.HALF_DOCUMENT, 0, "reply is incomplete"),
         (FlexFault.REDIRECT, 0, "redirects us to example.invalid: not followed"),
         (FlexFault.FOREIGN_URL, 0, "sends us to example.invalid, which is not IB's: nothing was sent there"),
         (FlexFault.OTHER_DATES, 0, "the service sent 2026-10-26 to 2026-10-26 of account SIM0000001 instead"),
-        (FlexFault.NO_STATEMENTS, 0, "sent none at all, which says nothing about positions"),
-        (FlexFault.NO_POSITIONS, 0, "lacks the section OpenPositions, which says nothing about positions"),
+        (FlexFault.NO_STATEMENTS, 0, "sent none, which says nothing about positions"),
+        (FlexFault.NO_POSITIONS, 0, "has no section OpenPositions, so its positions are unknown"),
         (FlexFault.WEB_PAGE, 0, "answered with a web page instead of a statement"),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_damaged_archive_is_named_and_not_overlooked(fetch: Fetcher) -> None:
     [file] = fetch().files
     file.write_bytes(file.read_bytes()[:-20])
 
-    with pytest.raises(FlexServiceError, match=f"{file.name} is no whole Flex statement: remove it"):
+    with pytest.raises(FlexServiceError, match=f"{file.name} is not a complete Flex statement: remove it"):
         fetch()
 
 

@@ -161,7 +161,7 @@ def test_what_never_passes_is_given_up_at_the_deadline(
 
     text = refused(service_of(server, time, limits=FlexLimits(deadline=300)), file)
 
-    assert f"given up after 300 s: error {code}, {REACTIONS[code].meaning}; {REACTIONS[code].remedy}" in text
+    assert f"gave up after 300 s: error {code}, {REACTIONS[code].meaning}; {REACTIONS[code].remedy}" in text
     assert 150 < time.seconds <= 300
     assert server.requests["refused"] == 0
 
@@ -169,13 +169,13 @@ def test_what_never_passes_is_given_up_at_the_deadline(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (FlexFault.HALF_DOCUMENT, "reply is not whole"),
+        (FlexFault.HALF_DOCUMENT, "reply is incomplete"),
         (FlexFault.CUT_CONNECTION, "cannot reach the Flex Web Service at 127.0.0.1"),
         (FlexFault.WEB_PAGE, "answered with a web page instead of a statement"),
         (FlexFault.HTTP_ERROR, "answered with HTTP 500"),
         (FlexFault.OTHER_DATES, "the service sent 2026-10-26 to 2026-10-26 of account SIM0000001 instead"),
-        (FlexFault.NO_POSITIONS, "lacks the section OpenPositions, which says nothing about positions"),
-        (FlexFault.NO_STATEMENTS, "sent none at all, which says nothing about positions"),
+        (FlexFault.NO_POSITIONS, "has no section OpenPositions, so its positions are unknown"),
+        (FlexFault.NO_STATEMENTS, "sent none, which says nothing about positions"),
         (FlexFault.REDIRECT, "redirects us to example.invalid: not followed"),
         (FlexFault.FOREIGN_URL, "sends us to example.invalid, which is not IB's: nothing was sent there"),
     ],
@@ -309,7 +309,7 @@ def test_a_message_that_repeats_the_token_is_censored(time: VirtualTime, file: P
     ("body", "said"),
     [
         ("", "answered with nothing"),
-        ("maintenance", "something that is no XML"),
+        ("maintenance", "something that is not XML"),
         ("<FlexStatementResponse><Status>Success</Status></FlexStatementResponse>", "neither an error nor a reference"),
         ("<FlexStatementResponse><Status>Fail</Status></FlexStatementResponse>", "answered Fail without an error code"),
         ("<FlexStatementResponse/>", "no status or no readable code"),

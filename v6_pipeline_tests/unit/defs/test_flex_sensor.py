@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_read_is_said_once_and_hides_no_other(folder: Path
     put(folder, "good.xml", WEEK[:1])
     beside = tick(None, pipeline)
 
-    assert said(alone).startswith("torn.xml: breaks off at line 1")
+    assert said(alone).startswith("torn.xml: ends early at line 1")
     assert said(again) == f"nothing new among 1 files in {folder}"
     assert ranges(beside) == [("2026-11-09", "2026-11-09")]
 

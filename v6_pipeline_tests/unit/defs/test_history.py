@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_read_is_named_where_a_day_is_missing(
     assert said.startswith(
         f"flex_statements of {FLEX_DAYS[0]}, {FLEX_DAYS[1]}: no Flex statement covers {FLEX_DAYS[0]}"
     )
-    assert "torn.xml: breaks off at line 1" in said
+    assert "torn.xml: ends early at line 1" in said
     assert stored(pipeline, FLEX_POSITIONS).is_empty()
 
 

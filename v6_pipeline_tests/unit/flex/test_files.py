@@ -93,7 +93,7 @@ def test_what_covers_nothing_and_what_was_guessed_is_noted(drop: Path) -> None:
     weekend, guess = files(drop).index().notes
 
     assert "covers no trading day" in weekend
-    assert "that of b.xml (statement 1) is taken, not that of a.xml (statement 2)" in guess
+    assert "that of b.xml (statement 1) is used, not that of a.xml (statement 2)" in guess
 
 
 def test_accounts_that_are_not_kept_are_not_given(drop: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import CalendarError, FlexError
-from v6_pipeline.flex.index import IndexedStatement, by_day, choose_newest, covered_day, index_file
+from v6_pipeline.flex.index import IndexedStatement, by_day, choose_newest, index_file
+from v6_pipeline.flex.model import covered_day
 from v6_pipeline_tests.unit.flex.flex_builders import (
     FRIDAY,
     GENERATED,
@@ -135,7 +136,7 @@ def test_of_two_contents_of_one_instant_the_later_file_is_taken_and_told() -> No
     (note,) = notes
     assert note == (
         "U1 on 2026-03-02: statements of different content were generated at the same time (2026-03-03 10:00:00 UTC); "
-        "that of b.xml (statement 1) is taken, not that of a.xml (statement 1)"
+        "that of b.xml (statement 1) is used, not that of a.xml (statement 1)"
     )
 
 

@@ -337,7 +337,7 @@ def test_a_file_that_breaks_off_is_refused_wherever_it_does() -> None:
     whole = document(statement(positions(STOCK)), statement(positions(STOCK), accountId="U1")).encode()
     for length in range(1, len(whole)):
         message = refused(whole[:length])
-        assert "the file is not whole" in message or "not well-formed" in message, message
+        assert "the file is incomplete" in message or "not well-formed" in message, message
     assert len(read(whole)) == 2
 
 
@@ -358,7 +358,7 @@ def test_a_reply_that_the_statement_is_not_ready_is_no_flat_account() -> None:
         + element("ErrorMessage", inside="Statement generation in progress. Please try again shortly."),
     )
     assert refused(reply) == (
-        "daily.xml: a reply of the Flex Web Service and no statement: Warn 1019 Statement generation in progress. "
+        "daily.xml: a reply of the Flex Web Service without a statement: Warn 1019 Statement generation in progress. "
         "Please try again shortly."
     )
 

@@ -229,7 +229,7 @@ def test_a_position_of_zero_has_no_average_cost() -> None:
 
 @pytest.mark.parametrize("unset", NO_NUMBERS)
 def test_a_position_that_is_no_number_is_refused(unset: float) -> None:
-    with pytest.raises(FlexError, match=r"^U1 on 2026-03-02: conid 265598 \(AAPL\) has position .*no quantity$"):
+    with pytest.raises(FlexError, match=r"^U1 on 2026-03-02: conid 265598 \(AAPL\) has position .*not a quantity$"):
         row_of(position(position=unset))
 
 
@@ -312,5 +312,5 @@ def test_activity_is_in_the_statements_order_with_its_own_day() -> None:
 
 @pytest.mark.parametrize("unset", NO_NUMBERS)
 def test_a_quantity_that_is_no_number_is_refused(unset: float) -> None:
-    with pytest.raises(FlexError, match=r"^U1 on 2026-03-02: conid 7 has quantity .*no quantity$"):
+    with pytest.raises(FlexError, match=r"^U1 on 2026-03-02: conid 7 has quantity .*not a quantity$"):
         flex_activity_rows([statement(activities=(activity(7, quantity=unset),))], OF)
