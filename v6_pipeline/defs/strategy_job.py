@@ -15,7 +15,7 @@ from pydantic import Field
 from v6_pipeline.defs.lineage import STRATEGY_REGISTRY
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
-from v6_pipeline.ib.contract_check import check_contracts
+from v6_pipeline.ib.contract_cache import check_contracts
 from v6_pipeline.state.registry.edit import ChangeMode, StrategyChange, entries_of
 from v6_pipeline.state.registry.registry import DEFAULT_PRIORITY, RegistryEntry, StrategyRegistry
 

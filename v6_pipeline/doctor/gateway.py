@@ -19,7 +19,7 @@ from v6_pipeline.doctor.quotes import Patience, examine_quotes
 from v6_pipeline.errors import ClientIdInUseError, GatewayError
 from v6_pipeline.ib.close_plan import is_forgotten
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
-from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.positions import download_positions
 from v6_pipeline.ib.probe import PROBE_SECONDS, ProbeAnswer, explain, probe
 from v6_pipeline.ib.resets import ExpectedOutage, expected_outage
@@ -147,7 +147,7 @@ async def _session(
         return
     yield ok("positions", f"{len(positions)} are held")
     conids = _to_try(positions, clock().date())
-    contracts = await ContractBook(database, connection, clock).qualified(conids)
+    contracts = await ContractCache(database, connection, clock).qualified(conids)
     async for finding in examine_quotes(settings, database, connection, contracts, clock, patience):
         yield finding
 

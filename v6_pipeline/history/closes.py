@@ -19,7 +19,7 @@ from v6_pipeline.calendar import EXCHANGE, TradingCalendar
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.close_plan import CloseReason, CloseWindow, close_window, is_forgotten
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
-from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.historical_pacing import REQUESTS_PER_SECOND, HistoricalPacer
 from v6_pipeline.ib.history import ANSWER_SECONDS, daily_closes, without_close
 from v6_pipeline.ib.session import leased_connection
@@ -263,7 +263,7 @@ class CloseFetcher:
 
     async def _qualified(self, connection: IBConnectionManager, pending: Pending) -> dict[int, ContractSpec]:
         """Contracts that can be asked for; the others are done with their reason."""
-        specs = await ContractBook(self._database, connection, self._clock).qualified(pending)
+        specs = await ContractCache(self._database, connection, self._clock).qualified(pending)
         self.report.contracts |= specs
         missing = [conid for conid in pending if conid not in specs]
         if not missing:

@@ -1,64 +1,69 @@
-"""Qualified contracts: from the cache in the state database, else asked of the broker and cached.
+"""Qualified contracts: from the cache in the state database, else looked up at the broker and cached.
 
-Only what a market-data request needs to be right; how a contract is looked up is in ``v6_pipeline.ib.contracts``.
+Only what a market-data request needs to be right. The look-up itself is in ``v6_pipeline.ib.contracts``, the cache's
+rows in ``v6_pipeline.state.account.contracts``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from v6_pipeline.errors import GatewayError, RequestTimeoutError, StateError, UnknownContractError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import qualify, qualify_all
+from v6_pipeline.ib.session import leased_connection
 from v6_pipeline.model import ContractSpec
-from v6_pipeline.state.account import contracts as cache
+from v6_pipeline.settings import Settings
+from v6_pipeline.state.account import contracts as rows
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.leases.leases import ProcessIdentity
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = timedelta(hours=1)
-"""A contract that the broker did not know, or gave a refresh no data for, is asked for again after that: around its
-reset it may not know any."""
+"""Retry a contract after this that the broker did not know or gave no data for: around its reset it may not know
+any."""
 OLD_AFTER = timedelta(days=7)
-"""A definition is asked for anew after that: a corporate action may keep the conid, and change symbol or multiplier."""
+"""Refetch a definition after this: a corporate action may keep the conid, and change symbol or multiplier."""
 MOST_OLD = 50
-"""So many at a time, the oldest first: about a second of the message rate."""
-PATIENCE_SECONDS = 5.0
-"""For new definitions of contracts that have one."""
+"""Definitions refetched at a time, the oldest first: about a second of the message rate."""
+REFETCH_TIMEOUT_SECONDS = 5.0
+"""For the new definition of a contract that has an old one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the cache says: contracts, which of them to ask for anew, and what there is to ask for."""
+    """The cache's answer: contracts, which of them to refetch, and which to look up for the first time."""
 
     known: dict[int, ContractSpec]
     old: list[int]
     missing: list[int]
 
 
-class ContractBook:
+class ContractCache:
     """Looks contracts up, each at most once a week.
 
     Args:
         database: holds the cache.
-        connection: asked for what is not cached; must be connected then.
+        connection: must be connected to look up what is not cached.
         clock: UTC now.
     """
 
-    def __init__(self, database: StateDatabase, connection: IBConnectionManager, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: StateDatabase, connection: IBConnectionManager, clock: Clock) -> None:
         self._database = database
         self._connection = connection
         self._clock = clock
-        self._leaves_old_until: datetime | None = None
+        self._keeps_old_until: datetime | None = None
 
     async def qualified(self, conids: Iterable[int]) -> dict[int, ContractSpec]:
-        """Contracts with their exchange, by conid; those that cannot be qualified now are left out and logged.
+        """Return contracts with their exchange, by conid; those that cannot be qualified now are left out and logged.
 
-        A contract whose definition is old is asked for anew; if that fails, the old one serves.
+        An old definition is refetched; if that fails, the old one serves.
         """
         wanted = sorted(set(conids))
         if not wanted:
@@ -67,26 +72,43 @@ class ContractBook:
         known = found.known
         if found.missing:
             known |= await self._keep(await qualify_all(self._connection, found.missing))
-        if found.old and self._connection.is_connected and not self._leaves_old():
-            known |= await self._renewed(found.old)
+        keeps_old = self._keeps_old_until is not None and self._clock() < self._keeps_old_until
+        if found.old and self._connection.is_connected and not keeps_old:
+            known |= await self._refetch(found.old)
         return known
 
     async def refused(self) -> frozenset[int]:
-        """Contracts that the broker gave a refresh no market data for within the last hour: asking would be in vain."""
-        return await asyncio.to_thread(cache.refused, self._database, since=self._clock() - RETRY_AFTER)
+        """Return the contracts that the broker refused market data for within the last hour: a request is in vain."""
+
+        def read() -> frozenset[int]:
+            with self._database.read() as connection:
+                return rows.refused(connection, since=self._clock() - RETRY_AFTER)
+
+        return await asyncio.to_thread(read)
 
     async def note_refused(self, codes: Mapping[int, int]) -> None:
-        """Keep the broker's codes for contracts that it gives no market data for, for the refreshes to come."""
-        await asyncio.to_thread(cache.mark_refused, self._database, codes, failed_at=self._clock())
+        """Store the broker's codes for contracts that it refuses market data for, for later refreshes."""
+
+        def write() -> None:
+            with self._database.write() as connection:
+                rows.mark_refused(connection, codes, failed_at=self._clock())
+
+        await asyncio.to_thread(write)
 
     async def forget_refused(self) -> None:
-        """After a new login: what was not sold before may be sold now."""
-        await asyncio.to_thread(cache.forget_refused, self._database)
+        """Forget the refusals, after a new login: its subscriptions may be others."""
+
+        def write() -> None:
+            with self._database.write() as connection:
+                rows.forget_refused(connection)
+
+        await asyncio.to_thread(write)
 
     def _look_up(self, conids: list[int]) -> _Found:
         now = self._clock()
-        cached = cache.get(self._database, conids)
-        failures = cache.failures(self._database)
+        with self._database.read() as connection:
+            cached = rows.get(connection, conids)
+            failures = rows.failures(connection)
         known = {conid: item.spec for conid, item in cached.items() if item.qualified_at is not None}
         failed = {conid for conid, failure in failures.items() if failure.failed_at > now - RETRY_AFTER}
         old = [
@@ -103,42 +125,77 @@ class ContractBook:
             missing=[conid for conid in conids if conid not in known and conid not in failed],
         )
 
-    def _leaves_old(self) -> bool:
-        return self._leaves_old_until is not None and self._clock() < self._leaves_old_until
-
-    async def _renewed(self, conids: list[int]) -> dict[int, ContractSpec]:
-        """What came of new definitions; nothing that goes wrong may keep a contract from its market data."""
-        answers = dict(zip(conids, await asyncio.gather(*map(self._ask_briefly, conids)), strict=True))
+    async def _refetch(self, conids: list[int]) -> dict[int, ContractSpec]:
+        """Return the new definitions. No failure here may keep a contract from its market data."""
+        answers = dict(zip(conids, await asyncio.gather(*map(self._qualify_briefly, conids)), strict=True))
         try:
             specs = await self._keep(answers)
         except StateError as error:
-            log.warning("new definitions of contracts are not kept: %s", error)
+            log.warning("new definitions of contracts are not stored: %s", error)
             specs = {}
         if not specs and self._connection.is_connected:
             # Or every batch would wait for a gateway whose definitions are away.
-            self._leaves_old_until = self._clock() + RETRY_AFTER
+            self._keeps_old_until = self._clock() + RETRY_AFTER
         return specs
 
-    async def _ask_briefly(self, conid: int) -> ContractSpec | GatewayError:
+    async def _qualify_briefly(self, conid: int) -> ContractSpec | GatewayError:
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(REFETCH_TIMEOUT_SECONDS):
                 return await qualify(self._connection, conid)
         except TimeoutError:
-            return RequestTimeoutError(f"no new definition of contract {conid} within {PATIENCE_SECONDS:g} s")
+            return RequestTimeoutError(f"no new definition of contract {conid} within {REFETCH_TIMEOUT_SECONDS:g} s")
         except GatewayError as error:
             return error
 
     async def _keep(self, answers: Mapping[int, ContractSpec | GatewayError]) -> dict[int, ContractSpec]:
-        """Cache what was answered; the contracts that were found."""
+        """Cache the answers, and return the contracts that were found."""
         specs = {conid: answer for conid, answer in answers.items() if isinstance(answer, ContractSpec)}
         unknown = [conid for conid, answer in answers.items() if isinstance(answer, UnknownContractError)]
         for conid in unknown:
             log.warning("%s", answers[conid])
         failed = [conid for conid in answers if conid not in specs and conid not in unknown]
         if failed:
-            # One line, for a connection that goes fails thousands at once.
+            # One line, because a connection that is lost fails thousands at once.
             log.warning("%d contracts could not be looked up, the first: %s", len(failed), answers[failed[0]])
-        await asyncio.to_thread(
-            cache.save_answers, self._database, list(specs.values()), unknown, answered_at=self._clock()
-        )
+        await asyncio.to_thread(_store, self._database, list(specs.values()), unknown, self._clock())
         return specs
+
+
+async def check_contracts(
+    settings: Settings, database: StateDatabase, conids: Iterable[int], clock: Clock = utc_now
+) -> None:
+    """Check that the broker knows each conid that a person names; look up and cache those that are not cached.
+
+    A mistyped conid would wait for ever for a position that can never come.
+
+    Raises:
+        UnknownContractError: the broker has no contract with this conid; all such are named.
+        GatewayError: a conid that is not cached cannot be looked up now.
+    """
+    wanted = list(dict.fromkeys(conids))
+    with database.read() as connection:
+        known = rows.get(connection, wanted)
+    missing = [conid for conid in wanted if conid not in known]
+    if not missing:
+        return
+    owner = f"{ProcessIdentity.current().owner}/check"
+    async with leased_connection(settings, database, owner=owner, clock=clock) as gateway:
+        answers = await qualify_all(gateway, missing)
+    specs = [answer for answer in answers.values() if isinstance(answer, ContractSpec)]
+    await asyncio.to_thread(_store, database, specs, [], clock())
+    unknown = [conid for conid, answer in answers.items() if isinstance(answer, UnknownContractError)]
+    if unknown:
+        listed = ", ".join(map(str, unknown))
+        raise UnknownContractError(
+            f"the gateway knows no contract with conid {listed}: check the number; nothing was added"
+        )
+    for answer in answers.values():
+        if isinstance(answer, GatewayError):
+            raise answer
+
+
+def _store(database: StateDatabase, specs: list[ContractSpec], unknown: list[int], now: datetime) -> None:
+    with database.write() as connection:
+        rows.save(connection, specs, qualified_at=now)
+        for conid in unknown:
+            rows.mark_unknown(connection, conid, failed_at=now)

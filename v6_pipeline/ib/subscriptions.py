@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.codes import Reaction
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotChanges, SlotLedger, Wait
@@ -64,7 +64,7 @@ class StreamLines:
     def __init__(
         self,
         connection: IBConnectionManager,
-        book: ContractBook,
+        book: ContractCache,
         ledger: SlotLedger,
         *,
         holder: str,

@@ -16,7 +16,7 @@ from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.batch_lines import BatchLines
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote
 from v6_pipeline.state.slots.ledger import SlotLedger, Wait
@@ -57,7 +57,7 @@ class BatchQuotes:
     def __init__(
         self,
         connection: IBConnectionManager,
-        book: ContractBook,
+        book: ContractCache,
         ledger: SlotLedger,
         *,
         holder: str,

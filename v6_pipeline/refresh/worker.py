@@ -17,7 +17,7 @@ from v6_pipeline import __version__
 from v6_pipeline.errors import AccountFeedError, StateError
 from v6_pipeline.ib.account_feed import AccountFeed
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
-from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.position_updates import closing_update, queued_update
 from v6_pipeline.ib.positions import download_positions, subscribe_positions
 from v6_pipeline.ib.session import leased_connection
@@ -144,7 +144,7 @@ class QueueWorker:
         ) as connection:
             await self._take_positions(connection)
             await asyncio.to_thread(self._enqueue, scope)
-            book = ContractBook(self._database, connection, self._clock)
+            book = ContractCache(self._database, connection, self._clock)
             downloads = AccountDownloads(
                 self._database, AccountFeed(connection, self._clock), owner=self._owner, clock=self._clock
             )
@@ -159,7 +159,7 @@ class QueueWorker:
             raise AccountFeedError(f"{self.report.retried} items stay in the queue: {reasons}")
         return self.report
 
-    async def _drain(self, book: ContractBook, downloads: AccountDownloads, quotes: BatchQuotes) -> None:
+    async def _drain(self, book: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes) -> None:
         """Until nothing is open but items of accounts whose download failed: none is tried a second time in a run.
 
         What was given back would be open again before the next time-out ends, and the run would serve nobody else.
@@ -266,7 +266,7 @@ class QueueWorker:
         return QueuePriority.OVERFLOW if active else QueuePriority.NORMAL
 
     async def _refresh(
-        self, batch: Batch, book: ContractBook, downloads: AccountDownloads, quotes: BatchQuotes
+        self, batch: Batch, book: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes
     ) -> bool:
         """Value a batch and write it; False if its lease was lost, so that this worker should stop."""
         self.report.batches += 1

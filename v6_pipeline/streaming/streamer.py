@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.positions import download_positions, subscribe_positions
 from v6_pipeline.ib.subscriptions import CLOSING_SECONDS, NewStreams, StreamLines
 from v6_pipeline.ib.valuation import mark_of
@@ -97,7 +97,7 @@ class IBPositionStreamer:
         self._wake = asyncio.Event()
         self._lines = StreamLines(
             connection,
-            ContractBook(database, connection, clock),
+            ContractCache(database, connection, clock),
             ledger,
             holder=holder,
             clock=clock,

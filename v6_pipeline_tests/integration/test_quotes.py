@@ -12,7 +12,7 @@ import pytest
 from v6_pipeline.errors import RequestTimeoutError
 from v6_pipeline.ib.batch_lines import SLOT_TTL_SECONDS
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.contracts import qualify
 from v6_pipeline.model import ContractSpec, SlotPurpose
 from v6_pipeline.paper import PaperGateway
@@ -64,7 +64,7 @@ def batch_quotes(
     clock: ManualClock,
     patience: QuotePatience | None = None,
 ) -> BatchQuotes:
-    book = ContractBook(database, connection, clock)
+    book = ContractCache(database, connection, clock)
     return BatchQuotes(connection, book, ledger, holder=ME, clock=clock, patience=patience)
 
 
@@ -157,7 +157,7 @@ async def test_a_line_is_given_back_after_its_cancel_has_reached_the_gateway(
 ) -> None:
     """ib_async holds messages back to keep the rate; given back before, the line would be used twice."""
     ledger, options = make_ledger(10), options_of(gateway, 4)
-    await ContractBook(database, connection, clock).qualified([item.conid for item in options])
+    await ContractCache(database, connection, clock).qualified([item.conid for item in options])
     slow = await open_connection(2, messages_per_second=6)
 
     await batch_quotes(slow, database, ledger, clock).collect(options)
@@ -203,7 +203,7 @@ async def test_a_contract_without_data_is_asked_for_by_one_refresh_an_hour_or_af
         assert gateway.statistics.errors[354] == asked
 
     gateway.contract_faults.allow([AAPL])
-    await ContractBook(database, connection, clock).forget_refused()
+    await ContractCache(database, connection, clock).forget_refused()
 
     assert (await batch_quotes(connection, database, ledger, clock).collect([stock(AAPL)])).keys() == {AAPL}
 
@@ -379,12 +379,12 @@ async def test_workers_share_the_lines_evenly(
     gateway.contract_faults.quiet()
     ledger, options = SlotLedger(database, ceiling=6, batch_floor=6, clock=clock), options_of(gateway, 12)
     patience = QuotePatience(deadline=0.5, poll=0.05)
-    book = ContractBook(database, connection, clock)
+    book = ContractCache(database, connection, clock)
     await book.qualified([item.conid for item in options])
     other = await open_connection(2)
 
     def worker(name: str, using: IBConnectionManager) -> BatchQuotes:
-        book = ContractBook(database, using, clock)
+        book = ContractCache(database, using, clock)
         return BatchQuotes(using, book, ledger, holder=name, clock=clock, patience=patience)
 
     first = asyncio.create_task(worker("first", connection).collect(options))

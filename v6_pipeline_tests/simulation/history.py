@@ -17,7 +17,7 @@ from typing import Any
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.history.closes import CloseFetcher
-from v6_pipeline.ib.contract_cache import ContractBook
+from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.historical_pacing import REQUESTS_PER_SECOND
 from v6_pipeline.ib.session import leased_connection
 from v6_pipeline.paper import GatewayConfig, PaperGateway
@@ -107,5 +107,5 @@ def closes_of_options(runs: int, contracts: int, days: Sequence[date] = DAYS) ->
 
 async def _qualify(settings: Settings, database: StateDatabase, conids: list[int], loop: SimulatedLoop) -> None:
     """Definitions first, as a holding account has them: they are no historical requests."""
-    async with leased_connection(settings, database, owner="book", clock=loop.utc) as connection:
-        await ContractBook(database, connection, loop.utc).qualified(conids)
+    async with leased_connection(settings, database, owner="cache", clock=loop.utc) as connection:
+        await ContractCache(database, connection, loop.utc).qualified(conids)

@@ -215,7 +215,7 @@ def import_file(
 def _check(settings: Settings, database: StateDatabase, conids: list[int]) -> None:
     """Refuse conids that the broker does not know; those seen before need no gateway."""
     from v6_pipeline.errors import GatewayError, UnknownContractError
-    from v6_pipeline.ib.contract_check import check_contracts
+    from v6_pipeline.ib.contract_cache import check_contracts
 
     try:
         asyncio.run(check_contracts(settings, database, conids))

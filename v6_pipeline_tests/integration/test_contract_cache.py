@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.contract_cache import MOST_OLD, OLD_AFTER, RETRY_AFTER, ContractBook
+from v6_pipeline.ib.contract_cache import MOST_OLD, OLD_AFTER, RETRY_AFTER, ContractCache
 from v6_pipeline.model import ContractSpec
 from v6_pipeline.paper import PaperGateway
 from v6_pipeline.settings import Settings
@@ -35,10 +35,10 @@ def keep(database: StateDatabase, specs: Iterable[ContractSpec], clock: ManualCl
 async def test_each_contract_is_asked_for_once(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
-    book = ContractBook(database, connection, clock)
+    cache = ContractCache(database, connection, clock)
     before = gateway.statistics.messages_total
-    first = await book.qualified([AAPL, SPY, AAPL])
-    second = await ContractBook(database, connection, clock).qualified([SPY, AAPL])
+    first = await cache.qualified([AAPL, SPY, AAPL])
+    second = await ContractCache(database, connection, clock).qualified([SPY, AAPL])
 
     assert first == second
     assert {conid: spec.exchange for conid, spec in first.items()} == {AAPL: "SMART", SPY: "SMART"}
@@ -51,7 +51,7 @@ async def test_what_a_position_told_is_no_qualification(
     with database.write() as transaction:
         cache.remember(transaction, [stock(AAPL)])
 
-    found = await ContractBook(database, connection, clock).qualified([AAPL])
+    found = await ContractCache(database, connection, clock).qualified([AAPL])
 
     assert found[AAPL].exchange == "SMART"
 
@@ -59,14 +59,14 @@ async def test_what_a_position_told_is_no_qualification(
 async def test_an_unknown_contract_is_left_out_and_asked_for_again_after_an_hour(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
-    book = ContractBook(database, connection, clock)
+    cache = ContractCache(database, connection, clock)
 
-    assert set(await book.qualified([AAPL, UNKNOWN])) == {AAPL}
-    assert set(await book.qualified([AAPL, UNKNOWN])) == {AAPL}
+    assert set(await cache.qualified([AAPL, UNKNOWN])) == {AAPL}
+    assert set(await cache.qualified([AAPL, UNKNOWN])) == {AAPL}
     assert gateway.statistics.errors[200] == 1
 
     clock.advance(3600)
-    await book.qualified([UNKNOWN])
+    await cache.qualified([UNKNOWN])
     assert gateway.statistics.errors[200] == 2
 
 
@@ -75,21 +75,21 @@ async def test_a_request_that_failed_otherwise_is_tried_again_at_once(
 ) -> None:
     refusal = (4, 2, ScriptedGateway.REQ_ID, 321, "Error validating request", "")
     async with ScriptedGateway({CONTRACT_DETAILS: [refusal]}) as scripted:
-        book = ContractBook(database, await open_connection(port=scripted.port), clock)
+        cache = ContractCache(database, await open_connection(port=scripted.port), clock)
 
-        assert await book.qualified([AAPL]) == {}
-        assert await book.qualified([AAPL]) == {}
+        assert await cache.qualified([AAPL]) == {}
+        assert await cache.qualified([AAPL]) == {}
         assert scripted.count(CONTRACT_DETAILS) == 2
 
 
 async def test_without_a_connection_the_cache_still_serves(
     connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
-    book = ContractBook(database, connection, clock)
-    await book.qualified([AAPL])
+    cache = ContractCache(database, connection, clock)
+    await cache.qualified([AAPL])
     await connection.close()
 
-    assert set(await book.qualified([AAPL, SPY])) == {AAPL}
+    assert set(await cache.qualified([AAPL, SPY])) == {AAPL}
 
 
 async def test_nothing_wanted_asks_nobody(
@@ -97,7 +97,7 @@ async def test_nothing_wanted_asks_nobody(
 ) -> None:
     before = gateway.statistics.messages_total
 
-    assert await ContractBook(database, connection, clock).qualified([]) == {}
+    assert await ContractCache(database, connection, clock).qualified([]) == {}
     assert gateway.statistics.messages_total == before
 
 
@@ -109,10 +109,10 @@ async def test_an_old_definition_is_asked_for_anew_once(
 ) -> None:
     """After a change of symbol rows carried the old one for good."""
     keep(database, [BEFORE], clock, age=OLD_AFTER)
-    book = ContractBook(database, connection, clock)
+    cache = ContractCache(database, connection, clock)
     before = gateway.statistics.messages_total
 
-    first, second = await book.qualified([AAPL]), await book.qualified([AAPL])
+    first, second = await cache.qualified([AAPL]), await cache.qualified([AAPL])
 
     assert first[AAPL].symbol == second[AAPL].symbol == "AAPL"
     assert gateway.statistics.messages_total == before + 1
@@ -124,7 +124,7 @@ async def test_a_younger_definition_is_not_asked_for(
     keep(database, [BEFORE], clock, age=OLD_AFTER - timedelta(seconds=1))
     before = gateway.statistics.messages_total
 
-    assert await ContractBook(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
+    assert await ContractCache(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
     assert gateway.statistics.messages_total == before
 
 
@@ -134,7 +134,7 @@ async def test_what_has_expired_is_never_asked_for_anew(
     today = clock.now.date()
     keep(database, [option(7, expiry=today - timedelta(days=1)), option(8, expiry=today)], clock, age=OLD_AFTER)
 
-    found = await ContractBook(database, connection, clock).qualified([7, 8])
+    found = await ContractCache(database, connection, clock).qualified([7, 8])
 
     assert set(found) == {7, 8}
     assert gateway.statistics.errors[200] == 1  # the other one's
@@ -146,29 +146,29 @@ async def test_an_old_definition_serves_when_the_broker_knows_no_other_and_that_
     gateway.perform("unqualify", conids=[AAPL])
     keep(database, [BEFORE], clock, age=OLD_AFTER)
 
-    for _ in range(3):  # runs, each with a book of its own
-        assert await ContractBook(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
+    for _ in range(3):  # runs, each with a cache of its own
+        assert await ContractCache(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
     assert gateway.statistics.errors[200] == 1
 
     clock.advance(RETRY_AFTER.total_seconds())
     gateway.perform("restore_contracts")
-    assert (await ContractBook(database, connection, clock).qualified([AAPL]))[AAPL].symbol == "AAPL"
+    assert (await ContractCache(database, connection, clock).qualified([AAPL]))[AAPL].symbol == "AAPL"
 
 
 async def test_a_gateway_that_answers_for_no_definition_delays_once(
     open_connection: OpenConnection, database: StateDatabase, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("v6_pipeline.ib.contract_cache.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("v6_pipeline.ib.contract_cache.REFETCH_TIMEOUT_SECONDS", 0.05)
     keep(database, [BEFORE, stock(SPY, "SPY", exchange="SMART")], clock, age=OLD_AFTER)
     async with ScriptedGateway() as scripted:
-        book = ContractBook(database, await open_connection(port=scripted.port), clock)
+        cache = ContractCache(database, await open_connection(port=scripted.port), clock)
 
         for _ in range(3):
-            assert set(await book.qualified([AAPL, SPY])) == {AAPL, SPY}
+            assert set(await cache.qualified([AAPL, SPY])) == {AAPL, SPY}
         await eventually(lambda: scripted.count(CONTRACT_DETAILS) == 2)
 
         clock.advance(RETRY_AFTER.total_seconds())
-        await book.qualified([AAPL])
+        await cache.qualified([AAPL])
         await eventually(lambda: scripted.count(CONTRACT_DETAILS) == 3)
 
 
@@ -178,7 +178,7 @@ async def test_an_old_definition_serves_without_a_connection(
     keep(database, [BEFORE], clock, age=OLD_AFTER)
     await connection.close()
 
-    assert await ContractBook(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
+    assert await ContractCache(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
 
 
 async def test_an_old_definition_serves_while_the_database_takes_no_new_one(
@@ -188,7 +188,7 @@ async def test_an_old_definition_serves_while_the_database_takes_no_new_one(
     impatient = StateDatabase.open(settings.state_database_url, name_for_messages="state", busy_seconds=0.01)
 
     with database.write():
-        found = await ContractBook(impatient, connection, clock).qualified([AAPL])
+        found = await ContractCache(impatient, connection, clock).qualified([AAPL])
 
     impatient.close()
     assert found == {AAPL: BEFORE}
@@ -202,7 +202,7 @@ async def test_of_many_old_definitions_the_oldest_are_asked_for_first(
     for conid in conids:
         keep(database, [stock(conid, exchange="SMART")], clock, age=OLD_AFTER + timedelta(seconds=conid))
 
-    assert set(await ContractBook(database, connection, clock).qualified(conids)) == set(conids)
+    assert set(await ContractCache(database, connection, clock).qualified(conids)) == set(conids)
 
     with database.read() as transaction:
         assert set(cache.failures(transaction)) == set(conids[-MOST_OLD:])
