@@ -24,8 +24,9 @@ from v6_pipeline.settings import Settings
 from v6_pipeline.state.leases.leases import StreamerLease
 from v6_pipeline.state.leases.rows import StreamerLeaseState
 from v6_pipeline.state.queue.queue import PositionQueue
-from v6_pipeline.state.slots import rows as slots
-from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
+from v6_pipeline.state.slots import ledger as slots
+from v6_pipeline.state.slots.allocation import SlotUsage
+from v6_pipeline.state.slots.ledger import SlotLedger
 
 NEWEST_DAYS = 5
 """Days with a snapshot that the checks of history judge outside of a run of partitions."""

@@ -26,7 +26,8 @@ from v6_pipeline.pictures import as_markdown, slots_over_time
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.leases.rows import StreamerLeaseState
 from v6_pipeline.state.slots import samples as slot_samples
-from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
+from v6_pipeline.state.slots.allocation import SlotUsage
+from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streaming.control import Action, StreamerControl
 from v6_pipeline.streaming.report import DayReport, ReportCursor, summarize
 from v6_pipeline.streaming.status import StreamerStatus, StreamState

@@ -21,7 +21,8 @@ from v6_pipeline.model import ContractSpec, Quote
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
-from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
+from v6_pipeline.state.slots.allocation import SlotUsage
+from v6_pipeline.state.slots.ledger import SlotLedger
 
 _DATA = "market data"
 _LINES = "market-data lines"

@@ -14,7 +14,8 @@ from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.market_data import MarketData
 from v6_pipeline.model import ContractSpec, SlotPurpose
-from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotChanges, SlotLedger, SlotUsage
+from v6_pipeline.state.slots.allocation import AcquiredSlots, SlotUsage
+from v6_pipeline.state.slots.ledger import SlotChanges, SlotLedger
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class BatchLines:
         if wanted or news:
             self._asking = asyncio.ensure_future(
                 asyncio.to_thread(
-                    self._ledger.turn,
+                    self._ledger.record_and_acquire,
                     news,
                     tuple(wanted),
                     holder=self._holder,

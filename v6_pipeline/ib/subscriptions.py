@@ -18,7 +18,8 @@ from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
-from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotChanges, SlotLedger, Wait
+from v6_pipeline.state.slots.allocation import AcquiredSlots, Wait
+from v6_pipeline.state.slots.ledger import SlotChanges, SlotLedger
 from v6_pipeline.streaming.refusals import Refusals
 from v6_pipeline.streaming.streamed_contracts import Silence
 
@@ -271,7 +272,7 @@ class StreamLines:
         """Ask for lines, and tell what is known of the others, in one transaction."""
         changes = self._changes()
         answer = await asyncio.to_thread(
-            self._ledger.turn,
+            self._ledger.record_and_acquire,
             changes,
             wanted,
             holder=self._holder,
@@ -287,7 +288,7 @@ class StreamLines:
         changes = self._changes()
         changes.closing |= set(closing)
         if changes:
-            await asyncio.to_thread(self._ledger.tell, self._holder, changes)
+            await asyncio.to_thread(self._ledger.record, self._holder, changes)
         self._told(changes)
 
     def _changes(self) -> SlotChanges:

@@ -19,7 +19,8 @@ from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote
-from v6_pipeline.state.slots.ledger import SlotLedger, Wait
+from v6_pipeline.state.slots.allocation import Wait
+from v6_pipeline.state.slots.ledger import SlotLedger
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.position_feed import StreamerState
 from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
-from v6_pipeline.state.slots.ledger import SlotLedger, SlotUsage
+from v6_pipeline.state.slots.allocation import SlotUsage
+from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streaming.feed_monitor import FeedWatch
 from v6_pipeline.streaming.handlers import HandlerDispatcher
 from v6_pipeline.streaming.portfolio import Key, Portfolio

@@ -26,8 +26,8 @@ from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import ClientIds
-from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
 PATIENCE = Patience(lines=0.5, quotes=0.5)
@@ -84,7 +84,7 @@ async def test_a_good_gateway(
     statistics = gateway.statistics
     assert (statistics.order_messages, statistics.lines, statistics.unknown_messages) == (0, 0, {})
     assert statistics.peak_lines <= 4
-    assert SlotLedger.from_settings(settings, database, clock).usage().slots == ()
+    assert StepLedger.from_settings(settings, database, clock).usage().slots == ()
     assert ClientIds(database, settings.run_client_ids, clock).leased() == {}
 
 
@@ -327,7 +327,7 @@ async def test_no_line_is_left(examine: Examine, gateway: PaperGateway) -> None:
 async def test_a_learned_ceiling_is_told(
     examine: Examine, gateway: PaperGateway, settings: Settings, database: StateDatabase, clock: ManualClock
 ) -> None:
-    ledger = SlotLedger.from_settings(settings, database, clock)
+    ledger = StepLedger.from_settings(settings, database, clock)
     ledger.acquire([1], holder="a run", purpose=SlotPurpose.BATCH, ttl_seconds=60)
     ledger.report_exhausted("a run", 1)
 

@@ -18,9 +18,11 @@ from v6_pipeline.model import ContractSpec, SlotPurpose
 from v6_pipeline.paper import PaperGateway
 from v6_pipeline.refresh.quotes import BatchQuotes, QuotePatience
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.slots.allocation import AcquiredSlots
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER
-from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotChanges, SlotLedger
+from v6_pipeline.state.slots.ledger import SlotChanges
 from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
 from v6_pipeline_tests.unit.state.samples import option, stock
 
@@ -30,7 +32,7 @@ AAPL, SPY = 265598, 756733
 ME, OTHER = "batch", "streamer"
 
 
-class WatchedLedger(SlotLedger):
+class WatchedLedger(StepLedger):
     """Notes what was granted and confirmed, and how many lines the gateway had in use at each release."""
 
     def __init__(self, gateway: PaperGateway, *arguments: Any, **options: Any) -> None:
@@ -40,11 +42,11 @@ class WatchedLedger(SlotLedger):
         self.confirmed: list[int] = []
         self.in_use_at_release: list[int] = []
 
-    def turn(self, changes: SlotChanges, conids: Iterable[int] = (), **options: Any) -> AcquiredSlots:
+    def record_and_acquire(self, changes: SlotChanges, conids: Iterable[int] = (), **options: Any) -> AcquiredSlots:
         self.confirmed += changes.confirmed
         if changes.released:
             self.in_use_at_release.append(self._gateway.statistics.lines)
-        answer = super().turn(changes, conids, **options)
+        answer = super().record_and_acquire(changes, conids, **options)
         self.granted += answer.granted
         return answer
 
@@ -60,7 +62,7 @@ def make_ledger(gateway: PaperGateway, database: StateDatabase, clock: ManualClo
 def batch_quotes(
     connection: IBConnectionManager,
     database: StateDatabase,
-    ledger: SlotLedger,
+    ledger: StepLedger,
     clock: ManualClock,
     patience: QuotePatience | None = None,
 ) -> BatchQuotes:
@@ -68,7 +70,7 @@ def batch_quotes(
     return BatchQuotes(connection, book, ledger, holder=ME, clock=clock, patience=patience)
 
 
-def stream(ledger: SlotLedger, conids: list[int]) -> None:
+def stream(ledger: StepLedger, conids: list[int]) -> None:
     """Lines of a streamer, confirmed."""
     while conids:
         granted = ledger.acquire(conids, holder=OTHER, purpose=SlotPurpose.STREAM, ttl_seconds=60).granted
@@ -265,7 +267,7 @@ async def test_lines_that_others_hold_are_waited_for(
 ) -> None:
     """Another batch has them all: a worker that gave up at once would write options without greeks."""
     ledger, (an_option,) = make_ledger(2), options_of(gateway, 1)
-    ledger.turn(SlotChanges(), [1, 2], holder="other batch", purpose=SlotPurpose.BATCH, ttl_seconds=60)
+    ledger.record_and_acquire(SlotChanges(), [1, 2], holder="other batch", purpose=SlotPurpose.BATCH, ttl_seconds=60)
     ledger.confirm("other batch", [1, 2])
     collecting = asyncio.create_task(batch_quotes(connection, database, ledger, clock).collect([an_option]))
     await eventually(lambda: [item.holder for item in ledger.usage().demands] == [ME], "a place in the line")
@@ -301,7 +303,7 @@ async def test_a_line_that_a_stream_waits_for_is_given_up_and_taken_again_later(
     clock: ManualClock,
 ) -> None:
     gateway.contract_faults.quiet()
-    ledger, options = SlotLedger(database, ceiling=3, batch_floor=1, clock=clock), options_of(gateway, 3)
+    ledger, options = StepLedger(database, ceiling=3, batch_floor=1, clock=clock), options_of(gateway, 3)
     patience = QuotePatience(deadline=60, poll=0.05)
     collecting = asyncio.create_task(batch_quotes(connection, database, ledger, clock, patience).collect(options))
     await eventually(lambda: gateway.statistics.lines == ledger.usage().standing == 3)
@@ -377,7 +379,7 @@ async def test_workers_share_the_lines_evenly(
     clock: ManualClock,
 ) -> None:
     gateway.contract_faults.quiet()
-    ledger, options = SlotLedger(database, ceiling=6, batch_floor=6, clock=clock), options_of(gateway, 12)
+    ledger, options = StepLedger(database, ceiling=6, batch_floor=6, clock=clock), options_of(gateway, 12)
     patience = QuotePatience(deadline=0.5, poll=0.05)
     book = ContractCache(database, connection, clock)
     await book.qualified([item.conid for item in options])

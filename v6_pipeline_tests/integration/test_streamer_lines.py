@@ -12,11 +12,11 @@ from v6_pipeline.ib.subscriptions import GIVE_UP_SECONDS
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.account import contracts
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER, RETRY_AFTER
-from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streaming.streamed_contracts import SILENT_AFTER
 from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig
+from v6_pipeline_tests.step_ledger import StepLedger
 
 pytestmark = pytest.mark.usefixtures("quick_flush")
 
@@ -30,11 +30,11 @@ def few_lines(rig: Rig) -> Rig:
     return rig
 
 
-def ledger_of(rig: Rig) -> SlotLedger:
-    return SlotLedger.from_settings(rig.settings, rig.database, rig.clock)
+def ledger_of(rig: Rig) -> StepLedger:
+    return StepLedger.from_settings(rig.settings, rig.database, rig.clock)
 
 
-def hold(ledger: SlotLedger, count: int) -> list[int]:
+def hold(ledger: StepLedger, count: int) -> list[int]:
     """A batch's lines, confirmed."""
     wanted = list(range(1, count + 1))
     for conid in wanted:
@@ -43,7 +43,7 @@ def hold(ledger: SlotLedger, count: int) -> list[int]:
     return wanted
 
 
-def refuse(ledger: SlotLedger) -> None:
+def refuse(ledger: StepLedger) -> None:
     """A batch's new line draws error 101."""
     assert ledger.acquire([999], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=600).granted
     ledger.report_exhausted("run", 999)
@@ -215,7 +215,7 @@ async def test_lines_that_cannot_be_renewed_are_given_up_before_they_are_another
 
     async with rig.streaming() as streamer:
         await eventually(lambda: ledger.usage().standing == 9)
-        for name in ("renew", "turn", "tell"):
+        for name in ("renew", "record_and_acquire", "record"):
             monkeypatch.setattr(streamer._ledger, name, away)
         rig.clock.advance(GIVE_UP_SECONDS - 1)
         await eventually(lambda: failed > 3, "tried")
@@ -226,7 +226,7 @@ async def test_lines_that_cannot_be_renewed_are_given_up_before_they_are_another
         await eventually(lambda: rig.subscribed() == {}, "cancelled at the gateway")
         assert len(rig.lines()) == 9, "nobody could have taken them yet"
 
-        for name in ("renew", "turn", "tell"):
+        for name in ("renew", "record_and_acquire", "record"):
             monkeypatch.setattr(streamer._ledger, name, getattr(ledger, name))
         await eventually(lambda: rig.subscribed() == dict.fromkeys(active, 1), "they stream again")
         await eventually(lambda: ledger.usage().standing == len(rig.lines()) == 9)

@@ -28,8 +28,8 @@ from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue.queue import PositionQueue, QueueState
 from v6_pipeline.state.registry.registry import StrategyRegistry
-from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline_tests.integration.conftest import eventually
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 EVERYTHING = RefreshScope(everything=True)
@@ -108,7 +108,7 @@ async def test_every_holding_gets_one_row_with_ibs_own_figures(rig: Rig) -> None
 async def test_options_get_their_greeks_through_free_lines_only(rig: Rig) -> None:
     rig.settings = rig.settings.model_copy(update={"market_data_lines": 15, "reserved_lines": 5, "batch_lines": 5})
     streamed = next(iter(rig.gateway.book.held())).conid
-    SlotLedger(rig.database, ceiling=10, batch_floor=5, clock=rig.clock).acquire(
+    StepLedger(rig.database, ceiling=10, batch_floor=5, clock=rig.clock).acquire(
         [streamed], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=600
     )
 
@@ -123,7 +123,7 @@ async def test_options_get_their_greeks_through_free_lines_only(rig: Rig) -> Non
 
 async def test_streamed_holdings_are_left_to_the_stream(rig: Rig) -> None:
     conid = rig.gateway.book.held()[0].conid
-    SlotLedger(rig.database, ceiling=90, batch_floor=10, clock=rig.clock).acquire(
+    StepLedger(rig.database, ceiling=90, batch_floor=10, clock=rig.clock).acquire(
         [conid], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=600
     )
 
@@ -183,7 +183,7 @@ async def test_accounts_of_which_everything_streams_are_downloaded_as_often(
 
     monkeypatch.setattr(AccountFeed, "download", noted)
     both = ["SIM0000001", "SIM0000002"]
-    ledger = SlotLedger(rig.database, ceiling=90, batch_floor=1, unconfirmed_lines=90, clock=rig.clock)
+    ledger = StepLedger(rig.database, ceiling=90, batch_floor=1, unconfirmed_lines=90, clock=rig.clock)
     conids = {item.conid for item in rig.gateway.book.held()}
     granted = ledger.acquire(conids, holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=6000).granted
     assert set(granted) == conids
@@ -201,7 +201,7 @@ async def test_accounts_of_which_everything_streams_are_downloaded_as_often(
 
 
 async def test_an_account_of_which_everything_streams_and_that_cannot_be_downloaded_fails_the_run(rig: Rig) -> None:
-    ledger = SlotLedger(rig.database, ceiling=90, batch_floor=1, unconfirmed_lines=90, clock=rig.clock)
+    ledger = StepLedger(rig.database, ceiling=90, batch_floor=1, unconfirmed_lines=90, clock=rig.clock)
     ledger.acquire(
         {item.conid for item in rig.gateway.book.held()},
         holder="streamer",

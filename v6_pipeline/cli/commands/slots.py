@@ -13,7 +13,7 @@ from v6_pipeline.cli.output import JsonOption
 if TYPE_CHECKING:
     from v6_pipeline.settings import Settings
     from v6_pipeline.state.pacing.messages import PacingReport
-    from v6_pipeline.state.slots.ledger import Slot, SlotUsage
+    from v6_pipeline.state.slots.allocation import Slot, SlotUsage
 
 
 def slots(*, as_json: JsonOption = False) -> None:

@@ -12,8 +12,8 @@ from v6_pipeline.state.account.holdings import list_open
 from v6_pipeline.state.database import reads
 from v6_pipeline.state.keys import Key
 from v6_pipeline.state.schema import account_downloads, contracts, holdings, queue_items, slots
-from v6_pipeline.state.slots import rows as slot_rows
-from v6_pipeline.state.slots.rows import Slot
+from v6_pipeline.state.slots import ledger as slot_ledger
+from v6_pipeline.state.slots.allocation import Slot
 
 _BEFORE_ANY_ROW = datetime.min.replace(tzinfo=UTC)
 
@@ -72,7 +72,7 @@ def read_coverage(connection: Connection, *, now: datetime) -> Coverage:
     return Coverage(
         held=list_open(connection),
         unseen=frozenset(key for key, _ in due_keys(connection, refreshed_before=_BEFORE_ANY_ROW, now=now)),
-        streams=slot_rows.streams(connection, now=now),
+        streams=slot_ledger.streams(connection, now=now),
     )
 
 

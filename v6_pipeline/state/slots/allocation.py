@@ -9,12 +9,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from v6_pipeline.model import SlotPurpose
-from v6_pipeline.state.slots.ceiling import LineLimit
-from v6_pipeline.state.slots.limits import Demand, LearnedLimit
-from v6_pipeline.state.slots.rows import Slot
+from v6_pipeline.state.slots.ceiling import LearnedLimit, LineLimit
 
 UNCONFIRMED_LINES = 2
 """Lines over all processes that the gateway may not have answered for: so many 101s does a limit draw that falls.
@@ -42,6 +40,40 @@ class Wait(enum.StrEnum):
     """The gateway has just said that it has none left: nobody asks before a while has passed."""
     NONE_LEFT = "none_left"
     """All lines that there are for this purpose are in use for as long as can be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A market-data line in use.
+
+    ``priority`` is the strategy's (lower is more important), ``None`` for a batch. ``confirmed_at`` says since when the
+    gateway is known to have granted the line, ``closing_at`` since when its holder is cancelling it.
+    """
+
+    conid: int
+    holder: str
+    purpose: SlotPurpose
+    acquired_at: datetime
+    expires_at: datetime
+    priority: int | None = None
+    confirmed_at: datetime | None = None
+    closing_at: datetime | None = None
+
+    @property
+    def is_standing(self) -> bool:
+        """Whether the gateway surely has the line: granted, and not being cancelled."""
+        return self.confirmed_at is not None and self.closing_at is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """A holder that waits for lines: for ``wanted`` in all, those that it has already not counted, since when."""
+
+    holder: str
+    purpose: SlotPurpose
+    wanted: int
+    since: datetime
+    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

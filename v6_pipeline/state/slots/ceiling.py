@@ -15,8 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from v6_pipeline.state.slots.limits import LearnedLimit
-
 PROBE_AFTER = (timedelta(minutes=2), timedelta(minutes=4), timedelta(minutes=8))
 """How long after a 101 one line more is tried; the last one for every further attempt."""
 PROBE_AFTER_HALVING = timedelta(seconds=20)
@@ -26,6 +24,28 @@ RETRY_AFTER = timedelta(seconds=2)
 RETRY_AFTER_MAX = timedelta(minutes=2)
 CAREFUL_FOR = timedelta(minutes=5)
 """After a 101 only one line at a time is unconfirmed for so long, whether or not a ceiling is still in force."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedLimit:
+    """What error 101 taught of the lines that are really there.
+
+    ``learned`` is the ceiling, ``None`` while none is in force; ``reason`` says what taught it. ``exhaustions`` counts
+    the 101s since a ceiling was last forgotten, ``strikes`` those in a row without a line granted in between, the last
+    of them at ``exhausted_at``. No new line before ``retry_at``. From ``probe_at`` on one line more is tried at a time;
+    ``probes`` counts the attempts that ended in a 101, ``proven`` is the most lines seen at once in the present one.
+    """
+
+    learned: int | None = None
+    learned_at: datetime | None = None
+    reason: str | None = None
+    exhaustions: int = 0
+    strikes: int = 0
+    exhausted_at: datetime | None = None
+    retry_at: datetime | None = None
+    probes: int = 0
+    probe_at: datetime | None = None
+    proven: int = 0
 
 
 @dataclass(frozen=True, slots=True)

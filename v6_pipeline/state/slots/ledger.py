@@ -1,66 +1,54 @@
-"""``SlotLedger``: who uses the market-data lines, so that all processes together never ask for more than there are.
+"""``SlotLedger``: who uses the market-data lines, so that all processes together never use more than there are.
 
 A slot is one line: a contract subscribed by one holder. Its life, each step a row that every process sees:
 
-1. ``acquire`` grants it, *unconfirmed*; the holder subscribes.
-2. ``confirm`` after a round trip that followed the subscribe brought no error 101: the gateway answers in order. Few
+1. ``record_and_acquire`` grants it, *unconfirmed*; the holder subscribes.
+2. ``confirmed`` after a round trip that followed the subscribe brought no error 101: the gateway answers in order. Few
    lines are unconfirmed at a time over all processes, so a limit that falls draws a handful of 101s before all know.
-   Or ``report_exhausted``: the ceiling is learned (``slot_ceiling``), and the line is nobody's.
-3. ``close`` before the holder cancels, ``release`` after a round trip has confirmed the cancel.
+   Or ``exhausted``: the ceiling is learned (``ceiling``), and the slot is deleted.
+3. ``closing`` before the holder cancels, ``released`` after a round trip has confirmed the cancel.
 
-``turn`` does several of these in one transaction. Streams leave ``batch_floor`` lines to batches; who gets what is
-decided in ``slot_allocation``. A slot that is not renewed expires, so a dead process holds none for long; whoever
-learns from ``renew`` that a slot is gone must cancel its subscription at once, for the line may be another's by now.
+Streams leave ``batch_floor`` lines to batches; ``allocation`` decides who gets a line. A slot that is not renewed
+expires, so a dead process holds none for long; a holder that learns from ``renew`` that a slot is gone must cancel its
+subscription at once, since the line may be another's by now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
+from typing import Any, Self
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, and_, bindparam, delete, select, update
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
-from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.database import StateDatabase, reads
 from v6_pipeline.state.instants import Clock, utc_now
-from v6_pipeline.state.slots import limits as slot_limits
-from v6_pipeline.state.slots import rows
+from v6_pipeline.state.keys import chunks
+from v6_pipeline.state.schema import slot_demands, slot_limits, slots
 from v6_pipeline.state.slots import samples as slot_samples
-from v6_pipeline.state.slots.allocation import UNCONFIRMED_LINES, AcquiredSlots, SlotUsage, Wait, allocate
-from v6_pipeline.state.slots.ceiling import LineLimit, after_confirmed, after_exhausted
-from v6_pipeline.state.slots.limits import Demand, LearnedLimit
-from v6_pipeline.state.slots.rows import Slot
+from v6_pipeline.state.slots.allocation import UNCONFIRMED_LINES, AcquiredSlots, Demand, Slot, SlotUsage, Wait, allocate
+from v6_pipeline.state.slots.ceiling import LearnedLimit, LineLimit, after_confirmed, after_exhausted
 from v6_pipeline.state.slots.samples import SlotSample
-
-__all__ = [
-    "AcquiredSlots",
-    "Demand",
-    "LearnedLimit",
-    "Slot",
-    "SlotChanges",
-    "SlotLedger",
-    "SlotUsage",
-    "Wait",
-    "allocate",
-    "stream_holder",
-]
+from v6_pipeline.state.upsert import Excluded, upsert
 
 DEMAND_SECONDS = 5
-"""Who does not ask again within that time waits no more."""
-
+"""A holder that does not ask again within that time no longer waits."""
 SAMPLE_EVERY = timedelta(minutes=1)
+_GATEWAY = "gateway"
+"""Name of the only row of ``slot_limits`` until several gateways share a database."""
 
 
 def stream_holder(epoch: int) -> str:
-    """How the streamer of an epoch is called in the ledger."""
+    """Name of an epoch's streamer in the ledger."""
     return f"streamer/{epoch}"
 
 
 @dataclass(slots=True)
 class SlotChanges:
-    """What a holder has to tell of its lines, by conid, in the order in which it is taken in."""
+    """State changes to record for a holder's slots, by conid, in the order in which they are applied."""
 
     exhausted: set[int] = field(default_factory=set)
     """The gateway answered 101."""
@@ -69,7 +57,7 @@ class SlotChanges:
     released: set[int] = field(default_factory=set)
     """Cancelled or refused, and a round trip has confirmed it."""
     closing: set[int] = field(default_factory=set)
-    """About to be cancelled."""
+    """About to be cancelled; in use until released."""
 
     def __bool__(self) -> bool:
         return bool(self.exhausted or self.confirmed or self.released or self.closing)
@@ -82,7 +70,7 @@ class SlotLedger:
         database: the state database; its write transaction makes each call atomic over all processes.
         ceiling: lines that streams and batches may use together: those that IB grants less those kept in reserve.
         batch_floor: lines of these that streams cannot take.
-        clock: tells the time.
+        clock: returns the time.
         unconfirmed_lines: lines over all processes that may be unconfirmed at a time.
     """
 
@@ -105,8 +93,8 @@ class SlotLedger:
         self._unconfirmed_lines = unconfirmed_lines
 
     @classmethod
-    def from_settings(cls, settings: Settings, database: StateDatabase, clock: Clock = utc_now) -> SlotLedger:
-        """The ledger of the gateway that the settings name."""
+    def from_settings(cls, settings: Settings, database: StateDatabase, clock: Clock = utc_now) -> Self:
+        """Build the ledger of the gateway that the settings name."""
         return cls(
             database,
             ceiling=settings.market_data_lines - settings.reserved_lines,
@@ -114,32 +102,7 @@ class SlotLedger:
             clock=clock,
         )
 
-    def acquire(
-        self,
-        conids: Iterable[int],
-        *,
-        holder: str,
-        purpose: SlotPurpose,
-        ttl_seconds: float,
-        priorities: Mapping[int, int] | None = None,
-    ) -> AcquiredSlots:
-        """Take a line for each of ``conids``, as far as they go; the first ones first.
-
-        What the holder has already is granted again and renewed. What is refused for want of lines is noted as a
-        demand for a few seconds: batches then yield to streams, and share evenly among themselves.
-
-        Args:
-            conids: the contracts.
-            holder: who asks.
-            purpose: what for.
-            ttl_seconds: how long the slots last unless renewed.
-            priorities: of the strategies, by conid; for people to read.
-        """
-        return self.turn(
-            SlotChanges(), conids, holder=holder, purpose=purpose, ttl_seconds=ttl_seconds, priorities=priorities
-        )
-
-    def turn(
+    def record_and_acquire(
         self,
         changes: SlotChanges,
         conids: Iterable[int] = (),
@@ -149,79 +112,68 @@ class SlotLedger:
         ttl_seconds: float,
         priorities: Mapping[int, int] | None = None,
     ) -> AcquiredSlots:
-        """Take in ``changes``, then ``acquire``, in one transaction."""
+        """Record ``changes``, then take a line for each of ``conids``, as far as lines go, in one transaction.
+
+        What the holder has already is granted again and renewed. What is refused for want of lines is noted as a
+        demand for a few seconds: batches then yield to streams, and share evenly among themselves.
+
+        Args:
+            changes: of the holder's slots.
+            conids: the contracts, the first ones first.
+            holder: names the process.
+            purpose: of the lines.
+            ttl_seconds: how long the slots last unless renewed.
+            priorities: of the strategies, by conid; for people to read.
+        """
         wanted = list(dict.fromkeys(conids))
         with self._database.write() as connection:
             now = self._clock()
-            self._sweep(connection, now)
-            self._take_in(connection, holder, changes, now)
+            self._apply(connection, holder, changes, now)
             usage = self._usage(connection, now)
             answer = allocate(usage, wanted, holder=holder, purpose=purpose)
-            expires_at = now + timedelta(seconds=ttl_seconds)
-            rows.put(
-                connection,
-                [
-                    Slot(
-                        conid=conid,
-                        holder=holder,
-                        purpose=purpose,
-                        priority=(priorities or {}).get(conid),
-                        acquired_at=now,
-                        expires_at=expires_at,
-                    )
-                    for conid in answer.granted
-                ],
-            )
+            row = {
+                "holder": holder,
+                "purpose": purpose.value,
+                "acquired_at": now,
+                "expires_at": now + timedelta(seconds=ttl_seconds),
+            }
+            rows = [row | {"conid": conid, "priority": (priorities or {}).get(conid)} for conid in answer.granted]
+            upsert(connection, slots, rows, changes=_renewed)
             if wanted:
                 self._note_demand(connection, usage, answer, holder, purpose)
         return answer
 
-    def confirm(self, holder: str, conids: Iterable[int]) -> None:
-        """Say that the gateway granted lines: a round trip that followed the subscribes has brought no error 101."""
-        self.tell(holder, SlotChanges(confirmed=set(conids)))
-
-    def report_exhausted(self, holder: str, conid: int) -> None:
-        """Say that the gateway refused a line with error 101. The ceiling falls, and the line is given back."""
-        self.tell(holder, SlotChanges(exhausted={conid}))
-
-    def close(self, holder: str, conids: Iterable[int]) -> None:
-        """Say that lines are about to be cancelled; they stay in use until they are released."""
-        self.tell(holder, SlotChanges(closing=set(conids)))
-
-    def tell(self, holder: str, changes: SlotChanges) -> None:
-        """Take in ``changes`` in one transaction."""
+    def record(self, holder: str, changes: SlotChanges) -> None:
+        """Record ``changes`` in one transaction."""
         with self._database.write() as connection:
-            now = self._clock()
-            self._sweep(connection, now)
-            self._take_in(connection, holder, changes, now)
+            self._apply(connection, holder, changes, self._clock())
 
     def renew(self, holder: str, *, ttl_seconds: float) -> frozenset[int]:
-        """Prolong all of a holder's slots; the conids that it still has. Any other is lost: cancel its market data."""
+        """Prolong a holder's slots and return their conids. Any other is lost: cancel its market data."""
         with self._database.write() as connection:
             now = self._clock()
-            self._sweep(connection, now)
-            return rows.renew(connection, holder=holder, expires_at=now + timedelta(seconds=ttl_seconds), now=now)
+            _sweep(connection, now)
+            return _renew(connection, holder, expires_at=now + timedelta(seconds=ttl_seconds), now=now)
 
     def release(self, holder: str, conids: Iterable[int] | None = None) -> int:
-        """Give slots back, after the cancel of their market data was confirmed, or the connection has gone.
+        """Give slots back after the cancel of their market data was confirmed, or the connection has ended.
 
-        All of them, and the holder's place in the line, if ``conids`` is left out. How many they were.
+        Without ``conids`` all of them, and the holder's demands.
+
+        Returns:
+            Number of slots given back.
         """
         with self._database.write() as connection:
-            now = self._clock()
-            self._sweep(connection, now)
-            if conids is None:
-                slot_limits.drop_demand(connection, holder=holder)
-            return rows.remove(connection, holder=holder, conids=conids)
+            _sweep(connection, self._clock())
+            if conids is not None:
+                return _remove(connection, holder, conids)
+            connection.execute(_DROP_DEMANDS, {"owner": holder})
+            return connection.execute(_REMOVE_ALL, {"owner": holder}).rowcount
 
     def usage(self) -> SlotUsage:
-        """The lines in use now, and who waits. Only reads: cheap enough to be polled."""
+        """Read the lines in use and the demands: cheap enough to be polled."""
         with self._database.read() as connection:
             return self._usage(connection, self._clock())
-
-    def to_yield(self, holder: str) -> frozenset[int]:
-        """Contracts whose lines a batch should cancel and release now. Only reads; poll it about twice a second."""
-        return self.usage().to_yield(holder)
 
     def sample(self) -> None:
         """Keep a sample of the usage, for pictures, if a minute has passed since the last one."""
@@ -232,21 +184,21 @@ class SlotLedger:
         if newest is not None and timedelta() <= now - newest < SAMPLE_EVERY:
             return
         sample = SlotSample(at=now, streams=usage.streams, batches=usage.batches, ceiling=usage.ceiling)
-        with self._database.write() as connection:
-            slot_samples.add(connection, sample)
+        slot_samples.add(self._database, sample)
 
-    def _take_in(self, connection: Connection, holder: str, changes: SlotChanges, now: datetime) -> None:
+    def _apply(self, connection: Connection, holder: str, changes: SlotChanges, now: datetime) -> None:
+        _sweep(connection, now)
         if changes.confirmed:
             self._confirm(connection, holder, changes.confirmed - changes.exhausted, now)
         for conid in sorted(changes.exhausted):
             self._learn(connection, holder, conid, now)
-        if changes.released:
-            rows.remove(connection, holder=holder, conids=changes.released)
-        if changes.closing:
-            rows.close(connection, holder=holder, conids=changes.closing, now=now)
+        _remove(connection, holder, changes.released)
+        for chunk in chunks(changes.closing):
+            connection.execute(_CLOSE, {"owner": holder, "conids": chunk, "now": now})
 
     def _confirm(self, connection: Connection, holder: str, conids: set[int], now: datetime) -> None:
-        rows.confirm(connection, holder=holder, conids=conids, now=now)
+        for chunk in chunks(conids):
+            connection.execute(_CONFIRM, {"owner": holder, "conids": chunk, "now": now})
         usage = self._usage(connection, now)
         granted = [slot.acquired_at for slot in usage.slots if slot.holder == holder and slot.conid in conids]
         if not granted:
@@ -259,20 +211,20 @@ class SlotLedger:
             streams=usage.streams,
         )
         if known != usage.learned:
-            slot_limits.save_limit(connection, known)
+            _save_limit(connection, known)
 
     def _learn(self, connection: Connection, holder: str, conid: int, now: datetime) -> None:
-        before = self._usage(connection, now).slots
+        before = _live(connection, now=now)
         granted_at = next((slot.acquired_at for slot in before if (slot.holder, slot.conid) == (holder, conid)), None)
-        rows.remove(connection, holder=holder, conids=[conid])
+        _remove(connection, holder, [conid])
         usage = self._usage(connection, now)
         known = after_exhausted(usage.limit, conid=conid, granted_at=granted_at, standing=usage.standing)
-        slot_limits.save_limit(connection, known)
+        _save_limit(connection, known)
 
     def _note_demand(
         self, connection: Connection, usage: SlotUsage, answer: AcquiredSlots, holder: str, purpose: SlotPurpose
     ) -> None:
-        """Keep the holder's place in the line; who was granted something goes to its end."""
+        """Keep the holder's place among those that wait; one that was granted something goes to the end."""
         now = usage.limit.at
         before = next((item for item in usage.demands if (item.holder, item.purpose) == (holder, purpose)), None)
         wanted = len(answer.refused)
@@ -281,27 +233,91 @@ class SlotLedger:
             wanted = min(wanted, usage.limit.stream_capacity + usage.limit.probe - held)
         if answer.wait not in {Wait.TURN, Wait.LINES} or wanted <= 0:
             if before is not None:
-                slot_limits.drop_demand(connection, holder=holder, purpose=purpose)
+                connection.execute(_DROP_DEMAND, {"owner": holder, "what_for": purpose.value})
             return
-        slot_limits.save_demand(
-            connection,
-            Demand(
-                holder=holder,
-                purpose=purpose,
-                wanted=wanted,
-                since=before.since if before is not None and not answer.granted else now,
-                expires_at=now + timedelta(seconds=DEMAND_SECONDS),
-            ),
+        demand = Demand(
+            holder=holder,
+            purpose=purpose,
+            wanted=wanted,
+            since=before.since if before is not None and not answer.granted else now,
+            expires_at=now + timedelta(seconds=DEMAND_SECONDS),
         )
-
-    def _sweep(self, connection: Connection, now: datetime) -> None:
-        rows.sweep_expired(connection, now=now)
-        slot_limits.sweep_demands(connection, now=now)
+        upsert(connection, slot_demands, [asdict(demand) | {"purpose": purpose.value}])
 
     def _usage(self, connection: Connection, now: datetime) -> SlotUsage:
+        learned = connection.execute(_LIMIT).one_or_none()
+        known = LearnedLimit() if learned is None else LearnedLimit(**dict(zip(_LEARNED, learned, strict=True)))
         return SlotUsage(
-            slots=rows.live(connection, now=now),
-            limit=LineLimit(self._ceiling, self._batch_floor, slot_limits.limit(connection), now),
-            demands=slot_limits.demands(connection, now=now),
+            slots=_live(connection, now=now),
+            limit=LineLimit(self._ceiling, self._batch_floor, known, now),
+            demands=tuple(
+                Demand(holder=holder, purpose=SlotPurpose(purpose), wanted=wanted, since=since, expires_at=expires_at)
+                for holder, purpose, wanted, since, expires_at in connection.execute(_DEMANDS, {"now": now})
+            ),
             unconfirmed_lines=self._unconfirmed_lines,
         )
+
+
+@reads
+def streams(connection: Connection, *, now: datetime) -> tuple[Slot, ...]:
+    """The slots in use by streams, by conid."""
+    return tuple(slot for slot in _live(connection, now=now) if slot.purpose is SlotPurpose.STREAM)
+
+
+def _live(connection: Connection, *, now: datetime) -> tuple[Slot, ...]:
+    # By position: the ledger is read several times a second by each process, and rows by name cost four times as much.
+    return tuple(
+        Slot(conid, holder, SlotPurpose(purpose), acquired_at, expires_at, priority, confirmed_at, closing_at)
+        for conid, holder, purpose, acquired_at, expires_at, priority, confirmed_at, closing_at in connection.execute(
+            _LIVE, {"now": now}
+        )
+    )
+
+
+def _renewed(new: Excluded) -> dict[str, Any]:
+    return {"expires_at": new.expires_at, "priority": new.priority}
+
+
+def _renew(connection: Connection, holder: str, *, expires_at: datetime, now: datetime) -> frozenset[int]:
+    """Live slots only: an expired one may be another holder's by now."""
+    connection.execute(_RENEW, {"owner": holder, "now": now, "until": expires_at})
+    return frozenset(connection.scalars(_HELD, {"owner": holder, "now": now}))
+
+
+def _remove(connection: Connection, holder: str, conids: Iterable[int]) -> int:
+    return sum(
+        connection.execute(_REMOVE, {"owner": holder, "conids": chunk}).rowcount for chunk in chunks(set(conids))
+    )
+
+
+def _sweep(connection: Connection, now: datetime) -> None:
+    connection.execute(_SWEEP_SLOTS, {"now": now})
+    connection.execute(_SWEEP_DEMANDS, {"now": now})
+
+
+def _save_limit(connection: Connection, known: LearnedLimit) -> None:
+    upsert(connection, slot_limits, [{"name": _GATEWAY, **asdict(known)}])
+
+
+# Built once, for building a query costs more than running it.
+_IS_LIVE = slots.c.expires_at > bindparam("now")
+_LIVE = select(*(slots.c[item.name] for item in fields(Slot))).where(_IS_LIVE).order_by(slots.c.conid, slots.c.holder)
+_IS_OWNERS = slots.c.holder == bindparam("owner")
+_ARE_OWNERS = and_(_IS_OWNERS, slots.c.conid.in_(bindparam("conids", expanding=True)))
+_RENEW = update(slots).where(_IS_OWNERS, _IS_LIVE).values(expires_at=bindparam("until"))
+_HELD = select(slots.c.conid).where(_IS_OWNERS, _IS_LIVE)
+_CONFIRM = update(slots).where(_ARE_OWNERS, slots.c.confirmed_at.is_(None)).values(confirmed_at=bindparam("now"))
+_CLOSE = update(slots).where(_ARE_OWNERS, slots.c.closing_at.is_(None)).values(closing_at=bindparam("now"))
+_REMOVE_ALL = delete(slots).where(_IS_OWNERS)
+_REMOVE = delete(slots).where(_ARE_OWNERS)
+_SWEEP_SLOTS = delete(slots).where(slots.c.expires_at <= bindparam("now"))
+_LEARNED = tuple(item.name for item in fields(LearnedLimit))
+_LIMIT = select(*(slot_limits.c[name] for name in _LEARNED)).where(slot_limits.c.name == _GATEWAY)
+_DEMANDS = (
+    select(*(slot_demands.c[item.name] for item in fields(Demand)))
+    .where(slot_demands.c.expires_at > bindparam("now"))
+    .order_by(slot_demands.c.holder, slot_demands.c.purpose)
+)
+_DROP_DEMANDS = delete(slot_demands).where(slot_demands.c.holder == bindparam("owner"))
+_DROP_DEMAND = _DROP_DEMANDS.where(slot_demands.c.purpose == bindparam("what_for"))
+_SWEEP_DEMANDS = delete(slot_demands).where(slot_demands.c.expires_at <= bindparam("now"))

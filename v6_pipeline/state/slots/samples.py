@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, select
 
-from v6_pipeline.state.database import reads
+from v6_pipeline.state.database import reads, writes
 from v6_pipeline.state.schema import slot_samples
 from v6_pipeline.state.upsert import upsert
 
@@ -25,6 +25,7 @@ class SlotSample:
     ceiling: int
 
 
+@reads
 def newest(connection: Connection) -> datetime | None:
     """When the last sample was taken."""
     query = select(slot_samples.c.at).order_by(slot_samples.c.at.desc()).limit(1)
@@ -32,6 +33,7 @@ def newest(connection: Connection) -> datetime | None:
     return found
 
 
+@writes
 def add(connection: Connection, sample: SlotSample) -> None:
     """Keep a sample, and forget those that are too old, and those of a clock that was ahead."""
     at = slot_samples.c.at

@@ -18,8 +18,8 @@ from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.leases.rows import DesiredState, GrantedBy, StreamerLeaseState
-from v6_pipeline.state.slots.ceiling import LineLimit
-from v6_pipeline.state.slots.ledger import LearnedLimit, Slot, SlotUsage
+from v6_pipeline.state.slots.allocation import Slot, SlotUsage
+from v6_pipeline.state.slots.ceiling import LearnedLimit, LineLimit
 
 NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
 RESET = ExpectedOutage("IB's nightly reset", NOW + timedelta(hours=1))

@@ -11,15 +11,15 @@ from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import utc_now
 from v6_pipeline.state.pacing import messages as pacing
-from v6_pipeline.state.slots.ledger import SlotLedger
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
 
 
 @pytest.fixture
-def ledger(settings: Settings) -> Iterator[SlotLedger]:
+def ledger(settings: Settings) -> Iterator[StepLedger]:
     """Two streams and a batch line that is not confirmed yet."""
     database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
-    ledger = SlotLedger(database, ceiling=90, batch_floor=10)
+    ledger = StepLedger(database, ceiling=90, batch_floor=10)
     ledger.acquire([11, 12], holder="streamer/1", purpose=SlotPurpose.STREAM, ttl_seconds=60, priorities={11: 5, 12: 7})
     ledger.confirm("streamer/1", [11, 12])
     ledger.acquire([13], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=60)
@@ -27,7 +27,7 @@ def ledger(settings: Settings) -> Iterator[SlotLedger]:
     database.close()
 
 
-def test_lines_in_use_and_those_left(v6: Run, ledger: SlotLedger) -> None:
+def test_lines_in_use_and_those_left(v6: Run, ledger: StepLedger) -> None:
     found = v6("slots", "--json").document
     slots = found.pop("slots")
     assert found == {
@@ -58,7 +58,7 @@ def test_lines_in_use_and_those_left(v6: Run, ledger: SlotLedger) -> None:
     assert "learned" not in shown
 
 
-def test_a_learned_ceiling_says_since_when_why_and_what_comes_next(v6: Run, ledger: SlotLedger) -> None:
+def test_a_learned_ceiling_says_since_when_why_and_what_comes_next(v6: Run, ledger: StepLedger) -> None:
     ledger.report_exhausted("run", 13)
 
     learned = v6("slots", "--json").document["learned"]
@@ -72,7 +72,7 @@ def test_a_learned_ceiling_says_since_when_why_and_what_comes_next(v6: Run, ledg
 
 def test_who_waits(v6: Run, settings: Settings) -> None:
     database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
-    ledger = SlotLedger(database, ceiling=1, batch_floor=0)
+    ledger = StepLedger(database, ceiling=1, batch_floor=0)
     ledger.acquire([11], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=60)
     ledger.confirm("run", [11])
     ledger.acquire([12], holder="streamer/1", purpose=SlotPurpose.STREAM, ttl_seconds=60)

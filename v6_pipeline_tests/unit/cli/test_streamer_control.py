@@ -15,7 +15,7 @@ from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
-from v6_pipeline.state.slots.ledger import SlotLedger
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
 
 
@@ -45,7 +45,7 @@ def test_the_lease_and_lines_of_a_dead_streamer_are_cleared(
     settings: Settings, database: StateDatabase, process: subprocess.Popen[bytes]
 ) -> None:
     epoch = claim(database, process.pid)
-    ledger = SlotLedger(database, ceiling=90, batch_floor=10)
+    ledger = StepLedger(database, ceiling=90, batch_floor=10)
     ledger.acquire([1, 2], holder=f"streamer/{epoch}", purpose=SlotPurpose.STREAM, ttl_seconds=60)
     assert streamer_control.clear_dead(settings, database) is None
     process.kill()

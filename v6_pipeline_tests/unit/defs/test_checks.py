@@ -17,8 +17,8 @@ from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import GrantedBy, ProcessIdentity, StreamerLease
 from v6_pipeline.state.queue import due
-from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline_tests.history_runs import numbers
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.defs.conftest import Clock, ClockedPipeline
 from v6_pipeline_tests.unit.state.samples import holding, stock
 
@@ -82,7 +82,7 @@ def test_the_sensor_evaluates_on_change_and_every_five_minutes(
 def test_each_check_tells_its_numbers_whether_it_passes_or_fails(
     instance: dg.DagsterInstance, pipeline: ClockedPipeline, database: StateDatabase
 ) -> None:
-    ledger = SlotLedger.from_settings(pipeline.settings(), database, pipeline.now)
+    ledger = StepLedger.from_settings(pipeline.settings(), database, pipeline.now)
     assert ledger.acquire([1], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=600).granted
     streaming(database, pipeline)
     Clock.forward(120)

@@ -23,8 +23,8 @@ from v6_pipeline.state.account import contracts, holdings
 from v6_pipeline.state.account import downloads as account_downloads
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue.queue import PositionQueue
-from v6_pipeline.state.slots import rows as slots
 from v6_pipeline_tests.history_runs import evaluated, numbers, run_check
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 from v6_pipeline_tests.unit.state.samples import holding, option, stock
 
@@ -81,10 +81,8 @@ class Checked:
                 account_downloads.failed(connection, ACCOUNT, at=at, reason="2101 another client")
 
     def streams(self, *conids: int, since: datetime = FRIDAY_NOON, for_seconds: float = 60) -> None:
-        until = since + timedelta(seconds=for_seconds)
-        with self.database.write() as connection:
-            taken = [slots.Slot(conid, "streamer", SlotPurpose.STREAM, since, until) for conid in conids]
-            slots.put(connection, taken)
+        ledger = StepLedger(self.database, ceiling=90, batch_floor=0, clock=lambda: since, unconfirmed_lines=90)
+        ledger.acquire(conids, holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=for_seconds)
 
     def write(self, *updates: PositionUpdate, to: TableSpec = QUEUED_POSITIONS, run_id: str = "one") -> None:
         streams = to is STREAMED_POSITIONS

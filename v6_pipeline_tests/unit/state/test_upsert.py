@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
+
 from v6_pipeline.state import revisions
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.revisions import Revision
-from v6_pipeline.state.slots import limits as slot_limits
-from v6_pipeline.state.slots.limits import LearnedLimit
+from v6_pipeline.state.schema import slot_limits
+from v6_pipeline.state.slots import ledger as slot_ledger
+from v6_pipeline.state.slots.ceiling import LearnedLimit
 from v6_pipeline.state.upsert import _statement
 
 
@@ -16,8 +19,8 @@ def test_a_statement_is_built_once(database: StateDatabase) -> None:
     for _ in range(3):
         with database.write() as connection:
             revisions.bump(connection, Revision.REGISTRY)
-            slot_limits.save_limit(connection, LearnedLimit(learned=7))
+            slot_ledger._save_limit(connection, LearnedLimit(learned=7))
     assert _statement.cache_info().misses == 2
     with database.read() as connection:
         assert revisions.read(connection)[Revision.REGISTRY] == 3
-        assert slot_limits.limit(connection).learned == 7
+        assert connection.scalar(select(slot_limits.c.learned)) == 7

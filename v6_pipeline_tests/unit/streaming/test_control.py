@@ -22,7 +22,7 @@ from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease, StreamerLeaseState
-from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
+from v6_pipeline.state.slots.ledger import stream_holder
 from v6_pipeline.streaming import control as streamer_control
 from v6_pipeline.streaming.control import (
     CLOSING,
@@ -37,6 +37,7 @@ from v6_pipeline.streaming.control import (
     spawn_streamer,
 )
 from v6_pipeline.streaming.streamer import SLOT_RENEWAL
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
 from v6_pipeline_tests.unit.streaming.control_doubles import Spawned, dead, elsewhere
 
@@ -314,7 +315,7 @@ def test_the_lines_of_a_dead_streamer_are_free_for_the_next_one(
     control.tick()
     streamer_lease.attach(1, dead())
     clock.advance(seconds)
-    ledger = SlotLedger.from_settings(Settings(home=tmp_path), sqlite_database, clock)
+    ledger = StepLedger.from_settings(Settings(home=tmp_path), sqlite_database, clock)
     ledger.acquire([7], holder=stream_holder(1), purpose=SlotPurpose.STREAM, ttl_seconds=60)
 
     control.tick()

@@ -14,7 +14,7 @@ from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue import due
 from v6_pipeline.state.queue.queue import PositionQueue, QueueItem, QueueState, due_before
-from v6_pipeline.state.slots.ledger import SlotLedger
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 from v6_pipeline_tests.unit.state.samples import holding, stock
 
@@ -86,7 +86,7 @@ def test_what_is_in_the_queue_is_not_due_again(held: StateDatabase, queue: Posit
 def test_what_is_streamed_is_not_due_while_its_slot_lives(
     held: StateDatabase, queue: PositionQueue, clock: ManualClock
 ) -> None:
-    ledger = SlotLedger(held, ceiling=9, batch_floor=1, clock=clock)
+    ledger = StepLedger(held, ceiling=9, batch_floor=1, clock=clock)
     ledger.acquire([1, 4], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=10)
     ledger.acquire([5], holder="run", purpose=SlotPurpose.BATCH, ttl_seconds=10)
 
@@ -110,7 +110,7 @@ def test_overdue_is_what_nobody_refreshed_asked_for_or_streams(
     assert overdue(0) == (5, START - timedelta(seconds=400)), "without a row it counts from what was observed"
     _put(queue, 4)
     _let_die(queue, 3)
-    SlotLedger(held, ceiling=9, batch_floor=1, clock=clock).acquire(
+    StepLedger(held, ceiling=9, batch_floor=1, clock=clock).acquire(
         [5], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=10
     )
     assert overdue(100) == (1, START - timedelta(seconds=100))
@@ -135,7 +135,7 @@ def test_an_account_of_which_something_streams_is_due_by_its_newest_download(
             account_downloads.completed(connection, account, at=clock.now)
 
     assert accounts() == ()
-    ledger = SlotLedger(held, ceiling=9, batch_floor=1, clock=clock)
+    ledger = StepLedger(held, ceiling=9, batch_floor=1, clock=clock)
     ledger.acquire([9], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=10_000)
     assert accounts() == ("SIM2",)
     ledger.acquire([4], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=10_000)
@@ -163,7 +163,7 @@ def test_what_was_closed_is_not_due(held: StateDatabase, queue: PositionQueue) -
 def test_everything_unstreamed_can_be_asked_for_dead_letters_included(
     held: StateDatabase, queue: PositionQueue, clock: ManualClock
 ) -> None:
-    ledger = SlotLedger(held, ceiling=9, batch_floor=1, clock=clock)
+    ledger = StepLedger(held, ceiling=9, batch_floor=1, clock=clock)
     ledger.acquire([4], holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=1000)
     _let_die(queue, 1)
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from v6_pipeline.model import SlotPurpose
-from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotChanges, SlotLedger
+from v6_pipeline.state.slots.allocation import AcquiredSlots
+from v6_pipeline.state.slots.ledger import SlotChanges
+from v6_pipeline_tests.step_ledger import StepLedger
 
 TTL = 60
 
@@ -40,7 +42,7 @@ class GatewayLines:
 class Process:
     """A holder that keeps to the protocol. Its messages lie on the wire until ``deliver``."""
 
-    ledger: SlotLedger
+    ledger: StepLedger
     gateway: GatewayLines
     holder: str
     purpose: SlotPurpose
@@ -53,7 +55,9 @@ class Process:
         """Tell what is known, ask for lines, and send the cancels and subscribes."""
         closing = set(ended) & self.open
         self.news.closing = closing
-        answer = self.ledger.turn(self.news, wanted, holder=self.holder, purpose=self.purpose, ttl_seconds=TTL)
+        answer = self.ledger.record_and_acquire(
+            self.news, wanted, holder=self.holder, purpose=self.purpose, ttl_seconds=TTL
+        )
         self.news = SlotChanges()
         self.wire += [("cancel", conid) for conid in sorted(closing)]
         self.open -= closing
@@ -76,7 +80,7 @@ class Process:
         self.wire.clear()
 
     def tell(self) -> None:
-        self.ledger.tell(self.holder, self.news)
+        self.ledger.record(self.holder, self.news)
         self.news = SlotChanges()
 
     def renew(self) -> None:

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from v6_pipeline.state.slots.ceiling import CAREFUL_FOR, LineLimit, after_confirmed, after_exhausted
-from v6_pipeline.state.slots.limits import LearnedLimit
+from v6_pipeline.state.slots.ceiling import CAREFUL_FOR, LearnedLimit, LineLimit, after_confirmed, after_exhausted
 from v6_pipeline_tests.unit.state.databases import START
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)

@@ -8,23 +8,25 @@ import pytest
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.slots import rows as slot_rows
+from v6_pipeline.state.slots import ledger as slot_ledger
 from v6_pipeline.state.slots import samples as slot_samples
+from v6_pipeline.state.slots.allocation import AcquiredSlots, Wait
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER, RETRY_AFTER
-from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotChanges, SlotLedger, Wait
+from v6_pipeline.state.slots.ledger import SlotChanges
 from v6_pipeline.state.slots.samples import SlotSample
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 STREAM, BATCH = SlotPurpose.STREAM, SlotPurpose.BATCH
 
 
 @pytest.fixture
-def ledger(database: StateDatabase, clock: ManualClock) -> SlotLedger:
+def ledger(database: StateDatabase, clock: ManualClock) -> StepLedger:
     """Five lines, two of which streams cannot take."""
-    return SlotLedger(database, ceiling=5, batch_floor=2, clock=clock)
+    return StepLedger(database, ceiling=5, batch_floor=2, clock=clock)
 
 
-def _take(ledger: SlotLedger, conids: list[int], holder: str, purpose: SlotPurpose, ttl: float = 60) -> AcquiredSlots:
+def _take(ledger: StepLedger, conids: list[int], holder: str, purpose: SlotPurpose, ttl: float = 60) -> AcquiredSlots:
     """As a holder does it: what is granted is confirmed before more is asked for."""
     granted: list[int] = []
     while True:
@@ -36,12 +38,12 @@ def _take(ledger: SlotLedger, conids: list[int], holder: str, purpose: SlotPurpo
             return AcquiredSlots(tuple(granted), refused, answer.wait)
 
 
-def test_streams_leave_the_floor_to_batches(ledger: SlotLedger) -> None:
+def test_streams_leave_the_floor_to_batches(ledger: StepLedger) -> None:
     assert _take(ledger, [4, 3, 2, 1], "streamer", STREAM) == AcquiredSlots((4, 3, 2), (1,))
     assert _take(ledger, [7, 8, 9], "run", BATCH) == AcquiredSlots((7, 8), (9,))
 
 
-def test_batches_use_what_is_free_and_streams_wait_for_it(ledger: SlotLedger) -> None:
+def test_batches_use_what_is_free_and_streams_wait_for_it(ledger: StepLedger) -> None:
     assert _take(ledger, [1, 2, 3, 4, 5, 6], "run", BATCH) == AcquiredSlots((1, 2, 3, 4, 5), (6,))
     assert _take(ledger, [7], "streamer", STREAM) == AcquiredSlots((), (7,))
 
@@ -50,7 +52,7 @@ def test_batches_use_what_is_free_and_streams_wait_for_it(ledger: SlotLedger) ->
     assert _take(ledger, [7], "streamer", STREAM) == AcquiredSlots((7,), ())
 
 
-def test_usage_says_who_uses_what(ledger: SlotLedger) -> None:
+def test_usage_says_who_uses_what(ledger: StepLedger) -> None:
     _take(ledger, [1, 2], "streamer", STREAM)
     _take(ledger, [1], "run", BATCH)
 
@@ -65,33 +67,33 @@ def test_usage_says_who_uses_what(ledger: SlotLedger) -> None:
     assert (usage.ceiling, usage.batch_floor, usage.limit.stream_capacity) == (5, 2, 3)
 
 
-def test_what_a_holder_has_is_granted_again_without_another_line(ledger: SlotLedger) -> None:
+def test_what_a_holder_has_is_granted_again_without_another_line(ledger: StepLedger) -> None:
     _take(ledger, [1, 2, 3], "streamer", STREAM)
 
     assert _take(ledger, [3, 3, 1, 9], "streamer", STREAM) == AcquiredSlots((3, 1), (9,))
     assert ledger.usage().streams == 3
 
 
-def test_a_contract_is_streamed_once_overall(ledger: SlotLedger) -> None:
+def test_a_contract_is_streamed_once_overall(ledger: StepLedger) -> None:
     _take(ledger, [1], "streamer", STREAM)
 
     assert _take(ledger, [1, 2], "another", STREAM) == AcquiredSlots((2,), (1,))
 
 
-def test_several_batches_may_quote_one_contract(ledger: SlotLedger) -> None:
+def test_several_batches_may_quote_one_contract(ledger: StepLedger) -> None:
     _take(ledger, [1], "run 1", BATCH)
 
     assert _take(ledger, [1], "run 2", BATCH).granted == (1,)
     assert ledger.usage().batches == 2
 
 
-def test_a_holder_has_a_contract_for_one_purpose_only(ledger: SlotLedger) -> None:
+def test_a_holder_has_a_contract_for_one_purpose_only(ledger: StepLedger) -> None:
     _take(ledger, [1], "streamer", STREAM)
 
     assert _take(ledger, [1], "streamer", BATCH) == AcquiredSlots((), (1,))
 
 
-def test_a_slot_that_is_not_renewed_is_free_for_others(ledger: SlotLedger, clock: ManualClock) -> None:
+def test_a_slot_that_is_not_renewed_is_free_for_others(ledger: StepLedger, clock: ManualClock) -> None:
     _take(ledger, [1, 2, 3], "dead", STREAM, ttl=60)
     clock.advance(60)
 
@@ -99,7 +101,7 @@ def test_a_slot_that_is_not_renewed_is_free_for_others(ledger: SlotLedger, clock
     assert _take(ledger, [1, 2, 3], "streamer", STREAM).granted == (1, 2, 3)
 
 
-def test_a_renewed_slot_lives_on(ledger: SlotLedger, clock: ManualClock) -> None:
+def test_a_renewed_slot_lives_on(ledger: StepLedger, clock: ManualClock) -> None:
     _take(ledger, [1, 2], "streamer", STREAM, ttl=60)
     _take(ledger, [9], "run", BATCH, ttl=60)
     clock.advance(59)
@@ -110,7 +112,7 @@ def test_a_renewed_slot_lives_on(ledger: SlotLedger, clock: ManualClock) -> None
     assert [slot.conid for slot in ledger.usage().slots] == [1, 2]
 
 
-def test_an_expired_slot_cannot_be_renewed(ledger: SlotLedger, clock: ManualClock) -> None:
+def test_an_expired_slot_cannot_be_renewed(ledger: StepLedger, clock: ManualClock) -> None:
     """It may be another's by now: whoever stalled must cancel its subscription."""
     _take(ledger, [1], "stalled", STREAM, ttl=10)
     _take(ledger, [2], "stalled", STREAM, ttl=60)
@@ -122,16 +124,16 @@ def test_an_expired_slot_cannot_be_renewed(ledger: SlotLedger, clock: ManualCloc
 
 
 def test_the_rows_of_expired_slots_are_not_renewed_even_before_they_are_swept(
-    database: StateDatabase, ledger: SlotLedger, clock: ManualClock
+    database: StateDatabase, ledger: StepLedger, clock: ManualClock
 ) -> None:
     _take(ledger, [1], "stalled", STREAM, ttl=10)
     now = clock.advance(10)
 
     with database.write() as connection:
-        assert slot_rows.renew(connection, holder="stalled", expires_at=now + timedelta(hours=1), now=now) == set()
+        assert slot_ledger._renew(connection, "stalled", expires_at=now + timedelta(hours=1), now=now) == set()
 
 
-def test_releasing_gives_back_only_ones_own(ledger: SlotLedger) -> None:
+def test_releasing_gives_back_only_ones_own(ledger: StepLedger) -> None:
     _take(ledger, [1, 2, 3], "streamer", STREAM)
     _take(ledger, [1], "run", BATCH)
 
@@ -142,10 +144,10 @@ def test_releasing_gives_back_only_ones_own(ledger: SlotLedger) -> None:
 
 
 def test_a_lower_ceiling_takes_nothing_away_and_grants_nothing(
-    database: StateDatabase, ledger: SlotLedger, clock: ManualClock
+    database: StateDatabase, ledger: StepLedger, clock: ManualClock
 ) -> None:
     _take(ledger, [1, 2, 3], "streamer", STREAM)
-    lower = SlotLedger(database, ceiling=2, batch_floor=1, clock=clock)
+    lower = StepLedger(database, ceiling=2, batch_floor=1, clock=clock)
 
     assert _take(lower, [1, 4], "streamer", STREAM) == AcquiredSlots((1,), (4,))
     assert _take(lower, [5], "run", BATCH).granted == ()
@@ -155,10 +157,10 @@ def test_a_lower_ceiling_takes_nothing_away_and_grants_nothing(
 @pytest.mark.parametrize(("ceiling", "floor"), [(5, 6), (5, -1), (-1, -1)])
 def test_a_ledger_that_cannot_be_is_refused(database: StateDatabase, ceiling: int, floor: int) -> None:
     with pytest.raises(ValueError, match="floor"):
-        SlotLedger(database, ceiling=ceiling, batch_floor=floor)
+        StepLedger(database, ceiling=ceiling, batch_floor=floor)
 
 
-def test_few_lines_are_unconfirmed_at_a_time_over_all_holders(ledger: SlotLedger) -> None:
+def test_few_lines_are_unconfirmed_at_a_time_over_all_holders(ledger: StepLedger) -> None:
     """Each of them may draw an error 101 if the limit has fallen."""
     first = ledger.acquire([1, 2, 3], holder="streamer", purpose=STREAM, ttl_seconds=60)
     second = ledger.acquire([7], holder="run", purpose=BATCH, ttl_seconds=60)
@@ -170,7 +172,7 @@ def test_few_lines_are_unconfirmed_at_a_time_over_all_holders(ledger: SlotLedger
     assert ledger.acquire([7, 8], holder="run", purpose=BATCH, ttl_seconds=60).granted == (7,)
 
 
-def test_a_holder_that_never_confirms_does_not_keep_the_others_waiting(ledger: SlotLedger, clock: ManualClock) -> None:
+def test_a_holder_that_never_confirms_does_not_keep_the_others_waiting(ledger: StepLedger, clock: ManualClock) -> None:
     ledger.acquire([1, 2], holder="stalled", purpose=STREAM, ttl_seconds=60)
     clock.advance(15)
 
@@ -178,7 +180,7 @@ def test_a_holder_that_never_confirms_does_not_keep_the_others_waiting(ledger: S
     assert len(ledger.usage().slots) == 3
 
 
-def test_a_line_that_is_being_cancelled_is_in_use_until_it_is_released(ledger: SlotLedger) -> None:
+def test_a_line_that_is_being_cancelled_is_in_use_until_it_is_released(ledger: StepLedger) -> None:
     _take(ledger, [1, 2, 3, 4, 5], "run", BATCH)
     ledger.close("run", [1])
 
@@ -188,27 +190,27 @@ def test_a_line_that_is_being_cancelled_is_in_use_until_it_is_released(ledger: S
     assert _take(ledger, [1], "run", BATCH).granted == (1,)
 
 
-def test_one_transaction_tells_and_asks(ledger: SlotLedger) -> None:
+def test_one_transaction_tells_and_asks(ledger: StepLedger) -> None:
     _take(ledger, [1, 2, 3, 4, 5], "run", BATCH)
     ledger.close("run", [1, 2])
 
     changes = SlotChanges(released={1, 2}, closing={3})
-    answer = ledger.turn(changes, [6, 7, 8], holder="run", purpose=BATCH, ttl_seconds=60)
+    answer = ledger.record_and_acquire(changes, [6, 7, 8], holder="run", purpose=BATCH, ttl_seconds=60)
 
     assert answer.granted == (6, 7)
-    ledger.tell("run", SlotChanges(confirmed={6}, exhausted={7}))
+    ledger.record("run", SlotChanges(confirmed={6}, exhausted={7}))
     assert {slot.conid: slot.is_standing for slot in ledger.usage().slots} == {3: False, 4: True, 5: True, 6: True}
 
 
 def test_an_error_101_lowers_the_ceiling_to_what_stands_for_every_process(
-    database: StateDatabase, ledger: SlotLedger, clock: ManualClock
+    database: StateDatabase, ledger: StepLedger, clock: ManualClock
 ) -> None:
     _take(ledger, [1, 2, 3], "streamer", STREAM)
     ledger.acquire([4], holder="run", purpose=BATCH, ttl_seconds=60)
 
     ledger.report_exhausted("run", 4)
 
-    usage = SlotLedger(database, ceiling=5, batch_floor=2, clock=clock).usage()
+    usage = StepLedger(database, ceiling=5, batch_floor=2, clock=clock).usage()
     assert [slot.conid for slot in usage.slots] == [1, 2, 3]
     assert (usage.ceiling, usage.configured_ceiling, usage.limit.stream_capacity) == (3, 5, 2)
     assert usage.learned.reason == "error 101 for contract 4 with 3 lines in use"
@@ -216,7 +218,7 @@ def test_an_error_101_lowers_the_ceiling_to_what_stands_for_every_process(
 
 
 def test_after_an_error_101_nobody_asks_for_a_moment_and_then_one_at_a_time(
-    ledger: SlotLedger, clock: ManualClock
+    ledger: StepLedger, clock: ManualClock
 ) -> None:
     _take(ledger, [1, 2, 3], "streamer", STREAM)
     ledger.acquire([4], holder="run", purpose=BATCH, ttl_seconds=60)
@@ -230,7 +232,7 @@ def test_after_an_error_101_nobody_asks_for_a_moment_and_then_one_at_a_time(
     assert (answer.granted, answer.wait) == ((5,), Wait.TURN)
 
 
-def test_lines_are_tried_for_one_by_one_and_a_restored_limit_is_found(ledger: SlotLedger, clock: ManualClock) -> None:
+def test_lines_are_tried_for_one_by_one_and_a_restored_limit_is_found(ledger: StepLedger, clock: ManualClock) -> None:
     _take(ledger, [1, 2], "streamer", STREAM)
     ledger.acquire([3], holder="streamer", purpose=STREAM, ttl_seconds=600)
     ledger.report_exhausted("streamer", 3)
@@ -246,7 +248,7 @@ def test_lines_are_tried_for_one_by_one_and_a_restored_limit_is_found(ledger: Sl
 
 
 def test_streams_that_find_too_few_lines_make_batches_yield_down_to_their_floor(
-    ledger: SlotLedger, clock: ManualClock
+    ledger: StepLedger, clock: ManualClock
 ) -> None:
     for conid in range(1, 6):
         _take(ledger, [conid], "run 1" if conid % 2 else "run 2", BATCH)
@@ -264,7 +266,7 @@ def test_streams_that_find_too_few_lines_make_batches_yield_down_to_their_floor(
     assert _take(ledger, [7, 8, 9, 10], "streamer", STREAM).granted == (7, 8)
 
 
-def test_while_streams_wait_batches_take_nothing_beyond_their_floor(ledger: SlotLedger) -> None:
+def test_while_streams_wait_batches_take_nothing_beyond_their_floor(ledger: StepLedger) -> None:
     _take(ledger, [1, 2, 3, 4, 5], "run", BATCH)
     ledger.acquire([7, 8, 9], holder="streamer", purpose=STREAM, ttl_seconds=60)
     ledger.release("run", [1, 2, 3, 4])
@@ -274,7 +276,7 @@ def test_while_streams_wait_batches_take_nothing_beyond_their_floor(ledger: Slot
     assert ledger.usage().stream_demand == 0
 
 
-def test_a_demand_that_is_not_repeated_is_forgotten(ledger: SlotLedger, clock: ManualClock) -> None:
+def test_a_demand_that_is_not_repeated_is_forgotten(ledger: StepLedger, clock: ManualClock) -> None:
     _take(ledger, [1, 2, 3, 4, 5], "run", BATCH)
     ledger.acquire([7], holder="streamer", purpose=STREAM, ttl_seconds=60)
     clock.advance(5)
@@ -282,7 +284,7 @@ def test_a_demand_that_is_not_repeated_is_forgotten(ledger: SlotLedger, clock: M
     assert ledger.to_yield("run") == set()
 
 
-def test_streams_never_yield_to_batches(ledger: SlotLedger) -> None:
+def test_streams_never_yield_to_batches(ledger: StepLedger) -> None:
     _take(ledger, [1, 2, 3], "streamer", STREAM)
     _take(ledger, [7, 8], "run 1", BATCH)
 
@@ -292,7 +294,7 @@ def test_streams_never_yield_to_batches(ledger: SlotLedger) -> None:
 
 
 def test_batches_keep_their_floor_although_the_ceiling_falls_below_what_streams_use(
-    ledger: SlotLedger, clock: ManualClock
+    ledger: StepLedger, clock: ManualClock
 ) -> None:
     """It is for the streams to be shed."""
     _take(ledger, [1, 2, 3], "streamer", STREAM)
@@ -308,7 +310,7 @@ def test_batches_keep_their_floor_although_the_ceiling_falls_below_what_streams_
 
 
 def test_a_sample_of_the_usage_is_kept_once_a_minute(
-    ledger: SlotLedger, database: StateDatabase, clock: ManualClock
+    ledger: StepLedger, database: StateDatabase, clock: ManualClock
 ) -> None:
     _take(ledger, [1, 2], "streamer", STREAM)
     _take(ledger, [3], "run", BATCH)

@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotLedger, SlotUsage, Wait
+from v6_pipeline.state.slots.allocation import AcquiredSlots, SlotUsage, Wait
 from v6_pipeline_tests.properties import examples
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock, copy_of, sqlite_url
 from v6_pipeline_tests.unit.state.slots.line_model import TTL, GatewayLines, Process
 
@@ -57,9 +58,9 @@ class LedgerMachine(RuleBasedStateMachine):
             database.close()
         self.folder.cleanup()
 
-    def _ledger(self) -> SlotLedger:
+    def _ledger(self) -> StepLedger:
         database = self.databases[self.started % 2]
-        return SlotLedger(database, ceiling=CEILING, batch_floor=FLOOR, clock=self.clock, unconfirmed_lines=UNCONFIRMED)
+        return StepLedger(database, ceiling=CEILING, batch_floor=FLOOR, clock=self.clock, unconfirmed_lines=UNCONFIRMED)
 
     def _start(self, role: str) -> None:
         self.started += 1
@@ -233,11 +234,11 @@ _HAMMER = """
 import json, random, sys
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.slots.ledger import SlotLedger
+from v6_pipeline_tests.step_ledger import StepLedger
 
 url, name, purpose = sys.argv[1:]
 database = StateDatabase.open(url, name_for_messages="state")
-ledger = SlotLedger(database, ceiling=6, batch_floor=2, unconfirmed_lines=6)
+ledger = StepLedger(database, ceiling=6, batch_floor=2, unconfirmed_lines=6)
 chance = random.Random(name)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -264,7 +265,7 @@ def test_processes_that_hammer_one_ledger_never_exceed_it(
     database, url = sqlite_database, sqlite_url(tmp_path / "state.db")
     if kind == "postgresql":
         database, url = request.getfixturevalue("postgres_database"), request.getfixturevalue("postgres_url")
-    ledger = SlotLedger(database, ceiling=CEILING, batch_floor=FLOOR)
+    ledger = StepLedger(database, ceiling=CEILING, batch_floor=FLOOR)
     names = {"streamer 1": "stream", "streamer 2": "stream", "run 1": "batch", "run 2": "batch"}
 
     seen = [usage for answer in _run_together(url, names, ledger) for usage in answer]
@@ -273,7 +274,7 @@ def test_processes_that_hammer_one_ledger_never_exceed_it(
     assert all(streams <= CEILING - FLOOR and streams + batches <= CEILING for streams, batches in seen)
 
 
-def _run_together(url: str, names: dict[str, str], ledger: SlotLedger) -> Iterable[list[list[int]]]:
+def _run_together(url: str, names: dict[str, str], ledger: StepLedger) -> Iterable[list[list[int]]]:
     pipe = subprocess.PIPE
     children = [
         subprocess.Popen([sys.executable, "-c", _HAMMER, url, *item], stdin=pipe, stdout=pipe, stderr=pipe, text=True)

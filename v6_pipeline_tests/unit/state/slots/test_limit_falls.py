@@ -9,8 +9,9 @@ import pytest
 
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.slots.allocation import Wait
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER
-from v6_pipeline.state.slots.ledger import SlotLedger, Wait
+from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
 from v6_pipeline_tests.unit.state.slots.line_model import GatewayLines, Process
 
@@ -25,7 +26,7 @@ class Rig:
     def __init__(self, database: StateDatabase, clock: ManualClock) -> None:
         self.clock = clock
         self.gateway = GatewayLines(30)
-        self.ledger = SlotLedger(database, ceiling=CEILING, batch_floor=FLOOR, clock=clock)
+        self.ledger = StepLedger(database, ceiling=CEILING, batch_floor=FLOOR, clock=clock)
         self.streamer = Process(self.ledger, self.gateway, "streamer", SlotPurpose.STREAM)
         self.workers = [Process(self.ledger, self.gateway, f"run {number}", SlotPurpose.BATCH) for number in range(4)]
         self._next: Iterator[int] = count(100)
