@@ -13,13 +13,17 @@ from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_po
 from v6_pipeline.defs.checks import asset_checks
 from v6_pipeline.defs.flex_sensor import flex_statements_sensor
 from v6_pipeline.defs.history import flex_source, history
-from v6_pipeline.defs.jobs import import_flex_statements, maintain_lake, refresh_queued_positions, snapshot_positions
+from v6_pipeline.defs.jobs import (
+    import_flex_statements,
+    maintain_lake,
+    refresh_queued_positions,
+    set_strategy_contracts,
+    snapshot_positions,
+)
 from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.defs.schedules import lake_maintenance_schedule, queued_positions_schedule
-from v6_pipeline.defs.sensors import ib_streamer_sensor
-from v6_pipeline.defs.snapshot_schedule import position_snapshots_schedule
-from v6_pipeline.defs.strategy_job import set_strategy_contracts
+from v6_pipeline.defs.schedules import lake_maintenance_schedule, position_snapshots_schedule, queued_positions_schedule
+from v6_pipeline.defs.streamer_sensor import ib_streamer_sensor
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.settings import Settings, load_settings
 

@@ -17,7 +17,7 @@ import pytest
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs import assets
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.defs.sensors import ib_streamer_sensor
+from v6_pipeline.defs.streamer_sensor import ib_streamer_sensor
 from v6_pipeline.errors import StateError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.lake.lineage import CommitKind, read_commits

@@ -10,7 +10,7 @@ import pytest
 from v6_pipeline.checks.registry import CHECKS, When
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.checks import EVALUATE_EVERY
-from v6_pipeline.defs.sensors import ib_streamer_sensor
+from v6_pipeline.defs.streamer_sensor import ib_streamer_sensor
 from v6_pipeline.errors import StateError
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.account import holdings

@@ -12,7 +12,7 @@ import pytest
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.checks.registry import CHECKS, When
 from v6_pipeline.definitions import build_defs
-from v6_pipeline.defs.schedules import decide
+from v6_pipeline.defs.schedules import refresh_decision
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.recovery.durability import log_file
@@ -180,7 +180,7 @@ def test_the_check_expects_refreshes_for_as_long_as_the_schedule_makes_them(
     Clock.forward(301)
 
     severity, description = failed_with(checked.says("queue_drains"))
-    refreshes = decide(checked.instance, checked.pipeline, TradingCalendar(), Clock.instant).refresh
+    refreshes = refresh_decision(checked.instance, checked.pipeline, TradingCalendar(), Clock.instant).refresh
 
     assert refreshes is serious
     assert severity is (ERROR if serious else WARN)

@@ -10,7 +10,7 @@ import pytest
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.jobs import REFRESH_JOB
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.defs.schedules import decide, queued_positions_schedule
+from v6_pipeline.defs.schedules import queued_positions_schedule, refresh_decision
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.model import ContractSpec, Holding, SecType
 from v6_pipeline.refresh.due import RefreshDecision
@@ -21,7 +21,7 @@ from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipe
 
 
 def ask(instance: dg.DagsterInstance, pipeline: PipelineResource) -> RefreshDecision:
-    return decide(instance, pipeline, TradingCalendar(), Clock.instant)
+    return refresh_decision(instance, pipeline, TradingCalendar(), Clock.instant)
 
 
 def hold(database: StateDatabase, *conids: int, refreshed_at: datetime | None = None) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from v6_pipeline.defs.jobs import SNAPSHOT_JOB
 from v6_pipeline.defs.partitions import PARTITION_TAG
-from v6_pipeline.defs.snapshot_schedule import decide, newest_runs, position_snapshots_schedule
+from v6_pipeline.defs.schedules import newest_runs, position_snapshots_schedule, snapshot_decision
 from v6_pipeline.history.due import SnapshotDecision
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace
@@ -39,7 +39,7 @@ def ran(instance: dg.DagsterInstance, day: date, status: dg.DagsterRunStatus) ->
 
 
 def ask(instance: dg.DagsterInstance, pipeline: ClockedPipeline) -> SnapshotDecision:
-    return decide(instance, pipeline, CALENDAR, Clock.instant)
+    return snapshot_decision(instance, pipeline, CALENDAR, Clock.instant)
 
 
 @pytest.fixture

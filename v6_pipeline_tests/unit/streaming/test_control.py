@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import v6_pipeline
-from v6_pipeline.defs.sensors import TICK_SECONDS
+from v6_pipeline.defs.streamer_sensor import TICK_SECONDS
 from v6_pipeline.errors import StateError
 from v6_pipeline.ib.subscriptions import GIVE_UP_SECONDS, RENEWAL_SECONDS, SLOT_TTL_SECONDS
 from v6_pipeline.model import SlotPurpose

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.defs import sensors
-from v6_pipeline.defs.sensors import ib_streamer_sensor
+from v6_pipeline.defs import streamer_sensor
+from v6_pipeline.defs.streamer_sensor import ib_streamer_sensor
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, CommitLineage
 from v6_pipeline.lake.rows import position_rows
@@ -286,7 +286,7 @@ def test_a_picture_that_cannot_be_drawn_keeps_nothing_from_being_reported(
     def broken(*_: object, **__: object) -> bytes:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(sensors, "slots_over_time", broken)
+    monkeypatch.setattr(streamer_sensor, "slots_over_time", broken)
     result = tick(instance, pipeline, cursor)
 
     [event] = materialized(result)
