@@ -1,8 +1,9 @@
-"""The streamer's process: who may stream, for how long, and a clean end.
+"""The streamer's process: it streams while it holds the lease, and ends cleanly.
 
 Entry point ``python -m v6_pipeline.streamer``, started by ``ib_streamer_sensor`` or a supervisor, and the body of
-``v6 stream``; streaming itself is in ``v6_pipeline.streaming.streamer``. Dagster is never imported here: the process is
-up in about two seconds and outlives every reload of a code location.
+``v6 stream``. Does not belong here: streaming itself (``streaming.streamer``), control from outside
+(``streaming.control``), Dagster, without which the process starts in about two seconds and outlives every reload of a
+code location.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from logging.handlers import RotatingFileHandler
@@ -51,12 +53,12 @@ _LOG_FILES = 5
 
 
 class Authority(enum.StrEnum):
-    """On whose word this process streams."""
+    """Source of this process's right to stream."""
 
     SPAWNED = "spawned"
     """The sensor claimed the lease, started this process and renews the lease."""
     OWNED = "owned"
-    """A supervisor started it; it idles until the sensor grants the lease, and again once that is lost."""
+    """A supervisor started it; it idles until the sensor grants the lease, and again after the lease is lost."""
     ALONE = "alone"
     """Without Dagster: it claims the lease and renews it itself."""
 
@@ -73,26 +75,27 @@ async def stream(
     """Stream on the given authority until ``stop`` is set or the lease is lost.
 
     Args:
-        settings: of this home.
+        settings: settings of the home.
         stop: set it to end.
         authority: who renews the lease.
-        epoch: the one that the sensor claimed for this process; with ``SPAWNED`` only.
+        epoch: the epoch that the sensor claimed for this process; with ``SPAWNED`` only.
         clock: UTC now.
-        policy: how often it looks at what others may have changed.
+        policy: how often the streamer polls the lease, the registry and its own upkeep.
 
     Raises:
         FencedError: another process streams already.
         V6Error: the state database, the lake or (with ``ALONE``) the gateway cannot be used.
     """
     database = StateDatabase.open(settings.state_database_url, name_for_messages=settings.safe_state_url)
-    lease = StreamerLease(database, clock)
-    process = ProcessIdentity.current()
-    policy = policy or StreamerPolicy()
     try:
+        lease = StreamerLease(database, clock)
+        alone = authority is Authority.ALONE
+        host = _Host(settings, database, lease, clock, policy or StreamerPolicy(), alone)
+        process = ProcessIdentity.current()
         if authority is Authority.OWNED:
-            await _stream_when_granted(settings, database, lease, process, stop, clock, policy)
+            await host.stream_when_granted(process, stop)
             return
-        if authority is Authority.ALONE:
+        if alone:
             epoch = lease.claim(
                 process.owner, granted_by=GrantedBy.SELF, ttl_seconds=settings.lease_seconds, process=process
             )
@@ -103,34 +106,112 @@ async def stream(
                 "with 'v6 stream --stop' first"
             )
         lease.attach(epoch, process)
-        await _stream_as(epoch, settings, database, lease, stop, clock, policy, alone=authority is Authority.ALONE)
+        await host.stream_as(epoch, stop)
     finally:
         database.close()
 
 
-async def _stream_when_granted(
-    settings: Settings,
-    database: StateDatabase,
-    lease: StreamerLease,
-    process: ProcessIdentity,
-    stop: asyncio.Event,
-    clock: Clock,
-    policy: StreamerPolicy,
-) -> None:
-    log.info("waiting for ib_streamer_sensor to grant the lease")
-    while not stop.is_set():
-        epoch = await asyncio.to_thread(lease.claim_grant, process.owner, process)
-        if epoch is None:
-            await _pause(stop, policy.lease)
-            continue
-        lost = asyncio.Event()
-        either = asyncio.create_task(_set_with(stop, lost))
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """Runs a streamer under the lease. ``alone``: without Dagster, so that it renews the lease itself."""
+
+    settings: Settings
+    database: StateDatabase
+    lease: StreamerLease
+    clock: Clock
+    policy: StreamerPolicy
+    alone: bool
+
+    async def stream_when_granted(self, process: ProcessIdentity, stop: asyncio.Event) -> None:
+        """Stream whenever the sensor grants the lease, until ``stop`` is set."""
+        log.info("waiting for ib_streamer_sensor to grant the lease")
+        while not stop.is_set():
+            epoch = await asyncio.to_thread(self.lease.claim_grant, process.owner, process)
+            if epoch is None:
+                await _pause(stop, self.policy.lease)
+                continue
+            lost = asyncio.Event()
+            either = asyncio.create_task(_set_with(stop, lost))
+            try:
+                await self.stream_as(epoch, lost)
+            except FencedError as error:
+                log.warning("%s", error)
+            finally:
+                either.cancel()
+
+    async def stream_as(self, epoch: int, stop: asyncio.Event) -> None:
+        """Stream as the owner of ``epoch``; sets ``stop`` itself when the lease is lost or a stop is requested."""
+        settings, heartbeat = self.settings, None
         try:
-            await _stream_as(epoch, settings, database, lease, lost, clock, policy, alone=False)
-        except FencedError as error:
-            log.warning("%s", error)
+            writer = DeltaLakePositionWriter(
+                Lake.from_settings(settings).table(STREAMED_POSITIONS),
+                epoch=epoch,
+                gateway=settings.ib_address,
+                trading_day=TradingCalendar(settings.timezone).trading_day,
+                clock=self.clock,
+                flush_seconds=settings.flush_seconds,
+            )
+            streamer = build_streamer(
+                settings, self.database, writer, epoch=epoch, clock=self.clock, policy=self.policy
+            )
+            heartbeat = asyncio.create_task(self._keep_lease(epoch, streamer, stop), name="lease")
+            await self._open(writer)
+            log.info("connecting to %s before streaming as epoch %d", settings.ib_address, epoch)
+            await streamer.run(stop, connect_once=self.alone)
+        except Exception as error:
+            await _end(heartbeat)
+            message = str(error) if isinstance(error, V6Error) else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(FencedError, StateError):  # shown by the sensor, if it can still be stored
+                await asyncio.to_thread(self.lease.heartbeat, epoch, StreamerStatus.failure(message).as_json())
+            raise
         finally:
-            either.cancel()
+            await _end(heartbeat)
+            with contextlib.suppress(StateError):  # the lease then expires
+                await asyncio.to_thread(self.lease.release, epoch)
+            log.info("stopped")
+
+    async def _open(self, writer: DeltaLakePositionWriter) -> None:
+        """Take the table over.
+
+        Raises:
+            FencedError: another streamer has it, or had it with a higher epoch, above which the next start's will be.
+            LakeError: the table cannot be used.
+        """
+        try:
+            await writer.open()
+        except FencedError as error:
+            if error.epoch is not None:
+                await asyncio.to_thread(self.lease.raise_epoch, error.epoch)
+                raise FencedError(
+                    f"{error}; if no other streamer writes to this lake, the state database is newer than the lake: "
+                    "start again",
+                    epoch=error.epoch,
+                ) from error
+            raise
+
+    async def _keep_lease(self, epoch: int, streamer: IBPositionStreamer, stop: asyncio.Event) -> None:
+        """Report to the lease; set ``stop`` when it is lost, a stop is requested, or neither can be known."""
+        ttl_seconds = self.settings.lease_seconds
+        expires_at = self.clock() + timedelta(seconds=ttl_seconds)
+        while not stop.is_set():
+            try:
+                if self.alone:
+                    await asyncio.to_thread(self.lease.renew, epoch, ttl_seconds=ttl_seconds)
+                state = await asyncio.to_thread(self.lease.heartbeat, epoch, streamer.status().as_json())
+            except FencedError as error:
+                log.warning("%s", error)
+                stop.set()
+            except StateError as error:
+                # A busy database does not cost the lease, unless it stays busy until the lease would have expired.
+                log.warning("%s", error)
+                if self.clock() >= expires_at:
+                    stop.set()
+            else:
+                expires_at = state.expires_at or expires_at
+                if state.desired_state is DesiredState.STOP:
+                    log.info("stop requested")
+                    stop.set()
+            await _pause(stop, self.policy.lease)
 
 
 async def _set_with(stop: asyncio.Event, inner: asyncio.Event) -> None:
@@ -138,65 +219,16 @@ async def _set_with(stop: asyncio.Event, inner: asyncio.Event) -> None:
     inner.set()
 
 
-async def _stream_as(
-    epoch: int,
-    settings: Settings,
-    database: StateDatabase,
-    lease: StreamerLease,
-    stop: asyncio.Event,
-    clock: Clock,
-    policy: StreamerPolicy,
-    *,
-    alone: bool,
-) -> None:
-    """Stream as the owner of ``epoch``; sets ``stop`` itself when the lease is lost or a stop is asked for."""
-    heartbeat: asyncio.Task[None] | None = None
-    try:
-        writer = DeltaLakePositionWriter(
-            Lake.from_settings(settings).table(STREAMED_POSITIONS),
-            epoch=epoch,
-            gateway=settings.ib_address,
-            trading_day=TradingCalendar(settings.timezone).trading_day,
-            clock=clock,
-            flush_seconds=settings.flush_seconds,
-        )
-        streamer = build_streamer(settings, database, writer, epoch=epoch, clock=clock, policy=policy)
-        heartbeat = asyncio.create_task(
-            _keep_lease(lease, epoch, streamer, stop, settings, clock, policy, alone=alone), name="lease"
-        )
-        await _open(writer, lease)
-        log.info("connecting to %s before streaming as epoch %d", settings.ib_address, epoch)
-        await streamer.run(stop, connect_once=alone)
-    except Exception as error:
-        await _end(heartbeat)
-        said = str(error) if isinstance(error, V6Error) else f"{type(error).__name__}: {error}"
-        with contextlib.suppress(FencedError, StateError):  # the sensor shows it, if it can still be left there
-            await asyncio.to_thread(lease.heartbeat, epoch, StreamerStatus.failure(said).as_json())
-        raise
-    finally:
-        await _end(heartbeat)
-        with contextlib.suppress(StateError):  # the lease then ends by itself
-            await asyncio.to_thread(lease.release, epoch)
-        log.info("stopped")
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
-async def _open(writer: DeltaLakePositionWriter, lease: StreamerLease) -> None:
-    """Take the table over.
-
-    Raises:
-        FencedError: another streamer has it, or had it with a higher epoch: the next start's will be above that.
-        LakeError: the table cannot be used.
-    """
-    try:
-        await writer.open()
-    except FencedError as error:
-        if error.epoch is not None:
-            await asyncio.to_thread(lease.raise_epoch, error.epoch)
-            raise FencedError(
-                f"{error}; if no other streamer writes to this lake, the state database is newer than it: start again",
-                epoch=error.epoch,
-            ) from error
-        raise
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 def build_streamer(
@@ -208,7 +240,7 @@ def build_streamer(
     clock: Clock,
     policy: StreamerPolicy | None = None,
 ) -> IBPositionStreamer:
-    """The streamer with all its parts, as the settings want them."""
+    """Return the streamer with all its parts, built from the settings."""
     registry = StrategyRegistry(database, clock, timezone=settings.timezone)
     registry.initialize()
     calendar = TradingCalendar(settings.timezone)
@@ -235,52 +267,6 @@ def build_streamer(
     )
 
 
-async def _keep_lease(
-    lease: StreamerLease,
-    epoch: int,
-    streamer: IBPositionStreamer,
-    stop: asyncio.Event,
-    settings: Settings,
-    clock: Clock,
-    policy: StreamerPolicy,
-    *,
-    alone: bool,
-) -> None:
-    """Report again and again; end the stream when the lease is over, a stop is asked for, or neither can be known."""
-    expires_at = clock() + timedelta(seconds=settings.lease_seconds)
-    while not stop.is_set():
-        try:
-            if alone:
-                await asyncio.to_thread(lease.renew, epoch, ttl_seconds=settings.lease_seconds)
-            state = await asyncio.to_thread(lease.heartbeat, epoch, streamer.status().as_json())
-        except FencedError as error:
-            log.warning("%s", error)
-            stop.set()
-        except StateError as error:
-            # A busy database is no loss of the lease; one that stays away until it would have ended is.
-            log.warning("%s", error)
-            if clock() >= expires_at:
-                stop.set()
-        else:
-            expires_at = state.expires_at or expires_at
-            if state.desired_state is DesiredState.STOP:
-                log.info("asked to stop")
-                stop.set()
-        await _pause(stop, policy.lease)
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-
-
 def run_process(
     settings: Settings,
     *,
@@ -289,7 +275,7 @@ def run_process(
     seconds: float | None = None,
     on_start: Callable[[], None] | None = None,
 ) -> None:
-    """Stream until SIGINT, SIGTERM, ``seconds`` or the lease's end; blocking.
+    """Stream until SIGINT, SIGTERM, ``seconds`` or the end of the lease; blocking.
 
     Raises:
         V6Error: as ``stream``.
@@ -299,7 +285,7 @@ def run_process(
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Started from a non-interactive shell the process inherits SIGINT as ignored: it must be set anew.
+            # A process started from a non-interactive shell inherits SIGINT as ignored, so it must be set again.
             try:
                 loop.add_signal_handler(number, stop.set)
             except NotImplementedError:  # Windows
@@ -314,7 +300,7 @@ def run_process(
 
 
 def log_to_file(folder: Path) -> Path:
-    """Send the process's log to a rotating file in ``folder``; returns its path."""
+    """Send the process's log to a rotating file in ``folder``; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOG_FILE
     handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8")
@@ -326,7 +312,7 @@ def log_to_file(folder: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """``python -m v6_pipeline.streamer``: exit code 0 after a clean end, 1 with one line on stderr and in the log."""
+    """Run the process; return exit code 0 after a clean end, 1 with one line on stderr and in the log."""
     parser = argparse.ArgumentParser(prog="python -m v6_pipeline.streamer", description=__doc__)
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--epoch", type=int, help="the epoch that the sensor claimed for this process")
