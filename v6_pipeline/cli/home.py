@@ -1,15 +1,17 @@
 """The home of an installation: its settings file, state database, logs and Dagster home.
 
-Belongs here: making what is missing, and opening what is there. Nothing that exists is changed.
+Belongs here: creating what is missing and opening what exists. Nothing that exists is changed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +27,7 @@ _SQLITE = "sqlite:///"
 
 
 class Action(enum.StrEnum):
-    """What was done about a file or folder."""
+    """Outcome for a file or folder."""
 
     CREATED = "created"
     KEPT = "kept"
@@ -34,7 +36,7 @@ class Action(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that a home has, and what was done about it."""
+    """One part of a home and what was done about it."""
 
     what: str
     path: str
@@ -42,14 +44,14 @@ class Step:
 
 
 def load() -> Settings:
-    """The settings of the home in use."""
+    """Return the settings of the home in use."""
     from v6_pipeline.settings import load_settings
 
     return load_settings()
 
 
 def path_in_use() -> Path:
-    """The home, known without reading its settings file, which may be broken."""
+    """Return the path of the home without reading its settings file, which may be broken."""
     from v6_pipeline.settings import Settings
 
     default: Path = Settings.model_fields["home"].default
@@ -58,10 +60,10 @@ def path_in_use() -> Path:
 
 @contextlib.contextmanager
 def disk_faults() -> Iterator[None]:
-    """What the disk says about a home, as one line.
+    """Turn an OSError of the block into one line.
 
     Raises:
-        SettingsError: a file or folder cannot be made or written.
+        SettingsError: a file or folder cannot be created or written.
     """
     try:
         yield
@@ -73,8 +75,7 @@ def disk_faults() -> Iterator[None]:
 
 
 def write_settings_file(home: Path, values: Mapping[str, str] | None = None, *, force: bool = False) -> Step:
-    """Write ``v6.toml`` unless it is there; with ``force`` the old one is kept beside it as ``v6.toml.old``."""
-    from v6_pipeline.cli.settings_file import render_settings_file
+    """Write ``v6.toml`` unless it exists; with ``force`` the old one is kept as ``v6.toml.old``."""
     from v6_pipeline.settings import FILE_NAME
 
     path = home / FILE_NAME
@@ -89,8 +90,38 @@ def write_settings_file(home: Path, values: Mapping[str, str] | None = None, *, 
     return Step("settings", str(path), Action.REPLACED if existed else Action.CREATED)
 
 
+def render_settings_file(values: Mapping[str, str] | None = None) -> str:
+    """Return the text of a new ``v6.toml``: every setting with its default and a comment; those in ``values`` are set.
+
+    Args:
+        values: name to TOML literal, such as ``{"ib_port": "4002"}``.
+    """
+    from v6_pipeline.settings import Settings
+
+    chosen = dict(values or {})
+    lines = [
+        "# Settings of v6_pipeline. An environment variable, such as V6_IB_PORT, takes precedence over this file.",
+        "# A line that begins with # shows the default.",
+    ]
+    for name, field in Settings.model_fields.items():
+        if name == "home":  # it contains the file
+            continue
+        lines += ["", f"# {field.description}"]
+        default = field.get_default(call_default_factory=True)
+        lines.append(f"{name} = {chosen.pop(name)}" if name in chosen else f"# {name} = {_toml(default)}")
+    if chosen:
+        raise SettingsError(f"no such setting: {', '.join(sorted(chosen))}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return '""'
+    return value.isoformat() if isinstance(value, date) else json.dumps(value)
+
+
 def prepare_dagster_home(settings: Settings) -> Step:
-    """Dagster's home with its ``dagster.yaml``; one that is there is the user's and stays."""
+    """Create Dagster's home with its ``dagster.yaml``; an existing file is the user's and stays."""
     path = settings.dagster_home / "dagster.yaml"
     with disk_faults():
         settings.dagster_home.mkdir(parents=True, exist_ok=True)
@@ -102,7 +133,7 @@ def prepare_dagster_home(settings: Settings) -> Step:
 
 
 def prepare_log_folder(settings: Settings) -> Step:
-    """The folder of the logs."""
+    """Create the folder of the logs."""
     with disk_faults():
         existed = settings.log_dir.is_dir()
         settings.log_dir.mkdir(parents=True, exist_ok=True)
@@ -110,7 +141,7 @@ def prepare_log_folder(settings: Settings) -> Step:
 
 
 def prepare_state(settings: Settings) -> Step:
-    """The state database, created or migrated where needed."""
+    """Create or migrate the state database where needed."""
     file = _sqlite_file(settings)
     existed = file is None or file.exists()
     with open_state(settings):
@@ -120,14 +151,14 @@ def prepare_state(settings: Settings) -> Step:
 
 @contextlib.contextmanager
 def open_state(settings: Settings, *, must_exist: bool = False) -> Iterator[StateDatabase]:
-    """The state database.
+    """Open the state database.
 
     Args:
-        settings: of the home.
+        settings: settings of the home.
         must_exist: refuse to create it, for commands that would only find it empty: the home may be the wrong one.
 
     Raises:
-        StateError: it is not there, or cannot be used.
+        StateError: it does not exist or cannot be used.
     """
     file = _sqlite_file(settings)
     if must_exist and file is not None and not file.exists():
@@ -142,10 +173,10 @@ def open_state(settings: Settings, *, must_exist: bool = False) -> Iterator[Stat
 
 
 def open_lake(settings: Settings) -> Lake:
-    """The lake; nothing is made by this.
+    """Open the lake; this creates nothing.
 
     Raises:
-        LakeError: something else is in its place, or it cannot be reached.
+        LakeError: a file is in its place, or it cannot be reached.
     """
     from v6_pipeline.lake.lake import Lake
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from v6_pipeline.cli.settings_file import render_settings_file
+from v6_pipeline.cli.home import render_settings_file
 from v6_pipeline.errors import SettingsError
 from v6_pipeline.settings import Settings, load_settings
 
