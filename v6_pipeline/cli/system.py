@@ -14,11 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from v6_pipeline.cli import dagster_processes, home, output, streamer_control, supervise
+from v6_pipeline.cli import dagster_processes, home, output, supervise
 from v6_pipeline.cli.dagster_processes import HOST, LoadState, LocationStatus
 from v6_pipeline.cli.supervise import Children, StopRequested, StopSignals, SupervisionError, wait_until
 from v6_pipeline.errors import GatewayUnreachableError, UsageError
 from v6_pipeline.settings import StreamerMode
+from v6_pipeline.streaming import control
 
 if TYPE_CHECKING:
     from v6_pipeline.settings import Settings
@@ -196,7 +197,7 @@ def _ready_streamer(settings: Settings) -> None:
 
     with home.open_state(settings) as database:
         if settings.streamer is StreamerMode.SPAWN:
-            streamer_control.end(settings, database, seconds=STREAMER_SECONDS)
+            control.end_spawned(settings, database, seconds=STREAMER_SECONDS)
         StreamerLease(database).request_run()
 
 
@@ -210,11 +211,11 @@ def _stop(settings: Settings, children: Children) -> None:
             if spawned:
                 # Asked for even if none runs: the sensor must not start one now.
                 StreamerLease(database).request_stop()
-                streamer_control.end(settings, database, seconds=STREAMER_SECONDS)
+                control.end_spawned(settings, database, seconds=STREAMER_SECONDS)
             children.stop()
             if spawned:
                 # A tick may have claimed the lease in the instant of the request.
-                streamer_control.end(settings, database, seconds=STREAMER_SECONDS)
+                control.end_spawned(settings, database, seconds=STREAMER_SECONDS)
                 StreamerLease(database).request_run()
     finally:
         children.stop()

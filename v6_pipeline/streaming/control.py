@@ -1,7 +1,8 @@
-"""Who starts and renews the streamer: the control plane behind ``ib_streamer_sensor``.
+"""Control of the streamer's process from outside: start, renew, replace and end it.
 
-``decide`` is a pure function of the lease and the process; ``StreamerControl`` carries it out. No Dagster here, so that
-another scheduler could own the streamer in the same way.
+Belongs here: ``decide``, a pure function of the lease and the process; ``StreamerControl``, which carries its decision
+out for ``ib_streamer_sensor``; and the ending of a streamer for the command line. No Dagster here, so that another
+scheduler could own the streamer in the same way. What the process itself does is in ``v6_pipeline.streamer``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import v6_pipeline
 from v6_pipeline.errors import StateError
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.instants import Clock, utc_now
 from v6_pipeline.state.leases.leases import (
     DesiredState,
     GrantedBy,
@@ -37,22 +38,23 @@ from v6_pipeline.streaming.status import StreamerStatus
 log = logging.getLogger(__name__)
 
 START_DEADLINE = timedelta(seconds=60)
-"""A started process says which one it is within two seconds; one that has not by then did not come up."""
+"""A started process registers in the lease within two seconds; one that has not by then did not come up."""
 HUNG_AFTER = timedelta(seconds=60)
-"""A living streamer reports each second; one that has not for so long is stopped or hung."""
+"""A running streamer reports every second; one that has not for this long is stopped or hung."""
 RESTART_PAUSE = timedelta(seconds=20)
-"""A streamer that failed is started again no sooner after its start: it would be started six times a minute."""
+"""Shortest time between two starts; without it a streamer that fails would be started six times a minute."""
 CLOSING = timedelta(seconds=15)
-"""A streamer whose lease ran out cancels, flushes and ends within that; one that is still there stands still."""
+"""A streamer whose lease expired cancels, flushes and ends within this time; one that still runs after it hangs."""
 
 KILL_SECONDS = 1
-"""A killed process is gone within milliseconds; a tick must not wait longer for one that is not."""
+"""A killed process ends within milliseconds; a tick must not wait longer for one that does not."""
+POLL_SECONDS = 0.2
 
 Spawn = Callable[[Settings, int], None]
 
 
 class Action(enum.StrEnum):
-    """What a tick does."""
+    """Action of a tick."""
 
     START = "start"
     """Claim the lease and start the process."""
@@ -60,15 +62,15 @@ class Action(enum.StrEnum):
     GRANT = "grant"
     """Renew, or offer the lease to the streamer that a supervisor keeps running."""
     REPLACE = "replace"
-    """The owner is dead or hung: end its lease, then start or grant."""
+    """End the lease of an owner that is dead or hung, then start or grant."""
     LEAVE = "leave"
-    """A streamer that runs without Dagster: not ours."""
+    """Leave a streamer alone that runs without Dagster."""
     WAIT = "wait"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, and why in words that a tick can show."""
+    """An action and its reason, which the tick shows."""
 
     action: Action
     reason: str
@@ -76,31 +78,31 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ControlOutcome:
-    """What a tick did, and the lease after it."""
+    """The decision that a tick carried out, and the lease after it."""
 
     decision: Decision
     lease: StreamerLeaseState
 
 
 def decide(lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode, now: datetime) -> Decision:
-    """What the streamer needs now.
+    """Decide what the streamer needs now.
 
     Args:
-        lease: as it is.
-        alive: whether the owner's process runs; None if it has not said which it is, or is on another host.
+        lease: the streamer's lease.
+        alive: whether the owner's process runs; None if it has not registered yet or is on another host.
         mode: who starts the streamer.
         now: UTC.
     """
     if lease.is_live(now) and lease.granted_by is GrantedBy.SELF:
         return Decision(
-            Action.LEAVE, f"a streamer runs without Dagster (pid {lease.pid} on {lease.host}); it is left be"
+            Action.LEAVE, f"a streamer runs without Dagster (pid {lease.pid} on {lease.host}); it is left running"
         )
     if lease.desired_state is DesiredState.STOP:
-        return Decision(Action.WAIT, "stopped on request; 'v6 stream --start' lets it run again")
+        return Decision(Action.WAIT, "stopped on request; start it again with 'v6 stream --start'")
     if lease.is_live(now):
         fault = _fault(lease, alive=alive, now=now)
         if fault is not None and _starts_too_often(lease, now):
-            return Decision(Action.WAIT, f"{fault}; it is started again in {_rest(lease, now)} s")
+            return Decision(Action.WAIT, f"{fault}; the next start is in {_pause_seconds(lease, now)} s")
         if fault is not None:
             return Decision(Action.REPLACE, fault)
         action = Action.GRANT if mode is StreamerMode.SUPERVISED else Action.RENEW
@@ -111,31 +113,31 @@ def decide(lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode,
 def _decide_without_lease(
     lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode, now: datetime
 ) -> Decision:
-    """What a streamer needs that nobody owns, or whose lease ran out."""
+    """Decide what a streamer needs whose lease is free or expired."""
     if mode is StreamerMode.SUPERVISED:
-        return Decision(Action.GRANT, "lease offered; 'v6 stream --owned' takes it")
+        return Decision(Action.GRANT, "lease offered to a process of 'v6 stream --owned'")
     if alive and lease.granted_by is GrantedBy.SENSOR:
-        # Its connection keeps the client id, so that the next one could never connect.
+        # As long as it runs, its connection holds the client id, and the next one cannot connect.
         silence = now - (lease.heartbeat_at or lease.claimed_at or now)
         who = f"streamer of epoch {lease.epoch} (pid {lease.pid})"
         if silence <= CLOSING:
-            return Decision(Action.WAIT, f"{who} is closing: its lease ran out")
-        return Decision(Action.REPLACE, f"{who} outlived its lease and has not reported for {_seconds(silence)} s")
+            return Decision(Action.WAIT, f"{who} is closing: its lease expired")
+        return Decision(
+            Action.REPLACE, f"{who} still runs after its lease expired and has not reported for {_seconds(silence)} s"
+        )
     error = StreamerStatus.parse(lease.status).error
     if error is not None and _starts_too_often(lease, now):
-        return Decision(Action.WAIT, f"the streamer failed: {error}; it is started again in {_rest(lease, now)} s")
+        return Decision(
+            Action.WAIT, f"the streamer failed: {error}; the next start is in {_pause_seconds(lease, now)} s"
+        )
     return Decision(Action.START, f"started; before that it failed: {error}" if error else "started")
 
 
 def _fault(lease: StreamerLeaseState, *, alive: bool | None, now: datetime) -> str | None:
-    """Why the owner of a live lease is no good."""
+    """Return why the owner of a live lease must be replaced."""
     if lease.pid is None:
-        claimed_at = lease.claimed_at or now
-        return (
-            f"epoch {lease.epoch} did not come up: see streamer.out in the logs"
-            if now - claimed_at > START_DEADLINE
-            else None
-        )
+        is_late = now - (lease.claimed_at or now) > START_DEADLINE
+        return f"the streamer of epoch {lease.epoch} did not come up: see streamer.out in the logs" if is_late else None
     if alive is False:
         return f"streamer of epoch {lease.epoch} (pid {lease.pid}) has died"
     seen = lease.heartbeat_at or lease.claimed_at or now
@@ -152,17 +154,17 @@ def _starts_too_often(lease: StreamerLeaseState, now: datetime) -> bool:
     return lease.claimed_at is not None and now - lease.claimed_at < RESTART_PAUSE
 
 
-def _rest(lease: StreamerLeaseState, now: datetime) -> int:
+def _pause_seconds(lease: StreamerLeaseState, now: datetime) -> int:
     claimed_at = lease.claimed_at or now
     return max(0, round((claimed_at + RESTART_PAUSE - now).total_seconds()))
 
 
 class StreamerControl:
-    """Carries out one decision per ``tick``; well under a second, and never waits for the broker.
+    """Carries out one decision per ``tick``, which takes well under a second and never waits for the broker.
 
     Args:
-        settings: of this home.
-        database: state.
+        settings: settings of the home.
+        database: the state database.
         clock: UTC now.
         spawn: starts the streamer's process for an epoch.
     """
@@ -175,7 +177,7 @@ class StreamerControl:
         self._spawn = spawn or spawn_streamer
 
     def tick(self) -> ControlOutcome:
-        """Look, decide, act.
+        """Read the lease, decide and act.
 
         Raises:
             StateError: the state database cannot be used, or the process cannot be started.
@@ -185,12 +187,12 @@ class StreamerControl:
         decision = decide(lease, alive=alive, mode=self._settings.streamer, now=self._clock())
         is_gone = alive is False
         if decision.action is Action.REPLACE:
-            # The epoch ends before anything else: from here on the old owner can write nothing, even if it wakes.
+            # Revoke the epoch first: from here on the old owner cannot write, even if it wakes up.
             self._lease.release(lease.epoch)
             is_gone = _end_process(lease)
         if is_gone and decision.action in {Action.START, Action.REPLACE, Action.GRANT}:
-            # It has no connection any more, so IB has its lines back: they need not wait to expire. One whose lease ran
-            # out while Dagster was away is started anew and not replaced, and left its slots all the same.
+            # Its connection is gone, so IB has its lines back and the slots need not wait to expire. This includes a
+            # streamer whose lease expired while Dagster was away, which is started and not replaced.
             self._ledger.release(stream_holder(lease.epoch))
         seconds = self._settings.lease_seconds
         if decision.action is Action.RENEW:
@@ -216,20 +218,21 @@ class StreamerControl:
             raise
 
 
-def _identity(lease: StreamerLeaseState) -> ProcessIdentity | None:
+def process_of(lease: StreamerLeaseState) -> ProcessIdentity | None:
+    """Return the identity of the owner's process; None until it has registered."""
     if lease.host is None or lease.pid is None or lease.pid_started_at is None:
         return None
     return ProcessIdentity(host=lease.host, pid=lease.pid, started_at=lease.pid_started_at)
 
 
 def _is_alive(lease: StreamerLeaseState) -> bool | None:
-    identity = _identity(lease)
+    identity = process_of(lease)
     return None if identity is None else identity.is_alive()
 
 
 def _end_process(lease: StreamerLeaseState) -> bool:
-    """End an owner's process, where pid and start time both match, for pids are reused; whether it is gone for sure."""
-    identity = _identity(lease)
+    """Kill an owner's process if pid and start time both match, for pids are reused; True if it is certainly gone."""
+    identity = process_of(lease)
     if identity is None:
         return False
     if identity.is_alive():
@@ -238,26 +241,86 @@ def _end_process(lease: StreamerLeaseState) -> bool:
             psutil.Process(identity.pid).kill()
         except psutil.Error as error:
             log.warning("killing pid %d: %s", identity.pid, error)
-    # Looked at and not waited for: a wait would take the exit status from whoever started it.
+    # Polled and not waited for: a wait would take the exit status from the parent.
     deadline = time.monotonic() + KILL_SECONDS
     while identity.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
     return identity.is_alive() is False
 
 
+# For the command line
+
+
+def live_lease(database: StateDatabase) -> StreamerLeaseState | None:
+    """Return the lease of the streamer that may stream now; None if there is none."""
+    lease = StreamerLease(database).read()
+    return lease if lease.is_live(utc_now()) else None
+
+
+def clear_dead(settings: Settings, database: StateDatabase) -> StreamerLeaseState | None:
+    """Release the lease and the lines of a streamer of this host that died without doing so; return its lease.
+
+    Without this the next streamer would have to wait until that lease expires.
+    """
+    lease = live_lease(database)
+    if lease is None or _is_alive(lease) is not False:
+        return None
+    _release(settings, database, lease)
+    return lease
+
+
+def stop_and_wait(database: StateDatabase, epoch: int, *, seconds: float, sleep: Callable[[float], None]) -> bool:
+    """Request a stop and wait until ``epoch`` has no lease any more; False if it still has one after ``seconds``."""
+    StreamerLease(database).request_stop()
+    deadline = time.monotonic() + seconds
+    while True:
+        lease = live_lease(database)
+        if lease is None or lease.epoch != epoch:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        sleep(POLL_SECONDS)
+
+
+def end_spawned(settings: Settings, database: StateDatabase, *, seconds: float) -> StreamerLeaseState | None:
+    """End the streamer that the sensor of this home started, by force after ``seconds``; return its lease.
+
+    One that runs without Dagster or on another host belongs to someone else and is left running.
+    """
+    clear_dead(settings, database)
+    lease = live_lease(database)
+    if lease is None or lease.granted_by is not GrantedBy.SENSOR:
+        return None
+    if lease.host is not None and _is_alive(lease) is None:
+        return None
+    if not stop_and_wait(database, lease.epoch, seconds=seconds, sleep=time.sleep):
+        _end_process(lease)
+        _release(settings, database, lease)
+    return lease
+
+
+def _release(settings: Settings, database: StateDatabase, lease: StreamerLeaseState) -> None:
+    """End the lease of a dead streamer; its connection is gone, so its lines are free."""
+    SlotLedger.from_settings(settings, database).release(stream_holder(lease.epoch))
+    StreamerLease(database).release(lease.epoch)
+
+
+# The process
+
+
 _children: list[subprocess.Popen[bytes]] = []
-"""Started by this process: polled at each start, or a dead one would stay a zombie under a living code server."""
+"""Started by this process; polled at each start, or a dead one would stay a zombie while the code server lives."""
 
 
 def spawn_streamer(settings: Settings, epoch: int) -> None:
-    """Start ``python -m v6_pipeline.streamer`` detached: it outlives the code server, and its lease ends it.
+    """Start ``python -m v6_pipeline.streamer`` detached: it outlives the code server and ends with its lease.
 
     Raises:
         OSError: the process or its log file cannot be created.
     """
     _children[:] = [child for child in _children if child.poll() is None]
     settings.log_dir.mkdir(parents=True, exist_ok=True)
-    # Dagster's variables would tie the child to an instance that it has no business with.
+    # With Dagster's variables the child would use an instance that is not its own.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
     environment["V6_HOME"] = str(settings.home)
     package_root = str(Path(v6_pipeline.__file__).parents[1])
@@ -267,7 +330,7 @@ def spawn_streamer(settings: Settings, epoch: int) -> None:
         _children.append(
             subprocess.Popen(
                 [sys.executable, "-m", "v6_pipeline.streamer", "--epoch", str(epoch)],
-                # In this process's folder: relative paths in the settings and modules of V6_HANDLERS count from it.
+                # In this process's folder: relative paths in the settings and modules of V6_HANDLERS start from it.
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -49,9 +49,9 @@ def stream(
 
 
 def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: bool) -> None:
-    from v6_pipeline.cli import streamer_control
     from v6_pipeline.state.leases.leases import StreamerLease
     from v6_pipeline.streamer import Authority, log_to_file, run_process
+    from v6_pipeline.streaming import control
     from v6_pipeline.streaming.status import StreamerStatus
 
     with home.disk_faults():
@@ -60,7 +60,7 @@ def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: 
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.getLogger().addHandler(handler)
     with home.open_state(settings) as database:
-        streamer_control.clear_dead(settings, database)
+        control.clear_dead(settings, database)
         run_process(settings, authority=Authority.OWNED if owned else Authority.ALONE, seconds=seconds)
         state = StreamerLease(database).read()
     status = StreamerStatus.parse(state.status)
@@ -77,15 +77,15 @@ def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: 
 
 
 def _stop(settings: Settings, *, as_json: bool) -> None:
-    from v6_pipeline.cli import streamer_control
     from v6_pipeline.state.leases.leases import StreamerLease
+    from v6_pipeline.streaming import control
 
     with home.open_state(settings, must_exist=True) as database:
-        dead = streamer_control.clear_dead(settings, database)
-        running = streamer_control.live_lease(database)
+        dead = control.clear_dead(settings, database)
+        running = control.live_lease(database)
         if running is None:
             StreamerLease(database).request_stop()
-        elif not streamer_control.stop_and_wait(database, running.epoch, seconds=STOP_SECONDS, sleep=time.sleep):
+        elif not control.stop_and_wait(database, running.epoch, seconds=STOP_SECONDS, sleep=time.sleep):
             raise FencedError(
                 f"the streamer, pid {running.pid} on {running.host}, did not stop within {STOP_SECONDS} s: "
                 f"see {settings.log_dir}/streamer.log, then end that process"

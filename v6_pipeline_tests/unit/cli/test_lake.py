@@ -81,7 +81,7 @@ def test_a_table_that_does_not_exist(v6: Run, settings: Settings) -> None:
 def test_an_unknown_table_is_wrong_use(v6: Run, settings: Settings, command: str) -> None:
     found = v6("lake", command, "positions")
     assert found.code == 2
-    assert "positions is no table of the lake" in found.error
+    assert "the lake has no table positions" in found.error
     assert "streamed_positions, queued_positions" in found.error
 
 

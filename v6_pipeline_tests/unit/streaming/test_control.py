@@ -98,10 +98,10 @@ def test_a_request_to_stop_is_respected(mode: StreamerMode, state: StreamerLease
 
 @pytest.mark.parametrize("mode", [SPAWN, SUPERVISED])
 @pytest.mark.parametrize("alive", [True, False, None])
-def test_a_streamer_without_dagster_is_left_be(mode: StreamerMode, alive: bool | None) -> None:
+def test_a_streamer_without_dagster_is_left_running(mode: StreamerMode, alive: bool | None) -> None:
     decision = decided(lease(granted_by=GrantedBy.SELF, heartbeat_at=NOW - HUNG_AFTER * 2), alive=alive, mode=mode)
 
-    assert decision == Decision(Action.LEAVE, "a streamer runs without Dagster (pid 42 on host); it is left be")
+    assert decision == Decision(Action.LEAVE, "a streamer runs without Dagster (pid 42 on host); it is left running")
 
 
 def test_once_it_has_ended_dagster_takes_over() -> None:
@@ -113,9 +113,9 @@ def test_one_that_outlives_its_lease_is_waited_for_and_then_ended() -> None:
     closing = lease(expires_at=NOW, heartbeat_at=NOW - CLOSING)
     hung = replace(closing, heartbeat_at=NOW - CLOSING - SECOND)
 
-    assert decided(closing) == Decision(Action.WAIT, "streamer of epoch 3 (pid 42) is closing: its lease ran out")
+    assert decided(closing) == Decision(Action.WAIT, "streamer of epoch 3 (pid 42) is closing: its lease expired")
     assert decided(hung) == Decision(
-        Action.REPLACE, "streamer of epoch 3 (pid 42) outlived its lease and has not reported for 16 s"
+        Action.REPLACE, "streamer of epoch 3 (pid 42) still runs after its lease expired and has not reported for 16 s"
     )
     for ended in (False, None):
         assert decided(closing, alive=ended).action is Action.START
@@ -131,7 +131,7 @@ def test_one_that_dies_right_after_its_start_is_not_started_six_times_a_minute()
     young = lease(claimed_at=NOW - timedelta(seconds=10))
 
     assert decided(young, alive=False) == Decision(
-        Action.WAIT, "streamer of epoch 3 (pid 42) has died; it is started again in 10 s"
+        Action.WAIT, "streamer of epoch 3 (pid 42) has died; the next start is in 10 s"
     )
     assert decided(replace(young, claimed_at=NOW - RESTART_PAUSE), alive=False).action is Action.REPLACE
 
@@ -155,7 +155,7 @@ def test_one_that_does_not_come_up_is_replaced() -> None:
 
     assert decided(coming_up, alive=None).action is Action.RENEW
     assert decided(replace(coming_up, claimed_at=NOW - START_DEADLINE - SECOND), alive=None) == Decision(
-        Action.REPLACE, "epoch 3 did not come up: see streamer.out in the logs"
+        Action.REPLACE, "the streamer of epoch 3 did not come up: see streamer.out in the logs"
     )
 
 
@@ -163,7 +163,7 @@ def test_one_that_failed_is_started_again_after_a_pause() -> None:
     failed = free(status={"error": "no gateway"}, claimed_at=NOW - timedelta(seconds=10))
 
     assert decided(failed, alive=None) == Decision(
-        Action.WAIT, "the streamer failed: no gateway; it is started again in 10 s"
+        Action.WAIT, "the streamer failed: no gateway; the next start is in 10 s"
     )
     assert decided(replace(failed, claimed_at=NOW - RESTART_PAUSE), alive=None) == Decision(
         Action.START, "started; before that it failed: no gateway"

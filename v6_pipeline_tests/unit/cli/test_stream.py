@@ -1,20 +1,20 @@
-"""Ending a streamer from outside. The streamer is a bare process here: what counts is its lease."""
+"""Ending a streamer from the command line. The streamer is a bare process here: only its lease matters."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
-import psutil
 import pytest
 
-from v6_pipeline.cli import streamer_control
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.streaming import control
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
 
@@ -28,7 +28,7 @@ def database(settings: Settings) -> Iterator[StateDatabase]:
 
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
-    """Something that runs and obeys nobody."""
+    """A process that ignores a stop request."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as started:
         yield started
         started.kill()
@@ -47,33 +47,33 @@ def test_the_lease_and_lines_of_a_dead_streamer_are_cleared(
     epoch = claim(database, process.pid)
     ledger = StepLedger(database, ceiling=90, batch_floor=10)
     ledger.acquire([1, 2], holder=f"streamer/{epoch}", purpose=SlotPurpose.STREAM, ttl_seconds=60)
-    assert streamer_control.clear_dead(settings, database) is None
+    assert control.clear_dead(settings, database) is None
     process.kill()
     process.wait()
-    cleared = streamer_control.clear_dead(settings, database)
+    cleared = control.clear_dead(settings, database)
     assert cleared is not None
     assert cleared.pid == process.pid
-    assert streamer_control.live_lease(database) is None
+    assert control.live_lease(database) is None
     assert ledger.usage().slots == ()
 
 
-def test_a_streamer_that_does_not_obey_is_killed(
+def test_a_streamer_that_does_not_stop_is_killed(
     settings: Settings, database: StateDatabase, process: subprocess.Popen[bytes]
 ) -> None:
     claim(database, process.pid)
-    ended = streamer_control.end(settings, database, seconds=0)
+    ended = control.end_spawned(settings, database, seconds=0)
     assert ended is not None
-    assert not psutil.pid_exists(process.pid)  # psutil has reaped it
-    assert streamer_control.live_lease(database) is None
+    assert process.wait(5) == -signal.SIGKILL
+    assert control.live_lease(database) is None
 
 
-def test_one_that_runs_without_dagster_is_left_be(
+def test_one_that_runs_without_dagster_is_left_running(
     settings: Settings, database: StateDatabase, process: subprocess.Popen[bytes]
 ) -> None:
     claim(database, process.pid, GrantedBy.SELF)
-    assert streamer_control.end(settings, database, seconds=0) is None
+    assert control.end_spawned(settings, database, seconds=0) is None
     assert process.poll() is None
-    assert streamer_control.live_lease(database) is not None
+    assert control.live_lease(database) is not None
 
 
 def test_waiting_ends_when_the_lease_is_given_back(database: StateDatabase) -> None:
@@ -84,7 +84,7 @@ def test_waiting_ends_when_the_lease_is_given_back(database: StateDatabase) -> N
         assert lease.read().desired_state is DesiredState.STOP
         lease.release(epoch)
 
-    assert streamer_control.stop_and_wait(database, epoch, seconds=10, sleep=obey)
+    assert control.stop_and_wait(database, epoch, seconds=10, sleep=obey)
 
 
 def test_stop_and_start_without_a_streamer(v6: Run, database: StateDatabase) -> None:
