@@ -28,7 +28,7 @@ import polars as pl
 
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import QueuePriority
 from v6_pipeline.paper import GatewayConfig, PaperGateway
 from v6_pipeline.paper.runner import GatewayThread

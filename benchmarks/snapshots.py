@@ -26,8 +26,13 @@ from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
-from v6_pipeline.lake.tables import FLEX_POSITIONS, FLEX_STATEMENTS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import (
+    FLEX_POSITIONS,
+    FLEX_STATEMENTS,
+    PORTFOLIO_EXPOSURE,
+    POSITION_SNAPSHOTS,
+    QUEUED_POSITIONS,
+)
 from v6_pipeline.state.registry.history import RegistryAt
 
 ACCOUNT = "SIM1"

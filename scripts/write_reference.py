@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from v6_pipeline.cli.app import app
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.schemas import TABLES
+from v6_pipeline.lake.tables import TABLES
 from v6_pipeline.settings import FILE_NAME, PREFIX, Settings
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"

@@ -31,7 +31,7 @@ from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.ib.session import shared_pacer
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now

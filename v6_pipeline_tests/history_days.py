@@ -11,7 +11,7 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.model import AccountValues, PositionUpdate, PriceSource, UpdateSource
 
 CALENDAR = TradingCalendar()

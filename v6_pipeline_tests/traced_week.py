@@ -19,8 +19,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace
 from v6_pipeline.lake.rows import account_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, STREAMED_POSITIONS
-from v6_pipeline.lake.tables import HISTORICAL_CLOSES, POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, HISTORICAL_CLOSES, POSITION_SNAPSHOTS, STREAMED_POSITIONS
 from v6_pipeline.model import AccountValues, PositionUpdate, PriceSource, UpdateSource
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase

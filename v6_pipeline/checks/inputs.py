@@ -16,8 +16,7 @@ from v6_pipeline.history.context import HistoryContext
 from v6_pipeline.history.inputs import LakeDays
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.reader import latest_positions
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import Holding, UpdateSource
 from v6_pipeline.refresh.due import is_refresh_time, overdue_before
 from v6_pipeline.settings import Settings

@@ -20,8 +20,13 @@ from v6_pipeline.history.inputs import KEY
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.reader import repeated_keys
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.lake.tables import FLEX_POSITIONS, POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import (
+    ACCOUNT_VALUES,
+    FLEX_POSITIONS,
+    POSITION_SNAPSHOTS,
+    QUEUED_POSITIONS,
+    STREAMED_POSITIONS,
+)
 from v6_pipeline.state.account import contracts, holdings
 from v6_pipeline.state.account import downloads as account_downloads
 from v6_pipeline.state.queue import due

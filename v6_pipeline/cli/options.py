@@ -15,7 +15,7 @@ Key = tuple[str, int]
 
 def complete_table(incomplete: str) -> list[str]:
     """Tables of the lake that begin so."""
-    from v6_pipeline.lake.schemas import TABLES
+    from v6_pipeline.lake.tables import TABLES
 
     return [spec.name for spec in TABLES if spec.name.startswith(incomplete)]
 

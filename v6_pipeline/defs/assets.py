@@ -18,17 +18,25 @@ from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.checks.inputs import downloaded_accounts
 from v6_pipeline.defs.checks import evaluations_after_refresh
-from v6_pipeline.defs.lineage import BROKER_FIELDS, IB_ACCOUNT, REGISTRY_FIELDS, STRATEGY_REGISTRY, source_columns
-from v6_pipeline.defs.metadata import ERROR, KINDS, sample_rows, table_definition, table_materialization
+from v6_pipeline.defs.lineage import source_schema
+from v6_pipeline.defs.metadata import (
+    ERROR,
+    KINDS,
+    is_first_of_quarter,
+    sample_rows,
+    shown,
+    table_definition,
+    table_materialization,
+)
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.defs.shown import is_first_of_quarter, shown
 from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import newest_accounts, row_count
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import Commit
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables.sources import BROKER_FIELDS, IB_ACCOUNT, REGISTRY_FIELDS, STRATEGY_REGISTRY
 from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS
 from v6_pipeline.refresh.worker import QueueWorker, RefreshReport, RefreshScope
 from v6_pipeline.state.account import holdings
@@ -54,7 +62,7 @@ def broker_assets(owners: Sequence[str]) -> list[dg.AssetSpec]:
         dg.AssetSpec(
             IB_ACCOUNT,
             description="The accounts at Interactive Brokers: positions, portfolio values and quotes, by the gateway.",
-            metadata={"dagster/column_schema": source_columns(BROKER_FIELDS)},
+            metadata={"dagster/column_schema": source_schema(BROKER_FIELDS)},
             group_name=BROKER,
             kinds={"interactivebrokers"},
             owners=owners,
@@ -65,7 +73,7 @@ def broker_assets(owners: Sequence[str]) -> list[dg.AssetSpec]:
                 "Which contracts serve active strategies, with history; kept in the state database and changed by "
                 "'v6 strategies'. Active contracts are streamed, all others queued."
             ),
-            metadata={"dagster/column_schema": source_columns(REGISTRY_FIELDS)},
+            metadata={"dagster/column_schema": source_schema(REGISTRY_FIELDS)},
             group_name=BROKER,
             kinds={"sqlite"},
             owners=owners,

@@ -18,50 +18,37 @@ import dagster as dg
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.checks import evaluations_of_days
-from v6_pipeline.defs.history_origins import FLEX_ATTRIBUTES
-from v6_pipeline.defs.lineage import FLEX, IB_ACCOUNT, STRATEGY_REGISTRY, source_columns
+from v6_pipeline.defs.lineage import source_schema
 from v6_pipeline.defs.metadata import (
     FRESH,
     KINDS,
     data_version_tag,
+    is_first_of_quarter,
     sample_rows,
+    shown,
     table_definition,
     table_materialization,
 )
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.defs.shown import is_first_of_quarter, shown
 from v6_pipeline.errors import V6Error
 from v6_pipeline.history.context import Failed, HistoryContext, Made
 from v6_pipeline.history.make import make_history
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
-    HISTORICAL_CLOSES,
     HISTORY_TABLES,
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
 )
+from v6_pipeline.lake.tables.sources import FLEX_ATTRIBUTES, IB_FLEX
 from v6_pipeline.pictures import as_markdown, exposure_by_underlying
 
 STEP = "history"
 GROUP = "history"
-_OWN_LOGS = (STREAMED_POSITIONS.name, QUEUED_POSITIONS.name, ACCOUNT_VALUES.name)
-DEPENDS_ON: dict[str, tuple[str, ...]] = {
-    FLEX_STATEMENTS.name: (FLEX,),
-    FLEX_POSITIONS.name: (FLEX, FLEX_STATEMENTS.name),
-    FLEX_ACTIVITY.name: (FLEX, FLEX_STATEMENTS.name),
-    HISTORICAL_CLOSES.name: (IB_ACCOUNT, FLEX_POSITIONS.name, STREAMED_POSITIONS.name, QUEUED_POSITIONS.name),
-    POSITION_SNAPSHOTS.name: (
-        *(*_OWN_LOGS, FLEX_STATEMENTS.name, FLEX_POSITIONS.name, FLEX_ACTIVITY.name),
-        *(HISTORICAL_CLOSES.name, STRATEGY_REGISTRY),
-    ),
-    PORTFOLIO_EXPOSURE.name: (POSITION_SNAPSHOTS.name, FLEX_ACTIVITY.name, STRATEGY_REGISTRY),
-}
-"""What each table is made from."""
 EVERY_DAY = {POSITION_SNAPSHOTS.name, PORTFOLIO_EXPOSURE.name}
 """Made by the schedule after each session; the others come with Flex statements, if there are any."""
 
@@ -76,16 +63,21 @@ class HistoryConfig(dg.Config):
 def flex_source(owners: Sequence[str]) -> dg.AssetSpec:
     """What lies upstream of history: IB's own account of past days."""
     return dg.AssetSpec(
-        FLEX,
+        IB_FLEX,
         description=(
             "IB's Flex statements, the broker's own account of past days: files in V6_FLEX_DIR, or fetched from the "
             "Flex Web Service with V6_FLEX_TOKEN and V6_FLEX_QUERY_ID."
         ),
-        metadata={"dagster/column_schema": source_columns(FLEX_ATTRIBUTES)},
+        metadata={"dagster/column_schema": source_schema(FLEX_ATTRIBUTES)},
         group_name="broker",
         kinds={"interactivebrokers", "xml"},
         owners=owners,
     )
+
+
+def _upstream(spec: TableSpec) -> tuple[str, ...]:
+    """Return the assets that a table is made from: those of its columns; a statement's contents need its statement."""
+    return (*spec.upstream, FLEX_STATEMENTS.name) if spec in (FLEX_POSITIONS, FLEX_ACTIVITY) else spec.upstream
 
 
 def history(
@@ -95,7 +87,7 @@ def history(
     specs = [
         dg.AssetSpec(
             spec.name,
-            deps=DEPENDS_ON[spec.name],
+            deps=_upstream(spec),
             description=spec.description,
             metadata=table_definition(spec, lake),
             group_name=GROUP,

@@ -11,18 +11,21 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from v6_pipeline.defs.lineage import STRATEGY_REGISTRY
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.contract_cache import check_contracts
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.lake.tables import (
+    ACCOUNT_VALUES,
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
+    QUEUED_POSITIONS,
+    STREAMED_POSITIONS,
+    TABLES,
 )
+from v6_pipeline.lake.tables.sources import STRATEGY_REGISTRY
 from v6_pipeline.lake.upkeep import Upkeep, maintain
 from v6_pipeline.state.registry.edit import ChangeMode, StrategyChange, entries_of
 from v6_pipeline.state.registry.registry import DEFAULT_PRIORITY, RegistryEntry, StrategyRegistry

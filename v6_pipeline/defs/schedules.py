@@ -29,7 +29,7 @@ from v6_pipeline.history.due import (
 )
 from v6_pipeline.history.inputs import SOURCES, LakeDays
 from v6_pipeline.ib.resets import expected_outage
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS
 from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh, is_refresh_time
 from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state.queue.queue import PositionQueue

@@ -21,7 +21,7 @@ from v6_pipeline.errors import V6Error
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import durable_commits
 from v6_pipeline.lake.reader import row_count
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.pictures import as_markdown, slots_over_time
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.leases.rows import StreamerLeaseState

@@ -19,7 +19,7 @@ from v6_pipeline.errors import LakeError, SettingsError, StateError
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.recovery.durability import LOG_FOLDER, local_path
-from v6_pipeline.lake.schemas import TABLES
+from v6_pipeline.lake.tables import TABLES
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 

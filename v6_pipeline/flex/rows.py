@@ -16,8 +16,8 @@ import polars as pl
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FlexError
 from v6_pipeline.flex.model import Attributes, FlexActivity, FlexPosition, FlexStatement, covered_day
-from v6_pipeline.lake.columns import Column, TableSpec
-from v6_pipeline.lake.tables import ATTRIBUTES, FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS
+from v6_pipeline.lake.columns import ATTRIBUTES, Column, TableSpec
+from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS
 from v6_pipeline.model import PriceSource, SecType, UpdateSource, known
 
 _FUTURES_STYLE = {"FSFOP": "FOP", "FSOPT": "OPT"}

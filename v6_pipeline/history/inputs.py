@@ -13,29 +13,27 @@ from datetime import date, datetime
 import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.lake.columns import POSITION_COLUMNS, TableSpec
+from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import LOOKBACK_DAYS, PinnedTable
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.tables import (
+    ACCOUNT_VALUES,
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
     HISTORICAL_CLOSES,
     POSITION_SNAPSHOTS,
+    QUEUED_POSITIONS,
+    STREAMED_POSITIONS,
 )
+from v6_pipeline.lake.tables.positions import POSITION_SCHEMA, Part, columns_of
 
 KEY = ("account", "conid")
-QUOTE = ("bid", "ask", "last", "close")
-GREEKS = ("implied_vol", "delta", "gamma", "vega", "theta", "underlying_price")
-OBSERVED_SCHEMA = pl.Schema(
-    {column.name: column.dtype for column in POSITION_COLUMNS} | {"source": STREAMED_POSITIONS.schema["source"]}
-)
+QUOTE = columns_of(Part.QUOTE)
+GREEKS = columns_of(Part.GREEKS)
+OBSERVED_SCHEMA = pl.Schema({**POSITION_SCHEMA, "source": STREAMED_POSITIONS.schema["source"]})
 """Columns of own observations: those of a position, and the feed."""
-_OF_PRICE = (
-    *("market_price", "market_value", "unrealized_pnl", "realized_pnl", *QUOTE, *GREEKS, "market_data_type"),
-    *("price_source", "price_time", "base_currency", "fx_rate_to_base"),
-)
+_OF_PRICE = (*columns_of(Part.PRICE), "realized_pnl", *QUOTE, *GREEKS, "market_data_type", *columns_of(Part.RATE))
 OWN_LOGS = (STREAMED_POSITIONS, QUEUED_POSITIONS)
 SOURCES = (*OWN_LOGS, ACCOUNT_VALUES, FLEX_STATEMENTS)
 """Tables whose rows of a day tell that an account was heard of on it."""

@@ -21,13 +21,16 @@ from v6_pipeline.lake.commits import CommitLog, Writer
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitInfo
 from v6_pipeline.lake.reader import PinnedRows, rows_at, scan
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.lake.tables import (
+    ACCOUNT_VALUES,
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
     HISTORICAL_CLOSES,
     POSITION_SNAPSHOTS,
+    QUEUED_POSITIONS,
+    STREAMED_POSITIONS,
+    TABLES,
 )
 from v6_pipeline.model import PriceSource, UpdateSource
 

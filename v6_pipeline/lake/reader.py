@@ -10,9 +10,9 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from v6_pipeline.lake.columns import POSITION_COLUMNS
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables.positions import POSITION_SCHEMA
 
 LOOKBACK_DAYS = 10
 """Trading days looked through by default: what is held is refreshed every few minutes, so two weeks outlast a long
@@ -21,7 +21,7 @@ outage."""
 _KEY = ("account", "conid")
 LATEST_SCHEMA = pl.Schema(
     {
-        **{column.name: column.dtype for column in POSITION_COLUMNS},
+        **POSITION_SCHEMA,
         **{name: STREAMED_POSITIONS.schema[name] for name in ("source", "epoch")},
         **{name: QUEUED_POSITIONS.schema[name] for name in ("run_id", "ingested_at")},
     }

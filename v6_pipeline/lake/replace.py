@@ -115,7 +115,7 @@ def _check_inside(spec: TableSpec, rows: pl.DataFrame, groups: Sequence[Group]) 
 def _is_there(store: DeltaTableStore, handle: DeltaTable, rows: pl.DataFrame, groups: Sequence[Group]) -> bool:
     """Whether the table holds these very rows of the groups and no other, in any order."""
     spec = store.spec
-    told = [name for name in spec.column_names if name not in spec.lineage]
+    told = [name for name in spec.column_names if name not in spec.provenance]
     days = {value for group in groups for value in group if isinstance(value, date)}
     with store.faults():
         # The days apart, for they alone keep other files from being read.

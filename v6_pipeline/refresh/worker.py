@@ -26,8 +26,8 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.maintenance import compact_if_fragmented
 from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.lake.table import Commit
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, QueuePriority, Quote, UpdateSource
 from v6_pipeline.refresh.account_downloads import AccountDownloads
 from v6_pipeline.refresh.quotes import BatchQuotes

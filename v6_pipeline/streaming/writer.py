@@ -21,8 +21,8 @@ from v6_pipeline.errors import FencedError, LakeError
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, CommitLineage
 from v6_pipeline.lake.rows import position_rows
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import Commit, DeltaTableStore
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate, UpdateSource
 from v6_pipeline.streaming.status import WriterStatus
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from v6_pipeline.errors import LakeError
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.unit.lake.builders import NOON, store, stored_rows, trading_day, update
 

@@ -14,7 +14,7 @@ import polars as pl
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.ib.subscriptions import SLOT_TTL_SECONDS
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.paper import PaperGateway
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase

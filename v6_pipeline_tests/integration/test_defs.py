@@ -22,7 +22,7 @@ from v6_pipeline.errors import StateError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.lake.lineage import CommitKind, read_commits
 from v6_pipeline.lake.reader import newest_accounts
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.paper import AccountConflict, GatewayConfig, GatewayThread
 from v6_pipeline.state.leases.leases import StreamerLease
 from v6_pipeline.state.queue.queue import PositionQueue

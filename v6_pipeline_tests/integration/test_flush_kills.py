@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 
 from v6_pipeline.lake.lineage import CommitKind, read_commits
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import flush
 
 KILLS = 10
@@ -31,7 +31,7 @@ from v6_pipeline.errors import FencedError
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline_tests.unit.lake.builders import by_epoch, flush, store
 from v6_pipeline.lake.recovery.durability import fsync_path
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 epoch = int(sys.argv[2])
 table = store(Path(sys.argv[1]), STREAMED_POSITIONS, fsync=fsync_path)
 appender = FencedAppender(table, application_id="v6", epoch=epoch, lineage=by_epoch(epoch), compact_every=5)

@@ -16,7 +16,7 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import LakeError
 from v6_pipeline.ib.connection import ConnectionPolicy
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS
 from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase

@@ -19,7 +19,7 @@ import polars as pl
 import pytest
 
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.control import ControlClient
 from v6_pipeline.paper.runner import GatewayThread

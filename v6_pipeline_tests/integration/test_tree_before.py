@@ -23,8 +23,7 @@ from v6_pipeline.cli import main
 from v6_pipeline.errors import FencedError
 from v6_pipeline.history.trace import trace
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import TABLES
-from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, TABLES
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import StreamerLease

@@ -96,7 +96,7 @@ class System:
 
     def content(self, spec: TableSpec, days: Sequence[date]) -> pl.DataFrame:
         """What the days say, without where it comes from."""
-        told = [name for name in spec.column_names if name not in spec.lineage]
+        told = [name for name in spec.column_names if name not in spec.provenance]
         return self.rows(spec).filter(pl.col("date").is_in(days)).select(told).sort(spec.key)
 
     def versions(self) -> dict[str, int]:

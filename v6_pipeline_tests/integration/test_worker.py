@@ -16,7 +16,7 @@ from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitKind, read_commits
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.model import QueuePriority, SlotPurpose
 from v6_pipeline.paper import AccountConflict, PaperGateway
 from v6_pipeline.refresh.account_downloads import AccountDownloads

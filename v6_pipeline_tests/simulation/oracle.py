@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.lake.reader import latest_positions
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.queue.queue import QueueState
 from v6_pipeline.streaming.competing_session import RETRY

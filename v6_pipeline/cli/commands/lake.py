@@ -176,7 +176,7 @@ def _stores(table: str | None) -> list[DeltaTableStore]:
     Raises:
         UsageError: there is no table of that name.
     """
-    from v6_pipeline.lake.schemas import TABLES
+    from v6_pipeline.lake.tables import TABLES
 
     chosen = _chosen(table, [spec.name for spec in TABLES])
     lake = home.open_lake(home.load())
@@ -227,7 +227,7 @@ def repair(
     from v6_pipeline.lake.lake import MARKER_TABLE, Lake
     from v6_pipeline.lake.recovery.durability import local_path
     from v6_pipeline.lake.recovery.repair import plan_repair
-    from v6_pipeline.lake.schemas import TABLES
+    from v6_pipeline.lake.tables import TABLES
 
     # The marker first: without it no other table can be opened.
     names = _chosen(table, [MARKER_TABLE, *(spec.name for spec in TABLES)])
@@ -296,7 +296,7 @@ def _writer_alive(settings: Settings, table: str) -> str | None:
     The streamer writes its own table, runs write all others; the marker is written by whoever writes first.
     """
     from v6_pipeline.lake.lake import MARKER_TABLE
-    from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+    from v6_pipeline.lake.tables import STREAMED_POSITIONS
     from v6_pipeline.state.leases.leases import ClientIds
     from v6_pipeline.streaming.control import live_lease, process_of
 

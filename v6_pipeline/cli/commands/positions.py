@@ -41,7 +41,7 @@ def positions(
     if day is not None:
         _check_day(day, now)
     from v6_pipeline.lake.reader import latest_positions
-    from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+    from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 
     lake = home.open_lake(settings)
     tables = [lake.table(STREAMED_POSITIONS), lake.table(QUEUED_POSITIONS)]

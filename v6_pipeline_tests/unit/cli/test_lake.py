@@ -12,8 +12,8 @@ from v6_pipeline.cli import INTERRUPTED, main
 from v6_pipeline.lake import maintenance
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.recovery.durability import log_file
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import ClientIds, GrantedBy, StreamerLease

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.settings import Settings
 from v6_pipeline_tests.traced_week import make_week
 from v6_pipeline_tests.unit.cli.conftest import Run

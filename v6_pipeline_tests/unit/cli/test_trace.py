@@ -16,7 +16,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.recovery.durability import log_file
 from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.model import AccountValues, UpdateSource
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase

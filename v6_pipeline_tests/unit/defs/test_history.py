@@ -11,12 +11,10 @@ import pytest
 
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs import history
-from v6_pipeline.defs.history_origins import FLEX_ATTRIBUTES
-from v6_pipeline.defs.lineage import BROKER_FIELDS
 from v6_pipeline.defs.metadata import LINEAGE
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.schemas import TABLES
-from v6_pipeline.lake.tables import FLEX_POSITIONS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import FLEX_POSITIONS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS, TABLES
+from v6_pipeline.lake.tables.sources import BROKER_FIELDS, FLEX_ATTRIBUTES
 from v6_pipeline.settings import Settings
 from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
 from v6_pipeline_tests.history_runs import (

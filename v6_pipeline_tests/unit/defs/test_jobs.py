@@ -8,7 +8,7 @@ import pytest
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.lake.recovery.durability import log_file
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.settings import Settings
 from v6_pipeline_tests.unit.lake.builders import by_epoch, by_run, flush, queued, update
 

@@ -17,7 +17,7 @@ from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.recovery.durability import log_file
 from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import AccountValues, ContractSpec, PositionUpdate, SlotPurpose, UpdateSource
 from v6_pipeline.state.account import contracts, holdings
 from v6_pipeline.state.account import downloads as account_downloads

@@ -17,7 +17,7 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.definitions import build_defs
-from v6_pipeline.lake import schemas
+from v6_pipeline.lake import tables
 from v6_pipeline.settings import Settings
 from v6_pipeline_tests.unit.defs.conftest import ClockedPipeline
 
@@ -103,7 +103,7 @@ def test_what_dagster_shows_is_what_was_reviewed(settings: Settings, pipeline: C
 def test_a_renamed_column_is_a_difference_of_two_lines(
     settings: Settings, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = schemas.ACCOUNT_VALUES
+    table = tables.ACCOUNT_VALUES
     renamed = tuple(replace(column, name="cash") if column.name == "total_cash" else column for column in table.columns)
     monkeypatch.setattr("v6_pipeline.defs.assets.ACCOUNT_VALUES", replace(table, columns=renamed))
 

@@ -13,7 +13,7 @@ from v6_pipeline.defs.streamer_sensor import ib_streamer_sensor
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, CommitLineage
 from v6_pipeline.lake.rows import position_rows
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate, UpdateSource
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease

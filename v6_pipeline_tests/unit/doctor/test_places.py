@@ -20,7 +20,7 @@ from v6_pipeline.doctor import places as place_examination
 from v6_pipeline.doctor.findings import Finding, Verdict
 from v6_pipeline.doctor.places import examine_places, examine_settings
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS
 from v6_pipeline.settings import Settings, StreamerMode, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline_tests.unit.lake.object_store import object_store

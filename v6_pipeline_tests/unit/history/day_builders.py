@@ -12,8 +12,8 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.history.inputs import OBSERVED_SCHEMA, DayInputs, DayWindow, Versions
 from v6_pipeline.history.snapshots import assemble
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES
 from v6_pipeline.lake.tables import (
+    ACCOUNT_VALUES,
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,

@@ -18,8 +18,15 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.replace import replace
 from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS, HISTORICAL_CLOSES
+from v6_pipeline.lake.tables import (
+    ACCOUNT_VALUES,
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    FLEX_STATEMENTS,
+    HISTORICAL_CLOSES,
+    QUEUED_POSITIONS,
+    STREAMED_POSITIONS,
+)
 from v6_pipeline.model import AccountValues, PositionUpdate, UpdateSource
 from v6_pipeline_tests.unit.lake.builders import NOON, by_run, no_fsync
 from v6_pipeline_tests.unit.lake.test_replace import lineage, rows

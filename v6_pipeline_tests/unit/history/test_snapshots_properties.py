@@ -25,8 +25,7 @@ from v6_pipeline.ib.valuation import market_value, unrealized_pnl
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace as replace_rows
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.lake.tables import HISTORICAL_CLOSES, POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import HISTORICAL_CLOSES, POSITION_SNAPSHOTS, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.state.registry.history import RegistryAt
 from v6_pipeline.state.registry.registry import RegistryEntry
 from v6_pipeline_tests.properties import examples
@@ -162,7 +161,7 @@ def late_cells(frame: pl.DataFrame) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for row in frame.to_dicts():
         for name, value in row.items():
-            if name in POSITION_SNAPSHOTS.lineage or value is None or name in {"date", "conid"}:
+            if name in POSITION_SNAPSHOTS.provenance or value is None or name in {"date", "conid"}:
                 continue
             if _seconds(row, name, value) > 0:
                 found.append((name, value))
@@ -241,7 +240,7 @@ def test_a_second_run_gives_the_same_content_in_whatever_order_rows_come(inputs:
         earlier=inputs.earlier.sample(fraction=1, shuffle=True, seed=random.randrange(1_000)),
     )
     first, second = assembled(inputs), assembled(again, now=LATER + timedelta(days=9), run_id="run-2")
-    assert first.drop(*POSITION_SNAPSHOTS.lineage).equals(second.drop(*POSITION_SNAPSHOTS.lineage))
+    assert first.drop(*POSITION_SNAPSHOTS.provenance).equals(second.drop(*POSITION_SNAPSHOTS.provenance))
 
 
 @pytest.fixture

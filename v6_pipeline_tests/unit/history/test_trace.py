@@ -23,8 +23,16 @@ from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.recovery.durability import added_files, log_file
 from v6_pipeline.lake.replace import replace as replace_days
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
-from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, HISTORICAL_CLOSES, POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import (
+    ACCOUNT_VALUES,
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    HISTORICAL_CLOSES,
+    POSITION_SNAPSHOTS,
+    QUEUED_POSITIONS,
+    STREAMED_POSITIONS,
+    TABLES,
+)
 from v6_pipeline.model import PositionUpdate
 from v6_pipeline.settings import Settings
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
@@ -90,7 +98,7 @@ def _as_version_1(made: Made, *, without: date | None = None) -> None:
     rows = week.snapshots(made.lake).filter(pl.col("date").ne_missing(pl.lit(without, dtype=pl.Date())))
     shutil.rmtree(made.lake.uri(POSITION_SNAPSHOTS))
     columns = [column for column in POSITION_SNAPSHOTS.columns if column.since == 1]
-    _write(made.lake, replace(POSITION_SNAPSHOTS, columns=tuple(columns), version=1), rows)
+    _write(made.lake, replace(POSITION_SNAPSHOTS, columns=tuple(columns)), rows)
 
 
 def rows_of(lake: Lake, table: str, version: int) -> list[dict[str, Any]]:

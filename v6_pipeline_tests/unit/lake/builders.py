@@ -14,8 +14,8 @@ from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.recovery.durability import Fsync
 from v6_pipeline.lake.rows import position_rows
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate, UpdateSource
 
 NOON = datetime(2026, 3, 4, 17, 0, tzinfo=UTC)

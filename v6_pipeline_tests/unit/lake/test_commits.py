@@ -16,8 +16,8 @@ from v6_pipeline.lake import commit_log
 from v6_pipeline.lake import commits as commit_search
 from v6_pipeline.lake.commits import CommitLog
 from v6_pipeline.lake.recovery.durability import added_files, log_file, read_log
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import (
     NOON,
     by_epoch,

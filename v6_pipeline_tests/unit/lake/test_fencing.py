@@ -18,8 +18,8 @@ from v6_pipeline.errors import FencedError, LakeConflictError, LakeError
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, CommitLineage, read_commits
 from v6_pipeline.lake.maintenance import compact
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.lake.builders import NOON, by_epoch, flush, no_fsync, store, stored_rows, streamed, update
 

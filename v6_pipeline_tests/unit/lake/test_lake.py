@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.lake import AccountKind, Lake
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.settings import Settings
 from v6_pipeline_tests.unit.lake.builders import by_epoch, by_run, no_fsync, queued, streamed, update
 

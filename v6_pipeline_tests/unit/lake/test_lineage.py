@@ -18,7 +18,7 @@ from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, read_commits
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.recovery.durability import log_file, read_log
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import CODE, DAY, NOON, by_epoch, by_run, flush, queued, store, update
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.reader import LATEST_SCHEMA, PinnedTable, last_rows, latest_positions, row_count
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate
 from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.lake.builders import DAY, NOON, by_epoch, by_run, queued, store, streamed, update

@@ -31,7 +31,6 @@ from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.recovery.durability import Fsync, log_file, read_log
 from v6_pipeline.lake.recovery.repair import plan_repair, repair
 from v6_pipeline.lake.replace import REPLACE_ATTEMPTS, replace
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.lake.tables import (
     FLEX_ACTIVITY,
@@ -41,6 +40,7 @@ from v6_pipeline.lake.tables import (
     HISTORY_TABLES,
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
+    QUEUED_POSITIONS,
 )
 from v6_pipeline_tests.unit.lake.builders import CODE, NOON, no_fsync, queued, store
 from v6_pipeline_tests.unit.lake.recovery.power_cut import Disk, Loss
@@ -565,4 +565,4 @@ def test_the_tables_of_history_say_what_is_replaced_together() -> None:
     for spec in HISTORY_TABLES:
         assert spec.replaced_by == (("date", "account") if spec.name in by_account else ("date",))
         assert spec.replaced_by == spec.key[: len(spec.replaced_by)]
-    assert {"run_id", "ingested_at"} <= set(POSITION_SNAPSHOTS.lineage)
+    assert {"run_id", "ingested_at"} <= set(POSITION_SNAPSHOTS.provenance)

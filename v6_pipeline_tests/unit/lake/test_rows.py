@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.rows import account_rows, position_rows
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import AccountValues, PriceSource, UpdateSource, known
 from v6_pipeline_tests.unit.lake.builders import DAY, NOON, queued, streamed, trading_day, update
 

@@ -18,16 +18,15 @@ from v6_pipeline.lake.columns import Column, TableSpec
 from v6_pipeline.lake.faults import is_conflict
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.reader import latest_positions
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import DAY, by_run, no_fsync, queued, store, stored_rows, update
 
 NEWER = replace(
     QUEUED_POSITIONS,
-    version=2,
     columns=(
         *QUEUED_POSITIONS.columns,
-        Column(name="rho", dtype=pl.Float64(), description="price change per point of interest, per unit", since=2),
+        Column(name="rho", dtype=pl.Float64(), meaning="price change per point of interest", since=2),
     ),
 )
 

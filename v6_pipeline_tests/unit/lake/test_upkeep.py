@@ -10,7 +10,7 @@ import pytest
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.maintenance import compacting
 from v6_pipeline.lake.recovery.durability import log_file
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.upkeep import maintain
 from v6_pipeline_tests.unit.lake.builders import by_epoch, by_run, flush, no_fsync, queued, stored_rows, update
 

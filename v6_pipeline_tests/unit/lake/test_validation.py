@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from v6_pipeline.errors import LakeError
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS
 from v6_pipeline.lake.validation import conform
 from v6_pipeline_tests.unit.lake.builders import by_run, queued, store, stored_rows, update
 

@@ -18,8 +18,8 @@ from v6_pipeline.errors import FencedError, LakeError
 from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind, read_commits
 from v6_pipeline.lake.recovery.durability import Fsync
-from v6_pipeline.lake.schemas import STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.streaming.handlers import PositionUpdateHandler
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.unit.lake.builders import NOON, no_fsync, store, stored_rows, trading_day, update

@@ -11,7 +11,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import durable_commits
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.recovery.durability import fsync_path, local_path
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
+from v6_pipeline.lake.tables import QUEUED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import by_run, queued, store, stored_rows, update
 
 

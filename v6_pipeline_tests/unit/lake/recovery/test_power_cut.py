@@ -14,8 +14,8 @@ from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lineage import CommitKind
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.recovery.repair import plan_repair, repair
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import (
     NOON,
     by_epoch,

@@ -23,8 +23,8 @@ from v6_pipeline.lake.recovery.durability import (
 )
 from v6_pipeline.lake.recovery.inspection import inspect, tail_damage
 from v6_pipeline.lake.recovery.repair import QUARANTINE, RepairPlan, plan_repair, repair
-from v6_pipeline.lake.schemas import QUEUED_POSITIONS
 from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.tables import QUEUED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import NOON, by_run, no_fsync, queued, store, stored_rows, update
 
 NAME = QUEUED_POSITIONS.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import linecache
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +12,8 @@ import polars as pl
 import pytest
 
 from v6_pipeline.defs.assets import account_sums
-from v6_pipeline.defs.shown import is_first_of_quarter, shown
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES
+from v6_pipeline.defs.metadata import MADE_BY, code_references, is_first_of_quarter, shown
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, TABLES
 
 
 def test_what_cannot_be_shown_is_said_in_a_line() -> None:
@@ -63,3 +65,14 @@ def test_sums_over_accounts_are_of_all_or_left_out(
     newest = pl.DataFrame(accounts, schema=ACCOUNT_VALUES.schema)
 
     assert account_sums(newest, wanted) == sums
+
+
+@pytest.mark.parametrize("table", [table.name for table in TABLES])
+def test_each_table_names_the_line_where_its_maker_begins(table: str) -> None:
+    found = code_references(table).code_references
+
+    for reference, maker in zip(found, MADE_BY[table], strict=True):
+        assert isinstance(reference, dg.LocalFileCodeReference)
+        assert reference.file_path == inspect.getsourcefile(maker)
+        assert f" {maker.__name__}" in linecache.getline(reference.file_path, reference.line_number or 0)
+        assert reference.label == f"{maker.__module__}.{maker.__qualname__}"

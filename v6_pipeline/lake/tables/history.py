@@ -1,0 +1,236 @@
+"""Tables computed for a trading day, which replace it as a whole: closes, snapshots, exposure.
+
+To add a column to the snapshots, append it to ``POSITION_SNAPSHOTS`` and compute it in ``history.snapshots``.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from v6_pipeline.lake.columns import (
+    ACCOUNT,
+    BASE_CURRENCY,
+    CONID,
+    CONTRACT_CURRENCY,
+    DAY,
+    INGESTED_AT,
+    ISO_CURRENCY,
+    PARTITION_COLUMN,
+    PERCENT,
+    RUN_ID,
+    SOURCE,
+    TIMESTAMP,
+    UTC,
+    Column,
+    Origin,
+    TableSpec,
+    number,
+    optional,
+    required,
+    version_read,
+)
+from v6_pipeline.lake.tables.account import ACCOUNT_VALUES
+from v6_pipeline.lake.tables.flex import FLEX_ACTIVITY, FLEX_STATEMENTS
+from v6_pipeline.lake.tables.positions import (
+    FLEX_POSITIONS,
+    POSITION_COLUMNS,
+    QUEUED_POSITIONS,
+    STREAMED_POSITIONS,
+    Part,
+    PositionColumn,
+)
+from v6_pipeline.lake.tables.sources import broker, of, registry
+
+_OWN_LOGS = (STREAMED_POSITIONS, QUEUED_POSITIONS)
+_OBSERVED = (FLEX_POSITIONS, *_OWN_LOGS)
+
+
+def _each(tables: tuple[TableSpec, ...], *columns: str) -> tuple[Origin, ...]:
+    return tuple(origin for table in tables for origin in of(table.name, *columns))
+
+
+_HELD = (STREAMED_POSITIONS, QUEUED_POSITIONS, FLEX_POSITIONS)
+_BAR = broker("historicalData.close")
+
+HISTORICAL_CLOSES = TableSpec(
+    name="historical_closes",
+    description="The close of each contract held on a trading day, from IB's historical bars, or why there is none.",
+    columns=(
+        DAY,
+        CONID.made_from(_each(_HELD, "conid")),
+        required("symbol", pl.String(), "symbol of the contract or of its underlying", origins=_each(_HELD, "symbol")),
+        required("sec_type", pl.String(), "IB's security type", origins=_each(_HELD, "sec_type")),
+        required("currency", pl.String(), "contract currency", ISO_CURRENCY, origins=_each(_HELD, "currency")),
+        number("close", "last price of the day's session; null if IB has none", CONTRACT_CURRENCY, origins=_BAR),
+        optional(
+            "bar_size", pl.String(), "IB's bar size of the bar that gave the close, such as '1 day'", origins=_BAR
+        ),
+        optional("what_to_show", pl.String(), "IB's data of that bar: TRADES, MIDPOINT, ...", origins=_BAR),
+        optional("bar_time", TIMESTAMP, "end of that bar, never after the day's cut-off", UTC, origins=_BAR),
+        optional(
+            "reason",
+            pl.String(),
+            "why there is no close: expired, no_data, no_permission, unknown_contract, no_answer (is asked again)",
+        ),
+        required("timestamp", TIMESTAMP, "end of the bar, or of the session where there is none", UTC),
+        SOURCE,
+        RUN_ID,
+        INGESTED_AT,
+    ),
+    key=(PARTITION_COLUMN, "conid"),
+    replaced_by=(PARTITION_COLUMN,),
+)
+
+_CLOSE = of(HISTORICAL_CLOSES.name, "close")
+_BASE = of(FLEX_STATEMENTS.name, "base_currency")
+_VALUED = ("position", "market_price", "multiplier")
+_ALSO_FROM: dict[str, tuple[Origin, ...]] = {
+    "market_price": _CLOSE,
+    # Computed where its source gives none; the price may be a historical close.
+    "market_value": _each(_OBSERVED, *_VALUED) + _CLOSE,
+    "unrealized_pnl": _each(_OBSERVED, *_VALUED, "market_value", "average_cost") + _CLOSE,
+    "price_source": _CLOSE,
+    "price_time": of(HISTORICAL_CLOSES.name, "bar_time"),
+    "base_currency": _BASE + of(ACCOUNT_VALUES.name, "base_currency"),
+    "fx_rate_to_base": _BASE + of(ACCOUNT_VALUES.name, "exchange_rates"),
+}
+"""Origins of a snapshot's columns besides the same columns of the observations."""
+_INSTEAD_FROM: dict[str, tuple[Origin, ...]] = {
+    PARTITION_COLUMN: (),
+    "realized_pnl": of(QUEUED_POSITIONS.name, "realized_pnl") + of(FLEX_ACTIVITY.name, "realized_pnl"),
+    "strategy_ids": registry("strategy"),
+}
+"""Origins of the snapshot's columns that are not those of the observations."""
+
+
+def _in_snapshot(shared: PositionColumn) -> Column:
+    name = shared.name
+    own_only = shared.part in {Part.QUOTE, Part.GREEKS} or name == "market_data_type"
+    observed = _each(_OWN_LOGS if own_only else _OBSERVED, name)
+    return shared.column.made_from(_INSTEAD_FROM.get(name, observed + _ALSO_FROM.get(name, ())))
+
+
+POSITION_SNAPSHOTS = TableSpec(
+    name="position_snapshots",
+    description="A trading day's truth: one row per (account, conid), from what was observed until the day's cut-off.",
+    columns=(
+        *map(_in_snapshot, POSITION_COLUMNS),
+        required("position_source", pl.String(), "what the position is from: flex, stream or queue"),
+        required("carried_forward", pl.Boolean(), "the position was last observed on an earlier trading day"),
+        required("final", pl.Boolean(), "made after the day's cut-off; before it the day is provisional"),
+        version_read("streamed_version", STREAMED_POSITIONS.name),
+        version_read("queued_version", QUEUED_POSITIONS.name),
+        version_read("accounts_version", ACCOUNT_VALUES.name),
+        version_read("flex_version", FLEX_POSITIONS.name),
+        version_read("closes_version", HISTORICAL_CLOSES.name),
+        RUN_ID,
+        INGESTED_AT,
+        version_read("flex_activity_version", FLEX_ACTIVITY.name, since=2),
+        optional(
+            "greeks_time",
+            TIMESTAMP,
+            "time of the observation that greeks and the underlying's price are from",
+            UTC,
+            origins=_each(_OWN_LOGS, "timestamp"),
+            since=2,
+        ),
+    ),
+    key=(PARTITION_COLUMN, "account", "conid"),
+    replaced_by=(PARTITION_COLUMN,),
+)
+
+
+def _snapshot(*columns: str) -> tuple[Origin, ...]:
+    return of(POSITION_SNAPSHOTS.name, *columns)
+
+
+_VALUE = _snapshot("market_value", "fx_rate_to_base")
+# Of this snapshot and the one before; by the change of the value where IB restated the cost. What was held the session
+# before and is gone has realized what the day's activity says.
+_DAILY_PNL = _snapshot(
+    "unrealized_pnl", "realized_pnl", "fx_rate_to_base", "position", "average_cost", "market_value"
+) + of(FLEX_ACTIVITY.name, "realized_pnl", "fx_rate_to_base")
+_DELTA = _snapshot("position", "multiplier", "delta", "underlying_price", "market_value", "fx_rate_to_base")
+_GAMMA = _snapshot("position", "multiplier", "gamma", "underlying_price", "fx_rate_to_base")
+_VEGA = _snapshot("position", "multiplier", "vega", "fx_rate_to_base")
+_THETA = _snapshot("position", "multiplier", "theta", "fx_rate_to_base")
+_SHARES = _snapshot("position") + registry("quantity", "priority")
+"""By which the strategies of a position share its amounts."""
+
+
+def _once(origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
+    return tuple(dict.fromkeys(origins))
+
+
+def _amount(name: str, meaning: str, origins: tuple[Origin, ...]) -> Column:
+    return number(name, meaning, BASE_CURRENCY, origins=_once(origins + _SHARES))
+
+
+PORTFOLIO_EXPOSURE = TableSpec(
+    name="portfolio_exposure",
+    description="Where the risk is: per account, underlying and strategy, in the account's base currency.",
+    columns=(
+        DAY,
+        ACCOUNT.made_from(_snapshot("account")),
+        required("underlying", pl.String(), "symbol of the underlying", origins=_snapshot("symbol")),
+        optional(
+            "underlying_conid",
+            pl.Int64(),
+            "contract id of the underlying",
+            origins=_snapshot("underlying_conid", "conid"),
+        ),
+        required(
+            "strategy",
+            pl.String(),
+            "strategy that the positions serve; the remainder is 'unassigned'",
+            origins=registry("strategy"),
+        ),
+        optional(
+            "base_currency", pl.String(), "currency of the amounts", ISO_CURRENCY, origins=_snapshot("base_currency")
+        ),
+        required(
+            "positions",
+            pl.Int64(),
+            "positions that contribute, those split over strategies in each",
+            origins=_snapshot("position"),
+        ),
+        _amount("market_value", "value of the positions; null if none is known", _VALUE),
+        number("market_value_coverage", "positions whose value is known", PERCENT, origins=_VALUE),
+        _amount("daily_pnl", "profit and loss of the day; null if none is known", _DAILY_PNL),
+        number(
+            "daily_pnl_coverage", "positions whose profit and loss of the day is known", PERCENT, origins=_DAILY_PNL
+        ),
+        _amount("dollar_delta", "net delta x price of the underlying; stocks and futures have delta 1", _DELTA),
+        _amount("dollar_gamma", "change of dollar_delta when the underlying moves by 1 percent", _GAMMA),
+        _amount("vega", "change of value per percentage point of volatility", _VEGA),
+        _amount("theta", "change of value per calendar day", _THETA),
+        number(
+            "greeks_coverage",
+            "positions whose greeks are known",
+            PERCENT,
+            origins=_once(_DELTA + _GAMMA + _VEGA + _THETA),
+        ),
+        required(
+            "short_options_expiring",
+            pl.Int64(),
+            "short options that expire by the next trading day",
+            origins=_snapshot("position", "expiry"),
+        ),
+        required(
+            "short_options_in_the_money",
+            pl.Int64(),
+            "short options in the money, by the newest price of the underlying, where one is known",
+            origins=_snapshot(
+                *("position", "right", "strike", "underlying_price", "greeks_time"),
+                *("underlying_conid", "market_price", "price_time"),
+            ),
+        ),
+        required("timestamp", TIMESTAMP, "newest observation among the positions", UTC),
+        required("final", pl.Boolean(), "made from a snapshot after the day's cut-off"),
+        version_read("snapshot_version", POSITION_SNAPSHOTS.name),
+        RUN_ID,
+        INGESTED_AT,
+    ),
+    key=(PARTITION_COLUMN, "account", "underlying", "underlying_conid", "strategy"),
+    replaced_by=(PARTITION_COLUMN,),
+)
