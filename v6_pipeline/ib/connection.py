@@ -1,23 +1,19 @@
-"""One connection to the gateway: how it is made, watched and made again.
+"""One connection to the gateway: connecting, the circuit breaker, the heartbeat, and the reaction to error codes.
 
-``IBConnectionManager`` owns the ib_async client and its error stream. It knows nothing of positions or slots; those
-ask it for requests that always end. A new ``ReadOnlyIB`` is built for each attempt, because ib_async keeps half of its
-state over a reconnect and wipes the other half.
+``IBConnectionManager`` owns the ib_async client and its error stream. It knows nothing of positions or slots. Requests
+over it are in ``ib.requests``. A new ``ReadOnlyIB`` is built for each attempt, because ib_async keeps half of its state
+over a reconnect and wipes the other half.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from eventkit import Event
-from ib_async.wrapper import RequestError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from v6_pipeline.errors import (
@@ -25,19 +21,16 @@ from v6_pipeline.errors import (
     GatewayError,
     GatewayTooOldError,
     GatewayUnreachableError,
-    RequestTimeoutError,
 )
 from v6_pipeline.ib.allowance import LocalAllowance
-from v6_pipeline.ib.breaker import CircuitBreaker, loop_time
 from v6_pipeline.ib.client import ReadOnlyIB
 from v6_pipeline.ib.codes import Reaction, is_healthy_notice, new_port, reaction_to
 from v6_pipeline.ib.pacing import MessagePacer
 from v6_pipeline.ib.probe import PROBE_SECONDS, ProbeAnswer, explain, probe
+from v6_pipeline.ib.requests import GatewayRequests, RequestTimeouts
 from v6_pipeline.ib.resets import ExpectedOutage
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 RATE_EXCEEDED = 100
 UNKNOWN_TICKER = 300
@@ -50,7 +43,7 @@ ErrorListener = Callable[[int, int, str], None]
 
 
 class ConnectionState(enum.StrEnum):
-    """Where the connection stands."""
+    """State of the connection to the gateway and, behind it, to IB's servers."""
 
     DISCONNECTED = "disconnected"
     CONNECTING = "connecting"
@@ -58,19 +51,58 @@ class ConnectionState(enum.StrEnum):
     LINK_LOST = "link_lost"
     """The socket is up, but the gateway has lost IB's servers."""
     BREAKER_OPEN = "breaker_open"
-    """Too many attempts failed in a row: no further one before the pause is over."""
+    """Too many attempts failed in a row: the next one follows after a pause."""
+
+
+def loop_time() -> float:
+    """Return monotonic seconds, by the running loop."""
+    return asyncio.get_running_loop().time()
+
+
+class CircuitBreaker:
+    """Stops attempts for a while after ``failures`` in a row, so that a dead gateway is not hammered all night.
+
+    Args:
+        failures: how many in a row open it.
+        pause_seconds: how long it stays open; then one attempt decides.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, failures: int, pause_seconds: float, clock: Callable[[], float] = loop_time) -> None:
+        self._limit = failures
+        self._pause = pause_seconds
+        self._clock = clock
+        self._failed = 0
+        self._opened_at: float | None = None
+
+    def seconds_open(self) -> float:
+        """Return the seconds until the next attempt is allowed; 0 if it is allowed now."""
+        if self._opened_at is None:
+            return 0.0
+        return max(0.0, self._opened_at + self._pause - self._clock())
+
+    def record_success(self) -> None:
+        """Close it."""
+        self._failed = 0
+        self._opened_at = None
+
+    def record_failure(self) -> None:
+        """Count a failure; the one that reaches the limit, and each after it, opens the breaker (again)."""
+        self._failed += 1
+        if self._failed >= self._limit:
+            self._opened_at = self._clock()
+
+    def open(self) -> None:
+        """Open it at once, because the next attempt is known to fail."""
+        self._failed = self._limit
+        self._opened_at = self._clock()
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionPolicy:
-    """How patient a connection is; seconds, unless named otherwise."""
+class ConnectionPolicy(RequestTimeouts):
+    """Time-outs, pauses and limits of a connection; seconds, unless named otherwise."""
 
     connect_timeout: float = 15
-    request_timeout: float = 30
-    download_timeout: float = 120
-    """For all of an answer in many messages, which may be of thousands of positions."""
-    silence_timeout: float = 10
-    """Between two messages of such an answer: one that was cut off is not waited for."""
     heartbeat_interval: float = 15
     heartbeat_timeout: float = 10
     backoff_initial: float = 1
@@ -82,7 +114,7 @@ class ConnectionPolicy:
     messages_per_second: int = 45
 
 
-class IBConnectionManager:
+class IBConnectionManager(GatewayRequests):
     """A read-only connection with a deadline on everything.
 
     Args:
@@ -91,9 +123,9 @@ class IBConnectionManager:
         client_id: unique among the gateway's clients.
         policy: time-outs and backoff.
         clock: monotonic seconds.
-        sleep: how to wait between attempts.
-        pacer: when messages may leave; by default an allowance of this connection alone, at the policy's rate.
-        expected_outage: whether the broker is expected to be away now: then nobody is alarmed, and attempts are rare.
+        sleep: waits between attempts.
+        pacer: lets messages leave; by default an allowance of this connection alone, at the policy's rate.
+        expected_outage: the broker's known outage at this moment, if any: then attempts are rare and log no warning.
     """
 
     def __init__(
@@ -108,68 +140,41 @@ class IBConnectionManager:
         pacer: MessagePacer | None = None,
         expected_outage: Callable[[], ExpectedOutage | None] = lambda: None,
     ) -> None:
-        self.host = host
-        self.port = self._configured_port = port
-        self.client_id = client_id
         self.policy = policy or ConnectionPolicy()
+        super().__init__(host, port, self.policy)
+        self._configured_port = port
+        self.client_id = client_id
         self._sleep = sleep
         self._pacer = pacer or MessagePacer(LocalAllowance(self.policy.messages_per_second))
         self._expected_outage = expected_outage
         self._breaker = CircuitBreaker(self.policy.breaker_failures, self.policy.breaker_pause, clock)
-        self._ib: ReadOnlyIB | None = None
         self._state = ConnectionState.DISCONNECTED
         self._listeners: list[ErrorListener] = []
         self._lost = asyncio.Event()
         self._lost_reason = ""
         self.was_closed_by_gateway = False
-        """Whether the gateway itself ended the last session, and with it all that was subscribed."""
+        """True if the gateway itself ended the last session, and with it every subscription."""
         self.connects = 0
         self.error_counts: dict[int, int] = {}
 
     @property
-    def address(self) -> str:
-        """``host:port``."""
-        return f"{self.host}:{self.port}"
-
-    @property
     def state(self) -> ConnectionState:
-        """Where the connection stands."""
+        """The state now; a disconnected one is ``BREAKER_OPEN`` while the breaker allows no attempt."""
         if self._state is ConnectionState.DISCONNECTED and self._breaker.seconds_open() > 0:
             return ConnectionState.BREAKER_OPEN
         return self._state
 
-    @property
-    def ib(self) -> ReadOnlyIB:
-        """The connected client.
-
-        Raises:
-            GatewayUnreachableError: there is none now.
-        """
-        if self._ib is None or not self._ib.isConnected():
-            raise GatewayUnreachableError(f"not connected to the gateway at {self.address}")
-        return self._ib
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a session; a silent peer is found out by the heartbeat alone."""
-        return self._ib is not None and self._ib.isConnected()
-
-    @property
-    def accounts(self) -> tuple[str, ...]:
-        """Accounts that the login manages, as the gateway listed them at connect."""
-        return tuple(self.ib.managedAccounts())
-
     def add_error_listener(self, listener: ErrorListener) -> None:
-        """Have ``listener`` called for each message code; it survives reconnects."""
+        """Call ``listener`` for each message code; it survives reconnects."""
         self._listeners.append(listener)
 
     async def connect(self) -> None:
-        """Connect once, with a new client; one that is connected already is disconnected first.
+        """Connect once, with a new client; disconnect the present one first, if any.
 
         Raises:
             ClientIdInUseError: another client holds the id.
-            GatewayUnreachableError: nothing listens, or it is no IB gateway.
-            GatewayTooOldError: it must be updated.
+            GatewayUnreachableError: no process listens, or it is no IB gateway.
+            GatewayTooOldError: the gateway must be updated.
             GatewayError: the breaker is open, or the gateway refused in another way.
         """
         pause = self._breaker.seconds_open()
@@ -203,7 +208,7 @@ class IBConnectionManager:
                 self._on_error(NO_REQUEST, code, text, None)
 
     async def connect_persistently(self) -> None:
-        """Connect, however long it takes: backoff with jitter, more of it in the broker's resets and by the breaker."""
+        """Connect, however long it takes, with jittered backoff: longer in the broker's resets and for the breaker."""
         policy = self.policy
         backoff = wait_random_exponential(multiplier=policy.backoff_initial, max=policy.backoff_max)
 
@@ -211,7 +216,7 @@ class IBConnectionManager:
             pause = max(float(backoff(attempt)), self._breaker.seconds_open())
             return pause if self._expected_outage() is None else max(pause, policy.outage_pause)
 
-        def say(attempt: RetryCallState) -> None:
+        def log_failure(attempt: RetryCallState) -> None:
             error = attempt.outcome.exception() if attempt.outcome else None
             pause = attempt.next_action.sleep if attempt.next_action else 0
             outage = self._expected_outage()
@@ -219,142 +224,29 @@ class IBConnectionManager:
             log.log(level, "%s (attempt %d; next in %.1f s%s)", error, attempt.attempt_number, pause, why)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(GatewayError), wait=wait, before_sleep=say, sleep=self._sleep, reraise=True
+            retry=retry_if_exception_type(GatewayError),
+            wait=wait,
+            before_sleep=log_failure,
+            sleep=self._sleep,
+            reraise=True,
         )
         await retrying(self.connect)
 
     async def close(self, reason: str = "closed") -> None:
-        """Disconnect; harmless when already so. Requests under way end at once.
+        """Disconnect and end requests under way at once; harmless if not connected.
 
         Args:
-            reason: what ``wait_lost`` answers.
+            reason: returned by ``wait_lost``.
         """
         self._drop_client()
         self._mark_lost(reason)
-        # asyncio closes the socket with the loop's next turn.
+        # asyncio closes the socket in the loop's next iteration.
         await asyncio.sleep(0)
 
-    async def request(self, answer: Awaitable[T], what: str, *, timeout: float | None = None) -> T:  # noqa: ASYNC109
-        """Await an answer of the gateway, with a deadline.
-
-        Args:
-            answer: what ib_async returns for the request.
-            what: names it in errors, such as "positions".
-            timeout: seconds from when the request has left; the policy's by default.
-
-        Raises:
-            RequestTimeoutError: no answer in time.
-            GatewayError: the gateway refused it, or the connection closed.
-        """
-        return await self._answer(answer, what, timeout)
-
-    async def download(self, answer: Awaitable[T], what: str, rows: Event) -> T:
-        """As ``request``, for an answer in many messages: its deadline is of silence, and a late one of the whole.
-
-        Args:
-            answer: what ib_async returns for the request.
-            what: names it in errors, such as "positions".
-            rows: emitted by ib_async with each of the messages.
-
-        Raises:
-            RequestTimeoutError: silence, or no end.
-            GatewayError: as ``request``.
-        """
-        seconds = self.policy.silence_timeout
-        try:
-            async with self.deadline(seconds) as extend:
-
-                def heard(*_row: object) -> None:
-                    extend()
-
-                rows.connect(heard)
-                try:
-                    return await self._answer(answer, what, self.policy.download_timeout)
-                finally:
-                    rows.disconnect(heard)
-        except TimeoutError:
-            raise RequestTimeoutError(
-                f"the gateway at {self.address} fell silent for {seconds:g} s before the end of the {what}"
-            ) from None
-
-    async def _answer(self, answer: Awaitable[T], what: str, timeout: float | None, *, urgent: bool = False) -> T:  # noqa: ASYNC109
-        seconds = self.policy.request_timeout if timeout is None else timeout
-        try:
-            async with self.deadline(seconds, urgent=urgent):
-                return await answer
-        except TimeoutError:
-            raise RequestTimeoutError(
-                f"the gateway at {self.address} did not answer the request for {what} within {seconds:g} s"
-            ) from None
-        except RequestError as error:
-            raise GatewayError(f"the gateway refused the request for {what}: {error.code} {error.message}") from error
-        except ConnectionError as error:
-            raise GatewayUnreachableError(
-                f"connection to {self.address} closed during the request for {what}"
-            ) from error
-
-    @contextlib.asynccontextmanager
-    async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[Callable[[], None]]:
-        """``asyncio.timeout`` that begins once all messages given so far have left: they wait for the message rate.
-
-        Yields a function that, once it has begun, begins it anew.
-
-        Args:
-            seconds: from then on.
-            urgent: only urgent messages count.
-        """
-        loop = asyncio.get_running_loop()
-        # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.
-        async with asyncio.timeout(None) as timeout:
-
-            def begin() -> None:
-                timeout.reschedule(loop.time() + seconds)
-
-            def begin_anew() -> None:
-                if timeout.when() is not None:
-                    begin()
-
-            if self._ib is None:
-                begin()
-                yield begin_anew
-                return
-            forget = self._ib.outbox.when_left(begin, urgent=urgent)
-            try:
-                yield begin_anew
-            finally:
-                forget()
-
-    async def round_trip(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Wait until the gateway has taken in all that was sent before: it reads, and answers this, in order.
-
-        Messages are held back to keep the rate, so a line is free at the gateway only some time after its cancel.
-
-        Raises:
-            GatewayError: as ``request``.
-        """
-        await self._answer(self.ib.ask_time(), "its time", timeout)
-
-    async def heartbeat(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Wait until the gateway has answered a message that overtook all others: it says nothing of those.
-
-        Raises:
-            GatewayError: as ``request``.
-        """
-        await self._answer(self.ib.ask_time(urgent=True), "its time", timeout, urgent=True)
-
-    async def gateway_time(self) -> datetime:
-        """The gateway's clock, UTC, in whole seconds.
-
-        Raises:
-            GatewayError: as ``request``.
-        """
-        seconds = await self._answer(self.ib.ask_time(urgent=True), "its time", None, urgent=True)
-        return datetime.fromtimestamp(seconds, UTC)
-
     async def run_heartbeat(self) -> None:
-        """Ask the gateway for its time again and again; return, with the connection closed, once it does not answer.
+        """Request the gateway's time at intervals; once it does not answer, close the connection and return.
 
-        ``isConnected`` stays true while the peer is silent, so only an answer in time proves a connection.
+        ``isConnected`` stays true while the peer is silent, so only a timely answer proves a connection.
         """
         policy = self.policy
         while not self._lost.is_set():
@@ -369,12 +261,12 @@ class IBConnectionManager:
                 return
 
     async def wait_lost(self) -> str:
-        """Wait until the connection is gone, and return why."""
+        """Wait until the connection is lost, and return the reason."""
         await self._lost.wait()
         return self._lost_reason
 
     async def _connect_once(self, notices: list[tuple[int, str]]) -> ReadOnlyIB:
-        """A new session; ``notices`` receives what the gateway said meanwhile."""
+        """Start a session; ``notices`` receives the gateway's messages during the connect."""
         await self._pacer.turn()  # for the greeting, which does not pass the queue
         ib = ReadOnlyIB(self._pacer)
         ib.wrapper.clientId = self.client_id
@@ -403,8 +295,8 @@ class IBConnectionManager:
             self._slow_down_on(code, text)
 
         def on_end(_text: str) -> None:
-            # ib_async waits on after a close that comes before the handshake, and after a version that is too old for
-            # it. 326 arrives before its close.
+            # ib_async goes on waiting after a close before the handshake, and after a version too old for it. Code 326
+            # arrives before its close.
             refuse(None)
 
         ib.errorEvent += on_error
@@ -427,7 +319,7 @@ class IBConnectionManager:
                 await asyncio.gather(connecting, return_exceptions=True)
 
     def _drop_client(self) -> None:
-        """Disconnect from this side and end what waits for an answer."""
+        """Disconnect from this side, and end requests that wait for an answer."""
         ib, self._ib = self._ib, None
         if ib is None:
             return
@@ -437,14 +329,14 @@ class IBConnectionManager:
             transport: Any = ib.client.conn.transport
             try:
                 ib.client.disconnect()
-            except OSError:  # the peer has reset the connection, and the loop has not come to see it
+            except OSError:  # the peer has reset the connection, and the loop has not processed that yet
                 transport.abort()
-            # ib_async does these two only when the peer closes; else requests would wait out their deadlines.
+            # ib_async does these two only when the peer closes; without them requests would wait for their deadlines.
             ib.wrapper.connectionClosed()
             ib.disconnectedEvent.emit()
 
     async def _diagnose(self) -> GatewayError:
-        """Why no session came about, found out by one bare handshake."""
+        """Return the reason that no session started, found by one bare handshake."""
         await self._pacer.turn()
         found = await probe(self.host, self.port, PROBE_SECONDS)
         reason = explain(found, self.address)
@@ -457,11 +349,11 @@ class IBConnectionManager:
 
     def _on_error(self, req_id: int, code: int, text: str, _contract: object) -> None:
         if code == UNKNOWN_TICKER and self._ib is not None and self._ib.has_cancelled(req_id):
-            log.info("gateway: %d %s (request %d) -> it had ended before it was cancelled", code, text, req_id)
+            log.info("gateway: %d %s (request %d) -> the request had ended before its cancel", code, text, req_id)
             return
         self.error_counts[code] = self.error_counts.get(code, 0) + 1
         reaction = reaction_to(code, text)
-        log.log(self._loudness(code, reaction), "gateway: %d %s (request %d) -> %s", code, text, req_id, reaction)
+        log.log(self._log_level(code, reaction), "gateway: %d %s (request %d) -> %s", code, text, req_id, reaction)
         self._slow_down_on(code, text)
         if reaction is Reaction.LINK_LOST:
             self._state = ConnectionState.LINK_LOST
@@ -471,9 +363,9 @@ class IBConnectionManager:
             listener(req_id, code, text)
         if reaction is Reaction.TOO_OLD:
             self._breaker.open()
-        # Error 100 names no request: which subscribe or cancel was dropped is not known, and a new session forgets all.
+        # Error 100 names no request, so the dropped subscribe or cancel is unknown; a new session starts from nothing.
         if reaction in {Reaction.RECONNECT, Reaction.TOO_OLD} or code == RATE_EXCEEDED:
-            # Code 1300 names the port to come back on; should that one not answer, the configured one is tried again.
+            # Code 1300 names the port to reconnect to; if it does not answer, the configured one is tried again.
             self.port = new_port(text) or self.port if code == PORT_CHANGED else self.port
             self._drop_client()
             self._mark_lost(f"{code} {text}")
@@ -482,21 +374,21 @@ class IBConnectionManager:
         if reaction_to(code, text) is Reaction.BACK_OFF:
             self._pacer.back_off(code, text)
 
-    def _loudness(self, code: int, reaction: Reaction) -> int:
-        """The log level: what an expected outage brings alarms nobody, nor what is said again and again."""
+    def _log_level(self, code: int, reaction: Reaction) -> int:
+        """Return the log level: no warning for what an expected outage causes, nor for a repeated message."""
         if is_healthy_notice(code):
             return logging.DEBUG
         repeated = reaction is Reaction.LINK_LOST and self._state is ConnectionState.LINK_LOST
-        # The streamer says it once in a quarter of an hour; IB says it of every request.
-        told_elsewhere = reaction is Reaction.COMPETING_SESSION
-        # Lines are counted wrongly somewhere: worth one warning, and the count that the status shows.
+        # IB sends it for every request; the streamer logs it once in a quarter of an hour.
+        logged_by_streamer = reaction is Reaction.COMPETING_SESSION
+        # A line was counted wrongly: worth one warning, and the status shows the count.
         repeated |= code == UNKNOWN_TICKER and self.error_counts[code] > 1
-        if repeated or told_elsewhere or self._expected_outage() is not None:
+        if repeated or logged_by_streamer or self._expected_outage() is not None:
             return logging.INFO
         return logging.WARNING
 
     def link_proven(self) -> None:
-        """Data flows although the link to IB was said to be lost: its notice of return went missing."""
+        """Mark a lost link to IB as back, because data flows: the notice of its return was missed."""
         if self._state is ConnectionState.LINK_LOST:
             self._state = ConnectionState.CONNECTED
 

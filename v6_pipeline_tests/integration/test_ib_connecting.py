@@ -12,8 +12,7 @@ import pytest
 from ib_async.client import Client
 
 from v6_pipeline.errors import ClientIdInUseError, GatewayError, GatewayTooOldError, GatewayUnreachableError
-from v6_pipeline.ib.breaker import CircuitBreaker
-from v6_pipeline.ib.connection import ConnectionPolicy, ConnectionState, IBConnectionManager
+from v6_pipeline.ib.connection import CircuitBreaker, ConnectionPolicy, ConnectionState, IBConnectionManager
 from v6_pipeline.ib.probe import NEWEST_VERSION, OLDEST_VERSION
 from v6_pipeline.paper import GatewayConfig, PaperGateway
 from v6_pipeline_tests.integration.conftest import OpenConnection

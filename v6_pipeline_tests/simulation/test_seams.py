@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from v6_pipeline.ib.breaker import CircuitBreaker
+from v6_pipeline.ib.connection import CircuitBreaker
 from v6_pipeline_tests.simulation.test_loop import on_loop
 from v6_pipeline_tests.simulation.wire import SimulatedLoop
 

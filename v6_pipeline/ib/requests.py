@@ -1,0 +1,192 @@
+"""Requests to the gateway, each with a deadline that begins once its message has left.
+
+Belongs here: waiting for an answer, and turning silence, refusals and a lost socket into ``GatewayError``.
+Does not belong here: how the connection is made and watched (``ib.connection``), and what is requested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from eventkit import Event
+from ib_async.wrapper import RequestError
+
+from v6_pipeline.errors import GatewayError, GatewayUnreachableError, RequestTimeoutError
+from v6_pipeline.ib.client import ReadOnlyIB
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimeouts:
+    """Seconds to wait for an answer."""
+
+    request_timeout: float = 30
+    download_timeout: float = 120
+    """For all of an answer in many messages, which may be of thousands of positions."""
+    silence_timeout: float = 10
+    """Between two messages of such an answer: one that was cut off is not waited for."""
+
+
+class GatewayRequests:
+    """The current client of a gateway, and requests over it.
+
+    Args:
+        host: the gateway's host.
+        port: the gateway's port.
+        timeouts: for every request that names none itself.
+    """
+
+    def __init__(self, host: str, port: int, timeouts: RequestTimeouts) -> None:
+        self.host = host
+        self.port = port
+        self._timeouts = timeouts
+        self._ib: ReadOnlyIB | None = None
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def ib(self) -> ReadOnlyIB:
+        """The connected client.
+
+        Raises:
+            GatewayUnreachableError: there is none now.
+        """
+        if self._ib is None or not self._ib.isConnected():
+            raise GatewayUnreachableError(f"not connected to the gateway at {self.address}")
+        return self._ib
+
+    @property
+    def is_connected(self) -> bool:
+        """True while there is a session; only the heartbeat finds out that the peer is silent."""
+        return self._ib is not None and self._ib.isConnected()
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """Accounts that the login manages, as the gateway listed them at connect."""
+        return tuple(self.ib.managedAccounts())
+
+    async def request(self, answer: Awaitable[T], what: str, *, timeout: float | None = None) -> T:  # noqa: ASYNC109
+        """Await an answer of the gateway, with a deadline.
+
+        Args:
+            answer: what ib_async returns for the request.
+            what: names it in errors, such as "positions".
+            timeout: seconds from when the request has left; the policy's by default.
+
+        Raises:
+            RequestTimeoutError: no answer in time.
+            GatewayError: the gateway refused it, or the connection closed.
+        """
+        return await self._answer(answer, what, timeout)
+
+    async def download(self, answer: Awaitable[T], what: str, rows: Event) -> T:
+        """Await an answer in many messages, with a deadline for each silence and a late one for the whole.
+
+        Args:
+            answer: what ib_async returns for the request.
+            what: names it in errors, such as "positions".
+            rows: emitted by ib_async with each of the messages.
+
+        Raises:
+            RequestTimeoutError: silence, or no end.
+            GatewayError: as ``request``.
+        """
+        seconds = self._timeouts.silence_timeout
+        try:
+            async with self.deadline(seconds) as extend:
+
+                def on_row(*_row: object) -> None:
+                    extend()
+
+                rows.connect(on_row)
+                try:
+                    return await self._answer(answer, what, self._timeouts.download_timeout)
+                finally:
+                    rows.disconnect(on_row)
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"the gateway at {self.address} fell silent for {seconds:g} s before the end of the {what}"
+            ) from None
+
+    async def round_trip(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Wait until the gateway has processed every message sent before: it reads, and answers this, in order.
+
+        Messages are held back to keep the rate, so a line is free at the gateway only some time after its cancel.
+
+        Raises:
+            GatewayError: as ``request``.
+        """
+        await self._answer(self.ib.ask_time(), "its time", timeout)
+
+    async def heartbeat(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Wait until the gateway answers a message that overtakes all others; this proves nothing about the others.
+
+        Raises:
+            GatewayError: as ``request``.
+        """
+        await self._answer(self.ib.ask_time(urgent=True), "its time", timeout, urgent=True)
+
+    async def gateway_time(self) -> datetime:
+        """Return the gateway's clock, UTC, in whole seconds.
+
+        Raises:
+            GatewayError: as ``request``.
+        """
+        seconds = await self._answer(self.ib.ask_time(urgent=True), "its time", None, urgent=True)
+        return datetime.fromtimestamp(seconds, UTC)
+
+    @contextlib.asynccontextmanager
+    async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[Callable[[], None]]:
+        """``asyncio.timeout`` that begins once all messages queued so far have left: they wait for the message rate.
+
+        Yields a function that restarts it, once it has begun.
+
+        Args:
+            seconds: from then on.
+            urgent: only urgent messages count.
+        """
+        loop = asyncio.get_running_loop()
+        # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.
+        async with asyncio.timeout(None) as timeout:
+
+            def begin() -> None:
+                timeout.reschedule(loop.time() + seconds)
+
+            def restart() -> None:
+                if timeout.when() is not None:
+                    begin()
+
+            if self._ib is None:
+                begin()
+                yield restart
+                return
+            forget = self._ib.outbox.when_left(begin, urgent=urgent)
+            try:
+                yield restart
+            finally:
+                forget()
+
+    async def _answer(self, answer: Awaitable[T], what: str, timeout: float | None, *, urgent: bool = False) -> T:  # noqa: ASYNC109
+        seconds = self._timeouts.request_timeout if timeout is None else timeout
+        try:
+            async with self.deadline(seconds, urgent=urgent):
+                return await answer
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"the gateway at {self.address} did not answer the request for {what} within {seconds:g} s"
+            ) from None
+        except RequestError as error:
+            raise GatewayError(f"the gateway refused the request for {what}: {error.code} {error.message}") from error
+        except ConnectionError as error:
+            raise GatewayUnreachableError(
+                f"connection to {self.address} closed during the request for {what}"
+            ) from error
