@@ -9,8 +9,7 @@ from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
 from v6_pipeline.refresh.due import overdue_before
 from v6_pipeline.state.account.downloads import DownloadRecord
 from v6_pipeline.state.queue.due import Overdue
-from v6_pipeline.state.queue.queue import QueueStats
-from v6_pipeline.state.queue.rows import QueueItem
+from v6_pipeline.state.queue.items import QueueItem, QueueStats
 
 BATCH_SECONDS = 60
 """A batch's lease: a worker that needs longer for one has lost it."""

@@ -30,7 +30,7 @@ from v6_pipeline.lake.tables import (
 from v6_pipeline.state.account import contracts, holdings
 from v6_pipeline.state.account import downloads as account_downloads
 from v6_pipeline.state.queue import due
-from v6_pipeline.state.queue.rows import QueueState
+from v6_pipeline.state.queue.items import QueueState
 
 
 class When(enum.StrEnum):

@@ -12,7 +12,7 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.queue.due import DueCount
-from v6_pipeline.state.queue.queue import QueueStats
+from v6_pipeline.state.queue.items import QueueStats
 
 TICK_SECONDS = 60
 """The schedule looks once a minute."""

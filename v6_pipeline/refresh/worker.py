@@ -36,7 +36,8 @@ from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.leases import ProcessIdentity
-from v6_pipeline.state.queue.queue import Batch, NewItem, PositionQueue, QueueItem, QueueState
+from v6_pipeline.state.queue.items import Batch, NewItem, QueueItem, QueueState
+from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.ledger import SlotLedger
 

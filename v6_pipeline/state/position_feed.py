@@ -11,7 +11,8 @@ from v6_pipeline.state.account import downloads
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.keys import Key
-from v6_pipeline.state.queue.queue import NewItem, PositionQueue
+from v6_pipeline.state.queue.items import NewItem
+from v6_pipeline.state.queue.queue import PositionQueue
 
 
 class StreamerState:

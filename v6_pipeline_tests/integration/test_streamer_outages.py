@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from v6_pipeline.state.queue.queue import QueueState
+from v6_pipeline.state.queue.items import QueueState
 from v6_pipeline.streaming.competing_session import RETRY
 from v6_pipeline.streaming.feed_health import CONTRACT_VERIFY_WITHIN, FIRST_BURST, VERIFY_WITHIN
 from v6_pipeline.streaming.feed_monitor import LINK_PATIENCE

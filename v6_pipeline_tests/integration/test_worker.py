@@ -26,7 +26,8 @@ from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import downloads
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.queue.queue import PositionQueue, QueueState
+from v6_pipeline.state.queue.items import QueueState
+from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.step_ledger import StepLedger

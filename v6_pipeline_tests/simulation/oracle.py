@@ -16,7 +16,7 @@ import polars as pl
 from v6_pipeline.lake.reader import latest_positions
 from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.state.account import holdings as holdings_store
-from v6_pipeline.state.queue.queue import QueueState
+from v6_pipeline.state.queue.items import QueueState
 from v6_pipeline.streaming.competing_session import RETRY
 from v6_pipeline_tests.simulation.truth import Key, Truth
 from v6_pipeline_tests.simulation.world import FLUSH_SECONDS, World

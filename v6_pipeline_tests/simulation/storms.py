@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from v6_pipeline.errors import UsageError
 from v6_pipeline.refresh.worker import RefreshScope
-from v6_pipeline.state.queue.queue import QueueState
+from v6_pipeline.state.queue.items import QueueState
 from v6_pipeline_tests.simulation.loop import SimulatedProcess, State
 from v6_pipeline_tests.simulation.world import ALIVE_WITHIN, AWAKE_AFTER_STORM, NEW_YORK, World
 

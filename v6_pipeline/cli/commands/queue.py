@@ -61,7 +61,8 @@ def list_items(
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} is not 1 or more")
     settings = home.load()
-    from v6_pipeline.state.queue.queue import PositionQueue, QueueState
+    from v6_pipeline.state.queue.items import QueueState
+    from v6_pipeline.state.queue.queue import PositionQueue
 
     if state is not None and state not in set(QueueState):
         raise UsageError(f"--state {state} is none of {', '.join(QueueState)}")
@@ -106,7 +107,8 @@ def retry(
         raise UsageError("name dead letters as ACCOUNT:CONID, or give --all")
     wanted = None if everything else parse_keys(keys or ())
     settings = home.load()
-    from v6_pipeline.state.queue.queue import PositionQueue, QueueState
+    from v6_pipeline.state.queue.items import QueueState
+    from v6_pipeline.state.queue.queue import PositionQueue
 
     with home.open_state(settings, must_exist=True) as database:
         queue = PositionQueue(database)
@@ -134,7 +136,8 @@ def purge(
     """
     wanted = parse_keys(keys) if keys else None
     settings = home.load()
-    from v6_pipeline.state.queue.queue import PositionQueue, QueueState
+    from v6_pipeline.state.queue.items import QueueState
+    from v6_pipeline.state.queue.queue import PositionQueue
 
     if state == QueueState.LEASED:
         raise UsageError("leased items cannot be purged, a worker is about to acknowledge them: wait for the lease")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, case, exists, func, or_, select
 
@@ -44,6 +44,15 @@ class Overdue:
     oldest_at: datetime | None
 
 
+def due_before(now: datetime, *, refresh_seconds: float, interval_seconds: float) -> datetime:
+    """The time at or before which a holding's last row makes it due at ``now``.
+
+    A row may not get older than ``refresh_seconds``; the next chance to act on it comes in ``interval_seconds``.
+    """
+    return now + timedelta(seconds=interval_seconds) - timedelta(seconds=refresh_seconds)
+
+
+@reads
 def due_accounts(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[str, ...]:
     """Accounts of which something streams and whose newest download is not newer than ``refreshed_before``, sorted.
 
@@ -109,6 +118,7 @@ def overdue(connection: Connection, *, refreshed_before: datetime, now: datetime
     return Overdue(count, oldest_at)
 
 
+@reads
 def count_due(connection: Connection, *, refreshed_before: datetime, now: datetime) -> DueCount:
     """The numbers behind ``due_keys``."""
     kind = case(

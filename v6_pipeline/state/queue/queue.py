@@ -1,69 +1,57 @@
 """``PositionQueue``: which holdings are to be refreshed, by whom, and what happens when that fails.
 
-Durable, and shared by all processes. Each (account, conid) is in it once. A worker leases a batch and acknowledges it
-with the lease's token; whatever it does not acknowledge in time is served again. So an item may be refreshed twice, and
-is never lost. Priorities: the lower number is served first (``QueuePriority``), then the one that waits longest.
+Durable, and shared by all processes. Each (account, conid) is in it once: open, leased, waiting out a failure, or dead.
+A worker leases a batch and acknowledges it with the lease's token; what it does not acknowledge in time is served
+again. So an item may be refreshed twice, and is never lost. Priorities: the lower number is served first
+(``QueuePriority``), then the item that waits longest.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from v6_pipeline.model import QueuePriority
 from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
-from v6_pipeline.state.keys import Key
-from v6_pipeline.state.queue import due, rows
-from v6_pipeline.state.queue.due import DueCount
-from v6_pipeline.state.queue.rows import FailedItem, NewItem, QueueItem, QueueState
-
-__all__ = ["Batch", "DueCount", "NewItem", "PositionQueue", "QueueItem", "QueueState", "QueueStats", "due_before"]
+from v6_pipeline.state.keys import Key, chunks, is_one_of
+from v6_pipeline.state.queue import due
+from v6_pipeline.state.queue.due import DueCount, due_before
+from v6_pipeline.state.queue.items import Batch, NewItem, QueueItem, QueueState, QueueStats
+from v6_pipeline.state.schema import queue_items
+from v6_pipeline.state.upsert import Excluded, upsert
 
 MIN_LEASE_SECONDS = 30.0
 """An account download and a quote take several seconds each; a shorter lease would be lost in ordinary work."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Items leased to one worker. ``token`` acknowledges them until ``leased_until``."""
-
-    token: str
-    items: tuple[QueueItem, ...]
-    leased_until: datetime
+_Q = queue_items.c
+_ORDER = (_Q.priority, _Q.queued_at, _Q.account, _Q.conid)
+_UNLEASED = {"token": None, "leased_until": None, "requeued_at": None, "requeued_priority": None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueStats:
-    """How full the queue is.
-
-    ``oldest_age_seconds`` is how long ago the oldest item that is not dead was first asked for. ``by_priority`` counts
-    all that are not dead.
-    """
-
-    open: int
-    leased: int
-    waiting: int
-    dead: int
-    oldest_age_seconds: float | None
-    by_priority: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def pending(self) -> int:
-        """All that are still to be refreshed."""
-        return self.open + self.leased + self.waiting
-
-
-def due_before(now: datetime, *, refresh_seconds: float, interval_seconds: float) -> datetime:
-    """The time at or before which a holding's last row makes it due at ``now``.
-
-    A row may not get older than ``refresh_seconds``; the next chance to act on it comes in ``interval_seconds``.
-    """
-    return now + timedelta(seconds=interval_seconds) - timedelta(seconds=refresh_seconds)
+def _normal(_key: Key) -> int:
+    return QueuePriority.NORMAL
 
 
 class PositionQueue:
@@ -71,7 +59,7 @@ class PositionQueue:
 
     Args:
         database: the state database.
-        clock: tells the time.
+        clock: returns the time.
         max_attempts: failures after which an item is dead.
         backoff_seconds: how long an item waits after its first failure; doubles with each further one.
         backoff_cap_seconds: what the wait never exceeds.
@@ -92,8 +80,10 @@ class PositionQueue:
         self._backoff_seconds = backoff_seconds
         self._backoff_cap_seconds = backoff_cap_seconds
 
+    # Insert
+
     def insert(self, conid: int, symbol: str, priority: int = QueuePriority.NORMAL, *, account: str) -> None:
-        """Ask for a holding to be refreshed. Asked for twice it is one item, with the better priority.
+        """Request the refresh of a holding. Requested twice it is one item, with the better priority.
 
         While a worker has it, it is refreshed once more afterwards. A dead letter starts afresh.
         """
@@ -103,8 +93,46 @@ class PositionQueue:
         """``insert`` for several ``NewItem``s, or (account, conid, symbol, priority), in one transaction."""
         with self._database.write() as connection:
             now = self._clock()
-            rows.sweep_expired(connection, now=now)
-            rows.put(connection, items, now=now)
+            _end_expired_leases(connection, now=now)
+            _put(connection, items, now=now)
+
+    def enqueue_due(
+        self, *, refresh_seconds: float, interval_seconds: float, priority_of: Callable[[Key], int] = _normal
+    ) -> int:
+        """Insert every holding that is due (see ``due_before``): open, not streamed, not queued. Return how many.
+
+        A dead letter is not revived by this, or it would fail for ever. ``priority_of`` is called within the
+        transaction: it must not touch the database.
+        """
+        with self._database.write() as connection:
+            now = self._clock()
+            before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
+            found = due.due_keys(connection, refreshed_before=before, now=now)
+            _put(connection, [NewItem(*key, symbol, priority_of(key)) for key, symbol in found], now=now)
+        return len(found)
+
+    def enqueue_all_unstreamed(self, *, priority_of: Callable[[Key], int] = _normal) -> int:
+        """Insert every open holding that is not streamed, dead letters included; as ``enqueue_due`` otherwise."""
+        with self._database.write() as connection:
+            now = self._clock()
+            found = due.unstreamed_keys(connection, now=now)
+            _end_expired_leases(connection, now=now)
+            _put(connection, [NewItem(*key, symbol, priority_of(key)) for key, symbol in found], now=now)
+        return len(found)
+
+    def count_due(self, *, refresh_seconds: float, interval_seconds: float) -> DueCount:
+        """Count what ``enqueue_due`` would insert, and the other holdings by what becomes of them."""
+        now = self._clock()
+        before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
+        return due.count_due(self._database, refreshed_before=before, now=now)
+
+    def due_accounts(self, *, refresh_seconds: float, interval_seconds: float) -> tuple[str, ...]:
+        """Accounts to be downloaded though none of their items need be in the queue: see ``DueCount.accounts``."""
+        now = self._clock()
+        before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
+        return due.due_accounts(self._database, refreshed_before=before, now=now)
+
+    # Lease
 
     def get_batch(
         self, size: int, *, lease_seconds: float = 60.0, without_accounts: Collection[str] = frozenset()
@@ -119,62 +147,76 @@ class PositionQueue:
         Raises:
             ValueError: ``lease_seconds`` is less than 30, or ``size`` less than 1.
         """
-        self._check_lease(lease_seconds)
+        _check_lease(lease_seconds)
         if size < 1:
             msg = f"a batch of {size} items"
             raise ValueError(msg)
         with self._database.write() as connection:
             now = self._clock()
             token, leased_until = uuid.uuid4().hex, now + timedelta(seconds=lease_seconds)
-            rows.sweep_expired(connection, now=now)
-            items = rows.lease(
-                connection,
-                size=size,
-                token=token,
-                leased_until=leased_until,
-                now=now,
-                without_accounts=without_accounts,
-            )
-        return Batch(token=token, items=items, leased_until=leased_until)
+            _end_expired_leases(connection, now=now)
+            is_open = _state(now) == QueueState.OPEN.value
+            first = select(_Q.account, _Q.conid).where(is_open, _Q.account.not_in(sorted(without_accounts)))
+            found = connection.execute(first.order_by(*_ORDER).limit(size))
+            keys = [(row.account, row.conid) for row in found]
+            _execute_for(connection, update(queue_items).values(token=token, leased_until=leased_until), keys)
+            held = _held(connection, token=token, now=now)
+        return Batch(token=token, items=tuple(held[key] for key in keys), leased_until=leased_until)
 
     def extend(self, token: str, *, lease_seconds: float = 60.0) -> datetime | None:
-        """Prolong a lease to ``lease_seconds`` from now; its new end, or ``None`` if the token holds nothing more."""
-        self._check_lease(lease_seconds)
+        """Prolong a lease to ``lease_seconds`` from now; a lease never becomes shorter.
+
+        Returns:
+            Its new end, or ``None`` if the token no longer holds any item.
+        """
+        _check_lease(lease_seconds)
         with self._database.write() as connection:
             now = self._clock()
             leased_until = now + timedelta(seconds=lease_seconds)
-            held = rows.extend(connection, token=token, leased_until=leased_until, now=now)
+            longer = case((_Q.leased_until < leased_until, leased_until), else_=_Q.leased_until)
+            held = connection.execute(
+                update(queue_items).where(_Q.token == token, _Q.leased_until > now).values(leased_until=longer)
+            ).rowcount
         return leased_until if held else None
+
+    # Acknowledge
 
     def mark_success(self, token: str, keys: Iterable[Key], refreshed_at: datetime) -> frozenset[Key]:
         """Acknowledge items whose rows are durable in the lake, observed at ``refreshed_at``.
 
+        Items requested again during the lease are open again, as new.
+
         Returns:
-            The keys that were accepted. The others are not leased by this token, or not any more: if they are in the
+            The keys that were accepted. The others are not leased by this token, or no longer: if they are in the
             queue, they stay there and are served again.
         """
         with self._database.write() as connection:
-            now = self._clock()
-            held = rows.held(connection, token=token, now=now)
-            accepted = frozenset(keys) & held.keys()
-            rows.finish(connection, sorted(accepted))
-            holdings.set_refreshed(connection, sorted(accepted), refreshed_at=refreshed_at)
-        return accepted
+            accepted = sorted(frozenset(keys) & _held(connection, token=token, now=self._clock()).keys())
+            _execute_for(connection, delete(queue_items).where(_Q.requeued_at.is_(None)), accepted)
+            as_new = {"priority": _Q.requeued_priority, "queued_at": _Q.requeued_at, "enqueued_at": _Q.requeued_at}
+            clean = {"attempts": 0, "not_before": None, "last_error": None}
+            _execute_for(connection, update(queue_items).values(**as_new, **clean, **_UNLEASED), accepted)
+            holdings.set_refreshed(connection, accepted, refreshed_at=refreshed_at)
+        return frozenset(accepted)
 
     def mark_failed(self, token: str, keys: Iterable[Key], reason: str) -> frozenset[Key]:
         """Give items back that could not be refreshed: each waits, longer each time; after the last attempt it is dead.
 
-        An item that was asked for again meanwhile is not dead yet: that may have been for a good reason.
+        An item that was requested again during the lease is not dead yet: that may have been for a good reason.
 
         Returns:
             The keys that were accepted, as for ``mark_success``.
         """
-        with self._database.write() as connection:
-            now = self._clock()
-            held = rows.held(connection, token=token, now=now)
-            accepted = frozenset(keys) & held.keys()
-            rows.fail(connection, [self._failed(held[key], now) for key in sorted(accepted)], reason=reason)
-        return accepted
+
+        def after_failure(item: QueueItem, now: datetime) -> dict[str, Any]:
+            attempts = item.attempts + 1
+            if attempts >= self._max_attempts and item.requeued_at is None:
+                return {"new_attempts": attempts, "new_not_before": None, "new_dead_at": now}
+            wait = self._backoff_seconds * 2.0 ** min(attempts - 1, 30)
+            not_before = now + timedelta(seconds=min(wait, self._backoff_cap_seconds))
+            return {"new_attempts": attempts, "new_not_before": not_before, "new_dead_at": None}
+
+        return self._end_lease(token, keys, reason, after_failure)
 
     def give_back(self, token: str, keys: Iterable[Key], reason: str, *, delay_seconds: float) -> frozenset[Key]:
         """Give items back for a reason that is not theirs (the account feed was taken): no attempt is counted.
@@ -182,33 +224,41 @@ class PositionQueue:
         Returns:
             The keys that were accepted, as for ``mark_success``; they are served again after ``delay_seconds``.
         """
+
+        def after_delay(item: QueueItem, now: datetime) -> dict[str, Any]:
+            not_before = now + timedelta(seconds=delay_seconds)
+            return {"new_attempts": item.attempts, "new_not_before": not_before, "new_dead_at": None}
+
+        return self._end_lease(token, keys, reason, after_delay)
+
+    def _end_lease(
+        self, token: str, keys: Iterable[Key], reason: str, outcome: Callable[[QueueItem, datetime], Mapping[str, Any]]
+    ) -> frozenset[Key]:
         with self._database.write() as connection:
             now = self._clock()
-            held = rows.held(connection, token=token, now=now)
+            held = _held(connection, token=token, now=now)
             accepted = frozenset(keys) & held.keys()
-            not_before = now + timedelta(seconds=delay_seconds)
-            rows.fail(
-                connection,
-                [
-                    FailedItem(key=key, attempts=held[key].attempts, not_before=not_before, dead_at=None)
-                    for key in sorted(accepted)
-                ],
-                reason=reason,
-            )
+            rows = [{"of_account": key[0], "of_conid": key[1], **outcome(held[key], now)} for key in sorted(accepted)]
+            if rows:
+                connection.execute(_END_LEASE, [row | {"reason": reason} for row in rows])
         return accepted
 
+    # Look and repair
+
     def stats(self) -> QueueStats:
-        """How full the queue is."""
+        """Count the items by state and priority."""
         with self._database.read() as connection:
             now = self._clock()
-            counted = rows.count(connection, now=now)
+            state = _state(now).label("state")
+            query = select(state, _Q.priority, func.count().label("items"), func.min(_Q.queued_at).label("oldest"))
+            counted = connection.execute(query.group_by(state, _Q.priority)).all()
         by_state: Counter[QueueState] = Counter()
         by_priority: Counter[int] = Counter()
-        for state, priority, number, _ in counted:
-            by_state[state] += number
-            if state is not QueueState.DEAD:
-                by_priority[priority] += number
-        oldest = min((since for state, _, _, since in counted if state is not QueueState.DEAD), default=None)
+        for row in counted:
+            by_state[QueueState(row.state)] += row.items
+            if row.state != QueueState.DEAD:
+                by_priority[row.priority] += row.items
+        oldest = min((row.oldest for row in counted if row.state != QueueState.DEAD), default=None)
         return QueueStats(
             open=by_state[QueueState.OPEN],
             leased=by_state[QueueState.LEASED],
@@ -219,17 +269,22 @@ class PositionQueue:
         )
 
     def items(self, state: QueueState | None = None, *, limit: int | None = None) -> tuple[QueueItem, ...]:
-        """What is in the queue, in the order in which it is served."""
+        """List the items in the order in which they are served."""
         with self._database.read() as connection:
-            return rows.list_items(connection, now=self._clock(), state=state, limit=limit)
+            now = self._clock()
+            query = select(queue_items, _state(now).label("state")).order_by(*_ORDER).limit(limit)
+            return _items(connection, query if state is None else query.where(_state(now) == state.value))
 
     def retry(self, keys: Iterable[Key] | None = None) -> int:
-        """Put dead letters back, all or those with ``keys``; how many."""
+        """Put dead letters back, all or those with ``keys``. Return how many."""
         with self._database.write() as connection:
-            return rows.revive(connection, None if keys is None else set(keys), now=self._clock())
+            now = self._clock()
+            revive = update(queue_items).where(_Q.dead_at.is_not(None))
+            revive = revive.values(dead_at=None, attempts=0, not_before=None, queued_at=now, enqueued_at=now)
+            return _execute_for(connection, revive, keys)
 
     def purge(self, *states: QueueState, keys: Iterable[Key] | None = None) -> int:
-        """Delete items in ``states`` (dead letters, if none is given), all or those with ``keys``; how many.
+        """Delete items in ``states`` (dead letters, if none is given), all or those with ``keys``. Return how many.
 
         Raises:
             ValueError: leased items, which a worker is about to acknowledge, are not to be deleted.
@@ -238,69 +293,126 @@ class PositionQueue:
             msg = "leased items cannot be purged: wait until the lease ends"
             raise ValueError(msg)
         with self._database.write() as connection:
-            return rows.purge(
-                connection,
-                states or (QueueState.DEAD,),
-                None if keys is None else set(keys),
-                now=self._clock(),
-            )
-
-    def enqueue_due(
-        self,
-        *,
-        refresh_seconds: float,
-        interval_seconds: float,
-        priority_of: Callable[[Key], int] = lambda _: QueuePriority.NORMAL,
-    ) -> int:
-        """Insert every holding that is due (see ``due_before``): open, not streamed, not queued; how many.
-
-        A dead letter is not revived by this, or it would fail for ever. ``priority_of`` is asked within the
-        transaction: it must not touch the database.
-        """
-        with self._database.write() as connection:
-            now = self._clock()
-            before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
-            found = due.due_keys(connection, refreshed_before=before, now=now)
-            rows.put(connection, [_new(key, symbol, priority_of(key)) for key, symbol in found], now=now)
-        return len(found)
-
-    def count_due(self, *, refresh_seconds: float, interval_seconds: float) -> DueCount:
-        """What ``enqueue_due`` would insert, and the numbers around it."""
-        with self._database.read() as connection:
-            now = self._clock()
-            before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
-            return due.count_due(connection, refreshed_before=before, now=now)
-
-    def due_accounts(self, *, refresh_seconds: float, interval_seconds: float) -> tuple[str, ...]:
-        """Accounts to be downloaded though nothing of theirs need be in the queue: see ``DueCount.accounts``."""
-        with self._database.read() as connection:
-            now = self._clock()
-            before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
-            return due.due_accounts(connection, refreshed_before=before, now=now)
-
-    def enqueue_all_unstreamed(self, *, priority_of: Callable[[Key], int] = lambda _: QueuePriority.NORMAL) -> int:
-        """Insert every open holding that is not streamed, dead letters included; how many. As for ``enqueue_due``."""
-        with self._database.write() as connection:
-            now = self._clock()
-            found = due.unstreamed_keys(connection, now=now)
-            rows.sweep_expired(connection, now=now)
-            rows.put(connection, [_new(key, symbol, priority_of(key)) for key, symbol in found], now=now)
-        return len(found)
-
-    def _failed(self, item: QueueItem, now: datetime) -> FailedItem:
-        attempts = item.attempts + 1
-        if attempts >= self._max_attempts and item.requeued_at is None:
-            return FailedItem(key=item.key, attempts=attempts, not_before=None, dead_at=now)
-        wait = self._backoff_seconds * 2.0 ** min(attempts - 1, 30)
-        not_before = now + timedelta(seconds=min(wait, self._backoff_cap_seconds))
-        return FailedItem(key=item.key, attempts=attempts, not_before=not_before, dead_at=None)
-
-    @staticmethod
-    def _check_lease(lease_seconds: float) -> None:
-        if lease_seconds < MIN_LEASE_SECONDS:
-            msg = f"a lease of {lease_seconds} s is shorter than {MIN_LEASE_SECONDS:g} s"
-            raise ValueError(msg)
+            state = _state(self._clock())
+            in_states = or_(*(state == wanted.value for wanted in states or (QueueState.DEAD,)))
+            return _execute_for(connection, delete(queue_items).where(in_states), keys)
 
 
-def _new(key: Key, symbol: str, priority: int) -> NewItem:
-    return NewItem(*key, symbol, priority)
+def _check_lease(lease_seconds: float) -> None:
+    if lease_seconds < MIN_LEASE_SECONDS:
+        msg = f"a lease of {lease_seconds} s is shorter than {MIN_LEASE_SECONDS:g} s"
+        raise ValueError(msg)
+
+
+def _put(connection: Connection, items: Iterable[tuple[str, int, str, int]], *, now: datetime) -> None:
+    """Insert items, or fold them into those that are there; expired leases must have been ended.
+
+    The better priority wins and a place in the queue is kept. A dead item starts afresh; a waiting one keeps waiting.
+    """
+    rows = {
+        (account, conid): {
+            "account": account,
+            "conid": conid,
+            "symbol": symbol,
+            "priority": int(priority),
+            "queued_at": now,
+            "enqueued_at": now,
+            "attempts": 0,
+        }
+        for account, conid, symbol, priority in sorted(items, key=lambda item: -item[3])  # of two, the better is kept
+    }
+    upsert(connection, queue_items, list(rows.values()), changes=_folded)
+
+
+def _folded(new: Excluded) -> dict[str, Any]:
+    leased, dead = _Q.token.is_not(None), _Q.dead_at.is_not(None)
+    return {
+        "symbol": new.symbol,
+        "priority": case(
+            (leased, _Q.priority), (or_(dead, new.priority < _Q.priority), new.priority), else_=_Q.priority
+        ),
+        "queued_at": case((dead, new.queued_at), else_=_Q.queued_at),
+        "enqueued_at": case((leased, _Q.enqueued_at), else_=new.enqueued_at),
+        "requeued_at": case((leased, new.enqueued_at), else_=None),
+        "requeued_priority": case(
+            (and_(leased, _Q.requeued_priority < new.priority), _Q.requeued_priority),
+            (leased, new.priority),
+            else_=None,
+        ),
+        "attempts": case((dead, 0), else_=_Q.attempts),
+        "not_before": case((dead, None), else_=_Q.not_before),
+        "last_error": case((dead, None), else_=_Q.last_error),
+        "dead_at": None,
+    }
+
+
+def _end_expired_leases(connection: Connection, *, now: datetime) -> None:
+    """Open the items of expired leases again: first in every transaction that inserts or leases."""
+    expired = update(queue_items).where(_Q.token.is_not(None), _Q.leased_until <= now)
+    connection.execute(expired.values(**_REQUESTED_AGAIN, **_UNLEASED))
+
+
+_REQUESTED_AGAIN: dict[str, ColumnElement[Any]] = {
+    "priority": case((_Q.requeued_priority < _Q.priority, _Q.requeued_priority), else_=_Q.priority),
+    "enqueued_at": func.coalesce(_Q.requeued_at, _Q.enqueued_at),
+}
+"""An item whose lease ends without success takes over a request that was made during the lease."""
+
+_END_LEASE = (
+    update(queue_items)
+    .where(_Q.account == bindparam("of_account"), _Q.conid == bindparam("of_conid"))
+    .values(
+        attempts=bindparam("new_attempts"),
+        not_before=bindparam("new_not_before", type_=_Q.not_before.type),
+        dead_at=bindparam("new_dead_at", type_=_Q.dead_at.type),
+        last_error=bindparam("reason"),
+        **_REQUESTED_AGAIN,
+        **_UNLEASED,
+    )
+)
+
+
+def _execute_for(connection: Connection, statement: Update | Delete, keys: Iterable[Key] | None) -> int:
+    """Run a statement on all items, or on those with ``keys``; return the number of items it met."""
+    if keys is None:
+        return connection.execute(statement).rowcount
+    parts = (statement.where(is_one_of(queue_items, chunk)) for chunk in chunks(set(keys)))
+    return sum(connection.execute(part).rowcount for part in parts)
+
+
+def _state(now: datetime) -> ColumnElement[str]:
+    """An item's state; of an expired lease, the state it has once the lease is ended."""
+    return case(
+        (_Q.dead_at.is_not(None), QueueState.DEAD.value),
+        (and_(_Q.token.is_not(None), _Q.leased_until > now), QueueState.LEASED.value),
+        (_Q.not_before > now, QueueState.WAITING.value),
+        else_=QueueState.OPEN.value,
+    )
+
+
+def _held(connection: Connection, *, token: str, now: datetime) -> dict[Key, QueueItem]:
+    """The items that a lease still holds."""
+    query = select(queue_items, _state(now).label("state")).where(_Q.token == token, _Q.leased_until > now)
+    return {item.key: item for item in _items(connection, query)}
+
+
+def _items(connection: Connection, query: Select[Any]) -> tuple[QueueItem, ...]:
+    names = [field.name for field in fields(QueueItem)]  # all but the token, which only the lease's owner may know
+    return tuple(
+        _unleased(QueueItem(**{name: row[name] for name in names} | {"state": QueueState(row["state"])}))
+        for row in connection.execute(query).mappings()
+    )
+
+
+def _unleased(item: QueueItem) -> QueueItem:
+    """An item of an expired lease as ``_end_expired_leases`` will leave it: a read transaction cannot do that."""
+    if item.leased_until is None or item.state is QueueState.LEASED:
+        return item
+    return replace(
+        item,
+        priority=item.priority if item.requeued_priority is None else min(item.priority, item.requeued_priority),
+        enqueued_at=item.requeued_at or item.enqueued_at,
+        leased_until=None,
+        requeued_at=None,
+        requeued_priority=None,
+    )

@@ -14,7 +14,7 @@ from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh, is_refresh_time
 from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state.queue.due import DueCount
-from v6_pipeline.state.queue.queue import QueueStats
+from v6_pipeline.state.queue.items import QueueStats
 
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 

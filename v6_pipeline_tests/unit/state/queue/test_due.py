@@ -13,7 +13,9 @@ from v6_pipeline.state.account import downloads as account_downloads
 from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue import due
-from v6_pipeline.state.queue.queue import PositionQueue, QueueItem, QueueState, due_before
+from v6_pipeline.state.queue.due import due_before
+from v6_pipeline.state.queue.items import QueueItem, QueueState
+from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 from v6_pipeline_tests.unit.state.samples import holding, stock

@@ -11,7 +11,8 @@ import pytest
 from v6_pipeline.model import QueuePriority
 from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.queue.queue import PositionQueue, QueueItem, QueueState
+from v6_pipeline.state.queue.items import QueueItem, QueueState
+from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 from v6_pipeline_tests.unit.state.samples import holding, stock
 

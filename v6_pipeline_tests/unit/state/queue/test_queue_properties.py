@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from v6_pipeline.state.queue.queue import Batch, PositionQueue, QueueState
+from v6_pipeline.state.queue.items import Batch, QueueState
+from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import ManualClock, copy_of
 
