@@ -1,10 +1,10 @@
-"""Alerts: what is wrong now, told once to each notifier, and told again when it is over.
+"""Alerts: notify people once of what is wrong, and once more when it is over.
 
-Belongs here: which troubles are worth a word now, given what each notifier was told before, and the notifiers. What is
-wrong is found by Dagster's side; nothing of it is imported here.
+Belongs here: which incidents are due for an alert, given what each notifier has reported before, and the notifiers.
+Does not belong here: finding incidents, and anything of Dagster (``defs.alert_sensor``).
 
-A *lasting* trouble (an asset check) is over once it is no longer found. One that is an event (a failed run) has no end:
-another like it within the quiet time is the same trouble, so that a schedule that fails each minute is told of once.
+A *lasting* incident (an asset check) is over once it is no longer found. An event (a failed run) has no end: another
+event like it within the quiet time is the same incident, so that a schedule that fails each minute makes one alert.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import requests
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from v6_pipeline.errors import AlertError, SettingsError
 from v6_pipeline.flex.exchange import is_loopback
@@ -28,25 +28,25 @@ from v6_pipeline.secrecy import without
 from v6_pipeline.settings import Settings
 
 REPEAT_AFTER = timedelta(hours=24)
-"""What is still wrong by then is said again."""
+"""An incident that is still open by then is reported again."""
 QUIET_TIME = timedelta(hours=1)
 WEBHOOK_SECONDS = 10
-TELL_SECONDS = 15
-"""A sensor's tick ends after 60 s, and would then forget what it has told."""
-MISSED_AT_MOST = 50
-"""What a notifier that is away for long must hear of once it is back; older events are history then."""
+NOTIFY_SECONDS = 15
+"""A sensor's tick ends after 60 s, and its cursor would then be lost."""
+UNDELIVERED_AT_MOST = 50
+"""Events kept for a notifier that fails for long; older ones are dropped."""
 _LONGEST = 1_000
 
 
 class Level(enum.StrEnum):
-    """How much it matters."""
+    """How urgent an incident is."""
 
     WARNING = "warning"
     ERROR = "error"
 
 
 class Stage(enum.StrEnum):
-    """Which word on a trouble this is."""
+    """Stage of an incident that an alert reports."""
 
     NEW = "new"
     STILL = "still"
@@ -54,15 +54,15 @@ class Stage(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class Incident:
     """Something that is wrong now.
 
     Attributes:
-        key: the same for the same trouble.
+        key: the same for the same incident.
         title: names it, such as ``check stream_fresh of streamed_positions``.
-        says: what was found, one line.
-        level: how much it matters.
-        lasting: whether it is looked for each time, and over once it is not found.
+        says: the finding; it is cut to one line of 1,000 characters.
+        level: how urgent it is.
+        lasting: True if each look finds it again until it is over; False for an event.
     """
 
     key: str
@@ -71,27 +71,14 @@ class Trouble:
     level: Level
     lasting: bool
 
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Trouble:
-        """From ``dump``.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is of another form.
-        """
-        return cls(
-            **{name: str(values[name]) for name in ("key", "title", "says")},
-            level=Level(values["level"]),
-            lasting=bool(values["lasting"]),
-        )
-
-    def dump(self) -> dict[str, Any]:
-        """As JSON, as much of it as is told."""
-        return asdict(self) | {"says": _line(self.says)}
+    def __post_init__(self) -> None:
+        """Make one line of ``says``."""
+        object.__setattr__(self, "says", " ".join(self.says.split())[:_LONGEST])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """One word to a person."""
+    """One message to a person."""
 
     key: str
     title: str
@@ -101,7 +88,7 @@ class Alert:
     since: datetime
 
     def line(self) -> str:
-        """As one line of text."""
+        """Return it as one line of text."""
         if self.stage is Stage.OVER:
             return f"over: {self.title} (since {self.since:%Y-%m-%d %H:%M} UTC)"
         still = f"still, since {self.since:%Y-%m-%d %H:%M} UTC, " if self.stage is Stage.STILL else ""
@@ -109,66 +96,46 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What a notifier was told of a trouble, and when it was seen last."""
+class NotificationState:
+    """A notifier's memory of one incident: what it has reported, and when the incident was last seen."""
 
     title: str
     level: Level
     lasting: bool
     since: datetime
-    told_at: datetime
+    reported_at: Annotated[datetime, Field(alias="told_at")]  # its name in stored cursors
     seen_at: datetime
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Told:
-        """From ``dump``.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is of another form.
-        """
-        return cls(
-            title=str(values["title"]),
-            level=Level(values["level"]),
-            lasting=bool(values["lasting"]),
-            **{name: datetime.fromisoformat(values[name]) for name in ("since", "told_at", "seen_at")},
-        )
-
-    def dump(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(self).items()
-        }
 
 
 @runtime_checkable
 class Notifier(Protocol):
-    """A way to tell people."""
+    """A way to reach people."""
 
     def notify(self, alert: Alert) -> None:
-        """Pass an alert on.
+        """Deliver an alert.
 
         Raises:
-            AlertError: it could not be passed on; it is tried again with the next look.
+            AlertError: it was not delivered; the next look tries again.
         """
 
 
 class LogNotifier:
-    """Into the log: of the tick that found it, and of the process."""
+    """Writes alerts to a log: that of the tick that found the incident."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
 
     def notify(self, alert: Alert) -> None:
         """Write one line; errors as errors."""
-        loud = alert.stage is not Stage.OVER and alert.level is Level.ERROR
-        self._log.log(logging.ERROR if loud else logging.WARNING, "%s", alert.line())
+        is_error = alert.stage is not Stage.OVER and alert.level is Level.ERROR
+        self._log.log(logging.ERROR if is_error else logging.WARNING, "%s", alert.line())
 
 
 class WebhookNotifier:
-    """As a JSON document posted to an address: ``text`` is what Slack, Mattermost and the like show.
+    """Posts alerts to an address as JSON, whose ``text`` Slack, Mattermost and the like show.
 
     Args:
-        url: the address; it is a secret, and never told.
+        url: the address; it is a secret, and no message shows it.
         seconds: how long to wait for an answer.
     """
 
@@ -180,35 +147,30 @@ class WebhookNotifier:
         self._path = SecretStr(url.get_secret_value().partition(parts.netloc)[2] or "/")
 
     def notify(self, alert: Alert) -> None:
-        """Post it.
+        """Post an alert.
 
         Raises:
-            AlertError: no answer, or none that says it was taken.
+            AlertError: there was no answer, or the answer is no success.
         """
-        document = {
-            "text": f"v6_pipeline: {alert.line()}",
-            **asdict(alert),
-            "since": alert.since.isoformat(),
-        }
+        document = {"text": f"v6_pipeline: {alert.line()}", **asdict(alert), "since": alert.since.isoformat()}
+        url = self._url.get_secret_value()
+        problem = ""
         try:
             with requests.Session() as session, without(self._path):
-                # A proxy of the environment would be asked for our own machine as well.
-                session.trust_env = not is_loopback(self._url.get_secret_value())
-                answer = session.post(
-                    self._url.get_secret_value(), json=document, timeout=self._seconds, allow_redirects=False
-                )
-            # A redirect is no success, and not followed: the alert would go to an address that nobody set.
-            problem = (
-                "" if answer.status_code < requests.codes.multiple_choices else f"it answered {answer.status_code}"
-            )
+                # A proxy of the environment would receive what is meant for this machine.
+                session.trust_env = not is_loopback(url)
+                answer = session.post(url, json=document, timeout=self._seconds, allow_redirects=False)
+            # A redirect is no success and is not followed: the settings do not name its address.
+            if answer.status_code >= requests.codes.multiple_choices:
+                problem = f"it answered {answer.status_code}"
         except requests.RequestException as error:
             problem = type(error).__name__
-        if problem:  # outside of the except: what requests says holds the address
-            raise AlertError(f"the webhook at {self._host} did not take an alert: {problem}")
+        if problem:  # outside of the except: the message of requests has the address in it
+            raise AlertError(f"the webhook at {self._host} did not accept an alert: {problem}")
 
 
 def load_notifiers(settings: Settings, log: logging.Logger) -> dict[str, Notifier]:
-    """The notifiers of the settings by name: the log, the webhook if there is one, and the user's own.
+    """Return the notifiers of the settings by name: the log, the webhook if there is one, and the user's own.
 
     Raises:
         SettingsError: one of ``V6_NOTIFIERS`` cannot be made.
@@ -224,43 +186,36 @@ def load_notifiers(settings: Settings, log: logging.Logger) -> dict[str, Notifie
 
 
 def due(
-    troubles: Iterable[Trouble], told: Mapping[str, Told], now: datetime
-) -> tuple[list[tuple[Alert, Told | None]], dict[str, Told]]:
-    """What to say now to a notifier.
+    incidents: Iterable[Incident], states: Mapping[str, NotificationState], now: datetime
+) -> tuple[list[tuple[Alert, NotificationState | None]], dict[str, NotificationState]]:
+    """Return the alerts that a notifier has to deliver now.
 
     Args:
-        troubles: what is wrong now; of several with one key the last counts.
-        told: what the notifier was told before, by key.
+        incidents: what is wrong now; of several with one key the last counts.
+        states: the notifier's memory, by key.
         now: UTC.
 
     Returns:
-        Alerts, each with what to remember once it was passed on (None: nothing), and what to remember of the rest.
+        Alerts, each with the state to keep once it is delivered (None: no state), and the states of other incidents.
     """
-    found = {trouble.key: trouble for trouble in troubles}
-    alerts: list[tuple[Alert, Told | None]] = []
-    kept: dict[str, Told] = {}
-    for key, trouble in found.items():
-        before = told.get(key)
-        if before is not None and not trouble.lasting and now - before.seen_at > QUIET_TIME:
+    found = {incident.key: incident for incident in incidents}
+    alerts: list[tuple[Alert, NotificationState | None]] = []
+    kept: dict[str, NotificationState] = {}
+    for key, incident in found.items():
+        before = states.get(key)
+        if before is not None and not incident.lasting and now - before.seen_at > QUIET_TIME:
             before = None
-        stage = _stage(trouble, before, now)
-        if stage is None and before is not None:
+        stage = _stage(incident, before, now)
+        if before is not None and stage is None:
             kept[key] = replace(before, seen_at=now)
             continue
-        since = now if before is None else before.since
-        memory = Told(
-            title=trouble.title, level=trouble.level, lasting=trouble.lasting, since=since, told_at=now, seen_at=now
+        title, level, since = incident.title, incident.level, now if before is None else before.since
+        alert = Alert(key=key, title=title, says=incident.says, level=level, stage=stage or Stage.NEW, since=since)
+        state = NotificationState(
+            title=title, level=level, lasting=incident.lasting, since=since, reported_at=now, seen_at=now
         )
-        alert = Alert(
-            key=key,
-            title=trouble.title,
-            says=_line(trouble.says),
-            level=trouble.level,
-            stage=stage or Stage.NEW,
-            since=since,
-        )
-        alerts.append((alert, memory))
-    for key, before in told.items():
+        alerts.append((alert, state))
+    for key, before in states.items():
         if key in found:
             continue
         if before.lasting:
@@ -271,76 +226,74 @@ def due(
     return alerts, kept
 
 
-def missed(troubles: Iterable[Trouble], told: Mapping[str, Told], now: datetime) -> tuple[Trouble, ...]:
-    """Events that a notifier could not be told of: they are not found again by themselves, as lasting troubles are.
+def _stage(incident: Incident, before: NotificationState | None, now: datetime) -> Stage | None:
+    if before is None or (incident.level is Level.ERROR and before.level is Level.WARNING):
+        return Stage.NEW
+    return Stage.STILL if now - before.reported_at >= REPEAT_AFTER else None
+
+
+def undelivered(
+    incidents: Iterable[Incident], states: Mapping[str, NotificationState], now: datetime
+) -> tuple[Incident, ...]:
+    """Return the events that a notifier did not deliver: unlike lasting incidents, the next look does not find them.
 
     Args:
-        troubles: what was to be told, oldest first; of several with one key the last counts.
-        told: what the notifier remembers after ``tell``.
-        now: when that was (UTC).
+        incidents: what was due, oldest first; of several with one key the last counts.
+        states: the notifier's memory after ``deliver``.
+        now: the time of that call (UTC).
 
     Returns:
-        The newest ``MISSED_AT_MOST``, to be told with the next look.
+        The newest ``UNDELIVERED_AT_MOST``, to be delivered with the next look.
     """
-    left: dict[str, Trouble] = {}
-    for trouble in troubles:
-        is_told = trouble.key in told and told[trouble.key].seen_at == now
-        if not trouble.lasting and not is_told:
-            left.pop(trouble.key, None)  # so that it counts as new as its newest
-            left[trouble.key] = trouble
-    return tuple(left.values())[-MISSED_AT_MOST:]
+    left: dict[str, Incident] = {}
+    for incident in incidents:
+        is_reported = incident.key in states and states[incident.key].seen_at == now
+        if not incident.lasting and not is_reported:
+            left.pop(incident.key, None)  # its age is that of its newest event
+            left[incident.key] = incident
+    return tuple(left.values())[-UNDELIVERED_AT_MOST:]
 
 
-def _line(words: str) -> str:
-    return " ".join(words.split())[:_LONGEST]
-
-
-def _stage(trouble: Trouble, before: Told | None, now: datetime) -> Stage | None:
-    if before is None or (trouble.level is Level.ERROR and before.level is Level.WARNING):
-        return Stage.NEW
-    return Stage.STILL if now - before.told_at >= REPEAT_AFTER else None
-
-
-def tell(
+def deliver(
     notifier: Notifier,
-    troubles: Iterable[Trouble],
-    told: Mapping[str, Told],
+    incidents: Iterable[Incident],
+    states: Mapping[str, NotificationState],
     now: datetime,
     *,
     monotonic: Callable[[], float] = time.monotonic,
-) -> tuple[int, dict[str, Told], list[str]]:
-    """Tell a notifier what is due, as far as it goes within ``TELL_SECONDS``.
+) -> tuple[int, dict[str, NotificationState], list[str]]:
+    """Deliver the alerts that are due, as many as ``NOTIFY_SECONDS`` allow.
 
     Args:
-        notifier: who is told.
-        troubles: what is wrong now.
-        told: what it was told before.
+        notifier: delivers them.
+        incidents: what is wrong now.
+        states: the notifier's memory.
         now: UTC.
         monotonic: seconds.
 
     Returns:
-        How many alerts were passed on, what to remember, and why others were not: those come again.
+        The number of alerts delivered, the notifier's memory, and why others failed; the next look tries those again.
     """
-    alerts, memory = due(troubles, told, now)
+    alerts, kept = due(incidents, states, now)
     failures: list[str] = []
-    until = monotonic() + TELL_SECONDS
-    for alert, memory_if_told in alerts:
-        failure = _pass_on(notifier, alert) if monotonic() < until else "the rest waits for the next look"
+    until = monotonic() + NOTIFY_SECONDS
+    for alert, state in alerts:
+        failure = _deliver(notifier, alert) if monotonic() < until else "out of time, sent with the next look"
         if failure is not None:
             failures.append(failure)
-        remembered = memory_if_told if failure is None else told.get(alert.key)
+        remembered = state if failure is None else states.get(alert.key)
         if remembered is not None:
-            memory[alert.key] = remembered
-    return len(alerts) - len(failures), memory, failures
+            kept[alert.key] = remembered
+    return len(alerts) - len(failures), kept, failures
 
 
-def _pass_on(notifier: Notifier, alert: Alert) -> str | None:
-    """Why an alert could not be passed on; None if it was."""
+def _deliver(notifier: Notifier, alert: Alert) -> str | None:
+    """Return why the notifier failed; None if it did not."""
     try:
         notifier.notify(alert)
     except AlertError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001
-        # A notifier of the user may fail in any way, and what it says may hold a secret.
+        # A notifier of the user may fail in any way, and its message may contain a secret.
         return f"it failed: {type(error).__name__}"
     return None

@@ -1,21 +1,23 @@
-"""``alerts_sensor``: runs that failed and checks that fail, told once to whoever the settings name.
+"""``alerts_sensor``: notifies people of failed runs and failing checks, once each.
 
-One look finds both, so that one memory, the sensor's cursor, keeps each notifier from hearing the same twice; what was
-told and how long it counts is in ``v6_pipeline.alerts``. https://docs.dagster.io/guides/automate/sensors
+Belongs here: finding incidents in Dagster's storage. Does not belong here: which of them are due for an alert
+(``v6_pipeline.alerts``). One look finds runs and checks alike, so that one cursor remembers what each notifier has
+reported. https://docs.dagster.io/guides/automate/sensors
 """
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Annotated
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, RunsFilter
+from pydantic import Field, TypeAdapter, ValidationError
 
-from v6_pipeline.alerts import Level, Notifier, Told, Trouble, load_notifiers, missed, tell
+from v6_pipeline.alerts import Incident, Level, NotificationState, Notifier, deliver, load_notifiers, undelivered
 from v6_pipeline.defs.metadata import ERROR
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import GatewayUnreachableError, RequestTimeoutError, V6Error
@@ -25,51 +27,50 @@ TICK_SECONDS = 30
 RUNS_PER_TICK = 50
 _NUMBER = re.compile(r"\d+")
 _AWAY = {GatewayUnreachableError.__name__, RequestTimeoutError.__name__}
-"""What a run fails with when the gateway, or IB behind it, is away."""
+"""Errors of a run when the gateway, or IB behind it, is away."""
 _PLANNED = "PLANNED"
 """By its name: the enumeration itself is not public."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlertCursor:
-    """Until when failed runs were looked at, what each notifier was told, and of which of them it could not be."""
+    """The sensor's cursor.
+
+    Attributes:
+        runs_until: failed runs were looked at until then (UTC).
+        states: the memory of each notifier, by incident.
+        undelivered: events that a notifier did not deliver.
+    """
 
     runs_until: datetime
-    told: Mapping[str, Mapping[str, Told]] = field(default_factory=dict)
-    missed: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
+    states: Annotated[Mapping[str, Mapping[str, NotificationState]], Field(alias="told")] = field(default_factory=dict)
+    undelivered: Annotated[Mapping[str, tuple[Incident, ...]], Field(alias="missed")] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None, now: datetime) -> "AlertCursor":
-        """From the sensor's; without one, or with an unreadable one, what has failed before is history."""
+        """Return the cursor in ``text``; without a readable one, runs that failed before ``now`` make no alert."""
         try:
-            values = json.loads(text or "")
-            told = {
-                name: {key: Told.parse(item) for key, item in items.items()} for name, items in values["told"].items()
-            }
-            # Cursors of old versions have none.
-            left = {
-                name: tuple(Trouble.parse(item) for item in items) for name, items in values.get("missed", {}).items()
-            }
-            return cls(datetime.fromisoformat(values["runs_until"]), told, left)
-        except (KeyError, TypeError, ValueError, AttributeError):
+            return _CURSOR.validate_json(text or "")
+        except ValidationError:
             return cls(now)
 
     def dump(self) -> str:
-        """As the sensor's cursor."""
-        told = {name: {key: item.dump() for key, item in items.items()} for name, items in self.told.items()}
-        left = {name: [item.dump() for item in items] for name, items in self.missed.items()}
-        return json.dumps({"runs_until": self.runs_until.isoformat(), "told": told, "missed": left})
+        """Return the sensor's cursor as text."""
+        return _CURSOR.dump_json(self, by_alias=True).decode()
+
+
+_CURSOR = TypeAdapter(AlertCursor)
 
 
 def alerts_sensor() -> dg.SensorDefinition:
-    """Tells of failed runs and failing checks."""
+    """Return the sensor that notifies people of failed runs and failing checks."""
 
     @dg.sensor(
         name="alerts_sensor",
         minimum_interval_seconds=TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Tells of runs that failed and checks that fail, once each, and when a check passes again: in its log, by "
+            "Reports runs that failed and checks that fail, once each, and checks that pass again: in its log, by "
             "V6_ALERT_WEBHOOK and by V6_NOTIFIERS."
         ),
     )
@@ -100,43 +101,46 @@ def look(
     *,
     outage_at: Callable[[datetime], ExpectedOutage | None] = lambda _instant: None,
 ) -> dg.SensorResult:
-    """One look at runs and checks; a run that failed for lack of the gateway while IB was to be away is a warning."""
+    """Find incidents and deliver the alerts that are due.
+
+    A run that failed because the gateway was away during an expected outage is a warning.
+    """
     cursor = AlertCursor.parse(cursor_text, now)
     failed, until = _failed_runs(instance, cursor.runs_until, outage_at)
-    troubles = [*failed, *_failing_checks(instance, checks)]
-    told: dict[str, Mapping[str, Told]] = {}
-    left: dict[str, tuple[Trouble, ...]] = {}
-    passed_on, failures = 0, []
+    incidents = [*failed, *_failing_checks(instance, checks)]
+    states: dict[str, Mapping[str, NotificationState]] = {}
+    left: dict[str, tuple[Incident, ...]] = {}
+    delivered, failures = 0, []
     for name, notifier in notifiers.items():
-        # Each for itself: one that is away must not keep the others from hearing of newer runs.
-        its_own = [*cursor.missed.get(name, ()), *troubles]
-        count, told[name], why = tell(notifier, its_own, cursor.told.get(name, {}), now)
-        left[name] = missed(its_own, told[name], now)
-        passed_on += count
+        # Each has its own backlog, so that one that fails does not keep newer runs from the others.
+        backlog = [*cursor.undelivered.get(name, ()), *incidents]
+        count, states[name], why = deliver(notifier, backlog, cursor.states.get(name, {}), now)
+        left[name] = undelivered(backlog, states[name], now)
+        delivered += count
         failures += [f"{name}: {reason}" for reason in dict.fromkeys(why)]
-    said = [f"troubles: {len(troubles)}, alerts passed on: {passed_on}", *failures]
-    return dg.SensorResult(cursor=AlertCursor(until, told, left).dump(), skip_reason="; ".join(said)[:1000])
+    lines = [f"incidents: {len(incidents)}, alerts delivered: {delivered}", *failures]
+    return dg.SensorResult(cursor=AlertCursor(until, states, left).dump(), skip_reason="; ".join(lines)[:1000])
 
 
 def _failed_runs(
     instance: DagsterInstance, since: datetime, outage_at: Callable[[datetime], ExpectedOutage | None]
-) -> tuple[list[Trouble], datetime]:
-    """Runs that failed since then, oldest first, and until when they were looked at."""
+) -> tuple[list[Incident], datetime]:
+    """Return the runs that failed since then, oldest first, and the instant until which they were looked at."""
     records = instance.get_run_records(
         filters=RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since),
         limit=RUNS_PER_TICK,
         order_by="update_timestamp",
         ascending=True,
     )
-    troubles = []
+    incidents = []
     for record in records:
         run, reason = record.dagster_run, _reason(instance, record.dagster_run.run_id)
-        # Numbers aside, the same words are the same trouble.
+        # A reason that differs in its numbers alone is the same incident.
         same = _NUMBER.sub("#", reason)
         outage = outage_at(_aware(record.update_timestamp))
         is_expected = outage is not None and _lacked_gateway(instance, run.run_id)
-        troubles.append(
-            Trouble(
+        incidents.append(
+            Incident(
                 key=f"run/{run.job_name}/{same}"[:300],
                 title=f"run {run.run_id[:8]} of {_job(run)}",
                 says=f"{reason} ({outage})" if is_expected else reason,
@@ -144,7 +148,7 @@ def _failed_runs(
                 lasting=False,
             )
         )
-    return troubles, max((_aware(record.update_timestamp) for record in records), default=since)
+    return incidents, max((_aware(record.update_timestamp) for record in records), default=since)
 
 
 def _job(run: dg.DagsterRun) -> str:
@@ -154,7 +158,7 @@ def _job(run: dg.DagsterRun) -> str:
 
 
 def _reason(instance: DagsterInstance, run_id: str) -> str:
-    """Why a run failed, by its first failed step, else by the run itself: one line."""
+    """Return the reason of the first failed step, else of the run, in one line."""
     for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
         for entry in instance.all_logs(run_id, of_type=kind):
             event = entry.dagster_event
@@ -165,7 +169,7 @@ def _reason(instance: DagsterInstance, run_id: str) -> str:
                 if data.user_failure_data and data.user_failure_data.description:
                     return " ".join(data.user_failure_data.description.split())
                 error = data.error
-                while error is not None and error.cause is not None:  # Dagster's own says only where
+                while error is not None and error.cause is not None:  # Dagster's own error names the step alone
                     error = error.cause
                 if error is not None:
                     return " ".join(error.message.split())
@@ -175,7 +179,7 @@ def _reason(instance: DagsterInstance, run_id: str) -> str:
 
 
 def _lacked_gateway(instance: DagsterInstance, run_id: str) -> bool:
-    """Whether each step that failed did so because the gateway could not be reached, or did not answer."""
+    """Return whether every failed step failed because the gateway could not be reached, or did not answer."""
     kinds = set()
     for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
         failure = entry.dagster_event.step_failure_data.user_failure_data if entry.dagster_event else None
@@ -184,14 +188,14 @@ def _lacked_gateway(instance: DagsterInstance, run_id: str) -> bool:
     return bool(kinds) and kinds <= _AWAY
 
 
-def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey]) -> list[Trouble]:
-    """Checks whose newest evaluation failed."""
+def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey]) -> list[Incident]:
+    """Return the checks whose newest evaluation failed."""
     storage = instance.event_log_storage
-    troubles = []
+    incidents = []
     for key, newest in storage.get_latest_asset_check_execution_by_key(keys).items():
         record = newest
         if newest.status.name == _PLANNED:
-            # A run that is to evaluate the check, or that died before it did: what was known before still holds.
+            # A run will evaluate the check, or died before it did: the evaluation before it still holds.
             ended = {status for status in type(newest.status) if status.name != _PLANNED}
             record = next(iter(storage.get_asset_check_execution_history(key, limit=1, status=ended)), newest)
         if record.status.name != "FAILED":
@@ -200,8 +204,8 @@ def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey])
         is_evaluated = event is not None and event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION
         evaluation = event.asset_check_evaluation_data if event is not None and is_evaluated else None
         is_warning = evaluation is not None and evaluation.severity is dg.AssetCheckSeverity.WARN
-        troubles.append(
-            Trouble(
+        incidents.append(
+            Incident(
                 key=f"check/{key.asset_key.to_user_string()}/{key.name}",
                 title=f"check {key.name} of {key.asset_key.to_user_string()}",
                 says=(evaluation.description if evaluation else None) or "its execution failed",
@@ -209,7 +213,7 @@ def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey])
                 lasting=True,
             )
         )
-    return troubles
+    return incidents
 
 
 def _aware(instant: datetime) -> datetime:

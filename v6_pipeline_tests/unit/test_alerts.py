@@ -12,30 +12,31 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter
 
 from v6_pipeline.alerts import (
-    MISSED_AT_MOST,
     QUIET_TIME,
     REPEAT_AFTER,
+    UNDELIVERED_AT_MOST,
     Alert,
+    Incident,
     Level,
     LogNotifier,
+    NotificationState,
     Stage,
-    Told,
-    Trouble,
     WebhookNotifier,
+    deliver,
     load_notifiers,
-    missed,
-    tell,
+    undelivered,
 )
 from v6_pipeline.errors import AlertError, SettingsError
 from v6_pipeline.settings import Settings, load_settings
 
 NOON = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-CHECK = Trouble(key="check/a", title="check a", says="stale for 90 s", level=Level.WARNING, lasting=True)
-RUN = Trouble(key="run/a", title="run 1 of a", says="no gateway", level=Level.ERROR, lasting=False)
+STATES = TypeAdapter(dict[str, NotificationState])
+CHECK = Incident(key="check/a", title="check a", says="stale for 90 s", level=Level.WARNING, lasting=True)
+RUN = Incident(key="run/a", title="run 1 of a", says="no gateway", level=Level.ERROR, lasting=False)
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Listener:
     """A notifier that remembers, and one that fails on demand."""
 
     heard: list[Alert] = field(default_factory=list)
-    told: dict[str, Told] = field(default_factory=dict)
+    states: dict[str, NotificationState] = field(default_factory=dict)
     error: Exception | None = None
 
     def notify(self, alert: Alert) -> None:
@@ -51,11 +52,11 @@ class Listener:
             raise self.error
         self.heard.append(alert)
 
-    def look(self, *troubles: Trouble, at: datetime) -> list[tuple[str, Stage]]:
+    def look(self, *incidents: Incident, at: datetime) -> list[tuple[str, Stage]]:
         """What is heard of one look; the memory passes through JSON, as a cursor does."""
         self.heard.clear()
-        _, told, self.failures = tell(self, troubles, self.told, at)
-        self.told = {key: Told.parse(json.loads(json.dumps(item.dump()))) for key, item in told.items()}
+        _, states, self.failures = deliver(self, incidents, self.states, at)
+        self.states = STATES.validate_json(STATES.dump_json(states, by_alias=True))
         return [(alert.key, alert.stage) for alert in self.heard]
 
     failures: list[str] = field(default_factory=list)
@@ -104,7 +105,7 @@ def test_a_run_that_fails_each_minute_is_told_once(listener: Listener) -> None:
 
 
 def test_what_could_not_be_passed_on_comes_again(listener: Listener) -> None:
-    listener.error = AlertError("the webhook at example.org did not take an alert: it answered 503")
+    listener.error = AlertError("the webhook at example.org did not accept an alert: it answered 503")
     assert listener.look(CHECK, RUN, at=NOON) == []
     assert listener.failures == [str(listener.error)] * 2
     listener.error = None
@@ -119,24 +120,25 @@ def test_what_could_not_be_passed_on_comes_again(listener: Listener) -> None:
 
 def test_events_that_could_not_be_told_are_kept_the_newest_of_each_kind(listener: Listener) -> None:
     listener.look(RUN, at=NOON)
-    assert missed([RUN], listener.told, NOON) == ()
+    assert undelivered([RUN], listener.states, NOON) == ()
     listener.error = AlertError("no answer")
     later = NOON + QUIET_TIME + MINUTE
     again, new = replace(RUN, title="run 2 of a"), replace(RUN, key="run/b")
 
     listener.look(CHECK, RUN, new, again, at=later)
 
-    assert missed([CHECK, RUN, new, again], listener.told, later) == (new, again), "checks are found again anyway"
+    assert undelivered([CHECK, RUN, new, again], listener.states, later) == (new, again), (
+        "checks are found again anyway"
+    )
 
 
 def test_no_more_events_are_kept_than_a_cursor_can_hold() -> None:
-    events = [replace(RUN, key=f"run/{number}") for number in range(MISSED_AT_MOST + 2)]
+    events = [replace(RUN, key=f"run/{number}") for number in range(UNDELIVERED_AT_MOST + 2)]
 
-    kept = missed([*events, events[2]], {}, NOON)
+    kept = undelivered([*events, events[2]], {}, NOON)
 
     assert kept == (*events[3:], events[2])
-    long = replace(RUN, says="no gateway\n  " * 1_000)
-    assert len(long.dump()["says"]) <= 1_000
+    assert len(replace(RUN, says="no gateway\n  " * 1_000).says) <= 1_000
 
 
 def test_a_users_notifier_that_breaks_takes_nothing_down_and_its_words_stay_inside(listener: Listener) -> None:
@@ -148,19 +150,19 @@ def test_a_users_notifier_that_breaks_takes_nothing_down_and_its_words_stay_insi
 
 
 def test_a_notifier_that_hangs_leaves_the_tick_its_time(listener: Listener) -> None:
-    troubles = [replace(CHECK, key=f"check/{number}") for number in range(5)]
+    incidents = [replace(CHECK, key=f"check/{number}") for number in range(5)]
     seconds = iter(range(0, 100, 10))  # each alert takes ten
 
-    count, told, failures = tell(listener, troubles, {}, NOON, monotonic=lambda: next(seconds))
+    count, states, failures = deliver(listener, incidents, {}, NOON, monotonic=lambda: next(seconds))
 
-    assert (count, len(failures), list(told)) == (1, 4, ["check/0"])
-    assert set(failures) == {"the rest waits for the next look"}
-    assert len(tell(listener, troubles, told, NOON + MINUTE)[1]) == 5
+    assert (count, len(failures), list(states)) == (1, 4, ["check/0"])
+    assert set(failures) == {"out of time, sent with the next look"}
+    assert len(deliver(listener, incidents, states, NOON + MINUTE)[1]) == 5
 
 
 def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
     notifier = LogNotifier(logging.getLogger("alerts"))
-    tell(notifier, [CHECK, RUN], {}, NOON)
+    deliver(notifier, [CHECK, RUN], {}, NOON)
 
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("WARNING", "warning: check a: stale for 90 s"),
@@ -205,9 +207,9 @@ def hook() -> Iterator[Hook]:
 
 
 def test_a_webhook_gets_the_line_and_its_parts(hook: Hook) -> None:
-    count, told, failures = tell(WebhookNotifier(SecretStr(hook.url)), [CHECK], {}, NOON)
+    count, states, failures = deliver(WebhookNotifier(SecretStr(hook.url)), [CHECK], {}, NOON)
 
-    assert (count, failures, list(told)) == (1, [], ["check/a"])
+    assert (count, failures, list(states)) == (1, [], ["check/a"])
     assert hook.documents == [
         {
             "text": "v6_pipeline: warning: check a: stale for 90 s",
@@ -230,7 +232,7 @@ def test_a_webhook_that_refuses(
         WebhookNotifier(SecretStr(hook.url)).notify(
             Alert(key="k", title="t", says="s", level=Level.ERROR, stage=Stage.NEW, since=NOON)
         )
-    assert str(raised.value) == f"the webhook at 127.0.0.1 did not take an alert: it answered {status}"
+    assert str(raised.value) == f"the webhook at 127.0.0.1 did not accept an alert: it answered {status}"
     assert "secret-token" not in caplog.text
     assert len(hook.documents) == 1, "a redirect is not followed"
 
@@ -238,9 +240,9 @@ def test_a_webhook_that_refuses(
 def test_a_webhook_that_is_not_there(unused_tcp_port: int, caplog: pytest.LogCaptureFixture) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}/services/secret-token"
     with caplog.at_level(logging.DEBUG):
-        _, told, failures = tell(WebhookNotifier(SecretStr(url)), [CHECK], {}, NOON)
+        _, states, failures = deliver(WebhookNotifier(SecretStr(url)), [CHECK], {}, NOON)
 
-    assert (failures, told) == (["the webhook at 127.0.0.1 did not take an alert: ConnectionError"], {})
+    assert (failures, states) == (["the webhook at 127.0.0.1 did not accept an alert: ConnectionError"], {})
     assert "secret-token" not in caplog.text
 
 

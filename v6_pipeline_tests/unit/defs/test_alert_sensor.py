@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from v6_pipeline.alerts import Alert, Level, Told, Trouble
+from v6_pipeline.alerts import Alert, Incident, Level, NotificationState
 from v6_pipeline.definitions import build_defs
 from v6_pipeline.defs.alert_sensor import RUNS_PER_TICK, AlertCursor, alerts_sensor, look
 from v6_pipeline.defs.metadata import ERROR
@@ -176,7 +176,7 @@ def test_a_failed_run_is_told_later_if_nobody_could_be_told(looks: Looks, instan
     run_id = fail(refresh, instance)
     assert looks() == []
     assert looks.result.skip_reason is not None
-    assert str(looks.result.skip_reason.skip_message) == "troubles: 1, alerts passed on: 0; mine: no answer"
+    assert str(looks.result.skip_reason.skip_message) == "incidents: 1, alerts delivered: 0; mine: no answer"
     looks.listener.is_away = False
 
     assert looks(minutes=1) == [f"error: run {run_id[:8]} of refresh: no gateway at 127.0.0.1:4002: start it"]
@@ -240,7 +240,7 @@ def test_a_check_that_a_run_is_about_to_evaluate_is_as_it_was(looks: Looks, inst
     assert newest.status.name == "PLANNED"
     assert looks(minutes=1) == []
     assert looks.result.skip_reason is not None
-    assert looks.result.skip_reason.skip_message == "troubles: 1, alerts passed on: 0"
+    assert looks.result.skip_reason.skip_message == "incidents: 1, alerts delivered: 0"
 
     assert check_job().execute_in_process(instance=instance).success
     [over] = looks(minutes=1)
@@ -254,23 +254,40 @@ def test_a_check_that_was_never_evaluated_is_no_trouble(looks: Looks, instance: 
 
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
-TOLD = Told(title="run 1", level=Level.ERROR, lasting=False, since=NOW, told_at=NOW, seen_at=NOW)
-MISSED = Trouble(key="run/a/b", title="run 1 of a", says="no gateway", level=Level.ERROR, lasting=False)
+STATE = NotificationState(title="run 1", level=Level.ERROR, lasting=False, since=NOW, reported_at=NOW, seen_at=NOW)
+UNDELIVERED = Incident(key="run/a/b", title="run 1 of a", says="no gateway", level=Level.ERROR, lasting=False)
 
 
 def test_a_cursor_is_read_as_it_was_written() -> None:
-    cursor = AlertCursor(NOW, {"log": {"run/a": TOLD}}, {"log": (), "webhook": (MISSED,)})
+    cursor = AlertCursor(NOW, {"log": {"run/a": STATE}}, {"log": (), "webhook": (UNDELIVERED,)})
 
     assert AlertCursor.parse(cursor.dump(), NOW + timedelta(days=1)) == cursor
 
 
+def test_a_cursor_of_the_tree_before_is_read_and_written_with_the_same_names() -> None:
+    """Its incidents would be reported again, or its undelivered events lost."""
+    instant = "2026-11-20T00:00:00+00:00"
+    state = {"title": "run 1", "level": "error", "lasting": False, "since": instant}
+    event = {"key": "run/a/b", "title": "run 1 of a", "says": "no gateway", "level": "error", "lasting": False}
+    values = {
+        "runs_until": instant,
+        "told": {"log": {"run/a": {**state, "told_at": instant, "seen_at": instant}}},
+        "missed": {"log": [], "webhook": [event]},
+    }
+
+    read = AlertCursor.parse(json.dumps(values), NOW + timedelta(days=1))
+
+    assert read == AlertCursor(NOW, {"log": {"run/a": STATE}}, {"log": (), "webhook": (UNDELIVERED,)})
+    assert json.loads(read.dump()) == json.loads(json.dumps(values).replace("+00:00", "Z"))
+
+
 def test_a_cursor_of_before_there_were_missed_ones_is_read() -> None:
-    values = json.loads(AlertCursor(NOW, {"log": {"run/a": TOLD}}).dump())
+    values = json.loads(AlertCursor(NOW, {"log": {"run/a": STATE}}).dump())
     del values["missed"]
 
     read = AlertCursor.parse(json.dumps(values), NOW + timedelta(days=1))
 
-    assert read == AlertCursor(NOW, {"log": {"run/a": TOLD}})
+    assert read == AlertCursor(NOW, {"log": {"run/a": STATE}})
 
 
 def test_an_unreadable_cursor_starts_over() -> None:
@@ -292,7 +309,7 @@ def test_the_sensor_looks_at_all_checks_of_the_location_and_writes_its_log(
 
     assert isinstance(result, dg.SensorResult)
     assert result.skip_reason is not None
-    assert result.skip_reason.skip_message == "troubles: 1, alerts passed on: 1"
+    assert result.skip_reason.skip_message == "incidents: 1, alerts delivered: 1"
 
 
 def test_a_wrong_setting_fails_the_tick_with_its_line(
