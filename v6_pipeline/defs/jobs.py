@@ -14,6 +14,7 @@ from pydantic import Field
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.contract_cache import check_contracts
+from v6_pipeline.lake.maintenance import Upkeep, maintain
 from v6_pipeline.lake.tables import (
     ACCOUNT_VALUES,
     FLEX_ACTIVITY,
@@ -26,7 +27,6 @@ from v6_pipeline.lake.tables import (
     TABLES,
 )
 from v6_pipeline.lake.tables.sources import STRATEGY_REGISTRY
-from v6_pipeline.lake.upkeep import Upkeep, maintain
 from v6_pipeline.state.registry.edit import ChangeMode, StrategyChange, entries_of
 from v6_pipeline.state.registry.registry import DEFAULT_PRIORITY, RegistryEntry, StrategyRegistry
 

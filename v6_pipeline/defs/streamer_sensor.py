@@ -18,8 +18,8 @@ from v6_pipeline.defs.metadata import data_version_tag, sample_rows, table_mater
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
+from v6_pipeline.lake.commits import durable_commits
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.lineage import durable_commits
 from v6_pipeline.lake.reader import row_count
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.pictures import as_markdown, slots_over_time

@@ -1,4 +1,7 @@
-"""Which commit wrote a row, and which commits a run made: by version, without reading a whole log where it can be.
+"""The commits of a table as its log has them: reading them in order, and finding the one that wrote a row.
+
+``DeltaTable.history()`` alone will not do: it returns the newest commits of the table but numbers them down from the
+version of the handle: all are misnumbered once another commit has landed, or when an older version is open.
 
 A row names the run or the streamer's epoch that wrote it, and when it was handed to Delta; a commit names the same and
 the time it landed. On a local disk the commit's own data files confirm it. An object store is asked for its newest
@@ -11,23 +14,111 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from deltalake import DeltaTable
 
 from v6_pipeline.lake.columns import PARTITION_COLUMN, TableSpec
-from v6_pipeline.lake.commit_log import commit_entries, oldest_version
 from v6_pipeline.lake.lineage import CommitInfo, CommitKind
-from v6_pipeline.lake.recovery.durability import added_files, local_path, log_file, read_log
-from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.recovery.durability import (
+    LOG_FOLDER,
+    added_files,
+    flushed_version,
+    local_path,
+    log_file,
+    read_log,
+)
+
+if TYPE_CHECKING:
+    from v6_pipeline.lake.table import DeltaTableStore
 
 Row = Mapping[str, Any]
 """Any: a row of a table, by column."""
 
 MOST_COMMITS = 2_000
 """Commits looked at for one row, each way: 0.2 s of local files. Few are needed unless a clock was set back."""
+_ATTEMPTS = 5
 _CLOCKS_APART = timedelta(seconds=5)
 """How far the clock of a row may be ahead of that of its commit: one machine has one, object stores their own."""
+
+
+def commit_entries(handle: DeltaTable, uri: str, *, first: int, limit: int) -> list[dict[str, Any]]:
+    """The ``commitInfo`` of versions from ``first`` on, oldest first, at most ``limit``.
+
+    Versions whose log has expired or cannot be read are missing. Brings the handle to the newest version on an object
+    store.
+
+    Raises:
+        DeltaError, OSError: the log cannot be read.
+    """
+    folder = local_path(uri)
+    if folder is None:
+        return _from_history(handle, first, limit)
+    newest = handle.version()
+    entries: list[dict[str, Any]] = []
+    version, oldest = first, -1
+    while version <= newest and len(entries) < limit:
+        try:
+            entries.append(_entry(folder, version))
+        except FileNotFoundError:
+            if oldest < 0:  # thousands may have expired: they are not tried one by one
+                oldest = oldest_version(folder, newest)
+            version = max(version + 1, oldest)
+            continue
+        except ValueError:  # damaged, where a checkpoint stands for it
+            version += 1
+            continue
+        version += 1
+    return entries
+
+
+def oldest_version(folder: Path, newest: int) -> int:
+    """The oldest version of a local table whose log file is there; ``newest`` if there is none.
+
+    Raises:
+        OSError: the log cannot be listed.
+    """
+    versions = [
+        int(path.stem) for path in (folder / LOG_FOLDER).iterdir() if path.suffix == ".json" and path.stem.isdigit()
+    ]
+    return min(versions, default=newest)
+
+
+def read_commits(store: DeltaTableStore, after_version: int, limit: int) -> list[CommitInfo]:
+    """The oldest ``limit`` commits after a version, oldest first; -1 begins at the table's creation.
+
+    A table that does not exist yet has none. Where the log no longer reaches back that far the list begins with the
+    oldest commit left, which the gap in ``version`` shows. Cost at 2,000
+    commits: 22 ms, most of it opening the table, and 5 ms for a hundred commits.
+
+    Raises:
+        LakeError: the table is damaged, unreachable, or newer than this code.
+    """
+    handle = store.load()
+    if handle is None or limit < 1:
+        return []
+    with store.faults():
+        entries = commit_entries(handle, store.uri, first=after_version + 1, limit=limit)
+    return [CommitInfo.parse(entry) for entry in entries]
+
+
+def durable_commits(store: DeltaTableStore, after_version: int, limit: int) -> list[CommitInfo]:
+    """As ``read_commits``, for who reports them: every commit returned outlives a power cut.
+
+    A commit can be read some milliseconds before its writer has flushed it, or was killed before it could.
+
+    Raises:
+        LakeError: as ``read_commits``, or the disk failed.
+    """
+    commits = read_commits(store, after_version, limit)
+    folder = local_path(store.uri)
+    if commits and folder is not None:
+        flushed = flushed_version(folder)
+        if flushed is None or flushed < commits[-1].version:
+            with store.faults():
+                store.make_durable(commits[-1].version)
+    return commits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +205,9 @@ class CommitLog:
     def _read(self, folder: Path, version: int) -> CommitInfo | None:
         with self._store.faults():
             try:
-                actions = read_log(folder, version)
+                return CommitInfo.parse(_entry(folder, version))
             except (FileNotFoundError, ValueError):
                 return None
-        info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
-        return CommitInfo.parse({**info, "version": version})
 
     def _first_since(self, instant: datetime, up_to: int) -> int:
         """The first version that landed at ``instant`` or later, by halving; one above ``up_to`` if none did."""
@@ -168,3 +257,24 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def _from_history(handle: DeltaTable, first: int, limit: int) -> list[dict[str, Any]]:
+    """Numbers are right if no commit landed while the history was read."""
+    for _ in range(_ATTEMPTS):
+        handle.update_incremental()
+        before = handle.version()
+        if before < first:
+            return []
+        entries = handle.history(before - first + 1)
+        handle.update_incremental()
+        if handle.version() == before:
+            entries = [entry for entry in entries if entry["version"] >= first]
+            return sorted(entries, key=lambda entry: int(entry["version"]))[:limit]
+    raise OSError(f"commits kept landing while the log was read, {_ATTEMPTS} times over: timed out")
+
+
+def _entry(folder: Path, version: int) -> dict[str, Any]:
+    actions = read_log(folder, version)
+    info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    return {**info, "version": version}

@@ -11,16 +11,10 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import polars as pl
-
-from v6_pipeline.lake.commit_log import commit_entries
-from v6_pipeline.lake.recovery.durability import flushed_version, local_path
-
-if TYPE_CHECKING:
-    from v6_pipeline.lake.table import DeltaTableStore
 
 COMMIT_ID = "v6.commit_id"
 KIND = "v6.kind"
@@ -167,42 +161,6 @@ class CommitInfo:
             replaced=tuple(entry.get("v6.replaced", ())),
             commit_id=entry.get(COMMIT_ID),
         )
-
-
-def read_commits(store: DeltaTableStore, after_version: int, limit: int) -> list[CommitInfo]:
-    """The oldest ``limit`` commits after a version, oldest first; -1 begins at the table's creation.
-
-    A table that does not exist yet has none. Where the log no longer reaches back that far the list begins with the
-    oldest commit left, which the gap in ``version`` shows. Cost at 2,000
-    commits: 22 ms, most of it opening the table, and 5 ms for a hundred commits.
-
-    Raises:
-        LakeError: the table is damaged, unreachable, or newer than this code.
-    """
-    handle = store.load()
-    if handle is None or limit < 1:
-        return []
-    with store.faults():
-        entries = commit_entries(handle, store.uri, first=after_version + 1, limit=limit)
-    return [CommitInfo.parse(entry) for entry in entries]
-
-
-def durable_commits(store: DeltaTableStore, after_version: int, limit: int) -> list[CommitInfo]:
-    """As ``read_commits``, for who reports them: every commit returned outlives a power cut.
-
-    A commit can be read some milliseconds before its writer has flushed it, or was killed before it could.
-
-    Raises:
-        LakeError: as ``read_commits``, or the disk failed.
-    """
-    commits = read_commits(store, after_version, limit)
-    folder = local_path(store.uri)
-    if commits and folder is not None:
-        flushed = flushed_version(folder)
-        if flushed is None or flushed < commits[-1].version:
-            with store.faults():
-                store.make_durable(commits[-1].version)
-    return commits
 
 
 def _kind(entry: dict[str, Any], operation: str) -> CommitKind:

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 
 from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake.columns import PARTITION_COLUMN, TableSpec
-from v6_pipeline.lake.commit_log import commit_entries
+from v6_pipeline.lake.commits import commit_entries
 from v6_pipeline.lake.lineage import CommitInfo, CommitKind, CommitLineage
 from v6_pipeline.lake.reader import scan
 from v6_pipeline.lake.table import DeltaTableStore

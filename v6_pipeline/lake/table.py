@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake import definition
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.commit_log import commit_entries
+from v6_pipeline.lake.commits import commit_entries
 from v6_pipeline.lake.faults import damaged, gone, is_conflict, lake_error, lake_faults, safe_uri
 from v6_pipeline.lake.lineage import COMMIT_ID, CommitLineage, FrameSummary
 from v6_pipeline.lake.recovery.durability import (

@@ -20,7 +20,8 @@ from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.streamer_sensor import ib_streamer_sensor
 from v6_pipeline.errors import StateError
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.lake.lineage import CommitKind, read_commits
+from v6_pipeline.lake.commits import read_commits
+from v6_pipeline.lake.lineage import CommitKind
 from v6_pipeline.lake.reader import newest_accounts
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.paper import AccountConflict, GatewayConfig, GatewayThread

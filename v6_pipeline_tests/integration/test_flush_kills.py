@@ -16,7 +16,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from v6_pipeline.lake.lineage import CommitKind, read_commits
+from v6_pipeline.lake.commits import read_commits
+from v6_pipeline.lake.lineage import CommitKind
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline_tests.unit.lake.builders import flush

@@ -14,8 +14,9 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import AccountFeedError, ClientIdInUseError, GatewayError, LakeError
 from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
+from v6_pipeline.lake.commits import read_commits
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.lineage import CommitKind, read_commits
+from v6_pipeline.lake.lineage import CommitKind
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.model import QueuePriority, SlotPurpose
 from v6_pipeline.paper import AccountConflict, PaperGateway

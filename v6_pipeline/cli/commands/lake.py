@@ -38,7 +38,7 @@ def history(
     if limit < 1:
         raise UsageError(f"--limit {limit} is not 1 or more")
     [store] = _stores(table)
-    from v6_pipeline.lake.lineage import read_commits
+    from v6_pipeline.lake.commits import read_commits
 
     handle = store.load()
     if handle is None:

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from v6_pipeline.errors import FencedError, LakeConflictError, LakeError
+from v6_pipeline.lake.commits import read_commits
 from v6_pipeline.lake.fencing import FencedAppender
-from v6_pipeline.lake.lineage import CommitKind, CommitLineage, read_commits
+from v6_pipeline.lake.lineage import CommitKind, CommitLineage
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.lake.tables import STREAMED_POSITIONS

@@ -22,11 +22,12 @@ import pytest
 from deltalake.exceptions import CommitFailedError
 
 from v6_pipeline.errors import LakeConflictError, LakeError
-from v6_pipeline.lake import commit_log
+from v6_pipeline.lake import commits
 from v6_pipeline.lake import replace as replace_module
 from v6_pipeline.lake.columns import TableSpec
+from v6_pipeline.lake.commits import read_commits
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.lineage import CommitLineage, read_commits
+from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.recovery.durability import Fsync, log_file, read_log
 from v6_pipeline.lake.recovery.repair import plan_repair, repair
@@ -233,7 +234,7 @@ def test_the_search_for_the_writer_ends_where_the_log_begins(
         return read_log(folder, version)
 
     monkeypatch.setattr(replace_module, "_VERSIONS_AT_ONCE", 5)
-    monkeypatch.setattr(commit_log, "read_log", counted)
+    monkeypatch.setattr(commits, "read_log", counted)
     made = replace(table, held(FIRST, "DU1", 1), [(FIRST, "DU1")], lineage())
 
     assert (made.version, made.changed) == (23, False)

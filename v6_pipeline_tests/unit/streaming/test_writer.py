@@ -15,8 +15,9 @@ import polars as pl
 import pytest
 
 from v6_pipeline.errors import FencedError, LakeError
+from v6_pipeline.lake.commits import read_commits
 from v6_pipeline.lake.fencing import FencedAppender
-from v6_pipeline.lake.lineage import CommitKind, read_commits
+from v6_pipeline.lake.lineage import CommitKind
 from v6_pipeline.lake.recovery.durability import Fsync
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.lake.tables import STREAMED_POSITIONS

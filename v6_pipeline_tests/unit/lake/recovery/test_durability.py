@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from v6_pipeline.errors import LakeError
+from v6_pipeline.lake.commits import durable_commits
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.lineage import durable_commits
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.recovery.durability import fsync_path, local_path
 from v6_pipeline.lake.tables import QUEUED_POSITIONS

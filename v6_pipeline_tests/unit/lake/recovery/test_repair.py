@@ -10,7 +10,8 @@ import pytest
 from deltalake import DeltaTable
 
 from v6_pipeline.errors import LakeError
-from v6_pipeline.lake.lineage import CommitKind, read_commits
+from v6_pipeline.lake.commits import read_commits
+from v6_pipeline.lake.lineage import CommitKind
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.recovery.durability import (
     MARK,
