@@ -79,36 +79,19 @@ class ContractCache:
 
     async def refused(self) -> frozenset[int]:
         """Return the contracts that the broker refused market data for within the last hour: a request is in vain."""
-
-        def read() -> frozenset[int]:
-            with self._database.read() as connection:
-                return rows.refused(connection, since=self._clock() - RETRY_AFTER)
-
-        return await asyncio.to_thread(read)
+        return await asyncio.to_thread(rows.refused, self._database, since=self._clock() - RETRY_AFTER)
 
     async def note_refused(self, codes: Mapping[int, int]) -> None:
         """Store the broker's codes for contracts that it refuses market data for, for later refreshes."""
-
-        def write() -> None:
-            with self._database.write() as connection:
-                rows.mark_refused(connection, codes, failed_at=self._clock())
-
-        await asyncio.to_thread(write)
+        await asyncio.to_thread(rows.mark_refused, self._database, codes, failed_at=self._clock())
 
     async def forget_refused(self) -> None:
         """Forget the refusals, after a new login: its subscriptions may be others."""
-
-        def write() -> None:
-            with self._database.write() as connection:
-                rows.forget_refused(connection)
-
-        await asyncio.to_thread(write)
+        await asyncio.to_thread(rows.forget_refused, self._database)
 
     def _look_up(self, conids: list[int]) -> _Found:
         now = self._clock()
-        with self._database.read() as connection:
-            cached = rows.get(connection, conids)
-            failures = rows.failures(connection)
+        cached, failures = rows.get(self._database, conids), rows.failures(self._database)
         known = {conid: item.spec for conid, item in cached.items() if item.qualified_at is not None}
         failed = {conid for conid, failure in failures.items() if failure.failed_at > now - RETRY_AFTER}
         old = [
@@ -157,7 +140,9 @@ class ContractCache:
         if failed:
             # One line, because a connection that is lost fails thousands at once.
             log.warning("%d contracts could not be looked up, the first: %s", len(failed), answers[failed[0]])
-        await asyncio.to_thread(_store, self._database, list(specs.values()), unknown, self._clock())
+        await asyncio.to_thread(
+            rows.save_answers, self._database, list(specs.values()), unknown, answered_at=self._clock()
+        )
         return specs
 
 
@@ -173,8 +158,7 @@ async def check_contracts(
         GatewayError: a conid that is not cached cannot be looked up now.
     """
     wanted = list(dict.fromkeys(conids))
-    with database.read() as connection:
-        known = rows.get(connection, wanted)
+    known = rows.get(database, wanted)
     missing = [conid for conid in wanted if conid not in known]
     if not missing:
         return
@@ -182,7 +166,7 @@ async def check_contracts(
     async with leased_connection(settings, database, owner=owner, clock=clock) as gateway:
         answers = await qualify_all(gateway, missing)
     specs = [answer for answer in answers.values() if isinstance(answer, ContractSpec)]
-    await asyncio.to_thread(_store, database, specs, [], clock())
+    await asyncio.to_thread(rows.save, database, specs, qualified_at=clock())
     unknown = [conid for conid, answer in answers.items() if isinstance(answer, UnknownContractError)]
     if unknown:
         listed = ", ".join(map(str, unknown))
@@ -192,10 +176,3 @@ async def check_contracts(
     for answer in answers.values():
         if isinstance(answer, GatewayError):
             raise answer
-
-
-def _store(database: StateDatabase, specs: list[ContractSpec], unknown: list[int], now: datetime) -> None:
-    with database.write() as connection:
-        rows.save(connection, specs, qualified_at=now)
-        for conid in unknown:
-            rows.mark_unknown(connection, conid, failed_at=now)

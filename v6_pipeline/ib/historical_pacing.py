@@ -1,7 +1,7 @@
-"""When a historical request may be made: the gateway's rules over all processes, kept in the state database.
+"""One run's part in the pacing of historical requests: permits for open requests, and an instant for each request.
 
-``HistoricalPacer`` is one run's part: permits for requests that are open at once, and an instant for each. The rules
-are those of ``v6_pipeline.state.pacing.historical``; the message itself then waits for the message rate like any other.
+The rules over all processes are in ``v6_pipeline.state.pacing.historical``. The message itself then waits for the
+message rate like any other.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ REQUESTS_PER_SECOND = 10.0
 LEASE_SECONDS = 60.0
 RENEW_EVERY_SECONDS = 15.0
 POLL_SECONDS = 1.0
-"""Between two looks while all permits are out."""
+"""Between two attempts to take permits while other runs hold all of them."""
 
 
 class HistoricalPacer:
-    """Lets the requests of one run go when the rules over all runs allow it.
+    """Admits the requests of one run when the rules over all runs allow it.
 
     Args:
         database: of all processes.
@@ -60,21 +60,23 @@ class HistoricalPacer:
         self.waiting = 0
         """Requests that wait for a permit or their instant."""
         self.made = 0
-        """Requests that were let go."""
+        """Requests that were admitted."""
         self.refusals = 0
-        """Times that IB said it was too much."""
+        """Requests that IB refused as too fast."""
 
     @contextlib.asynccontextmanager
     async def permits(self, wanted: int) -> AsyncIterator[None]:
-        """Hold up to ``wanted`` permits while inside; as long as all are out, requests wait."""
-        keeper = asyncio.create_task(self._keep(wanted), name="historical permits")
+        """Hold up to ``wanted`` permits while inside; requests wait while other runs hold all of them."""
+        renewal = asyncio.create_task(self._renew_permits(wanted), name="historical permits")
         try:
             yield
         finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
-            with contextlib.suppress(StateError):  # they expire by themselves
-                await asyncio.shield(asyncio.to_thread(self._release))
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+            with contextlib.suppress(StateError):  # they expire on their own
+                await asyncio.shield(
+                    asyncio.to_thread(rules.release_permits, self._database, self._gateway, self._holder)
+                )
 
     @contextlib.asynccontextmanager
     async def admission(self) -> AsyncIterator[None]:
@@ -97,25 +99,40 @@ class HistoricalPacer:
             self.made += 1
             yield
         finally:
-            await self._give_permit_back()
+            await self._return_permit()
 
     async def back_off(self, reason: str) -> None:
-        """IB said that it was too much: all processes ask half as fast."""
+        """Halve the request rate of all processes, because IB refused a request as too fast."""
         self.refusals += 1
-        rate = await asyncio.to_thread(self._back_off, reason, self._now())
-        log.warning("too many historical requests (%s): %.2f a second from now on", reason, rate)
+        rate = await asyncio.to_thread(
+            rules.back_off,
+            self._database,
+            self._gateway,
+            reason=reason,
+            configured_rate=self._rate,
+            now=self._now(),
+        )
+        log.warning("historical requests are too fast (%s): all processes now make %.2f a second", reason, rate)
 
-    async def _keep(self, wanted: int) -> None:
-        """Take the permits and prolong them; without the database they are void once they may have expired."""
+    async def _renew_permits(self, wanted: int) -> None:
+        """Take the permits and renew them; while the database fails, drop them before they can expire."""
         loop = asyncio.get_running_loop()
         renewed_at = loop.time()
         while True:
-            asked_at = loop.time()
+            began_at = loop.time()
             try:
-                permits = await asyncio.to_thread(self._lease, wanted, self._now())
-                renewed_at = asked_at
+                permits = await asyncio.to_thread(
+                    rules.lease_permits,
+                    self._database,
+                    self._gateway,
+                    self._holder,
+                    wanted,
+                    ttl_seconds=LEASE_SECONDS,
+                    now=self._now(),
+                )
+                renewed_at = began_at
             except StateError as error:
-                log.warning("permits for historical requests are not prolonged: %s", error)
+                log.warning("permits for historical requests are not renewed: %s", error)
                 permits = self._permits if loop.time() - renewed_at < LEASE_SECONDS - RENEW_EVERY_SECONDS else 0
             async with self._changed:
                 self._permits = permits
@@ -127,35 +144,16 @@ class HistoricalPacer:
             await self._changed.wait_for(lambda: self.open_now < self._permits)
             self.open_now += 1
 
-    async def _give_permit_back(self) -> None:
+    async def _return_permit(self) -> None:
         self.open_now -= 1
         async with self._changed:
             self._changed.notify()
 
     async def _take_instant(self) -> None:
-        now = self._now()
-        instant = await asyncio.to_thread(self._take, now)
+        instant = await asyncio.to_thread(
+            rules.take, self._database, self._gateway, configured_rate=self._rate, now=self._now()
+        )
         await asyncio.sleep(max(0.0, (instant - self._now()).total_seconds()))
 
     def _now(self) -> datetime:
         return steady_now(asyncio.get_running_loop(), self._clock)
-
-    # One transaction each, in a thread.
-
-    def _lease(self, wanted: int, now: datetime) -> int:
-        with self._database.write() as connection:
-            return rules.lease_permits(
-                connection, self._gateway, self._holder, wanted, ttl_seconds=LEASE_SECONDS, now=now
-            )
-
-    def _release(self) -> None:
-        with self._database.write() as connection:
-            rules.release_permits(connection, self._gateway, self._holder)
-
-    def _take(self, now: datetime) -> datetime:
-        with self._database.write() as connection:
-            return rules.take(connection, self._gateway, configured_rate=self._rate, now=now)
-
-    def _back_off(self, reason: str, now: datetime) -> float:
-        with self._database.write() as connection:
-            return rules.back_off(connection, self._gateway, reason=reason, configured_rate=self._rate, now=now)

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, select
 
+from v6_pipeline.state.database import writes
 from v6_pipeline.state.pacing.throttle import BackOffRule, RateState, slow_down
 from v6_pipeline.state.schema import historical_pacing, historical_permits
 from v6_pipeline.state.upsert import upsert
@@ -27,9 +28,9 @@ BACK_OFF = BackOffRule(slowest=0.1, burst=timedelta(seconds=10), pause=timedelta
 
 
 def grant(state: RateState, *, now: datetime) -> tuple[RateState, datetime]:
-    """Hand out the next instant; returns the state after it and the instant. Idle time is not saved up.
+    """Hand out the next instant; return the state after it and the instant. Idle time is not saved up.
 
-    A row whose next instant lies absurdly far ahead was written by a clock that was wrong, and is set back.
+    A row whose next instant lies absurdly far ahead was written by a wrong clock, and is set back.
     """
     longest = timedelta(seconds=OPEN_AT_IB / BACK_OFF.slowest) + BACK_OFF.pause
     free_at = state.next_at if state.next_at - now <= longest else now
@@ -37,26 +38,29 @@ def grant(state: RateState, *, now: datetime) -> tuple[RateState, datetime]:
     return replace(state, next_at=instant + timedelta(seconds=1 / state.rate(now))), instant
 
 
+@writes
 def take(connection: Connection, gateway: str, *, configured_rate: float, now: datetime) -> datetime:
-    """The instant of the next request for bars of any size, in a write transaction."""
+    """Take the instant of the next request."""
     state, instant = grant(_read(connection, gateway, configured_rate, now), now=now)
     _write(connection, replace(state, configured_rate=configured_rate))
     return instant
 
 
+@writes
 def back_off(connection: Connection, gateway: str, *, reason: str, configured_rate: float, now: datetime) -> float:
-    """Slow all processes down, in a write transaction; returns the rate that holds now."""
+    """Slow all processes down; return the rate now in force."""
     state = slow_down(_read(connection, gateway, configured_rate, now), reason, BACK_OFF, now=now)
     _write(connection, state)
     return state.rate(now)
 
 
+@writes
 def lease_permits(
     connection: Connection, gateway: str, holder: str, wanted: int, *, ttl_seconds: float, now: datetime
 ) -> int:
-    """Take up to ``wanted`` of the requests that may be open, or prolong them; 0 if all are out.
+    """Take up to ``wanted`` permits for open requests, or renew them; return how many, 0 if others hold all.
 
-    In a write transaction; the permits of a holder that did not prolong them in time are free.
+    The permits of a holder that did not renew them in time are free.
     """
     table = historical_permits
     here = table.c.gateway == gateway
@@ -69,8 +73,9 @@ def lease_permits(
     return max(0, permits)
 
 
+@writes
 def release_permits(connection: Connection, gateway: str, holder: str) -> None:
-    """Give the permits back, in a write transaction; harmless if there are none."""
+    """Give the permits of a holder back; harmless if it has none."""
     table = historical_permits
     connection.execute(delete(table).where(table.c.gateway == gateway, table.c.holder == holder))
 
