@@ -20,8 +20,7 @@ from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, QUEUED_POSITIONS, STREAM
 from v6_pipeline.model import Holding, UpdateSource
 from v6_pipeline.refresh.due import is_refresh_time, overdue_before
 from v6_pipeline.settings import Settings
-from v6_pipeline.state.leases.leases import StreamerLease
-from v6_pipeline.state.leases.rows import StreamerLeaseState
+from v6_pipeline.state.leases.streamer import StreamerLease, StreamerLeaseState
 from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.slots import ledger as slots
 from v6_pipeline.state.slots.allocation import SlotUsage

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from v6_pipeline.checks.verdict import Numbers, Verdict
 from v6_pipeline.ib.resets import ExpectedOutage
-from v6_pipeline.state.leases.rows import DesiredState, StreamerLeaseState
+from v6_pipeline.state.leases.streamer import DesiredState, StreamerLeaseState
 from v6_pipeline.state.slots.allocation import SlotUsage
 from v6_pipeline.streaming.status import StreamerStatus, StreamState
 

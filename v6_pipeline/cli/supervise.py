@@ -25,7 +25,7 @@ from typing import BinaryIO, Self, TypeVar
 import psutil
 
 from v6_pipeline.errors import V6Error
-from v6_pipeline.state.leases.leases import ProcessIdentity
+from v6_pipeline.state.leases.process import ProcessIdentity
 
 T = TypeVar("T")
 

@@ -193,7 +193,7 @@ def _settled(url: str) -> LocationStatus | None:
 
 def _ready_streamer(settings: Settings) -> None:
     """A streamer of an earlier start is on that one's settings; a request to stop was for then."""
-    from v6_pipeline.state.leases.leases import StreamerLease
+    from v6_pipeline.state.leases.streamer import StreamerLease
 
     with home.open_state(settings) as database:
         if settings.streamer is StreamerMode.SPAWN:
@@ -203,7 +203,7 @@ def _ready_streamer(settings: Settings) -> None:
 
 def _stop(settings: Settings, children: Children) -> None:
     """The streamer first, while Dagster can still be asked; it would otherwise live until its lease ends."""
-    from v6_pipeline.state.leases.leases import StreamerLease
+    from v6_pipeline.state.leases.streamer import StreamerLease
 
     try:
         with home.open_state(settings) as database:

@@ -22,7 +22,7 @@ from v6_pipeline.defs.partitions import days_of_run
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
 from v6_pipeline.history.context import HistoryContext
-from v6_pipeline.state.leases.rows import StreamerLeaseState
+from v6_pipeline.state.leases.streamer import StreamerLeaseState
 from v6_pipeline.state.slots.allocation import SlotUsage
 
 EVALUATE_EVERY = timedelta(minutes=5)

@@ -24,7 +24,7 @@ from v6_pipeline.lake.reader import row_count
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.pictures import as_markdown, slots_over_time
 from v6_pipeline.settings import Settings
-from v6_pipeline.state.leases.rows import StreamerLeaseState
+from v6_pipeline.state.leases.streamer import StreamerLeaseState
 from v6_pipeline.state.slots import samples as slot_samples
 from v6_pipeline.state.slots.allocation import SlotUsage
 from v6_pipeline.state.slots.ledger import SlotLedger

@@ -28,7 +28,8 @@ from v6_pipeline.model import Holding
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
-from v6_pipeline.state.leases.leases import ClientIds, StreamerLease
+from v6_pipeline.state.leases.client_ids import ClientIds
+from v6_pipeline.state.leases.streamer import StreamerLease
 
 CLOCK_WARNING, CLOCK_FAULT = timedelta(seconds=5), timedelta(seconds=30)
 """The gateway tells whole seconds, and an answer may take two: less than five is no news."""

@@ -29,7 +29,7 @@ from v6_pipeline.state.account import closes as store
 from v6_pipeline.state.account import contracts as cache
 from v6_pipeline.state.account.closes import FetchedClose
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import ProcessIdentity
+from v6_pipeline.state.leases.process import ProcessIdentity
 
 log = logging.getLogger(__name__)
 

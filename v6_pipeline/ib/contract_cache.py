@@ -21,7 +21,7 @@ from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import contracts as rows
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
-from v6_pipeline.state.leases.leases import ProcessIdentity
+from v6_pipeline.state.leases.process import ProcessIdentity
 
 log = logging.getLogger(__name__)
 

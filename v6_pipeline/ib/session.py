@@ -17,7 +17,7 @@ from v6_pipeline.ib.pacing import MessagePacer
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
-from v6_pipeline.state.leases.leases import ClientIds
+from v6_pipeline.state.leases.client_ids import ClientIds
 
 log = logging.getLogger(__name__)
 

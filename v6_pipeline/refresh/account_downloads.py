@@ -16,7 +16,7 @@ from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.model import BaseCurrency
 from v6_pipeline.state.account import downloads as records
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import NamedLease
+from v6_pipeline.state.leases.named import NamedLease
 
 log = logging.getLogger(__name__)
 

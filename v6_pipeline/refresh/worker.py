@@ -35,7 +35,7 @@ from v6_pipeline.refresh.reconcile import Settlement, reopened, settle
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import ProcessIdentity
+from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.queue.items import Batch, NewItem, QueueItem, QueueState
 from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry

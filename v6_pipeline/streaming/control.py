@@ -25,13 +25,8 @@ from v6_pipeline.errors import StateError
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
-from v6_pipeline.state.leases.leases import (
-    DesiredState,
-    GrantedBy,
-    ProcessIdentity,
-    StreamerLease,
-    StreamerLeaseState,
-)
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease, StreamerLeaseState
 from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
 from v6_pipeline.streaming.status import StreamerStatus
 

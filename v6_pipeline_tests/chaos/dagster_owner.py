@@ -20,7 +20,7 @@ from v6_pipeline.cli import dagster_processes, home
 from v6_pipeline.cli.supervise import Command
 from v6_pipeline.errors import StateError
 from v6_pipeline.settings import Settings
-from v6_pipeline.state.leases.leases import StreamerLease
+from v6_pipeline.state.leases.streamer import StreamerLease
 from v6_pipeline_tests.chaos.processes import end_process, open_state
 
 CODE_SERVER_SECONDS = 120.0

@@ -23,7 +23,8 @@ from typing import ClassVar, TypeVar
 import psutil
 
 from v6_pipeline.errors import FencedError, StateError
-from v6_pipeline.state.leases.leases import ProcessIdentity, StreamerLease
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import StreamerLease
 from v6_pipeline_tests.chaos.processes import wake
 from v6_pipeline_tests.chaos.world import StateLock, World
 

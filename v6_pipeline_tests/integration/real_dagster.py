@@ -17,7 +17,7 @@ import psutil
 from v6_pipeline.cli import dagster_processes, home
 from v6_pipeline.cli.supervise import Children, Command
 from v6_pipeline.settings import Settings
-from v6_pipeline.state.leases.leases import StreamerLease
+from v6_pipeline.state.leases.streamer import StreamerLease
 
 UP_SECONDS = 120
 

@@ -19,7 +19,7 @@ from v6_pipeline.refresh.account_downloads import (
 )
 from v6_pipeline.state.account import downloads as account_downloads
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import NamedLease
+from v6_pipeline.state.leases.named import NamedLease
 from v6_pipeline_tests.integration.conftest import OpenConnection
 from v6_pipeline_tests.unit.state.databases import ManualClock
 

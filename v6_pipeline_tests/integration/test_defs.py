@@ -25,7 +25,7 @@ from v6_pipeline.lake.lineage import CommitKind
 from v6_pipeline.lake.reader import newest_accounts
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.paper import AccountConflict, GatewayConfig, GatewayThread
-from v6_pipeline.state.leases.leases import StreamerLease
+from v6_pipeline.state.leases.streamer import StreamerLease
 from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.streaming import control as streamer_control

@@ -25,7 +25,7 @@ from v6_pipeline.model import SlotPurpose
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import ClientIds
+from v6_pipeline.state.leases.client_ids import ClientIds
 from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import START, ManualClock

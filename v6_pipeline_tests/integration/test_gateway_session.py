@@ -9,7 +9,7 @@ import pytest
 from v6_pipeline.ib.session import LEASE_SECONDS, leased_connection
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases import rows as leases
+from v6_pipeline.state.leases import client_ids
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
@@ -29,7 +29,7 @@ async def test_a_database_that_was_locked_for_a_moment_does_not_cost_a_run_its_c
 
     def leased_until(client_id: int) -> datetime | None:
         with database.read() as transaction:
-            return leases.read_client_ids(transaction)[client_id].expires_at
+            return client_ids._read(transaction)[client_id].expires_at
 
     async with leased_connection(settings, impatient, owner="run", clock=clock) as connection:
         with database.write():  # another process writes

@@ -10,7 +10,8 @@ import pytest
 from v6_pipeline.errors import FencedError, GatewayError, StateError
 from v6_pipeline.state.account import downloads
 from v6_pipeline.state.account import holdings as holdings_store
-from v6_pipeline.state.leases.leases import GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import GrantedBy, StreamerLease
 from v6_pipeline.state.queue.items import QueueState
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER
 from v6_pipeline.streamer import Authority, stream

@@ -26,7 +26,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, TABLES
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import StreamerLease
+from v6_pipeline.state.leases.streamer import StreamerLease
 from v6_pipeline_tests import traced_week as week
 from v6_pipeline_tests.history_days import ACCOUNTS, CALENDAR, observe
 from v6_pipeline_tests.unit.lake.builders import no_fsync

@@ -25,8 +25,7 @@ from v6_pipeline.lake.tables import FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SN
 from v6_pipeline.paper import GatewayConfig, GatewayThread
 from v6_pipeline.settings import load_settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import StreamerLease
-from v6_pipeline.state.leases.rows import StreamerLeaseState
+from v6_pipeline.state.leases.streamer import StreamerLease, StreamerLeaseState
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline_tests.history_days import CALENDAR, POSITIONS, drop, observe
 from v6_pipeline_tests.integration.real_dagster import UP_SECONDS, DagsterApi, is_over, running_dagster, wait_for

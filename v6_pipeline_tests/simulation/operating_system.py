@@ -19,7 +19,8 @@ from v6_pipeline.ib import subscriptions as stream_lines
 from v6_pipeline.refresh import quotes
 from v6_pipeline.refresh.quotes import QuotePatience
 from v6_pipeline.state import database
-from v6_pipeline.state.leases.leases import ProcessIdentity, StreamerLeaseState
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import StreamerLeaseState
 from v6_pipeline.streaming import control as streamer_control
 from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline_tests.simulation.loop import PROCESS, SimulatedProcess, VirtualLoop

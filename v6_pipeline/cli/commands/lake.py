@@ -297,7 +297,7 @@ def _writer_alive(settings: Settings, table: str) -> str | None:
     """
     from v6_pipeline.lake.lake import MARKER_TABLE
     from v6_pipeline.lake.tables import STREAMED_POSITIONS
-    from v6_pipeline.state.leases.leases import ClientIds
+    from v6_pipeline.state.leases.client_ids import ClientIds
     from v6_pipeline.streaming.control import live_lease, process_of
 
     with home.open_state(settings) as database:

@@ -49,7 +49,7 @@ def stream(
 
 
 def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: bool) -> None:
-    from v6_pipeline.state.leases.leases import StreamerLease
+    from v6_pipeline.state.leases.streamer import StreamerLease
     from v6_pipeline.streamer import Authority, log_to_file, run_process
     from v6_pipeline.streaming import control
     from v6_pipeline.streaming.status import StreamerStatus
@@ -77,7 +77,7 @@ def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: 
 
 
 def _stop(settings: Settings, *, as_json: bool) -> None:
-    from v6_pipeline.state.leases.leases import StreamerLease
+    from v6_pipeline.state.leases.streamer import StreamerLease
     from v6_pipeline.streaming import control
 
     with home.open_state(settings, must_exist=True) as database:
@@ -111,7 +111,7 @@ def _stop(settings: Settings, *, as_json: bool) -> None:
 
 
 def _start(settings: Settings, *, as_json: bool) -> None:
-    from v6_pipeline.state.leases.leases import StreamerLease
+    from v6_pipeline.state.leases.streamer import StreamerLease
 
     with home.open_state(settings, must_exist=True) as database:
         StreamerLease(database).request_run()

@@ -1,5 +1,5 @@
-"""Exclusive, expiring leases with a fencing epoch: the streamer's, client ids, and named ones.
+"""Exclusive, expiring leases with a fencing epoch: named ones, the streamer's, and API client ids.
 
-Belongs here: granting, renewing and ending a lease, and its SQL.
-Does not belong here: starting or stopping a process (``streaming.control``).
+Belongs here: each kind of lease with its rows, and the identity of the process that owns it.
+Does not belong here: decisions of the sensor about the streamer (``streaming.control``).
 """

@@ -17,7 +17,7 @@ from v6_pipeline.checks.stream import (
 from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.ib.resets import ExpectedOutage
 from v6_pipeline.model import SlotPurpose
-from v6_pipeline.state.leases.rows import DesiredState, GrantedBy, StreamerLeaseState
+from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLeaseState
 from v6_pipeline.state.slots.allocation import Slot, SlotUsage
 from v6_pipeline.state.slots.ceiling import LearnedLimit, LineLimit
 

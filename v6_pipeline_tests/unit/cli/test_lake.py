@@ -16,7 +16,8 @@ from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import ClientIds, GrantedBy, StreamerLease
+from v6_pipeline.state.leases.client_ids import ClientIds
+from v6_pipeline.state.leases.streamer import GrantedBy, StreamerLease
 from v6_pipeline_tests.unit.cli.conftest import Run
 from v6_pipeline_tests.unit.lake.builders import by_epoch, by_run, flush, no_fsync, queued, stored_rows, update
 

@@ -29,7 +29,7 @@ from v6_pipeline.paper.gateway import PaperGateway
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import utc_now
-from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, StreamerLease
+from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.registry.selector import Selector
 from v6_pipeline_tests.unit.cli.conftest import Run

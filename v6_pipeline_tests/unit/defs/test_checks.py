@@ -15,7 +15,8 @@ from v6_pipeline.errors import StateError
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import GrantedBy, StreamerLease
 from v6_pipeline.state.queue import due
 from v6_pipeline_tests.history_runs import numbers
 from v6_pipeline_tests.step_ledger import StepLedger

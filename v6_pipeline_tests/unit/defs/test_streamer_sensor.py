@@ -16,7 +16,8 @@ from v6_pipeline.lake.rows import position_rows
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate, UpdateSource
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline.streaming.report import ReportCursor
 from v6_pipeline.streaming.status import FeedStatus, StreamerStatus, StreamState, WriterStatus
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline

@@ -8,7 +8,8 @@ from datetime import timedelta
 
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import ProcessIdentity, StreamerLease
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import StreamerLease
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
 

@@ -21,7 +21,8 @@ from v6_pipeline.ib.subscriptions import GIVE_UP_SECONDS, RENEWAL_SECONDS, SLOT_
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, ProcessIdentity, StreamerLease, StreamerLeaseState
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease, StreamerLeaseState
 from v6_pipeline.state.slots.ledger import stream_holder
 from v6_pipeline.streaming import control as streamer_control
 from v6_pipeline.streaming.control import (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import DesiredState, GrantedBy, StreamerLease
+from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline.streaming.control import StreamerControl
 from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import ManualClock, copy_of

@@ -13,14 +13,10 @@ import pytest
 
 from v6_pipeline.errors import FencedError
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.leases.leases import (
-    ClientIds,
-    DesiredState,
-    GrantedBy,
-    NamedLease,
-    ProcessIdentity,
-    StreamerLease,
-)
+from v6_pipeline.state.leases.client_ids import ClientIds
+from v6_pipeline.state.leases.named import NamedLease
+from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
 SENSOR, SELF = GrantedBy.SENSOR, GrantedBy.SELF
