@@ -1,20 +1,20 @@
-"""Historical closes of trading days: what was held is asked for, once per contract and range, then written day by day.
+"""Historical closes of trading days: fetch those of the contracts held, then write them day by day.
 
-The requests are ``closes``' business, the rows ``close_rows``'.
+Requests to the gateway belong in ``closes``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 
 import polars as pl
 
+from v6_pipeline.calendar import Session
 from v6_pipeline.errors import SnapshotRefusedError
-from v6_pipeline.history.close_rows import SOURCE, close_rows
 from v6_pipeline.history.closes import CloseFetcher, CloseReport, FetchProgress
 from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.history.inputs import LakeDays
@@ -22,10 +22,13 @@ from v6_pipeline.history.positions import day_positions, holding_of
 from v6_pipeline.ib.close_plan import CloseReason
 from v6_pipeline.lake.replace import Replacement, replace
 from v6_pipeline.lake.tables import HISTORICAL_CLOSES
-from v6_pipeline.model import ContractSpec
+from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.state.account.closes import FetchedClose
 
-TELL_EVERY = 25
-"""Contracts between two words on how far it is."""
+REPORT_EVERY = 25
+"""Contracts between two lines of progress."""
+_SOURCE = "history"
+"""Feed of these rows: IB's historical data."""
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ def close_days(context: HistoryContext, days: Sequence[date], *, refetch: bool =
             run_id=context.run_id,
             ingested_at=context.now(),
         )
-        lineage = context.lineage(HISTORICAL_CLOSES, day, SOURCE)
+        lineage = context.lineage(HISTORICAL_CLOSES, day, _SOURCE)
         done = replace(store, frame, [(day,)], lineage, accounts=accounts)
         yield _made(day, done, frame)
     if silent := sorted({entry.day for entry in report.unanswered}):
@@ -87,6 +90,49 @@ def close_days(context: HistoryContext, days: Sequence[date], *, refetch: bool =
         yield Failed(spec=HISTORICAL_CLOSES, days=tuple(silent), reason=reason)
 
 
+def close_rows(
+    session: Session,
+    entries: Iterable[FetchedClose],
+    contracts: Mapping[int, ContractSpec],
+    *,
+    run_id: str,
+    ingested_at: datetime,
+) -> pl.DataFrame:
+    """The rows of one trading day, sorted by conid; entries of other days are left out.
+
+    Args:
+        session: of the day.
+        entries: what was fetched, the days of a whole range for all we care.
+        contracts: by conid. Of one that IB does not know and no position told of, symbol and currency are empty.
+        run_id: names the run.
+        ingested_at: when the rows are handed to Delta.
+    """
+    of_day = sorted((entry for entry in entries if entry.day == session.day), key=lambda entry: entry.conid)
+    rows = [_row(entry, session, contracts.get(entry.conid), run_id, ingested_at.astimezone(UTC)) for entry in of_day]
+    return pl.DataFrame(rows, schema=HISTORICAL_CLOSES.schema)
+
+
+def _row(
+    entry: FetchedClose, session: Session, contract: ContractSpec | None, run_id: str, ingested_at: datetime
+) -> dict[str, date | datetime | int | float | str | None]:
+    return {
+        "date": session.day,
+        "conid": entry.conid,
+        "symbol": contract.symbol if contract else "",
+        "sec_type": (contract.sec_type if contract else SecType.OTHER).value,
+        "currency": contract.currency if contract else "",
+        "close": entry.close,
+        "bar_size": entry.bar_size,
+        "what_to_show": entry.what_to_show,
+        "bar_time": entry.bar_time,
+        "reason": entry.reason,
+        "timestamp": entry.bar_time or session.closes_at,
+        "source": _SOURCE,
+        "run_id": run_id,
+        "ingested_at": ingested_at,
+    }
+
+
 def _fetch(context: HistoryContext, wanted: _Wanted, *, refetch: bool) -> CloseReport:
     if not wanted.days:
         return CloseReport()
@@ -95,7 +141,7 @@ def _fetch(context: HistoryContext, wanted: _Wanted, *, refetch: bool) -> CloseR
     )
 
     def tell(progress: FetchProgress) -> None:
-        if progress.contracts_done % TELL_EVERY == 0 or progress.contracts_done == progress.contracts:
+        if progress.contracts_done % REPORT_EVERY == 0 or progress.contracts_done == progress.contracts:
             context.say(
                 f"closes: {progress.contracts_done} of {progress.contracts} contracts, {progress.requests} requests, "
                 f"{progress.waiting} waiting for IB's pacing, {progress.closes} closes"

@@ -16,7 +16,7 @@ import pytest
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import GatewayError
-from v6_pipeline.history.close_rows import close_rows
+from v6_pipeline.history.close_days import close_rows
 from v6_pipeline.history.closes import ASK_AGAIN_AFTER, CloseFetcher, CloseReport, FetchProgress, holds
 from v6_pipeline.ib.close_plan import close_window
 from v6_pipeline.ib.connection import ConnectionPolicy
