@@ -6,7 +6,7 @@ thinned while they are read: of a million rows a day, only the few per contract 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -27,6 +27,7 @@ from v6_pipeline.lake.tables import (
     STREAMED_POSITIONS,
 )
 from v6_pipeline.lake.tables.positions import POSITION_SCHEMA, Part, columns_of
+from v6_pipeline.model import UpdateSource
 
 KEY = ("account", "conid")
 QUOTE = columns_of(Part.QUOTE)
@@ -35,6 +36,12 @@ OBSERVED_SCHEMA = pl.Schema({**POSITION_SCHEMA, "source": STREAMED_POSITIONS.sch
 """Columns of own observations: those of a position, and the feed."""
 _OF_PRICE = (*columns_of(Part.PRICE), "realized_pnl", *QUOTE, *GREEKS, "market_data_type", *columns_of(Part.RATE))
 OWN_LOGS = (STREAMED_POSITIONS, QUEUED_POSITIONS)
+POSITION_TABLES: Mapping[str, TableSpec] = {
+    UpdateSource.STREAM.value: STREAMED_POSITIONS,
+    UpdateSource.QUEUE.value: QUEUED_POSITIONS,
+    UpdateSource.FLEX.value: FLEX_POSITIONS,
+}
+"""Table of positions by the ``source`` of its rows."""
 SOURCES = (*OWN_LOGS, ACCOUNT_VALUES, FLEX_STATEMENTS)
 """Tables whose rows of a day tell that an account was heard of on it."""
 

@@ -12,10 +12,17 @@ from typing import Any
 
 import polars as pl
 
-from v6_pipeline.history.inputs import GREEKS, KEY, QUOTE, DayInputs, has_any
+from v6_pipeline.history.inputs import GREEKS, KEY, POSITION_TABLES, QUOTE, DayInputs, has_any
 from v6_pipeline.history.positions import HOLDING_COLUMNS, day_positions, holding_of, newest_first
 from v6_pipeline.ib.valuation import market_value, unrealized_pnl
-from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import (
+    ACCOUNT_VALUES,
+    FLEX_ACTIVITY,
+    FLEX_POSITIONS,
+    HISTORICAL_CLOSES,
+    POSITION_SNAPSHOTS,
+    QUEUED_POSITIONS,
+)
 from v6_pipeline.model import ContractSpec, PriceSource, UpdateSource
 from v6_pipeline.state.registry.history import RegistryAt
 
@@ -75,7 +82,10 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
     own = own.unique(subset=KEY, keep="first", maintain_order=True)
     priced = own.select(*KEY, pl.col(*_OF_THE_ROW_PRICED, "timestamp", "source").name.prefix("own_"))
     closes = inputs.closes.filter(pl.col("close").is_not_null()).select(
-        "conid", pl.col("close").alias("close_price"), pl.col("bar_time").alias("close_time")
+        "conid",
+        pl.col("close").alias("close_price"),
+        pl.col("bar_time").alias("close_time"),
+        pl.col("timestamp").alias("close_timestamp"),
     )
     rows = rows.join(priced, on=KEY, how="left", maintain_order="left")
     rows = rows.join(closes, on="conid", how="left", maintain_order="left")
@@ -97,6 +107,10 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
             pl.lit(PriceSource.FLEX.value), pl.col("own_price_source"), pl.lit(PriceSource.HISTORICAL_CLOSE.value)
         ).alias("price_source"),
         chosen(pl.col("price_time"), pl.col("own_price_time"), pl.col("close_time")).alias("price_time"),
+        chosen(pl.lit(FLEX_POSITIONS.name), _table_of(pl.col("own_source")), pl.lit(HISTORICAL_CLOSES.name)).alias(
+            "price_table"
+        ),
+        chosen(pl.col("timestamp"), pl.col("own_timestamp"), pl.col("close_timestamp")).alias("price_row_time"),
         unchanged("market_value").alias("market_value"),
         unchanged("unrealized_pnl").alias("unrealized_pnl"),
     )
@@ -113,7 +127,7 @@ def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
         (pl.col("source") == UpdateSource.QUEUE.value) & pl.col("realized_pnl").is_not_null()
     )
     queued = newest_first(queued).unique(subset=KEY, keep="first", maintain_order=True)
-    queued = queued.select(*KEY, pl.col("realized_pnl", "position", "average_cost").name.prefix("queued_"))
+    queued = queued.select(*KEY, pl.col("realized_pnl", "position", "average_cost", "timestamp").name.prefix("queued_"))
     rows = rows.join(flex, on=KEY, how="left", maintain_order="left")
     rows = rows.join(queued, on=KEY, how="left", maintain_order="left")
     cost, queued_cost = pl.col("average_cost"), pl.col("queued_average_cost")
@@ -121,8 +135,21 @@ def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
         ((cost - queued_cost).abs() <= _COSTS_WITHIN * queued_cost.abs()) | cost.is_null() | queued_cost.is_null()
     )
     untraded = (pl.col("position") == pl.col("queued_position")) & same_cost
-    own = pl.when(untraded).then(pl.col("queued_realized_pnl"))
-    return rows.with_columns(pl.when(_IS_FLEX).then(pl.col("flex_realized")).otherwise(own).alias("realized_pnl"))
+    booked = _IS_FLEX & pl.col("flex_realized").is_not_null()
+    reported = ~_IS_FLEX & untraded & pl.col("queued_realized_pnl").is_not_null()
+    return rows.with_columns(
+        pl.when(booked)
+        .then(pl.col("flex_realized"))
+        .when(reported)
+        .then(pl.col("queued_realized_pnl"))
+        .alias("realized_pnl"),
+        pl.when(booked)
+        .then(pl.lit(FLEX_ACTIVITY.name))
+        .when(reported)
+        .then(pl.lit(QUEUED_POSITIONS.name))
+        .alias("realized_table"),
+        pl.when(reported).then(pl.col("queued_timestamp")).alias("realized_time"),
+    )
 
 
 def _with_quotes(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
@@ -134,6 +161,7 @@ def _with_quotes(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
             *(*KEY, *names),
             pl.col("market_data_type").alias(f"{group}_type"),
             pl.col("timestamp").alias(f"{group}_time"),
+            _table_of(pl.col("source")).alias(f"{group}_table"),
         )
         rows = rows.join(newest, on=KEY, how="left", maintain_order="left")
     return rows.with_columns(pl.coalesce("quote_type", "greeks_type").alias("market_data_type"))
@@ -144,13 +172,19 @@ def _with_rates(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
     statements = inputs.statements.select("account", pl.col("base_currency").alias("statement_base"))
     own = newest_first(inputs.observed.filter(pl.col("fx_rate_to_base").is_not_null()))
     own = own.unique(subset=KEY, keep="first", maintain_order=True).select(
-        *KEY, pl.col("base_currency").alias("own_base"), pl.col("fx_rate_to_base").alias("own_rate")
+        *KEY,
+        pl.col("base_currency").alias("own_base"),
+        pl.col("fx_rate_to_base").alias("own_rate"),
+        pl.col("timestamp").alias("own_rate_time"),
+        _table_of(pl.col("source")).alias("own_rate_table"),
     )
     values = inputs.account_values.sort("timestamp", descending=True).unique(
         subset="account", keep="first", maintain_order=True
     )
     rates = values.select("account", "exchange_rates").explode("exchange_rates").unnest("exchange_rates")
-    values = values.select("account", pl.col("base_currency").alias("values_base"))
+    values = values.select(
+        "account", pl.col("base_currency").alias("values_base"), pl.col("timestamp").alias("values_time")
+    )
     flex_base = pl.when(_IS_FLEX).then(pl.coalesce("base_currency", "statement_base"))
     rows = rows.join(statements, on="account", how="left", maintain_order="left")
     rows = rows.join(own, on=KEY, how="left", maintain_order="left")
@@ -166,14 +200,27 @@ def _with_rates(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
         _rate(pl.when(_IS_FLEX).then(pl.col("fx_rate_to_base")), flex_base).alias("flex_rate"),
         _rate(pl.col("rate"), pl.col("values_base")).alias("values_rate"),
     )
-    told = [
-        pl.when(pl.col(f"{source}_rate").is_not_null()).then(pl.col(f"{source}_base"))
-        for source in ("flex", "own", "values")
-    ]
+    # A Flex position in its base currency has rate 1 by definition: no row gave it.
+    stated = pl.col("fx_rate_to_base").is_not_null()
+
+    def of_rate(flex: pl.Expr, own: str, values: pl.Expr) -> pl.Expr:
+        by_flex, by_own, by_values = (pl.col(f"{giver}_rate").is_not_null() for giver in ("flex", "own", "values"))
+        return pl.when(by_flex).then(flex).when(by_own).then(pl.col(own)).when(by_values).then(values)
+
+    base = of_rate(pl.col("flex_base"), "own_base", pl.col("values_base"))
     return rows.with_columns(
-        pl.coalesce(*told, "flex_base", "own_base", "values_base").alias("base_currency"),
+        pl.coalesce(base, "flex_base", "own_base", "values_base").alias("base_currency"),
         pl.coalesce("flex_rate", "own_rate", "values_rate").alias("fx_rate_to_base"),
+        of_rate(pl.when(stated).then(pl.lit(FLEX_POSITIONS.name)), "own_rate_table", pl.lit(ACCOUNT_VALUES.name)).alias(
+            "fx_table"
+        ),
+        of_rate(pl.when(stated).then(pl.col("timestamp")), "own_rate_time", pl.col("values_time")).alias("fx_time"),
     )
+
+
+def _table_of(source: pl.Expr) -> pl.Expr:
+    """Name of the table whose rows have this source."""
+    return source.replace_strict({name: spec.name for name, spec in POSITION_TABLES.items()}, return_dtype=pl.String())
 
 
 def _rate(given: pl.Expr, base: pl.Expr) -> pl.Expr:

@@ -110,6 +110,16 @@ def _in_snapshot(shared: PositionColumn) -> Column:
     return shared.column.made_from(_INSTEAD_FROM.get(name, observed + _ALSO_FROM.get(name, ())))
 
 
+def _given_by(name: str, part: str) -> Column:
+    meaning = f"table of the row that gave the {part}"
+    return Column(name=name, dtype=pl.String(), meaning=meaning, since=3, provenance=True)
+
+
+def _given_at(name: str, part: str, *tables: TableSpec) -> Column:
+    meaning, origins = f"timestamp of the row that gave the {part}", _each(tables, "timestamp")
+    return Column(name=name, dtype=TIMESTAMP, meaning=meaning, unit=UTC, since=3, provenance=True, origins=origins)
+
+
 POSITION_SNAPSHOTS = TableSpec(
     name="position_snapshots",
     description="A trading day's truth: one row per (account, conid), from what was observed until the day's cut-off.",
@@ -134,6 +144,15 @@ POSITION_SNAPSHOTS = TableSpec(
             origins=_each(_OWN_LOGS, "timestamp"),
             since=2,
         ),
+        _given_by("price_table", "price"),
+        _given_at("price_row_time", "price", *_OBSERVED, HISTORICAL_CLOSES),
+        _given_by("quote_table", "quote"),
+        _given_at("quote_time", "quote", *_OWN_LOGS),
+        _given_by("greeks_table", "greeks"),
+        _given_by("fx_table", "exchange rate, null if it is 1 by definition"),
+        _given_at("fx_time", "exchange rate", *_OBSERVED, ACCOUNT_VALUES),
+        _given_by("realized_table", "realized profit"),
+        _given_at("realized_time", "realized profit, null for a sum over flex_activity", QUEUED_POSITIONS),
     ),
     key=(PARTITION_COLUMN, "account", "conid"),
     replaced_by=(PARTITION_COLUMN,),
