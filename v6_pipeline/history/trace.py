@@ -13,10 +13,11 @@ import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import LakeError
-from v6_pipeline.history import trace_compare as trace_parts
-from v6_pipeline.history.inputs import KEY, DayWindow, observed_until
-from v6_pipeline.history.trace_compare import Number, Part, Row
-from v6_pipeline.lake.columns import TableSpec
+from v6_pipeline.history.inputs import KEY, POSITION_TABLES, DayWindow
+from v6_pipeline.history.trace_compare import Number, compare_part, compare_value
+from v6_pipeline.history.trace_keys import GIVEN, Part, Row, RowKey, recorded_key
+from v6_pipeline.history.trace_search import searched_key
+from v6_pipeline.lake.columns import TIMESTAMP, TableSpec
 from v6_pipeline.lake.commits import CommitLog, Writer
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitInfo
@@ -32,7 +33,6 @@ from v6_pipeline.lake.tables import (
     STREAMED_POSITIONS,
     TABLES,
 )
-from v6_pipeline.model import PriceSource, UpdateSource
 
 VERSION_COLUMNS: Mapping[str, str] = {
     STREAMED_POSITIONS.name: "streamed_version",
@@ -45,7 +45,6 @@ VERSION_COLUMNS: Mapping[str, str] = {
 """Table to the column of a snapshot that holds the version that was read."""
 SHORTEST_PREFIX = 8
 """Characters of a run's id that Dagster's UI and alerts show."""
-_OWN = {UpdateSource.STREAM.value: STREAMED_POSITIONS, UpdateSource.QUEUE.value: QUEUED_POSITIONS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +132,7 @@ def trace(
         LakeError: there is no such row, or a table is damaged, unreachable, or newer than this code.
     """
     rows, version = _snapshot_rows(lake, calendar, conid, day, account)
-    tracer = _Tracer(lake, calendar, always=always)
-    return [tracer.trace(row, version) for row in rows]
+    return [_Tracer(lake, calendar, row, always=always).trace(version) for row in rows]
 
 
 def commits_of_run(lake: Lake, run_id: str) -> list[RunCommits]:
@@ -232,32 +230,51 @@ def _why_not(whose: str, day: date | None, newest: date, account: str | None, of
 
 @dataclass(slots=True)
 class _Found:
-    """A source while it is put together: parts of one row are told together."""
+    """A row and the parts that it gave, collected before it becomes a ``Source``."""
 
-    spec: TableSpec
+    key: RowKey
     pinned: PinnedRows
-    row: Row | None
+    rows: Sequence[Row]
     parts: list[Part] = field(default_factory=list)
     numbers: list[Number] = field(default_factory=list)
-    summed: Sequence[Row] = ()
+
+    @property
+    def row(self) -> Row | None:
+        return self.rows[0] if self.rows else None
+
+    def give(self, part: Part, snapshot: Row) -> None:
+        """Record that the row gave a part, with its numbers compared."""
+        self.parts.append(part)
+        if self.rows:
+            self.numbers += compare_part(snapshot, part, self.key.table, self.rows)
 
 
 class _Tracer:
-    def __init__(self, lake: Lake, calendar: TradingCalendar, *, always: bool) -> None:
+    """Joins a snapshot's row with the rows that it names; each table of a contract's day is read once."""
+
+    def __init__(self, lake: Lake, calendar: TradingCalendar, snapshot: Row, *, always: bool) -> None:
         self._lake = lake
         self._calendar = calendar
-        self._always = always
+        self._snapshot = snapshot
+        self._window = DayWindow.of(calendar, snapshot["date"], always=always)
         self._logs: dict[str, CommitLog] = {}
+        self._read: dict[tuple[str, date], PinnedRows] = {}
 
-    def trace(self, snapshot: Row, version: int) -> Trace:
-        own = {spec.name: self._own(snapshot, spec, snapshot["date"]) for spec in _OWN.values()}
-        found: list[_Found] = []
-        position = self._position(snapshot, own)
-        found.append(position)
-        of_day = pl.concat([pinned.rows.select(_common()) for pinned in own.values()])
-        priced = self._price(snapshot, own, of_day, position, found)
-        self._others(snapshot, own, of_day, position, found)
-        value = trace_parts.compare_value(snapshot, priced)
+    def trace(self, version: int) -> Trace:
+        snapshot = self._snapshot
+        position = self._find(RowKey(POSITION_TABLES[snapshot["position_source"]], snapshot["timestamp"]), carried=True)
+        position.give(Part.POSITION, snapshot)
+        found = [position]
+        for part in GIVEN:
+            key = recorded_key(snapshot, part) or self._searched_key(part, position.row)
+            if key is None:
+                continue
+            giver = next((item for item in found if item.key == key), None)
+            if giver is None:
+                giver = self._find(key)
+                found.append(giver)
+            giver.give(part, snapshot)
+        value = compare_value(snapshot, position.row if Part.PRICE in position.parts else None)
         if value.given:
             position.parts.append(Part.VALUE)
             position.numbers += value.given
@@ -265,128 +282,46 @@ class _Tracer:
             row=snapshot,
             version=version,
             writer=self._log(POSITION_SNAPSHOTS).writer_of(snapshot, up_to=version),
-            sources=tuple(self._source(snapshot, item) for item in found),
+            sources=tuple(self._source(item) for item in found),
             value=value.how,
             value_numbers=tuple(value.computed),
         )
 
-    def _own(self, snapshot: Row, spec: TableSpec, day: date) -> PinnedRows:
-        """The contract's rows of a day in a log, without what the snapshot could not see."""
-        pinned = self._rows(snapshot, spec, day, _of(snapshot))
-        window = DayWindow.of(self._calendar, day, always=self._always)
-        seen = observed_until(pinned.rows.lazy(), window.until(snapshot["ingested_at"])).collect()
-        return replace(pinned, rows=seen)
+    def _find(self, key: RowKey, *, carried: bool = False) -> _Found:
+        """Read the row of a key; ``carried`` where it may be of an earlier day."""
+        snapshot, day = self._snapshot, self._snapshot["date"]
+        if carried and snapshot["carried_forward"] and key.time is not None:
+            day = self._calendar.trading_day(key.time)
+        pinned = self._pinned(key.table, day)
+        rows = pinned.rows
+        if key.table is FLEX_ACTIVITY:
+            rows = rows.filter(self._window.has_booked() & pl.col("realized_pnl").is_not_null()).sort("ordinal")
+        elif not key.table.replaced_by:
+            rows = rows.filter(pl.col("timestamp") == pl.lit(key.time, dtype=TIMESTAMP)).head(1)
+        return _Found(key, pinned, rows.to_dicts())
 
-    def _position(self, snapshot: Row, own: Mapping[str, PinnedRows]) -> _Found:
-        spec = _OWN.get(snapshot["position_source"], FLEX_POSITIONS)
-        if spec is FLEX_POSITIONS:
-            pinned = self._rows(snapshot, spec, snapshot["date"], _of(snapshot))
-        elif snapshot["carried_forward"]:
-            at = pl.col("timestamp") == snapshot["timestamp"]
-            day = self._calendar.trading_day(snapshot["timestamp"])
-            pinned = self._rows(snapshot, spec, day, _of(snapshot) & at)
-        else:
-            pinned = own[spec.name]
-            pinned = replace(pinned, rows=pinned.rows.filter(pl.col("timestamp") == snapshot["timestamp"]))
-        row = pinned.rows.row(0, named=True) if pinned.rows.height else None
-        numbers = [] if row is None else trace_parts.compare(snapshot, row, trace_parts.POSITION)
-        return _Found(spec, pinned, row, [Part.POSITION], numbers)
+    def _searched_key(self, part: Part, position: Row | None) -> RowKey | None:
+        """Key of the row that gave a part of a snapshot that does not name it."""
+        last = self._window.until(self._snapshot["ingested_at"])
+        return searched_key(self._snapshot, part, position, rows_of=self._rows_of_day, last=last)
 
-    def _price(
-        self,
-        snapshot: Row,
-        own: Mapping[str, PinnedRows],
-        of_day: pl.DataFrame,
-        position: _Found,
-        found: list[_Found],
-    ) -> Row | None:
-        """Adds what gave the price; returns the row if it gave the position as well."""
-        if snapshot["market_price"] is None:
-            return None
-        if snapshot["price_source"] == PriceSource.HISTORICAL_CLOSE.value:
-            pinned = self._rows(snapshot, HISTORICAL_CLOSES, snapshot["date"], pl.col("conid") == snapshot["conid"])
-            row = pinned.rows.row(0, named=True) if pinned.rows.height else None
-            numbers = [] if row is None else trace_parts.compare_close(snapshot, row)
-            found.append(_Found(HISTORICAL_CLOSES, pinned, row, [Part.PRICE], numbers))
-            return None
-        if snapshot["price_source"] == PriceSource.FLEX.value:
-            position.parts.append(Part.PRICE)
-            if position.row is not None:
-                position.numbers += trace_parts.compare(snapshot, position.row, trace_parts.PRICE)
-            return position.row
-        own_row = trace_parts.priced_row(snapshot, of_day)
-        given = _give(snapshot, own, found, Part.PRICE, own_row, trace_parts.PRICE)
-        return position.row if given is position else None
+    def _rows_of_day(self, spec: TableSpec) -> pl.DataFrame:
+        return self._pinned(spec, self._snapshot["date"]).rows
 
-    def _others(
-        self,
-        snapshot: Row,
-        own: Mapping[str, PinnedRows],
-        of_day: pl.DataFrame,
-        position: _Found,
-        found: list[_Found],
-    ) -> None:
-        """Adds what gave exchange rate, quote, greeks and realized profit."""
-        self._rate(snapshot, own, of_day, position, found)
-        for part in (Part.QUOTE, Part.GREEKS):
-            row, names = trace_parts.quoted_row(snapshot, of_day, part)
-            if any(snapshot[name] is not None for name in names):
-                given = _give(snapshot, own, found, part, row, names)
-                if part is Part.GREEKS and given.row is not None:
-                    given.numbers += trace_parts.compare_greeks_time(snapshot, given.row)
-        if position.spec is FLEX_POSITIONS:
-            self._booked(snapshot, found)
-            return
-        row = trace_parts.realized_row(snapshot, of_day)
-        if row is not None:
-            _give(snapshot, own, found, Part.REALIZED, row, ("realized_pnl",))
+    def _pinned(self, spec: TableSpec, day: date) -> PinnedRows:
+        """The contract's rows of a table and a day, at the version that the snapshot was made from."""
+        if (spec.name, day) not in self._read:
+            wanted = pl.all_horizontal(pl.col(name) == self._snapshot[name] for name in KEY if spec.has(name))
+            version = self._snapshot[VERSION_COLUMNS[spec.name]]
+            if version is None and spec is FLEX_ACTIVITY:
+                found = self._newest(spec, day, wanted)
+            else:
+                found = rows_at(self._lake.table(spec), version, day, wanted)
+            self._read[spec.name, day] = found
+        return self._read[spec.name, day]
 
-    def _booked(self, snapshot: Row, found: list[_Found]) -> None:
-        """Adds the activity of the statement that realized a Flex position's profit."""
-        window = DayWindow.of(self._calendar, snapshot["date"], always=self._always)
-        wanted = _of(snapshot) & window.has_booked() & pl.col("realized_pnl").is_not_null()
-        pinned = self._rows(snapshot, FLEX_ACTIVITY, snapshot["date"], wanted)
-        if pinned.version is None and pinned.note is None and snapshot["realized_pnl"] is not None:
-            pinned = self._newest_rows(FLEX_ACTIVITY, snapshot["date"], wanted)
-        rows = pinned.rows.sort("ordinal").to_dicts()
-        if rows or snapshot["realized_pnl"] is not None:
-            numbers = [trace_parts.compare_realized(snapshot, rows)] if rows else []
-            row = rows[0] if rows else None
-            found.append(_Found(FLEX_ACTIVITY, pinned, row, [Part.REALIZED], numbers, rows))
-
-    def _rate(
-        self,
-        snapshot: Row,
-        own: Mapping[str, PinnedRows],
-        of_day: pl.DataFrame,
-        position: _Found,
-        found: list[_Found],
-    ) -> None:
-        if snapshot["fx_rate_to_base"] is None:
-            return
-        of_flex = position.spec is FLEX_POSITIONS and position.row is not None
-        if of_flex and position.row is not None and position.row["fx_rate_to_base"] is not None:
-            position.parts.append(Part.RATE)
-            position.numbers += trace_parts.compare(snapshot, position.row, ("fx_rate_to_base",))
-            return
-        if of_flex and snapshot["currency"] == snapshot["base_currency"]:
-            return  # 1 by definition: no row gave it
-        row = trace_parts.rated_row(snapshot, of_day)
-        if row is not None:
-            _give(snapshot, own, found, Part.RATE, row, trace_parts.RATE)
-            return
-        pinned = self._rows(snapshot, ACCOUNT_VALUES, snapshot["date"], pl.col("account") == snapshot["account"])
-        last = DayWindow.of(self._calendar, snapshot["date"], always=self._always).until(snapshot["ingested_at"])
-        values = pinned.rows.filter(pl.col("timestamp") <= last).sort("timestamp", descending=True)
-        told = values.row(0, named=True) if values.height else None
-        numbers = [] if told is None else trace_parts.compare_rate(snapshot, told)
-        found.append(_Found(ACCOUNT_VALUES, pinned, told, [Part.RATE], numbers))
-
-    def _rows(self, snapshot: Row, spec: TableSpec, day: date, wanted: pl.Expr) -> PinnedRows:
-        return rows_at(self._lake.table(spec), snapshot[VERSION_COLUMNS[spec.name]], day, wanted)
-
-    def _newest_rows(self, spec: TableSpec, day: date, wanted: pl.Expr) -> PinnedRows:
-        """For a snapshot that is older than the column that names the version."""
+    def _newest(self, spec: TableSpec, day: date, wanted: pl.Expr) -> PinnedRows:
+        """Read the newest version, for a snapshot that is older than the column that names the version."""
         newest = self._log(spec).newest
         if newest < 0:
             note = f"there is no table {spec.name}"
@@ -394,75 +329,38 @@ class _Tracer:
         note = f"the snapshot names no version of {spec.name}: read at {newest}, the newest"
         return replace(rows_at(self._lake.table(spec), newest, day, wanted), note=note)
 
-    def _source(self, snapshot: Row, found: _Found) -> Source:
-        notes = [] if found.pinned.note is None else [found.pinned.note]
+    def _source(self, found: _Found) -> Source:
+        spec, pinned, row = found.key.table, found.pinned, found.row
+        notes = [] if pinned.note is None else [pinned.note]
         writer = None
-        if found.row is None:
-            notes.append(f"no row of {found.spec.name} gives it: the table was changed since")
-        elif found.pinned.version is not None:
-            writer = self._log(found.spec).writer_of(found.row, up_to=found.pinned.version)
+        if row is None:
+            notes.append(f"no row of {spec.name} gives it: the table was changed since")
+        elif pinned.version is not None:
+            writer = self._log(spec).writer_of(row, up_to=pinned.version)
         return Source(
-            table=found.spec.name,
+            table=spec.name,
             parts=tuple(found.parts),
-            recorded_version=snapshot[VERSION_COLUMNS[found.spec.name]],
-            read_version=found.pinned.version,
-            row=found.row,
-            summed=tuple(found.summed),
+            recorded_version=self._snapshot[VERSION_COLUMNS[spec.name]],
+            read_version=pinned.version,
+            row=row,
+            summed=tuple(found.rows) if spec is FLEX_ACTIVITY else (),
             numbers=tuple(found.numbers),
             writer=writer,
-            origin=self._origin(found),
+            origin=self._origin(spec, row),
             notes=tuple(notes),
         )
 
-    def _origin(self, found: _Found) -> str | None:
-        """The file that held the statement of a row of Flex; None if another statement has replaced it."""
-        if found.spec not in {FLEX_POSITIONS, FLEX_ACTIVITY} or found.row is None:
+    def _origin(self, spec: TableSpec, row: Row | None) -> str | None:
+        """Name of the file that held the statement of a Flex row; None if another statement has replaced it."""
+        if spec not in {FLEX_POSITIONS, FLEX_ACTIVITY} or row is None:
             return None
         log = self._log(FLEX_STATEMENTS)
-        of_account = (pl.col("account") == found.row["account"]) & (pl.col("run_id") == found.row["run_id"])
+        of_account = (pl.col("account") == row["account"]) & (pl.col("run_id") == row["run_id"])
         newest = log.newest if log.newest >= 0 else None
-        rows = rows_at(self._lake.table(FLEX_STATEMENTS), newest, found.row["date"], of_account).rows
+        rows = rows_at(self._lake.table(FLEX_STATEMENTS), newest, row["date"], of_account).rows
         return str(rows.get_column("origin").item(0)) if rows.height else None
 
     def _log(self, spec: TableSpec) -> CommitLog:
         if spec.name not in self._logs:
             self._logs[spec.name] = CommitLog(self._lake.table(spec))
         return self._logs[spec.name]
-
-
-def _give(
-    snapshot: Row,
-    own: Mapping[str, PinnedRows],
-    found: list[_Found],
-    part: Part,
-    row: Row | None,
-    names: Sequence[str],
-) -> _Found:
-    """Notes that an own row gave a part, together with what else it gave; the whole row is looked up in its table."""
-    source = UpdateSource.STREAM.value if row is None else row["source"]
-    spec = _OWN[source]
-    given = None
-    if row is not None:
-        given = next(
-            (item for item in found if item.spec is spec and item.row and trace_parts.is_same(item.row, row)), None
-        )
-    if given is None:
-        pinned = own[spec.name]
-        whole = None
-        if row is not None:
-            whole = pinned.rows.filter(pl.col("timestamp") == row["timestamp"]).row(0, named=True)
-        given = _Found(spec, pinned, whole, [])
-        found.append(given)
-    given.parts.append(part)
-    if given.row is not None:
-        given.numbers += trace_parts.compare(snapshot, given.row, names)
-    return given
-
-
-def _of(snapshot: Row) -> pl.Expr:
-    return pl.all_horizontal(pl.col(name) == snapshot[name] for name in KEY)
-
-
-def _common() -> list[str]:
-    """Columns that both logs have."""
-    return [name for name in STREAMED_POSITIONS.column_names if QUEUED_POSITIONS.has(name)]

@@ -95,6 +95,9 @@ def test_every_table_keeps_its_rows_and_gains_null_columns_beside_a_new_day(sett
         assert_frame_equal(kept.select(old.columns), old, check_row_order=False)
         added = [column for column in kept.columns if column not in old.columns]
         assert all(kept[column].null_count() == kept.height for column in added), name
+    new = after["position_snapshots"].filter(pl.col("date") == NEXT_DAY)
+    assert set(new["price_table"]) == {"queued_positions"}
+    assert set(new.columns) - set(before["position_snapshots"].columns) >= {"price_table", "fx_table", "fx_time"}
     assert after["position_snapshots"].height == ROWS["position_snapshots"] + len(ACCOUNTS) * 3
 
 

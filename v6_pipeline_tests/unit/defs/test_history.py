@@ -276,6 +276,7 @@ OWN_COLUMNS = {
     # What we make of a statement as a whole, or say of a row.
     *("activities", "sections", "sha256", "origin", "attributes", "ordinal", "kind", "reason"),
     *("position_source", "carried_forward"),
+    *(f"{part}_table" for part in ("price", "quote", "greeks", "fx", "realized")),
 }
 EMPTY_COLUMNS = {
     # The logs have the same columns, whether or not their source tells them.

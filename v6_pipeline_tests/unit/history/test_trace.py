@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pytest
 from deltalake import DeltaTable
 
 from v6_pipeline.errors import CalendarError, LakeError
-from v6_pipeline.history.trace import Source, Trace, commits_of_run, trace
-from v6_pipeline.history.trace_compare import Part
-from v6_pipeline.lake.columns import TableSpec
+from v6_pipeline.history.trace import VERSION_COLUMNS, Source, Trace, commits_of_run, trace
+from v6_pipeline.history.trace_keys import GIVEN, Part, is_known
+from v6_pipeline.lake.columns import TIMESTAMP, TableSpec
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.maintenance import compact
@@ -41,6 +41,8 @@ from v6_pipeline_tests.history_days import ACCOUNTS, CALENDAR, POSITIONS, drop, 
 from v6_pipeline_tests.unit.lake.builders import by_run, no_fsync, queued, update
 
 ACCOUNT = ACCOUNTS[0]
+RECORDED = [column.name for column in POSITION_SNAPSHOTS.columns if column.since == 3]
+"""Columns that name the rows of the parts."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ def one(made: Made, conid: int, day: date | None = None) -> Trace:
     return found
 
 
+def one_of(made: Made, row: dict[str, Any]) -> Trace:
+    [found] = trace(made.lake, CALENDAR, row["conid"], day=row["date"], account=row["account"])
+    return found
+
+
 def source(found: Trace, part: Part) -> Source:
     [only] = [item for item in found.sources if part in item.parts]
     return only
@@ -88,9 +95,11 @@ def _write(lake: Lake, spec: TableSpec, rows: pl.DataFrame) -> None:
     replace_days(lake.table(spec), rows.select(spec.column_names), [(day,) for day in week.WEEK], lineage)
 
 
-def _rewrite(made: Made, change: pl.Expr) -> None:
-    """The snapshots as if they had been made otherwise."""
-    _write(made.lake, POSITION_SNAPSHOTS, week.snapshots(made.lake).with_columns(change))
+def _rewrite(made: Made, *changes: pl.Expr) -> None:
+    """Replace the snapshots by changed ones."""
+    rows = week.snapshots(made.lake).with_columns(changes)
+    shutil.rmtree(made.lake.uri(POSITION_SNAPSHOTS))
+    _write(made.lake, POSITION_SNAPSHOTS, rows)
 
 
 def _as_version_1(made: Made, *, without: date | None = None) -> None:
@@ -125,7 +134,7 @@ def test_every_row_of_every_snapshot_leads_to_rows_and_commits_that_agree(templa
     assert len(rows) == len(week.WEEK) * len(ACCOUNTS) * POSITIONS
     tables: set[str] = set()
     for row in rows:
-        [found] = trace(lake, CALENDAR, row["conid"], day=row["date"], account=row["account"])
+        found = one_of(template, row)
         assert found.row == row
         assert found.agrees, found
         assert found.writer.commit is not None
@@ -150,6 +159,65 @@ def test_every_row_of_every_snapshot_leads_to_rows_and_commits_that_agree(templa
             assert told.get("v6.epoch") == item.row.get("epoch")
     logs = (STREAMED_POSITIONS, QUEUED_POSITIONS, ACCOUNT_VALUES)
     assert tables == {spec.name for spec in (*logs, FLEX_POSITIONS, FLEX_ACTIVITY, HISTORICAL_CLOSES)}
+
+
+def test_each_part_of_a_snapshot_names_the_one_row_that_gave_it(template: Made) -> None:
+    named: set[tuple[Part, str]] = set()
+    for row in week.snapshots(template.lake).to_dicts():
+        for part, given in GIVEN.items():
+            table, time = row[given.table], row[given.time]
+            by_definition = part is Part.RATE and row["position_source"] == "flex" and row["currency"] == "USD"
+            assert (table is not None) == is_known(row, part) or by_definition, (part, row)
+            if table is None:
+                assert time is None
+                continue
+            named.add((part, table))
+            rows = rows_of(template.lake, table, row[VERSION_COLUMNS[table]])
+            key = {name: row[name] for name in ("account", "conid", "date") if name in rows[0]}
+            found = [other for other in rows if key.items() <= other.items() and other["timestamp"] == time]
+            assert len(found) == 1 or (table, time) == (FLEX_ACTIVITY.name, None)
+    assert named == {
+        *(
+            (Part.PRICE, spec.name)
+            for spec in (STREAMED_POSITIONS, QUEUED_POSITIONS, FLEX_POSITIONS, HISTORICAL_CLOSES)
+        ),
+        *((Part.RATE, spec.name) for spec in (QUEUED_POSITIONS, FLEX_POSITIONS, ACCOUNT_VALUES)),
+        *((part, STREAMED_POSITIONS.name) for part in (Part.QUOTE, Part.GREEKS)),
+        *((Part.REALIZED, spec.name) for spec in (QUEUED_POSITIONS, FLEX_ACTIVITY)),
+    }
+
+
+def test_a_search_for_the_rows_of_a_snapshot_that_names_none_finds_the_same(made: Made) -> None:
+    """Snapshots of table versions 1 and 2."""
+    rows = week.snapshots(made.lake).to_dicts()
+    joined = [one_of(made, row).sources for row in rows]
+    _rewrite(made, *(pl.lit(None).alias(name) for name in RECORDED))
+
+    assert [one_of(made, row).sources for row in rows] == joined
+
+
+def test_the_row_that_a_snapshot_names_is_its_source_whichever_has_equal_numbers(made: Made) -> None:
+    """The second and the third flush of a day have the same price."""
+    second = datetime(2026, 11, 11, 17, 0, 3, tzinfo=UTC)
+    assert one(made, 1, week.WEDNESDAY).row["price_row_time"] == second + timedelta(seconds=3)
+    _rewrite(made, pl.lit(second).cast(TIMESTAMP).alias("price_row_time"))
+
+    found = one(made, 1, week.WEDNESDAY)
+
+    price = source(found, Part.PRICE)
+    assert price.parts == (Part.PRICE,)
+    assert price.row is not None
+    assert price.row["timestamp"] == second
+    assert found.agrees
+
+
+def test_a_named_row_that_is_not_there_is_no_source(made: Made) -> None:
+    _rewrite(made, pl.lit("historical_closes").alias("price_table"))
+
+    found = one(made, 1, week.WEDNESDAY)
+
+    assert not found.agrees
+    assert source(found, Part.PRICE).notes == ("no row of historical_closes gives it: the table was changed since",)
 
 
 def test_a_run_gives_back_all_of_its_commits_and_no_other(template: Made) -> None:
