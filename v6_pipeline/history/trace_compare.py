@@ -11,8 +11,7 @@ from v6_pipeline.history.positions import holding_of
 from v6_pipeline.history.trace_keys import Part, Row
 from v6_pipeline.ib.valuation import market_value, unrealized_pnl
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES
-from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, HISTORICAL_CLOSES
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, FLEX_ACTIVITY, FLEX_POSITIONS, HISTORICAL_CLOSES
 
 POSITION = ("position", "average_cost", "timestamp")
 PRICE = ("market_price", "price_source", "price_time")

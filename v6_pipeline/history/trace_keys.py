@@ -14,7 +14,7 @@ from typing import Any
 
 from v6_pipeline.history.inputs import GREEKS, QUOTE
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.schemas import TABLES
+from v6_pipeline.lake.tables import TABLES
 
 Row = Mapping[str, Any]
 """Any: a row of a table, by column."""

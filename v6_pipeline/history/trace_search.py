@@ -24,8 +24,7 @@ from v6_pipeline.history.positions import newest_first
 from v6_pipeline.history.trace_compare import PRICE, RATE
 from v6_pipeline.history.trace_keys import Part, Row, RowKey, is_known
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.schemas import ACCOUNT_VALUES, STREAMED_POSITIONS
-from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, HISTORICAL_CLOSES
+from v6_pipeline.lake.tables import ACCOUNT_VALUES, FLEX_ACTIVITY, FLEX_POSITIONS, HISTORICAL_CLOSES, STREAMED_POSITIONS
 from v6_pipeline.model import PriceSource, UpdateSource
 
 RowsOf = Callable[[TableSpec], pl.DataFrame]

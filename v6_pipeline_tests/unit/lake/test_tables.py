@@ -72,7 +72,7 @@ def test_a_new_column_raises_the_version_and_what_is_upstream() -> None:
     )
     newer = replace(POSITION_SNAPSHOTS, columns=(*POSITION_SNAPSHOTS.columns, new))
 
-    assert (POSITION_SNAPSHOTS.version, newer.version) == (2, 7)
+    assert (POSITION_SNAPSHOTS.version, newer.version) == (3, 7)
     assert set(newer.upstream) - set(POSITION_SNAPSHOTS.upstream) == {"rates"}
     assert new.description == "price change (percent)"
 
