@@ -15,7 +15,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from v6_pipeline.doctor.findings import Finding, fault, ok, skipped, warning
-from v6_pipeline.doctor.quotes import Patience, examine_quotes
+from v6_pipeline.doctor.quotes import TrialTimeouts, examine_quotes
 from v6_pipeline.errors import ClientIdInUseError, GatewayError
 from v6_pipeline.ib.close_plan import is_forgotten
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
@@ -42,7 +42,7 @@ _READ_ONLY = re.compile(r"read.?only", re.IGNORECASE)
 
 
 async def examine_gateway(
-    settings: Settings, database: StateDatabase | None, clock: Clock, patience: Patience | None = None
+    settings: Settings, database: StateDatabase | None, clock: Clock, timeouts: TrialTimeouts | None = None
 ) -> AsyncIterator[Finding]:
     """Look at the gateway, as far as one step lets the next begin.
 
@@ -50,7 +50,7 @@ async def examine_gateway(
         settings: which gateway, and as whom.
         database: leases, lines and the message rate; without it only the handshake is tried.
         clock: UTC now, compared with the gateway's.
-        patience: time-outs.
+        timeouts: how long to wait for quotes.
     """
     outage = expected_outage(clock(), settings.ib_region)
     found = await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS)
@@ -76,7 +76,7 @@ async def examine_gateway(
     yield await _client_ids(settings, database, clock)
     try:
         async with leased_connection(settings, database, owner=f"doctor/{os.getpid()}", clock=clock) as connection:
-            async for finding in _session(settings, database, connection, clock, patience or Patience()):
+            async for finding in _session(settings, database, connection, clock, timeouts or TrialTimeouts()):
                 yield finding
     except ClientIdInUseError as error:
         yield fault("session", str(error))
@@ -135,7 +135,7 @@ async def _is_taken(settings: Settings, database: StateDatabase, client_id: int,
 
 
 async def _session(
-    settings: Settings, database: StateDatabase, connection: IBConnectionManager, clock: Clock, patience: Patience
+    settings: Settings, database: StateDatabase, connection: IBConnectionManager, clock: Clock, timeouts: TrialTimeouts
 ) -> AsyncIterator[Finding]:
     yield _accounts(settings, connection.accounts)
     yield await _clock(connection, clock)
@@ -149,7 +149,7 @@ async def _session(
     yield ok("positions", f"{len(positions)} are held")
     conids = _to_try(positions, clock().date())
     contracts = await ContractCache(database, connection, clock).qualified(conids)
-    async for finding in examine_quotes(settings, database, connection, contracts, clock, patience):
+    async for finding in examine_quotes(settings, database, connection, contracts, clock, timeouts):
         yield finding
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.doctor.findings import Finding, Verdict, fault, ok, skipped, warning
-from v6_pipeline.ib.batch_lines import BatchLines
 from v6_pipeline.ib.codes import Reaction, lacks_subscription, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.market_data import MarketData, Refusal
-from v6_pipeline.model import ContractSpec, Quote
+from v6_pipeline.ib.market_data import Refusal
+from v6_pipeline.ib.subscriptions import LineListener, Subscriptions
+from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
@@ -38,11 +38,13 @@ _LOG_OUT = (
     "its own: IB gives its data to one session"
 )
 _NO_DEFINITION, _INVALID = 200, 321
+_SLOT_TTL_SECONDS = 30
+"""Longer than the trial; the lines of a dead process are free again after that."""
 _GRAVITY = (Verdict.OK, Verdict.SKIPPED, Verdict.WARNING, Verdict.FAULT)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class TrialTimeouts:
     """How long to wait, in seconds: for lines of the ledger, and for the first price of each quote."""
 
     lines: float = 15
@@ -50,8 +52,8 @@ class Patience:
 
 
 @dataclass(slots=True)
-class Tried:
-    """What came of the quotes.
+class Tried(LineListener):
+    """Result of the trial.
 
     Attributes:
         contracts: that were to be tried.
@@ -86,9 +88,19 @@ class Tried:
         return any(refusal.reaction is Reaction.LINES_EXHAUSTED for refusal in self.refused.values())
 
     def names(self, conids: Iterable[int]) -> str:
-        """The contracts, for a person."""
+        """Return the contracts' names, for a person."""
         specs = [self.contracts[conid] for conid in conids]
         return ", ".join(f"{spec.local_symbol or spec.symbol} ({spec.sec_type})" for spec in specs)
+
+    def on_quote(self, conid: int, quote: Quote) -> None:
+        """Keep the newest quote."""
+        self.quotes[conid] = quote
+        self.arrived.set()
+
+    def on_refused(self, refusal: Refusal) -> None:
+        """Keep the refusal."""
+        self.refused[refusal.conid] = refusal
+        self.arrived.set()
 
 
 def _has_price(quote: Quote) -> bool:
@@ -101,9 +113,9 @@ async def examine_quotes(
     connection: IBConnectionManager,
     contracts: Mapping[int, ContractSpec],
     clock: Clock,
-    patience: Patience,
+    timeouts: TrialTimeouts,
 ) -> AsyncIterator[Finding]:
-    """Ask for a quote of each contract, and tell of lines and of data.
+    """Request a quote of each contract; yield what is found of lines and of data.
 
     Args:
         settings: how many lines there are.
@@ -111,53 +123,53 @@ async def examine_quotes(
         connection: connected.
         contracts: to try, by conid; qualified.
         clock: UTC now.
-        patience: time-outs.
+        timeouts: how long to wait for what.
 
     Raises:
         GatewayError: the gateway does not answer.
         StateError: the ledger cannot be used.
     """
-    ledger = SlotLedger.from_settings(settings, database, clock)
     tried = Tried(contracts)
-
-    def on_quote(conid: int, quote: Quote) -> None:
-        tried.quotes[conid] = quote
-        tried.arrived.set()
-
-    def on_refused(refusal: Refusal) -> None:
-        tried.refused[refusal.conid] = refusal
-        lines.refused(refusal.conid, exhausted=refusal.reaction is Reaction.LINES_EXHAUSTED)
-        tried.arrived.set()
+    lines = Subscriptions(
+        connection,
+        SlotLedger.from_settings(settings, database, clock),
+        holder=f"doctor/{os.getpid()}",
+        purpose=SlotPurpose.BATCH,
+        ttl_seconds=_SLOT_TTL_SECONDS,
+        clock=clock,
+        listener=tried,
+    )
 
     def on_error(req_id: int, code: int, text: str) -> None:
-        conid = market.conid_of(req_id)
+        conid = lines.market.conid_of(req_id)
         if reaction_to(code, text) is Reaction.COMPETING_SESSION:
             tried.elsewhere = f"{code} {text}"
         elif conid is not None and lacks_subscription(code, text):
             tried.advised[conid] = f"{code} {text}"
 
-    market = MarketData(connection, on_quote=on_quote, on_refused=on_refused, clock=clock)
     connection.add_error_listener(on_error)
-    market.attach()
-    lines = BatchLines(connection, market, ledger, holder=f"doctor/{os.getpid()}")
+    lines.attach()
     try:
-        await _subscribe(lines, tried, patience.lines)
-        await _first_prices(tried, patience.quotes)
+        await _subscribe(lines, tried, timeouts.lines)
+        await _first_prices(tried, timeouts.quotes)
     finally:
-        await lines.close()
+        await lines.cancel_all()
+        await lines.release_all()
     yield _judge_lines(tried, await lines.usage())
     yield judge(tried, is_open=TradingCalendar(settings.timezone).is_open(clock()))
 
 
-async def _subscribe(lines: BatchLines, tried: Tried, seconds: float) -> None:
-    """Ask for what gets a line: those of the ledger are few at a time, and others may wait for them."""
+async def _subscribe(lines: Subscriptions, tried: Tried, seconds: float) -> None:
+    """Subscribe until each contract has had a line: the ledger grants few at a time, and others may wait for them."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     while (left := [conid for conid in tried.contracts if conid not in tried.asked]) and loop.time() < until:
-        answer = await lines.turn(left, tried.contracts)
+        answer = await lines.step(left, tried.contracts)
         tried.asked |= set(answer.granted)
         if not answer.granted:
             await asyncio.sleep(0.5)
+    # Lines that the ledger does not know to be confirmed keep all other processes waiting.
+    await lines.report()
 
 
 async def _first_prices(tried: Tried, seconds: float) -> None:

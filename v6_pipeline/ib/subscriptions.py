@@ -1,342 +1,346 @@
-"""The streamer's market-data lines: taken from the ledger and subscribed, cancelled and given back, in that order.
+"""Market-data lines of one connection: the one state machine that streams, batch quotes and the doctor use.
 
-At no instant does the gateway hold a line for us that the ledger does not know of. Which contracts get one is decided
-in ``routing``.
+At no instant does the gateway hold a line for us that the ledger does not know of. So the ledger grants a line before
+the request is sent (``SUBSCRIBING``), and a round trip shows that the gateway did not refuse it (``LIVE``). The ledger
+marks a line as closing before the cancel is sent (``CANCELLING``), and releases it after a round trip has confirmed the
+cancel (``RELEASING``). A refusal, or the loss of all market data, ends a line without a cancel.
+
+Does not belong here: which contracts get a line and for how long (``streaming.stream_lines``, ``refresh.quotes``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.codes import Reaction
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
-from v6_pipeline.state.slots.allocation import AcquiredSlots, Wait
+from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.slots.allocation import AcquiredSlots, SlotUsage
 from v6_pipeline.state.slots.ledger import SlotChanges, SlotLedger
-from v6_pipeline.streaming.refusals import Refusals
-from v6_pipeline.streaming.streamed_contracts import Silence
 
 log = logging.getLogger(__name__)
 
-SLOT_TTL_SECONDS = 100
-"""A streamer that is dead, or stands still, has its lines in the ledger for so long: longer than the sensor takes to
-kill one that hangs, for while it lives the gateway has them too. The sensor gives those of a dead one back at once."""
-GIVE_UP_SECONDS = 80
-"""Lines that could not be renewed for so long are cancelled, before they are another's in the ledger."""
-RENEWAL_SECONDS = 20
-"""A state database that does not answer within that has not renewed them."""
-CLOSING_SECONDS = 5
-TURN_SECONDS = 0.05
-"""Between two looks at whether another process has confirmed its new line."""
-PASS_SECONDS = 5.0
-"""A pass ends after that even if lines are still to be had, so that changes of the routes are looked at."""
-YIELD_SECONDS = 10.0
-"""Batches yield within a second; a contract that still has no line after that is queued meanwhile."""
+
+class LineState(enum.StrEnum):
+    """The state of a line between its grant by the ledger and its release there."""
+
+    SUBSCRIBING = "subscribing"
+    """Requested; no round trip has followed, so the gateway may still refuse it."""
+    LIVE = "live"
+    """A round trip has followed the request and brought no error 101."""
+    CANCELLING = "cancelling"
+    """Cancelled; no round trip has followed, so the gateway may still hold it."""
+    EXHAUSTED = "exhausted"
+    """Refused with error 101; the ledger lowers its ceiling when this is reported."""
+    RELEASING = "releasing"
+    """The gateway does not hold it; the ledger releases it when this is reported."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewStreams:
-    """What came of asking for lines: the contracts that stream, and those that will within seconds."""
-
-    streaming: tuple[int, ...] = ()
-    pending: tuple[int, ...] = ()
+_SUBSCRIBED = frozenset({LineState.SUBSCRIBING, LineState.LIVE})
+_UNCONFIRMED = frozenset({LineState.SUBSCRIBING, LineState.CANCELLING})
 
 
-class StreamLines:
-    """Subscriptions of one connection, a line each.
+@dataclass(slots=True)
+class _Line:
+    state: LineState
+    opened_at: float
+    """Loop time of the request, in seconds."""
+    is_reported_live: bool = False
+
+
+class LineListener:
+    """Receives the events of a connection's subscriptions, on the loop; each method does nothing unless overridden."""
+
+    def on_subscribed(self, spec: ContractSpec) -> None:
+        """A contract's market data was requested."""
+
+    def on_quote(self, conid: int, quote: Quote) -> None:
+        """A subscribed contract ticked."""
+
+    def on_cancelled(self, conid: int) -> None:
+        """The owner ended a subscription."""
+
+    def on_lost(self, conid: int) -> None:
+        """A subscription ended because its line expired in the ledger, could not be renewed, or IB lost its data."""
+
+    def on_refused(self, refusal: Refusal) -> None:
+        """The gateway refused a subscription; the next ``step`` or ``report`` gives its line back."""
+
+
+class Subscriptions:
+    """The subscriptions of one connection, a line each.
 
     Args:
         connection: may be made again; call ``begin_session`` after each connect.
-        book: qualifies contracts.
         ledger: the lines of all processes.
-        holder: names this streamer in the ledger.
+        holder: names this process in the ledger.
+        purpose: what its lines are for.
+        ttl_seconds: how long its lines stay in the ledger unless renewed.
         clock: UTC now.
-        on_quote: called on the loop for each contract that ticked.
-        on_refused: called after a refusal: the line is given back with the next ``cancel``.
+        listener: receives what happens to the lines.
+
+    Attributes:
+        market: the quotes; only this class subscribes and cancels there.
     """
 
     def __init__(
         self,
         connection: IBConnectionManager,
-        book: ContractCache,
         ledger: SlotLedger,
         *,
         holder: str,
-        clock: Callable[[], datetime],
-        on_quote: Callable[[int, Quote], None],
-        on_refused: Callable[[], None],
+        purpose: SlotPurpose,
+        ttl_seconds: float,
+        clock: Clock,
+        listener: LineListener,
     ) -> None:
         self._connection = connection
-        self._book = book
         self._ledger = ledger
         self._holder = holder
+        self._purpose = purpose
+        self._ttl_seconds = ttl_seconds
         self._clock = clock
-        self._on_tick = on_quote
-        self._on_refused = on_refused
-        self._market = MarketData(connection, on_quote=self._on_quote, on_refused=self._note_refusal, clock=clock)
-        self._exhausted: set[int] = set()
-        self._unconfirmed: set[int] = set()
-        self._confirmed: set[int] = set()
-        self._cancelled: set[int] = set()
-        self._to_release: set[int] = set()
-        self._waiting_since: datetime | None = None
-        self._kept_at: datetime | None = None
-        self._are_free = True
-        self.refusals = Refusals()
-        self.silence = Silence()
+        self._listener = listener
+        self._lines: dict[int, _Line] = {}
+        self._session = 0
+        self._ledger_call: asyncio.Future[AcquiredSlots] | None = None
+        self._renewed_at = clock()
+        self.market = MarketData(connection, on_quote=listener.on_quote, on_refused=self._on_refused, clock=clock)
 
     @property
     def conids(self) -> frozenset[int]:
         """Contracts subscribed now."""
-        return self._market.conids
+        return self._having(*_SUBSCRIBED)
 
     @property
-    def awaits_lines(self) -> bool:
-        """Whether lines are about to come free for contracts that were asked for: ask again within a second."""
-        return self._waiting_since is not None
+    def opened_at(self) -> dict[int, float]:
+        """Loop time, in seconds, of each subscribed contract's request."""
+        return {conid: line.opened_at for conid, line in self._lines.items() if line.state in _SUBSCRIBED}
 
-    def quote(self, conid: int) -> Quote | None:
-        """The newest quote of a subscribed contract."""
-        return self._market.quote(conid)
+    @property
+    def is_idle(self) -> bool:
+        """True while no line is held and the ledger knows it."""
+        return not self._lines
+
+    async def usage(self) -> SlotUsage:
+        """Return the lines of all processes."""
+        return await asyncio.to_thread(self._ledger.usage)
 
     async def begin_session(self) -> None:
-        """Begin with no line on a new connection: the gateway lets a client id in only once its old session has ended.
+        """Start without a line on a new connection: the gateway admits a client id only once its old session has ended.
 
         Raises:
             StateError: the ledger cannot be used.
         """
-        # Those of a session that fell silent, and what a pass took that the loss of the connection overtook.
+        await self._stop_steps()
+        # Lines of a session that fell silent, and any that a step took while the connection was being lost.
         await asyncio.to_thread(self._ledger.release, self._holder)
-        await self._book.forget_refused()
-        self._kept_at, self._are_free = self._clock(), False
-        for pending in (self._exhausted, self._unconfirmed, self._confirmed, self._cancelled, self._to_release):
-            pending.clear()
-        self._waiting_since = None
-        self.refusals.clear()
-        self.silence.begin_session()
-        self._market.attach()
+        self.attach()
 
-    async def end_session(self) -> None:
-        """Cancel, disconnect, give back what IB surely has again: it confirmed the cancels, or closed the socket.
+    def attach(self) -> None:
+        """Start on a connection for which the ledger has no line of this holder."""
+        self._lines.clear()
+        self._renewed_at = self._clock()
+        self.market.attach()
 
-        Whoever ends a session because nothing was heard knows nothing: such lines stay in the ledger until the next
-        login, or until they expire.
-        """
-        if await self._cancel_all() or self._connection.was_closed_by_gateway:
-            self._are_free = True
-        await self._connection.close()
-        self._market.forget_all()
-        if not self._are_free:
-            log.info("the end of the session was not confirmed: its lines stay in the ledger for now")
-            return
-        try:
-            await asyncio.to_thread(self._ledger.release, self._holder)
-        except StateError as error:
-            log.warning("lines are not given back, and expire: %s", error)
-
-    async def _cancel_all(self) -> bool:
-        """Cancel what is subscribed; whether the gateway has confirmed it."""
-        if not self._connection.is_connected:
-            return False
-        try:
-            for conid in self._market.conids:
-                self._market.cancel(conid)
-            async with asyncio.timeout(CLOSING_SECONDS):  # in all: the cancels may wait for the message rate
-                await self._connection.round_trip()
-        except (GatewayError, TimeoutError) as error:
-            log.info("cancelling the market data: %s", str(error) or "not confirmed in time")
-            return False
-        return True
-
-    async def cancel(self, conids: Iterable[int]) -> None:
-        """Cancel subscriptions and give their lines back, and those of refused ones.
-
-        Raises:
-            GatewayError: the gateway did not confirm; the lines are given back with a later call.
-            StateError: the ledger cannot be used.
-        """
-        closing = frozenset(conids)
-        if closing or self._exhausted or self._to_release:
-            await self._tell(closing=closing)
-        self.silence.cancelled(closing, self._clock())
-        for conid in closing:
-            self._market.cancel(conid)
-            self._cancelled.add(conid)
-        if self._cancelled or self._unconfirmed:
-            await self._settle()
-            await self._tell()
-
-    async def qualified(self, conids: Iterable[int]) -> dict[int, ContractSpec]:
-        """The contracts as they are to be subscribed; those that cannot be qualified now are left out."""
-        return await self._book.qualified(conids)
-
-    async def subscribe(
-        self, specs: Mapping[int, ContractSpec], priorities: Mapping[int, int] | None = None
-    ) -> NewStreams:
-        """Take lines and subscribe, most important first, a few at a time: each is confirmed before the next ones.
+    async def step(
+        self,
+        wanted: Sequence[int] = (),
+        specs: Mapping[int, ContractSpec] | None = None,
+        *,
+        ended: Iterable[int] = (),
+        priorities: Mapping[int, int] | None = None,
+    ) -> AcquiredSlots:
+        """Cancel ``ended``, subscribe those of ``wanted`` that the ledger grants a line, and let the gateway confirm.
 
         Args:
-            specs: qualified contracts by conid, in the order of their importance.
-            priorities: of their strategies, for the ledger.
+            wanted: contracts without a line, most important first.
+            specs: qualified contracts by conid.
+            ended: contracts whose subscriptions end.
+            priorities: of the strategies, by conid, for the ledger.
 
         Raises:
-            GatewayError: the gateway did not answer; what was subscribed stays so and is confirmed by a later call.
-            StateError: the ledger cannot be used.
+            GatewayError: the gateway did not confirm, or the session ended; a later step confirms and reports.
+            StateError: the ledger cannot be used; nothing was cancelled or subscribed.
         """
-        wanted = list(specs)
-        streaming: list[int] = []
-        pass_ends_at = asyncio.get_running_loop().time() + PASS_SECONDS
-        wait = Wait.NOT_NEEDED
-        while wanted:
-            answer = await self._take(wanted, priorities)
-            wait = answer.wait
-            for conid in answer.granted:
-                self._unconfirmed.add(conid)
-                self._market.subscribe(specs[conid])
-                self.silence.subscribed(conid, self._clock())
-            if self._unconfirmed:
-                await self._settle()
-            streaming += [conid for conid in answer.granted if conid in self._market.conids]
-            wanted = [conid for conid in wanted if conid not in answer.granted]
-            if wait is not Wait.TURN or asyncio.get_running_loop().time() > pass_ends_at:
-                break
-            if not answer.granted:
-                await self._await_turn(pass_ends_at)
-        await self._tell()
-        return NewStreams(tuple(streaming), tuple(wanted) if self._may_come(wait, wanted) else ())
-
-    async def renew(self) -> bool:
-        """Prolong the lines in the ledger; whether some are to be routed anew, since they were cancelled here.
-
-        A line whose row expired meanwhile (this process was stopped) may be another's.
-
-        Raises:
-            StateError: the ledger cannot be used. Lines whose rows may soon expire are cancelled, for nobody knows who
-                has them then.
-        """
-        before, begun_at = self._market.conids, self._clock()
-        try:
-            async with asyncio.timeout(RENEWAL_SECONDS):
-                kept = await asyncio.to_thread(self._ledger.renew, self._holder, ttl_seconds=SLOT_TTL_SECONDS)
-        except (StateError, TimeoutError) as error:
-            self._give_up_unkept()
-            raise StateError(str(error) or f"lines were not renewed within {RENEWAL_SECONDS} s") from error
-        self._kept_at = begun_at
-        lost = (before - kept) & self._market.conids
-        for conid in lost:
-            log.warning("the line of contract %d expired in the ledger: cancelled and routed anew", conid)
-            self._market.cancel(conid)
-        self.silence.lost(lost)
-        return bool(lost or self._cancelled)
-
-    def _give_up_unkept(self) -> None:
-        """Cancel everything if it was not renewed for long; the ledger is told once it can be."""
-        subscribed = self._market.conids
-        if (
-            not subscribed
-            or self._kept_at is None
-            or self._clock() - self._kept_at < timedelta(seconds=GIVE_UP_SECONDS)
-        ):
-            return
-        log.warning("%d lines could not be renewed since %s: cancelled", len(subscribed), self._kept_at.isoformat())
-        for conid in subscribed:
-            self._market.cancel(conid)
-            self._cancelled.add(conid)
-        self.silence.lost(subscribed)
-
-    def market_data_lost(self) -> None:
-        """The gateway has ended every subscription (1101): their lines are free, and may be taken anew."""
-        lost = self._market.conids
-        self._market.drop_all()
-        self._unconfirmed -= lost
-        self._confirmed -= lost
-        self._to_release |= lost
-        self.silence.lost(lost)
-
-    async def _await_turn(self, until: float) -> None:
-        """Until others have confirmed their new lines; looks without writing, so that nobody is delayed by it."""
-        while asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(TURN_SECONDS)
-            usage = await asyncio.to_thread(self._ledger.usage)
-            if usage.turns > 0 or usage.limit.is_paused:
-                return
-
-    async def _take(self, wanted: list[int], priorities: Mapping[int, int] | None) -> AcquiredSlots:
-        """Ask for lines, and tell what is known of the others, in one transaction."""
-        changes = self._changes()
-        answer = await asyncio.to_thread(
-            self._ledger.record_and_acquire,
-            changes,
-            wanted,
-            holder=self._holder,
-            purpose=SlotPurpose.STREAM,
-            ttl_seconds=SLOT_TTL_SECONDS,
-            priorities=priorities,
-        )
-        self._told(changes)
+        subscribed = self.conids
+        closing = [conid for conid in ended if conid in subscribed]
+        answer = await self._exchange(closing, wanted, priorities)
+        for conid in closing:
+            if self._lines[conid].state in _SUBSCRIBED:
+                self._listener.on_cancelled(conid)
+                self._cancel(conid)
+        self._subscribe([conid for conid in answer.granted if conid not in self._lines], specs or {})
+        await self._confirm()
         return answer
 
-    async def _tell(self, closing: Iterable[int] = ()) -> None:
-        """Tell the ledger what has become of lines; what it could not be told is told next time."""
-        changes = self._changes()
-        changes.closing |= set(closing)
-        if changes:
-            await asyncio.to_thread(self._ledger.record, self._holder, changes)
-        self._told(changes)
+    async def report(self) -> None:
+        """Record in the ledger what has happened to the lines since the last report.
 
-    def _changes(self) -> SlotChanges:
-        return SlotChanges(
-            exhausted=set(self._exhausted), confirmed=set(self._confirmed), released=set(self._to_release)
+        Raises:
+            GatewayError: the session ended.
+            StateError: the ledger cannot be used; the next step or report includes the same changes.
+        """
+        await self._exchange()
+
+    async def renew(self, *, timeout: float, give_up_after: timedelta) -> bool:  # noqa: ASYNC109
+        """Extend the expiry of the lines in the ledger; return True if some were cancelled, so that routes change.
+
+        A line whose row expired (this process was stopped for a while) may be used by another process: it is cancelled.
+
+        Args:
+            timeout: seconds after which a ledger that does not answer has failed.
+            give_up_after: cancel all lines once they could not be renewed for so long: their rows may soon expire.
+
+        Raises:
+            StateError: the lines were not renewed.
+        """
+        before, begun_at = self.conids, self._clock()
+        try:
+            async with asyncio.timeout(timeout):
+                kept = await asyncio.to_thread(self._ledger.renew, self._holder, ttl_seconds=self._ttl_seconds)
+        except (StateError, TimeoutError) as error:
+            if before and self._clock() - self._renewed_at >= give_up_after:
+                log.warning("%d lines not renewed since %s: cancelled", len(before), self._renewed_at.isoformat())
+                self._abandon(self.conids)
+            raise StateError(str(error) or f"lines were not renewed within {timeout:g} s") from error
+        self._renewed_at = begun_at
+        for conid in (before - kept) & self.conids:
+            log.warning("the line of contract %d expired in the ledger: cancelled, to be routed again", conid)
+            self._abandon([conid])
+        return bool(self._having(LineState.CANCELLING))
+
+    def market_data_lost(self) -> None:
+        """The gateway has ended every subscription (1101)."""
+        lost = self.conids
+        self.market.drop_all()
+        for conid in lost:
+            self._lines[conid].state = LineState.RELEASING
+            self._listener.on_lost(conid)
+
+    async def cancel_all(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Cancel every subscription and wait for the gateway to confirm; a step under way subscribes nothing more.
+
+        Args:
+            timeout: seconds to wait in all; the cancels may wait for the message rate.
+        """
+        await self._stop_steps()
+        for conid in self.conids:
+            self._cancel(conid)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._confirm()
+        except (GatewayError, TimeoutError) as error:
+            log.info("cancelling the market data: %s", str(error) or "not confirmed in time")
+
+    async def release_all(self) -> None:
+        """Give all lines back after ``cancel_all``, if the gateway confirmed the cancels or closed the socket itself.
+
+        Otherwise it may still hold them, for instance if the session was ended for its silence: they stay in the ledger
+        until they expire or the next session begins.
+
+        Raises:
+            StateError: the ledger cannot be used; the lines expire.
+        """
+        await self._stop_steps()
+        unconfirmed = self._having(LineState.CANCELLING)
+        if unconfirmed and not self._connection.was_closed_by_gateway:
+            log.warning("the gateway confirmed no cancel: %d lines stay in the ledger for now", len(unconfirmed))
+            return
+        if self._having(LineState.EXHAUSTED):
+            await self.report()
+        self._lines.clear()
+        await asyncio.to_thread(self._ledger.release, self._holder)
+
+    async def _stop_steps(self) -> None:
+        """Wait for the ledger's answer to a step under way; the step then ends without subscribing what it took."""
+        self._session += 1
+        if self._ledger_call is not None:
+            await asyncio.wait({self._ledger_call})
+
+    async def _exchange(
+        self, closing: Iterable[int] = (), wanted: Sequence[int] = (), priorities: Mapping[int, int] | None = None
+    ) -> AcquiredSlots:
+        """Report changes to the ledger and ask it for lines, in one transaction."""
+        session = self._session
+        changes = SlotChanges(
+            exhausted=set(self._having(LineState.EXHAUSTED)),
+            confirmed={conid for conid in self._having(LineState.LIVE) if not self._lines[conid].is_reported_live},
+            released=set(self._having(LineState.RELEASING)),
+            closing=set(closing),
         )
+        if not wanted and not changes:
+            return AcquiredSlots((), ())
+        self._ledger_call = asyncio.ensure_future(
+            asyncio.to_thread(
+                self._ledger.record_and_acquire,
+                changes,
+                tuple(wanted),
+                holder=self._holder,
+                purpose=self._purpose,
+                ttl_seconds=self._ttl_seconds,
+                priorities=priorities,
+            )
+        )
+        # The thread of a cancelled task goes on: ``cancel_all`` waits for it, and ``release_all`` gives back its lines.
+        answer = await asyncio.shield(self._ledger_call)
+        if session != self._session:
+            raise GatewayError("the session ended during a call of the slot ledger")
+        for conid in changes.confirmed:
+            self._lines[conid].is_reported_live = True
+        for conid in changes.exhausted | changes.released:
+            del self._lines[conid]
+        return answer
 
-    def _told(self, changes: SlotChanges) -> None:
-        self._exhausted -= changes.exhausted
-        self._confirmed -= changes.confirmed
-        self._to_release -= changes.released
+    def _subscribe(self, granted: Sequence[int], specs: Mapping[int, ContractSpec]) -> None:
+        now = asyncio.get_running_loop().time()
+        # Until its request is sent a granted line is in the ledger only, and is released if sending fails.
+        self._lines |= {conid: _Line(LineState.RELEASING, now) for conid in granted}
+        for conid in granted:
+            self.market.subscribe(specs[conid])
+            self._lines[conid].state = LineState.SUBSCRIBING
+            self._listener.on_subscribed(specs[conid])
 
-    async def _settle(self) -> None:
-        """A round trip: after it every earlier subscribe was granted or refused, and every earlier cancel was read.
+    def _cancel(self, conid: int) -> None:
+        self._lines[conid].state = LineState.CANCELLING
+        self.market.cancel(conid)
+
+    def _abandon(self, conids: Iterable[int]) -> None:
+        """Cancel lines that the ledger may no longer know of."""
+        for conid in conids:
+            self._cancel(conid)
+            self._listener.on_lost(conid)
+
+    async def _confirm(self) -> None:
+        """Make a round trip: after it each earlier request was granted or refused, and each earlier cancel was read.
 
         ib_async may hold messages back to keep the rate, so that nothing is known before.
         """
-        while True:
-            asked, before, cancelled = set(self._unconfirmed), self._market.requests, set(self._cancelled)
+        while unconfirmed := self._having(*_UNCONFIRMED):
+            before = [(conid, self._lines[conid], self._lines[conid].state) for conid in unconfirmed]
+            requests = self.market.requests
             await self._connection.round_trip()
-            # What was asked for once more meanwhile was asked after the question that is answered now.
-            again = {conid for conid, request in self._market.requests.items() if request != before.get(conid)} & asked
-            self._confirmed |= (asked - again) & (self._market.conids - self._exhausted)
-            self._unconfirmed -= asked - again
-            self._to_release |= cancelled
-            self._cancelled -= cancelled
-            if not again:
-                return
+            for conid, line, state in before:
+                if line.state is not state:
+                    continue
+                if state is LineState.CANCELLING:
+                    line.state = LineState.RELEASING
+                elif self.market.requests.get(conid) == requests[conid]:
+                    # A request repeated during the round trip is not covered by this reply.
+                    line.state = LineState.LIVE
 
-    def _may_come(self, wait: Wait, wanted: list[int]) -> bool:
-        now = self._clock()
-        if not wanted or wait not in {Wait.TURN, Wait.LINES}:
-            self._waiting_since = None
-            return False
-        self._waiting_since = self._waiting_since or now
-        return wait is Wait.TURN or (now - self._waiting_since).total_seconds() < YIELD_SECONDS
+    def _having(self, *states: LineState) -> frozenset[int]:
+        return frozenset(conid for conid, line in self._lines.items() if line.state in states)
 
-    def _on_quote(self, conid: int, quote: Quote) -> None:
-        self.silence.ticked(conid, self._clock())
-        self._on_tick(conid, quote)
-
-    def _note_refusal(self, refusal: Refusal) -> None:
-        self._unconfirmed.discard(refusal.conid)
-        self.silence.lost([refusal.conid])
-        if refusal.reaction is Reaction.LINES_EXHAUSTED:
-            # Not the contract's fault: the ledger learns, and gives lines to the most important as far as they go.
-            self._exhausted.add(refusal.conid)
-        else:
-            self.refusals.add(refusal, self._clock())
-            self._to_release.add(refusal.conid)
-        self._on_refused()
+    def _on_refused(self, refusal: Refusal) -> None:
+        is_exhausted = refusal.reaction is Reaction.LINES_EXHAUSTED
+        self._lines[refusal.conid].state = LineState.EXHAUSTED if is_exhausted else LineState.RELEASING
+        self._listener.on_refused(refusal)

@@ -1,49 +1,54 @@
-"""Quotes for a batch, through the lines that are free: subscribe, wait until filled or late, cancel, give back.
+"""Quotes for a batch, through the lines that are free: subscribe, wait until filled or late, cancel, release.
 
-A better primitive than IB's snapshot requests, which take eleven seconds, know no generic ticks, and may leave greeks
-out. Options come first, for only a line gives their greeks. Lines that others hold are waited for, within bounds.
+Better than IB's snapshot requests, which take eleven seconds, know no generic ticks, and may leave greeks out. Options
+come first, for only a line gives their greeks. The batch waits for lines that others hold, within bounds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
 from v6_pipeline.errors import GatewayError
-from v6_pipeline.ib.batch_lines import BatchLines
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
-from v6_pipeline.ib.market_data import MarketData, Refusal
-from v6_pipeline.model import ContractSpec, Quote
-from v6_pipeline.state.slots.allocation import Wait
+from v6_pipeline.ib.market_data import Refusal
+from v6_pipeline.ib.subscriptions import LineListener, Subscriptions
+from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
+from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.slots.allocation import SlotUsage, Wait
 from v6_pipeline.state.slots.ledger import SlotLedger
 
 log = logging.getLogger(__name__)
 
+SLOT_TTL_SECONDS = 30
+"""Longer than a quote takes; the lines of a dead worker are free again after that."""
+ASK_AGAIN_SECONDS = 2.0
+"""Asking keeps the worker's place among those that wait; in between, a read tells whether asking is worth it."""
+
 
 @dataclass(frozen=True, slots=True)
-class QuotePatience:
-    """How long a batch waits; seconds."""
+class QuoteTimeouts:
+    """Limits of a batch's waiting; seconds."""
 
     deadline: float = 6
     """How long a quote may hold its line; IB answers a cancel that comes within about 5 s, unfilled, with error 300."""
     for_options: float = 20
-    """How long options go without a new line before the rest of them is valued without."""
+    """How long options go without a new line before the rest of them is valued without quotes."""
     for_others: float = 3
     """The same for contracts without greeks: the account download has most of what a line would give."""
     batch: float = 90
     """How long a batch may take in all."""
-    turn: float = 0.05
+    confirmation_poll: float = 0.05
     """Between two looks at the ledger while others are confirming their new lines."""
     poll: float = 0.4
     """Between two looks otherwise, while lines are held or waited for."""
 
 
-class BatchQuotes:
+class BatchQuotes(LineListener):
     """Collects quotes over one connection.
 
     Args:
@@ -52,7 +57,7 @@ class BatchQuotes:
         ledger: the lines.
         holder: names this worker in the ledger.
         clock: UTC now.
-        patience: how long to wait for what.
+        timeouts: how long to wait for what.
     """
 
     def __init__(
@@ -62,24 +67,33 @@ class BatchQuotes:
         ledger: SlotLedger,
         *,
         holder: str,
-        clock: Callable[[], datetime],
-        patience: QuotePatience | None = None,
+        clock: Clock,
+        timeouts: QuoteTimeouts | None = None,
     ) -> None:
         self._book = book
-        self._patience = patience or QuotePatience()
-        self._market = MarketData(connection, on_quote=self._on_quote, on_refused=self._on_refused, clock=clock)
-        self._market.attach()
-        self._lines = BatchLines(connection, self._market, ledger, holder=holder)
+        self._holder = holder
+        self._timeouts = timeouts or QuoteTimeouts()
+        self._lines = Subscriptions(
+            connection,
+            ledger,
+            holder=holder,
+            purpose=SlotPurpose.BATCH,
+            ttl_seconds=SLOT_TTL_SECONDS,
+            clock=clock,
+            listener=self,
+        )
+        self._lines.attach()
         connection.add_error_listener(self._on_error)
         self._contracts: dict[int, ContractSpec] = {}
         self._waiting: list[int] = []
         self._unavailable: set[int] | None = None
         self._refused: dict[int, int] = {}
         self._stopped = ""
+        self._asked_at = float("-inf")
         self._moved = asyncio.Event()
 
     async def collect(self, contracts: Iterable[ContractSpec]) -> dict[int, Quote]:
-        """The quotes that could be had, by conid; a contract that found no line, or no market, has none."""
+        """Return the quotes by conid; a contract without a line, or without a market, has none."""
         if self._unavailable is None:
             self._unavailable = set(await self._book.refused())
         wanted = sorted(
@@ -96,7 +110,7 @@ class BatchQuotes:
         except GatewayError as error:
             self._stopped = str(error)
         finally:
-            await asyncio.shield(self._lines.close())
+            await asyncio.shield(self._release_lines())
         if self._refused:
             self._unavailable |= self._refused.keys()
             await self._book.note_refused(self._refused)
@@ -106,27 +120,31 @@ class BatchQuotes:
             log.info("%d contracts are valued without a quote%s", missed, self._stopped and f": {self._stopped}")
         return quotes
 
+    async def _release_lines(self) -> None:
+        await self._lines.cancel_all()
+        await self._lines.release_all()
+
     async def _collect(self, quotes: dict[int, Quote]) -> None:
-        """Until nothing is waited for and no line is held."""
+        """Add to ``quotes`` until no contract waits and no line is held."""
         begun_at = served_at = self._now()
         wait, granted = Wait.NOT_NEEDED, True
         while self._waiting or not self._lines.is_idle:
             self._moved.clear()
-            # New lines are confirmed without another look: until then all others wait for theirs.
+            # After a grant the next step follows without a look at the ledger: it confirms, and others wait for that.
             usage = None if granted else await self._lines.usage()
-            yielded = self._lines.to_yield(usage) if usage else frozenset()
+            yielded = usage.to_yield(self._holder) if usage else frozenset()
             ended = self._ended(yielded)
             for conid in ended:
                 quotes |= self._take(conid)
-            # What is given up unfilled for a stream waits for its next chance.
+            # A contract that gave its line to a stream before its quote was complete waits for another line.
             self._waiting[:0] = [conid for conid in ended if conid in yielded and conid not in quotes]
             idle_for, spent = self._now() - served_at, self._now() - begun_at
-            if self._stopped or idle_for > self._patience_for(wait) or spent > self._patience.batch:
+            if self._stopped or idle_for > self._timeout(wait) or spent > self._timeouts.batch:
                 self._waiting.clear()
-            ask = bool(self._waiting) and (usage is None or self._lines.is_worth_asking(usage))
-            answer = await self._lines.turn(self._waiting if ask else (), self._contracts, ended=ended)
+            ask = bool(self._waiting) and (usage is None or self._is_worth_asking(usage))
+            answer = await self._lines.step(self._waiting if ask else (), self._contracts, ended=ended)
             if ask:
-                wait = answer.wait
+                wait, self._asked_at = answer.wait, self._now()
             granted = bool(answer.granted)
             if granted:
                 served_at = self._now()
@@ -134,48 +152,53 @@ class BatchQuotes:
             elif not ended:
                 await self._pause(wait)
 
-    def _patience_for(self, wait: Wait) -> float:
-        """How long to go without a new line; while quotes are under way, at least until they have ended."""
+    def _is_worth_asking(self, usage: SlotUsage) -> bool:
+        """Return True if a line may be granted, or the worker's place among those that wait must be kept."""
+        turns = usage.turns_of(self._holder, SlotPurpose.BATCH)
+        may_get = turns > 0 and usage.room(self._holder, SlotPurpose.BATCH) > 0
+        return may_get or self._now() - self._asked_at >= ASK_AGAIN_SECONDS
+
+    def _timeout(self, wait: Wait) -> float:
+        """Seconds to go without a new line; while lines are held, at least until their quotes have ended."""
         if self._lines.opened_at:
-            return self._patience.batch
+            return self._timeouts.batch
         if wait is Wait.NONE_LEFT:
             return -1
         is_option = any(self._contracts[conid].sec_type.is_option for conid in self._waiting)
-        return self._patience.for_options if is_option else self._patience.for_others
+        return self._timeouts.for_options if is_option else self._timeouts.for_others
 
     def _ended(self, yielded: frozenset[int]) -> list[int]:
-        """Lines whose quote is complete or late, or that are to be yielded; all of them once it is over."""
-        late = self._now() - self._patience.deadline
+        """Return the lines whose quote is complete or late, or that streams need; all once the batch is stopped."""
+        late = self._now() - self._timeouts.deadline
         return [
             conid
             for conid, opened_at in self._lines.opened_at.items()
-            if self._stopped or opened_at <= late or conid in yielded or self._market.is_filled(conid)
+            if self._stopped or opened_at <= late or conid in yielded or self._lines.market.is_filled(conid)
         ]
 
     def _take(self, conid: int) -> dict[int, Quote]:
-        quote = self._market.quote(conid)
+        quote = self._lines.market.quote(conid)
         return {conid: quote} if quote is not None and quote.price_time is not None else {}
 
     async def _pause(self, wait: Wait) -> None:
-        """Until a quote moved, or it is time to look at the ledger again."""
-        seconds = self._patience.turn if self._waiting and wait is Wait.TURN else self._patience.poll
+        """Wait until a quote moves, or the ledger is to be read again."""
+        seconds = self._timeouts.confirmation_poll if self._waiting and wait is Wait.TURN else self._timeouts.poll
         try:
             async with asyncio.timeout(seconds):
                 await self._moved.wait()
-                # Ticks come in packets: those of one moment are looked at together.
-                await asyncio.sleep(self._patience.turn)
+                # Ticks come in packets: those of one moment are handled together.
+                await asyncio.sleep(self._timeouts.confirmation_poll)
         except TimeoutError:
             pass
 
-    def _on_quote(self, conid: int, _quote: Quote) -> None:
-        if conid in self._lines.opened_at:
-            self._moved.set()
+    def on_quote(self, conid: int, quote: Quote) -> None:  # noqa: ARG002  the listener's signature
+        """Look whether a quote is complete."""
+        self._moved.set()
 
-    def _on_refused(self, refusal: Refusal) -> None:
+    def on_refused(self, refusal: Refusal) -> None:
+        """Wait for another line after error 101; otherwise value the contract without a quote."""
         log.info("no quote for contract %d: %d %s", refusal.conid, refusal.code, refusal.text)
-        exhausted = refusal.reaction is Reaction.LINES_EXHAUSTED
-        self._lines.refused(refusal.conid, exhausted=exhausted)
-        if exhausted:
+        if refusal.reaction is Reaction.LINES_EXHAUSTED:
             self._waiting.insert(0, refusal.conid)
         elif refusal.reaction is Reaction.FAIL_REQUEST:
             self._refused[refusal.conid] = refusal.code

@@ -11,59 +11,34 @@ anew for what is subscribed costs messages only, and its first ticks are the sam
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from v6_pipeline.model import SecType
 from v6_pipeline.streaming.competing_session import CompetingSession
 from v6_pipeline.streaming.status import FeedStatus
-from v6_pipeline.streaming.tick_rate import Rhythm
+from v6_pipeline.streaming.streamed_contracts import (
+    CONTRACT_VERIFY_WITHIN,
+    MAX_DOUBLINGS,
+    RETRY_MAX,
+    Feed,
+    StreamedContract,
+    StreamedContracts,
+)
+from v6_pipeline.streaming.tick_rate import TickRate
 
 FIRST_BURST = timedelta(seconds=2)
 """Ticks this soon after an event may be what the gateway had kept: they prove nothing."""
 VERIFY_WITHIN = timedelta(seconds=10)
 """A feed that did not tick by then, while the exchange is open, is subscribed again."""
 SILENT_RETRY = timedelta(seconds=160)
-"""A feed that fell silent and was subscribed again in vain is asked for again after that, then ever more rarely."""
+"""A feed that fell silent and was subscribed again in vain is retried after that, then at growing intervals."""
 OPENING = timedelta(seconds=1)
-"""What a subscription brings so soon says nothing of what follows."""
+"""The ticks that a subscription brings so soon do not count for the feed's tick rate."""
 LIVELY = timedelta(seconds=60)
 """A contract that ticked this shortly before an event is expected to tick after it."""
-CONTRACT_VERIFY_WITHIN = timedelta(seconds=30)
-"""It is subscribed again, by itself, if it has not by then, though its feed ticks."""
-FARM_PATIENCE = timedelta(minutes=5)
-"""A broken farm is IB's to mend for that long; then its contracts are asked for again, for a notice may be lost."""
-RETRY_MAX = timedelta(minutes=15)
-_DOUBLINGS = 10
-"""More are beyond every limit here, and after some forty beyond what a ``timedelta`` holds."""
-
-
-class Feed(enum.StrEnum):
-    """What one farm serves."""
-
-    STOCKS = "stocks"
-    OPTIONS = "options"
-    FUTURES = "futures"
-    CURRENCIES = "currencies"
-
-    @classmethod
-    def of(cls, sec_type: SecType) -> Feed:
-        """The feed of a contract."""
-        if sec_type.is_option:
-            return cls.OPTIONS
-        if sec_type is SecType.FUTURE:
-            return cls.FUTURES
-        return cls.CURRENCIES if sec_type in {SecType.CURRENCY, SecType.CRYPTO} else cls.STOCKS
-
-    @classmethod
-    def of_farm(cls, farm: str) -> frozenset[Feed]:
-        """The feeds that a farm serves, by its name such as ``usopt``; all of them where the name says nothing."""
-        name = farm.casefold()
-        for part, feed in (("opt", cls.OPTIONS), ("fut", cls.FUTURES), ("cash", cls.CURRENCIES)):
-            if part in name:
-                return frozenset({feed})
-        return frozenset({cls.STOCKS}) if "farm" in name else frozenset(cls)
+FARM_TIMEOUT = timedelta(minutes=5)
+"""IB has that long to repair a broken farm; then its contracts are subscribed again, for a notice may be lost."""
 
 
 class FeedState(enum.StrEnum):
@@ -87,100 +62,76 @@ class Renewal:
 
 
 @dataclass(slots=True)
-class _Record:
+class _FeedRecord:
     state: FeedState = FeedState.FLOWING
     reason: str = ""
     since: datetime | None = None
     """Data is in doubt since; ``None`` while it flows."""
     event_at: datetime | None = None
     """Ticks prove something once they are ``FIRST_BURST`` later than this; ``None``: any tick does."""
-    ask_at: datetime | None = None
+    renew_at: datetime | None = None
     """When to subscribe again."""
-    asked: int = 0
+    renewals: int = 0
+    """How often it was subscribed again since the event."""
     retry: timedelta = 2 * VERIFY_WITHIN
-    """When to subscribe again after that, should it be in vain; twice as late each time."""
-    asked_at: datetime | None = None
+    """Interval to the next renewal, doubled with each one in vain."""
+    renewed_at: datetime | None = None
     silences: int = 0
-    """How often in a row it fell silent after it was asked for: contracts that hardly trade are asked for ever less."""
+    """How often in a row it fell silent after a renewal: back off for feeds of illiquid contracts."""
     farms: set[str] = field(default_factory=set)
     """Farms of this feed that are broken now."""
+
+    @property
+    def is_blind(self) -> bool:
+        """True while data is away, or is back and not verified."""
+        return self.state in {FeedState.STALE, FeedState.VERIFYING}
 
 
 class FeedHealth:
     """The verdict on each feed of one connection.
 
     Args:
+        contracts: the records of the streamed contracts.
         is_open: whether the exchange is in session at an instant; silence says nothing while it is closed.
     """
 
-    def __init__(self, is_open: Callable[[datetime], bool]) -> None:
+    def __init__(self, contracts: StreamedContracts, is_open: Callable[[datetime], bool]) -> None:
+        self._contracts = contracts
         self._is_open = is_open
-        self._records = {feed: _Record() for feed in Feed}
-        self._rhythms = {feed: Rhythm() for feed in Feed}
-        self._feed_of: dict[int, Feed] = {}
-        self._rhythm_of_all = Rhythm()
-        self._tracked_at: dict[int, datetime] = {}
-        self._since: dict[int, datetime] = {}
-        """When a contract last ticked; before its first tick, since when it has been subscribed."""
-        self._expected: dict[int, datetime] = {}
-        """By when a contract has to tick that was just subscribed, or that was lively before an event."""
-        self._unheard: dict[int, int] = {}
-        """How often in a row a contract was subscribed again without a tick: it is asked for ever less."""
+        self._records = {feed: _FeedRecord() for feed in Feed}
+        self._tick_rates = {feed: TickRate() for feed in Feed}
+        self._tick_rate_of_all = TickRate()
         self._open_since: datetime | None = None
         self._competing = CompetingSession()
-        self._tried: dict[int, int] = {}
-        """How often each contract was asked for while another login had the data."""
 
-    # What happened
+    # Events
 
     def begin_session(self) -> None:
-        """A new connection: everything is subscribed anew, and no farm is known to be broken."""
-        self._records = {feed: _Record() for feed in Feed}
+        """A new connection: everything is subscribed again, and no farm is known to be broken."""
+        self._records = {feed: _FeedRecord() for feed in Feed}
         for feed in Feed:
-            self._pause_rhythm(feed)
-        self._feed_of.clear()
-        self._tracked_at.clear()
-        self._since.clear()
-        self._expected.clear()
-        self._unheard.clear()
+            self._pause_tick_rate(feed)
+        self._contracts.begin_session()
         self._competing.clear()
-
-    def track(self, contracts: Mapping[int, SecType], now: datetime) -> None:
-        """The contracts that are subscribed now, each with its type."""
-        for conid in self._feed_of.keys() - contracts.keys():
-            del self._feed_of[conid], self._since[conid], self._tracked_at[conid]
-            self._expected.pop(conid, None)
-        for conid, sec_type in contracts.items():
-            if conid not in self._feed_of:
-                self._since[conid] = self._tracked_at[conid] = now
-                # Whatever else happens, a subscription begins with the values that there are: without any it is dead.
-                patience = min(CONTRACT_VERIFY_WITHIN * 2 ** self._unheard.get(conid, 0), RETRY_MAX)
-                self._expected[conid] = now + patience
-            self._feed_of[conid] = Feed.of(sec_type)
-
-    def knows(self, conid: int) -> bool:
-        """Whether a contract is tracked."""
-        return conid in self._feed_of
 
     def ticked(self, conid: int, now: datetime) -> None:
         """A contract brought data."""
-        feed = self._feed_of.get(conid)
-        if feed is None:
+        contract = self._contracts.ticked(conid, now)
+        if contract is None or contract.subscribed_at is None:
             return
-        self._since[conid] = now
-        if now - self._tracked_at[conid] > OPENING:
-            self._rhythms[feed].heard(now)
-            self._rhythm_of_all.heard(now)
-        self._expected.pop(conid, None)
-        self._unheard.pop(conid, None)
+        if now - contract.subscribed_at > OPENING:
+            self._tick_rates[contract.feed].ticked(now)
+            self._tick_rate_of_all.ticked(now)
         if self._competing.ticked(now):
-            self._end_competing(conid, now)
-        record = self._records[feed]
+            self._end_competing(contract, now)
+        record = self._records[contract.feed]
         if record.state is FeedState.FLOWING:
-            if record.asked_at is not None and now - record.asked_at > FIRST_BURST:
+            if record.renewed_at is not None and now - record.renewed_at > FIRST_BURST:
                 record.silences = 0
         elif self._competing.since is None and (record.event_at is None or now - record.event_at > FIRST_BURST):
-            self._records[feed] = _Record(asked_at=record.asked_at, silences=record.silences, farms=record.farms)
+            self._records[contract.feed] = _FeedRecord(
+                renewed_at=record.renewed_at, silences=record.silences, farms=record.farms
+            )
 
     def link_lost(self, now: datetime) -> None:
         """The gateway lost IB: every feed is stale until it says otherwise, or ticks."""
@@ -207,7 +158,7 @@ class FeedHealth:
         for feed in Feed.of_farm(farm):
             self._mark_stale(feed, now, f"farm {farm or '(unnamed)'} is broken")
             self._records[feed].farms.add(farm)
-            self._records[feed].ask_at = now + FARM_PATIENCE
+            self._records[feed].renew_at = now + FARM_TIMEOUT
 
     def farm_ok(self, farm: str, now: datetime) -> None:
         """A farm is there; no news unless it was broken."""
@@ -221,10 +172,11 @@ class FeedHealth:
     def competing_session(self, now: datetime) -> bool:
         """Another login has the data; whether that is to be told now, once in a quarter of an hour."""
         if self._competing.since is None:
-            self._tried.clear()
+            for contract in self._contracts:
+                contract.tries = 0
             for feed in Feed:
                 self._mark_stale(feed, now, "another login of this username has the market data")
-        return self._competing.heard(now)
+        return self._competing.reported(now)
 
     # What follows
 
@@ -256,13 +208,14 @@ class FeedHealth:
     @property
     def stale_since(self) -> datetime | None:
         """Since when data of some subscribed contract is away or in doubt; ``None`` if all of it flows."""
-        records = (self._records[feed] for feed in set(self._feed_of.values()))
-        return min((record.since for record in records if record.since and _is_blind(record)), default=None)
+        feeds = {contract.feed for contract in self._contracts.subscribed_ones()}
+        records = (self._records[feed] for feed in feeds)
+        return min((record.since for record in records if record.since and record.is_blind), default=None)
 
     def is_blind(self, conid: int) -> bool:
-        """Whether a contract's data is away, or said to be back and not believed yet: no row is made without a tick."""
-        feed = self._feed_of.get(conid)
-        return feed is not None and _is_blind(self._records[feed])
+        """Return True if a contract's data is away, or is back and not verified: no row is made without a tick."""
+        contract = self._contracts.get(conid)
+        return contract is not None and contract.subscribed_at is not None and self._records[contract.feed].is_blind
 
     def describe(self) -> dict[str, FeedStatus]:
         """Return the feeds that do not flow, for the status."""
@@ -274,105 +227,105 @@ class FeedHealth:
 
     def _mark_stale(self, feed: Feed, now: datetime, reason: str) -> None:
         record = self._records[feed]
-        self._pause_rhythm(feed)
+        self._pause_tick_rate(feed)
         self._expect(feed, now)
         record.state, record.reason, record.since = FeedState.STALE, reason, record.since or now
-        record.event_at, record.ask_at, record.asked, record.retry = now, None, 0, 2 * VERIFY_WITHIN
+        record.event_at, record.renew_at, record.renewals, record.retry = now, None, 0, 2 * VERIFY_WITHIN
 
     def _verify(self, feed: Feed, now: datetime, reason: str) -> None:
         record = self._records[feed]
-        self._pause_rhythm(feed)
+        self._pause_tick_rate(feed)
         self._expect(feed, now)
         # What ticked until the event, such as a future at night, is expected to tick after it at any hour.
-        lively = any(self._feed_of[conid] is feed for conid in self._expected)
-        ticks = lively or self._is_open(now)
+        is_expected = any(contract.expected_by is not None for contract in self._subscribed_to(feed))
+        ticks = is_expected or self._is_open(now)
         record.state = FeedState.VERIFYING if ticks else FeedState.UNVERIFIED
         record.reason, record.since = reason, record.since or now
-        record.event_at, record.asked, record.retry = now, 0, 2 * VERIFY_WITHIN
-        record.ask_at = now + VERIFY_WITHIN if ticks else None
+        record.event_at, record.renewals, record.retry = now, 0, 2 * VERIFY_WITHIN
+        record.renew_at = now + VERIFY_WITHIN if ticks else None
 
-    def _end_competing(self, ticked: int, now: datetime) -> None:
-        # Whether the other requests have come back to life with the one that was tried is not known.
-        self._expected = dict.fromkeys(self._feed_of.keys() - {ticked}, now)
+    def _end_competing(self, ticked: StreamedContract, now: datetime) -> None:
+        # It is not known whether the other requests bring data again, as the one that was tried does.
+        subscribed = self._contracts.subscribed_ones()
+        for contract in subscribed:
+            contract.expected_by = now
         for feed in Feed:
             self._verify(feed, now, "another login had the market data")
             self._records[feed].event_at = None
-        self._expected = dict.fromkeys(self._expected.keys() - {ticked}, now + VERIFY_WITHIN)
+        for contract in subscribed:
+            contract.expected_by = now + VERIFY_WITHIN
+        ticked.expected_by = None
 
     def _expect(self, feed: Feed, now: datetime) -> None:
-        """Each contract that was alive at an event has to tick after it; those already awaited get the new deadline."""
-        for conid, known in self._feed_of.items():
-            if known is feed and (conid in self._expected or now - self._since[conid] <= LIVELY):
-                self._expected[conid] = now + CONTRACT_VERIFY_WITHIN
+        """Each contract that was lively at an event has to tick after it; pending deadlines are extended."""
+        for contract in self._subscribed_to(feed):
+            if contract.expected_by is not None or now - contract.quiet_since <= LIVELY:
+                contract.expected_by = now + CONTRACT_VERIFY_WITHIN
 
     def _feed_due(self, feed: Feed, now: datetime) -> Renewal | None:
-        conids = frozenset(conid for conid, known in self._feed_of.items() if known is feed)
-        if not conids:
-            return None
+        conids = frozenset(contract.conid for contract in self._subscribed_to(feed))
         record = self._records[feed]
-        if record.ask_at is None or now < record.ask_at:
+        if not conids or record.renew_at is None or now < record.renew_at:
             return None
         reason = f"no {feed.value}: {record.reason}"
-        record.asked_at, record.ask_at = now, now + min(record.retry * 2**record.asked, RETRY_MAX)
-        record.asked = min(record.asked + 1, _DOUBLINGS)
+        record.renewed_at, record.renew_at = now, now + min(record.retry * 2**record.renewals, RETRY_MAX)
+        record.renewals = min(record.renewals + 1, MAX_DOUBLINGS)
         if not record.farms:
-            # What a new subscription brings is proof at once: it was asked for, not kept.
+            # A tick of a new subscription is proof at once: the gateway cannot have kept it from before the event.
             record.state, record.event_at = FeedState.VERIFYING, None
         return Renewal(conids, reason)
 
     def _notice_silences(self, now: datetime) -> None:
-        """Each feed for itself, or all of them together: the silence of all tells more than that of two stocks."""
+        """Examine each feed, and all of them together: the silence of all says more than that of two stocks."""
         newest: dict[Feed, datetime] = {}
-        for conid, feed in self._feed_of.items():
-            newest[feed] = max(self._since[conid], newest.get(feed, self._since[conid]))
+        for contract in self._contracts.subscribed_ones():
+            newest[contract.feed] = max(contract.quiet_since, newest.get(contract.feed, contract.quiet_since))
         if not newest:
             return
         opened_at = self._open_since or now
-        of_all, silence_of_all = self._rhythm_of_all.patience(now), now - max(*newest.values(), opened_at)
-        for feed, heard_at in newest.items():
-            record, rhythm = self._records[feed], self._rhythms[feed]
-            patience, silence = rhythm.patience(now), now - max(heard_at, opened_at)
+        limit_of_all, silence_of_all = self._tick_rate_of_all.timeout(now), now - max(*newest.values(), opened_at)
+        for feed, last_tick_at in newest.items():
+            record, tick_rate = self._records[feed], self._tick_rates[feed]
+            limit, silence = tick_rate.timeout(now), now - max(last_tick_at, opened_at)
             is_silent = any(
                 lasted >= min(limit * 2**record.silences, RETRY_MAX)
-                for lasted, limit in ((silence, patience), (silence_of_all, of_all))
+                for lasted, limit in ((silence, limit), (silence_of_all, limit_of_all))
             )
             if is_silent and record.state is FeedState.FLOWING:
-                self._doubt(record, heard_at, now)
-                rhythm.acted(now, after=silence)
-                self._rhythm_of_all.pause()
-        if silence_of_all >= of_all:
-            self._rhythm_of_all.acted(now, after=silence_of_all)
+                record.state, record.reason, record.since = FeedState.VERIFYING, "it fell silent", last_tick_at
+                record.event_at, record.renew_at, record.renewals, record.retry = None, now, 0, SILENT_RETRY
+                record.silences = min(record.silences + 1, MAX_DOUBLINGS)
+                tick_rate.restart(now, after=silence)
+                self._tick_rate_of_all.pause()
+        if silence_of_all >= limit_of_all:
+            self._tick_rate_of_all.restart(now, after=silence_of_all)
 
-    def _doubt(self, record: _Record, heard_at: datetime, now: datetime) -> None:
-        record.state, record.reason, record.since = FeedState.VERIFYING, "it fell silent", heard_at
-        record.event_at, record.ask_at, record.asked, record.retry = None, now, 0, SILENT_RETRY
-        record.silences = min(record.silences + 1, _DOUBLINGS)
-
-    def _pause_rhythm(self, feed: Feed) -> None:
-        self._rhythms[feed].pause()
-        self._rhythm_of_all.pause()
+    def _pause_tick_rate(self, feed: Feed) -> None:
+        self._tick_rates[feed].pause()
+        self._tick_rate_of_all.pause()
 
     def _late(self, now: datetime) -> frozenset[int]:
-        late = frozenset(
-            conid
-            for conid, deadline in self._expected.items()
-            if now >= deadline and self._records[self._feed_of[conid]].state is FeedState.FLOWING
-        )
-        for conid in late:
-            del self._expected[conid]
-            self._unheard[conid] = min(self._unheard.get(conid, 0) + 1, _DOUBLINGS)
-        return late
+        """Return the contracts of flowing feeds that missed their deadline, and count a retry for each."""
+        late = [
+            contract
+            for contract in self._contracts.subscribed_ones()
+            if contract.expected_by is not None
+            and now >= contract.expected_by
+            and self._records[contract.feed].state is FeedState.FLOWING
+        ]
+        for contract in late:
+            contract.expected_by = None
+            contract.retries = min(contract.retries + 1, MAX_DOUBLINGS)
+        return frozenset(contract.conid for contract in late)
 
     def _try_one(self, now: datetime) -> list[Renewal]:
-        if not self._feed_of or not self._competing.is_retry_due(now):
+        subscribed = self._contracts.subscribed_ones()
+        if not subscribed or not self._competing.is_retry_due(now):
             return []
-        # Each in its turn: the liveliest may be silent by now for reasons of its own, and keep the others waiting.
-        fewest = min(self._tried.get(conid, 0) for conid in self._feed_of)
-        left = [conid for conid in self._feed_of if self._tried.get(conid, 0) == fewest]
-        liveliest = max(left, key=lambda conid: (self._since[conid], -conid))
-        self._tried[liveliest] = fewest + 1
-        return [Renewal(frozenset({liveliest}), "trying whether the other login still has the market data")]
+        # In rotation: the liveliest may be silent by now for reasons of its own, and would keep the others waiting.
+        tried = min(subscribed, key=lambda contract: (contract.tries, now - contract.quiet_since, contract.conid))
+        tried.tries += 1
+        return [Renewal(frozenset({tried.conid}), "trying whether the other login still has the market data")]
 
-
-def _is_blind(record: _Record) -> bool:
-    return record.state in {FeedState.STALE, FeedState.VERIFYING}
+    def _subscribed_to(self, feed: Feed) -> list[StreamedContract]:
+        return [contract for contract in self._contracts.subscribed_ones() if contract.feed is feed]

@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from v6_pipeline.ib.codes import Reaction, farm_of, farms_away, reaction_to
 from v6_pipeline.ib.connection import ConnectionState, IBConnectionManager
 from v6_pipeline.ib.resets import expected_outage
-from v6_pipeline.ib.subscriptions import StreamLines
-from v6_pipeline.model import IBRegion, SecType
+from v6_pipeline.model import IBRegion
 from v6_pipeline.streaming.feed_health import FeedHealth
 from v6_pipeline.streaming.status import FeedStatus
+from v6_pipeline.streaming.stream_lines import StreamLines
+from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 
 log = logging.getLogger(__name__)
 
-LINK_PATIENCE = timedelta(minutes=5)
+LINK_TIMEOUT = timedelta(minutes=5)
 """A gateway without its link to IB is left to itself for that long; then a new session is tried, for the notice of its
 return may be lost."""
 
 
-class FeedWatch:
+class FeedMonitor:
     """Watches the feeds of one streamer, over all its connections.
 
     Args:
         connection: whose notices are heard.
         lines: what is subscribed.
+        contracts: the records of the streamed contracts.
         is_open: whether the exchange is in session at an instant.
         region: decides when the broker's resets are.
         clock: UTC now.
@@ -44,6 +46,7 @@ class FeedWatch:
         self,
         connection: IBConnectionManager,
         lines: StreamLines,
+        contracts: StreamedContracts,
         *,
         is_open: Callable[[datetime], bool],
         region: IBRegion,
@@ -53,7 +56,7 @@ class FeedWatch:
     ) -> None:
         self._connection = connection
         self._lines = lines
-        self._health = FeedHealth(is_open)
+        self._health = FeedHealth(contracts, is_open)
         self._region = region
         self._clock = clock
         self._wake = wake
@@ -115,14 +118,6 @@ class FeedWatch:
         self._in_session = False
         self._disconnected_since = self._disconnected_since or self._clock()
 
-    def track(self, sec_types: Mapping[int, SecType]) -> None:
-        """Note which contracts are subscribed now, each with its type."""
-        self._health.track(sec_types, self._clock())
-
-    def knows(self, conid: int) -> bool:
-        """Whether a contract is tracked; one that was subscribed a moment ago may not be yet."""
-        return self._health.knows(conid)
-
     def ticked(self, conid: int) -> None:
         """A contract brought data."""
         was_paused = self.is_paused
@@ -150,7 +145,7 @@ class FeedWatch:
         lost_since = self._disconnected_since
         if self._connection.state is not ConnectionState.LINK_LOST or lost_since is None:
             return
-        if now - lost_since >= LINK_PATIENCE and expected_outage(now, self._region) is None:
+        if now - lost_since >= LINK_TIMEOUT and expected_outage(now, self._region) is None:
             await self._connection.close(f"no link to IB since {lost_since:%H:%M} UTC")
 
     def _on_error(self, _req_id: int, code: int, text: str) -> None:
@@ -163,8 +158,9 @@ class FeedWatch:
                 self._health.link_restored(now, farms_away=farms_away(text))
                 self._resync.set()
             case Reaction.RESUBSCRIBE if self._in_session:
-                self._lines.market_data_lost()
+                # First the feeds, whose state depends on what streamed until now.
                 self._health.resubscribed(now)
+                self._lines.market_data_lost()
                 self._resync.set()
             case Reaction.FARM_BROKEN:
                 self._health.farm_broken(farm_of(text), now)

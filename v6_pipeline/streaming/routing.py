@@ -120,29 +120,23 @@ def _queue_entry(route: Route) -> QueueEntry:
     return QueueEntry(route.holding.account, contract.conid, contract.symbol, priority)
 
 
-class RouteMemory:
-    """When each contract was first wanted, and what capacity may be relied upon. Asked with the time; no I/O."""
+class StreamCapacity:
+    """The capacity that routing may rely on. Pure: asked with the time."""
 
     def __init__(self) -> None:
-        self._wanted_since: dict[int, datetime] = {}
-        self._capacity: int | None = None
+        self._usable: int | None = None
         self._more: tuple[datetime, int] | None = None
 
-    def wanted_since(self, conids: Iterable[int], now: datetime) -> dict[int, datetime]:
-        """Since when each of the contracts that are wanted now has been so without a break."""
-        self._wanted_since = {conid: self._wanted_since.get(conid, now) for conid in conids}
-        return self._wanted_since
+    def usable(self, offered: int, now: datetime, *, probing: bool = False) -> int:
+        """Return the lines to plan with: fewer at once, more once they have stayed for a while.
 
-    def capacity(self, offered: int, now: datetime, *, probing: bool = False) -> int:
-        """Lines to plan with: fewer at once, more once they have stayed for a while.
-
-        While the ledger tries for more lines that has waited for minutes already, and gives them one at a time.
+        While the ledger probes for more lines it has waited for minutes already, and gives them one at a time.
         """
-        if self._capacity is None or offered <= self._capacity or probing:
-            self._capacity, self._more = offered, None
+        if self._usable is None or offered <= self._usable or probing:
+            self._usable, self._more = offered, None
             return offered
         since, least = self._more or (now, offered)
         self._more = (since, min(least, offered))
         if now - since >= RISE_AFTER:
-            self._capacity, self._more = self._more[1], None
-        return self._capacity
+            self._usable, self._more = self._more[1], None
+        return self._usable

@@ -1,65 +1,249 @@
-"""Streams that never bring a tick: a line that shows nothing is better used for a contract that waits for one."""
+"""One record for each streamed contract: what is known of it, and the events that change it.
+
+Pure: events and instants in, no I/O. The state of its line is in ``ib.subscriptions``, the state of its feed in
+``feed_health``; which contracts get a line is decided in ``routing``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+import enum
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from v6_pipeline.ib.codes import Reaction
+from v6_pipeline.ib.market_data import Refusal
+from v6_pipeline.model import SecType
 
 SILENT_AFTER = timedelta(seconds=60)
 """A stream without any tick for that long, while others tick, is silent."""
-REST = timedelta(minutes=10)
+COOLDOWN = timedelta(minutes=10)
 """A silent contract that gave its line to another is tried again after that."""
+BACK_OFF = timedelta(seconds=120)
+"""A contract whose request came too fast (100, 420) is not requested again before that."""
+CONTRACT_VERIFY_WITHIN = timedelta(seconds=30)
+"""A contract that has not ticked by then, though its feed ticks, is subscribed again by itself."""
+RETRY_MAX = timedelta(minutes=15)
+"""The longest interval between two retries of a contract or a feed."""
+MAX_DOUBLINGS = 10
+"""More exceed every limit here, and after some forty what a ``timedelta`` holds."""
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-class Silence:
-    """Which streams have never ticked. Fed with what happens, asked with the time; no I/O.
+class Feed(enum.StrEnum):
+    """The contracts that one of IB's data farms serves."""
 
-    Outside of trading hours nothing ticks, and then nothing is silent: only beside others that tick does it mean
-    something. A silent contract loses its line to an active one that waits, and keeps it otherwise.
+    STOCKS = "stocks"
+    OPTIONS = "options"
+    FUTURES = "futures"
+    CURRENCIES = "currencies"
+
+    @classmethod
+    def of(cls, sec_type: SecType) -> Feed:
+        """Return the feed of a contract."""
+        if sec_type.is_option:
+            return cls.OPTIONS
+        if sec_type is SecType.FUTURE:
+            return cls.FUTURES
+        return cls.CURRENCIES if sec_type in {SecType.CURRENCY, SecType.CRYPTO} else cls.STOCKS
+
+    @classmethod
+    def of_farm(cls, farm: str) -> frozenset[Feed]:
+        """Return the feeds that a farm with a name such as ``usopt`` serves; all of them if the name is unknown."""
+        name = farm.casefold()
+        for part, feed in (("opt", cls.OPTIONS), ("fut", cls.FUTURES), ("cash", cls.CURRENCIES)):
+            if part in name:
+                return frozenset({feed})
+        return frozenset({cls.STOCKS}) if "farm" in name else frozenset(cls)
+
+
+@dataclass(slots=True)
+class StreamedContract:
+    """What is known of one contract.
+
+    Lifetimes: ``subscribed_at``, ``last_tick_at`` and ``expected_by`` end with the subscription. ``retries``,
+    ``tries``, ``cooldown_until``, ``refusal`` and ``refused_until`` outlive it and end with the session; a tick ends
+    ``retries`` and ``cooldown_until`` before that. ``unvalued_since`` and ``wanted_since`` outlive the session: the one
+    ends when the contract has no line and gets none, the other when no active strategy wants it.
+
+    Attributes:
+        conid: IB's id.
+        feed: what serves it; set when it is subscribed.
+        subscribed_at: when its market data was last requested; ``None`` without a subscription.
+        last_tick_at: ``None`` before the first tick of the subscription.
+        expected_by: when it is subscribed again unless it has ticked; ``None``: no tick is expected.
+        retries: subscriptions in a row that brought no tick by their deadline.
+        tries: how often it was subscribed to see whether another login still has the data.
+        cooldown_until: it was silent and lost its line; until then it stands behind all others.
+        refusal: the gateway gives no data for it in this session.
+        refused_until: its request came too fast.
+        unvalued_since: it has had a line and no value since then, or since the queue last valued it.
+        wanted_since: it has been wanted by an active strategy without a break.
     """
 
+    conid: int
+    feed: Feed = Feed.STOCKS
+    subscribed_at: datetime | None = None
+    last_tick_at: datetime | None = None
+    expected_by: datetime | None = None
+    retries: int = 0
+    tries: int = 0
+    cooldown_until: datetime | None = None
+    refusal: Refusal | None = None
+    refused_until: datetime | None = None
+    unvalued_since: datetime | None = None
+    wanted_since: datetime | None = None
+
+    @property
+    def quiet_since(self) -> datetime:
+        """Time of the subscription's last tick, or of its request before the first."""
+        return self.last_tick_at or self.subscribed_at or _NEVER
+
+    def is_refused(self, now: datetime) -> bool:
+        """Return True if the contract must not be requested at ``now``."""
+        return self.refusal is not None or (self.refused_until is not None and now < self.refused_until)
+
+    def end_subscription(self) -> None:
+        """Forget what belongs to the subscription."""
+        self.subscribed_at = self.last_tick_at = self.expected_by = None
+
+    def end_session(self) -> None:
+        """Forget what belongs to the session; what was not sold (354) may be sold after a new login."""
+        self.end_subscription()
+        self.retries = self.tries = 0
+        self.cooldown_until = self.refusal = self.refused_until = None
+
+
+class StreamedContracts:
+    """The records of all contracts that stream or are to stream, by conid; one method for each event."""
+
     def __init__(self) -> None:
-        self._mute_since: dict[int, datetime] = {}
-        self._rests_until: dict[int, datetime] = {}
+        self._records: dict[int, StreamedContract] = {}
         self._last_tick_at: datetime | None = None
 
-    def subscribed(self, conid: int, now: datetime) -> None:
-        """A contract has got a line."""
-        self._mute_since[conid] = now
+    def __iter__(self) -> Iterator[StreamedContract]:
+        return iter(self._records.values())
 
-    def ticked(self, conid: int, now: datetime) -> None:
-        """A contract has brought a tick."""
-        self._last_tick_at = now
-        self._mute_since.pop(conid, None)
-        self._rests_until.pop(conid, None)
+    def get(self, conid: int) -> StreamedContract | None:
+        """Return what is known of a contract."""
+        return self._records.get(conid)
 
-    def cancelled(self, conids: Iterable[int], now: datetime) -> None:
-        """Contracts have lost their lines; the silent ones among them rest."""
-        silent = self.silent(now)
-        for conid in conids:
-            self._mute_since.pop(conid, None)
-            if conid in silent:
-                self._rests_until[conid] = now + REST
+    def subscribed_ones(self) -> list[StreamedContract]:
+        """Return the records of the contracts that are subscribed."""
+        return [record for record in self if record.subscribed_at is not None]
 
-    def lost(self, conids: Iterable[int]) -> None:
-        """Contracts have no line any more, and through no fault of theirs: error 101, a refusal, data that was lost.
-
-        What does not stream says nothing by its silence, and would otherwise count as mute from then on.
-        """
-        for conid in conids:
-            self._mute_since.pop(conid, None)
+    # Events
 
     def begin_session(self) -> None:
-        """A new connection: nothing is subscribed, and what was silent may not be so any more."""
-        self._mute_since.clear()
-        self._rests_until.clear()
+        """A new connection: nothing is subscribed or known to be refused or silent."""
+        for record in self:
+            record.end_session()
         self._last_tick_at = None
 
+    def subscribed(self, conid: int, sec_type: SecType, now: datetime) -> None:
+        """A contract has a line. A subscription begins with the last values of its contract: without any it is dead."""
+        record = self._of(conid)
+        record.end_subscription()
+        record.feed, record.subscribed_at = Feed.of(sec_type), now
+        record.expected_by = now + min(CONTRACT_VERIFY_WITHIN * 2**record.retries, RETRY_MAX)
+
+    def ticked(self, conid: int, now: datetime) -> StreamedContract | None:
+        """A contract brought data; return its record, ``None`` if it is not subscribed."""
+        record = self._records.get(conid)
+        if record is None or record.subscribed_at is None:
+            return None
+        self._last_tick_at = record.last_tick_at = now
+        record.expected_by = record.cooldown_until = None
+        record.retries = 0
+        return record
+
+    def cancelled(self, conid: int, now: datetime) -> None:
+        """A contract has lost its line to another, or is to be subscribed again; a silent one begins its cooldown."""
+        record = self._of(conid)
+        if self._is_silent(now)(record):
+            record.cooldown_until = now + COOLDOWN
+        record.end_subscription()
+
+    def lost(self, conid: int) -> None:
+        """A contract has lost its line through no fault of its own, so its silence counts no more."""
+        self._of(conid).end_subscription()
+
+    def refused(self, refusal: Refusal, now: datetime) -> None:
+        """The gateway refused a contract: for a while if messages came too fast, for the session if data is not sold.
+
+        Error 101 says nothing of the contract: the ledger learns from it and limits further requests.
+        """
+        record = self._of(refusal.conid)
+        record.end_subscription()
+        if refusal.reaction is Reaction.BACK_OFF:
+            record.refused_until = now + BACK_OFF
+        elif refusal.reaction is not Reaction.LINES_EXHAUSTED:
+            record.refusal = refusal
+
+    def wanted(self, conids: Collection[int], now: datetime) -> dict[int, datetime]:
+        """Active strategies want these contracts now; return since when each has been wanted without a break."""
+        since = {}
+        for conid in conids:
+            record = self._of(conid)
+            record.wanted_since = since[conid] = record.wanted_since or now
+        for record in list(self):
+            if record.conid not in since:
+                record.wanted_since = None
+                if record == StreamedContract(record.conid, record.feed):
+                    del self._records[record.conid]
+        return since
+
+    def valued(self, conid: int, now: datetime, *, is_valued: bool) -> None:
+        """A subscribed contract's line gives it a value at this moment, or none."""
+        record = self._of(conid)
+        record.unvalued_since = None if is_valued else record.unvalued_since or now
+
+    def planned(self, conids: Collection[int]) -> None:
+        """These contracts have lines or are about to; all others are valued by the queue as they have none."""
+        for record in self:
+            if record.conid not in conids:
+                record.unvalued_since = None
+
+    def queued(self, conids: Iterable[int], now: datetime) -> None:
+        """The queue values these contracts once; if they stay without a value, it does so again after the same time."""
+        for conid in conids:
+            self._of(conid).unvalued_since = now
+
+    # Rules
+
     def silent(self, now: datetime) -> frozenset[int]:
-        """Contracts that deserve a line less than any other: silent now, or resting from it."""
-        self._rests_until = {conid: until for conid, until in self._rests_until.items() if until > now}
+        """Return the contracts that deserve a line less than all others: silent now, or in the cooldown after it.
+
+        Outside of trading hours nothing ticks, and then nothing is silent. A silent contract loses its line to an
+        active one that waits, and keeps it otherwise.
+        """
+        return frozenset(record.conid for record in filter(self._is_silent(now), self))
+
+    def unvalued(self, now: datetime, after: timedelta) -> list[int]:
+        """Return the contracts without a value for at least ``after``; the queue can value them by the account's feed.
+
+        Another login has the data, a farm is broken, or IB sells no data for the contract and does not say so.
+        """
+        return [
+            record.conid
+            for record in self
+            if record.unvalued_since is not None and now - record.unvalued_since >= after
+        ]
+
+    def refusals(self) -> dict[int, str]:
+        """Return the lasting refusals for the status: conid -> IB's code and text."""
+        return {record.conid: f"{record.refusal.code} {record.refusal.text}" for record in self if record.refusal}
+
+    def _is_silent(self, now: datetime) -> Callable[[StreamedContract], bool]:
         others_tick = self._last_tick_at is not None and now - self._last_tick_at < SILENT_AFTER
-        mute = (
-            {conid for conid, since in self._mute_since.items() if now - since >= SILENT_AFTER} if others_tick else ()
-        )
-        return frozenset({*self._rests_until, *mute})
+
+        def is_silent(record: StreamedContract) -> bool:
+            if record.cooldown_until is not None and now < record.cooldown_until:
+                return True
+            since = record.subscribed_at if record.last_tick_at is None else None
+            return others_tick and since is not None and now - since >= SILENT_AFTER
+
+        return is_silent
+
+    def _of(self, conid: int) -> StreamedContract:
+        return self._records.setdefault(conid, StreamedContract(conid))

@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
-from v6_pipeline.ib.positions import download_positions, subscribe_positions
-from v6_pipeline.ib.subscriptions import CLOSING_SECONDS, NewStreams, StreamLines
 from v6_pipeline.ib.valuation import mark_of
-from v6_pipeline.model import Holding, QueuePriority, Quote
+from v6_pipeline.model import QueuePriority, Quote
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.position_feed import StreamerState
@@ -28,13 +26,14 @@ from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.allocation import SlotUsage
 from v6_pipeline.state.slots.ledger import SlotLedger
-from v6_pipeline.streaming.feed_monitor import FeedWatch
+from v6_pipeline.streaming.feed_monitor import FeedMonitor
 from v6_pipeline.streaming.handlers import HandlerDispatcher
+from v6_pipeline.streaming.holdings import HoldingsFeed
 from v6_pipeline.streaming.portfolio import Key, Portfolio
-from v6_pipeline.streaming.routing import Route, RouteMemory, RoutePlan, plan_routes
+from v6_pipeline.streaming.routing import Route, RoutePlan, StreamCapacity, plan_routes
 from v6_pipeline.streaming.status import OVERFLOW_SAMPLE, StreamerStatus, StreamState
-from v6_pipeline.streaming.streamer_policy import StreamerPolicy
-from v6_pipeline.streaming.unvalued import Unvalued
+from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS, NewStreams, StreamLines
+from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 
 log = logging.getLogger(__name__)
@@ -45,6 +44,21 @@ ROUTE_AT_LEAST_EVERY = timedelta(seconds=15)
 """Lines come free without an event (a batch ends, a limit is raised), so the routes are looked at now and then."""
 SESSION_PAUSE_SECONDS = 20.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamerPolicy:
+    """Seconds between two looks at what other processes may have changed.
+
+    A value of its own, so that a simulation can make a whole trading day cheap.
+    """
+
+    lease: float = 1
+    """Report to the lease, and read whether to stop."""
+    registry: float = 1
+    """Read the strategies: a change of another process is followed within twice that."""
+    upkeep: float = 1
+    """Make rows of silent contracts, renew lines, read exchange rates."""
 
 
 class IBPositionStreamer:
@@ -96,32 +110,33 @@ class IBPositionStreamer:
         self._clock = clock
         self._portfolio = Portfolio(settings.ib_accounts)
         self._wake = asyncio.Event()
+        self._holdings = HoldingsFeed(connection, self._state, self._portfolio, clock=clock, on_change=self._wake.set)
+        self._book = ContractCache(database, connection, clock)
+        self._contracts = StreamedContracts()
         self._lines = StreamLines(
             connection,
-            ContractCache(database, connection, clock),
             ledger,
             holder=holder,
             clock=clock,
+            contracts=self._contracts,
             on_quote=self._on_quote,
             on_refused=self._wake.set,
         )
         self._resync = asyncio.Event()
-        self._watch = FeedWatch(
+        self._feeds = FeedMonitor(
             connection,
             self._lines,
+            self._contracts,
             is_open=is_open,
             region=settings.ib_region,
             clock=clock,
             wake=self._wake,
             resync=self._resync,
         )
-        self._ready = False
-        self._changes: dict[Key, Holding] = {}
-        self._told_queue: dict[Key, QueuePriority] = {}
+        self._queued: dict[Key, QueuePriority] = {}
         self._plan: RoutePlan | None = None
-        self._memory = RouteMemory()
+        self._capacity = StreamCapacity()
         self._planned_lines: int | None = None
-        self._unvalued = Unvalued(timedelta(seconds=settings.refresh_seconds))
         self._started_at = clock()
         self._last_tick_at: datetime | None = None
         self._ticks = 0
@@ -167,7 +182,7 @@ class IBPositionStreamer:
 
     def status(self) -> StreamerStatus:
         """Return the streamer's report at this moment."""
-        plan, blind_since = self._plan, self._watch.blind_since
+        plan, blind_since = self._plan, self._feeds.blind_since
         return StreamerStatus(
             state=StreamState.STREAMING if blind_since is None else StreamState.BLIND,
             connection=self._connection.state.value,
@@ -176,15 +191,15 @@ class IBPositionStreamer:
             connects=self._connection.connects,
             started_at=self._started_at,
             blind_since=blind_since,
-            feeds=self._watch.feeds,
-            competing_session_since=self._watch.competing_since,
-            expected_outage=self._watch.expected_outage,
+            feeds=self._feeds.feeds,
+            competing_session_since=self._feeds.competing_since,
+            expected_outage=self._feeds.expected_outage,
             holdings=len(self._portfolio),
             streamed_contracts=len(self._lines.conids),
             overflow_contracts=len(plan.overflow) if plan else 0,
             overflow_sample=tuple(plan.overflow[:OVERFLOW_SAMPLE]) if plan else (),
             queued_holdings=len(plan.queue) if plan else 0,
-            refused=self._lines.refusals.describe(),
+            refused=self._contracts.refusals(),
             ticks=self._ticks,
             last_tick_at=self._last_tick_at,
             error_codes=dict(sorted(self._connection.error_counts.items())),
@@ -218,12 +233,11 @@ class IBPositionStreamer:
 
     async def _begin_session(self) -> None:
         await self._lines.begin_session()
-        self._watch.begin_session()
-        self._changes.clear()
+        self._feeds.begin_session()
+        await self._book.forget_refused()
         self._resync.clear()
-        subscribe_positions(self._connection, self._on_position, self._clock)
-        await self._take_in_positions()
-        self._ready = True
+        await self._holdings.begin_session()
+        self._feeds.positions_known()
         self._wake.set()
 
     async def _hold_session(self) -> str:
@@ -237,34 +251,15 @@ class IBPositionStreamer:
                 if lost.done():
                     return lost.result()
                 self._resync.clear()
-                await self._take_in_positions()
+                await self._holdings.download()
+                self._feeds.positions_known()
                 self._wake.set()
         finally:
             lost.cancel()
 
-    async def _take_in_positions(self) -> None:
-        """Download the positions and hand them to the state database; what is missing from them is to be verified."""
-        begun_at = self._clock()
-        downloaded = await download_positions(self._connection, self._clock)
-        kept = [holding for holding in downloaded if self._portfolio.keeps(holding.account)]
-        accounts = [account for account in self._connection.accounts if self._portfolio.keeps(account)]
-        missing = await self._state.take_in_download(kept, accounts, begun_at=begun_at)
-        if missing:
-            # One feed that omits a position proves nothing: the worker compares it with the account download.
-            log.info("%d holdings are no longer among the positions: to be verified", len(missing))
-            await self._state.verify(missing)
-        # What changed while nobody listened; at the start, when nothing is known yet, nothing has changed.
-        unheard = {item.key: item for item in kept if len(self._portfolio) and self._portfolio.differs(item)}
-        self._portfolio.replace(kept)
-        # Beside it only what was said after the download's end: the rest is the download itself, heard as events.
-        later = {key: item for key, item in self._changes.items() if self._portfolio.differs(item)}
-        self._changes = unheard | later
-        self._watch.positions_known()
-        log.info("%d positions in %d accounts", len(kept), len(accounts))
-
     async def _end_session(self) -> None:
-        self._ready = False
-        self._watch.end_session()
+        self._holdings.end_session()
+        self._feeds.end_session()
         await self._lines.end_session()
 
     async def _shut_down(self, tasks: list[asyncio.Task[Any]]) -> None:
@@ -294,7 +289,7 @@ class IBPositionStreamer:
                 usage = await asyncio.to_thread(self._ledger.usage)
                 due = self._wake.is_set() or changed or self._is_route_due(usage)
                 self._wake.clear()
-                if self._ready and due:
+                if self._holdings.is_complete and due:
                     await self._route(usage)
             except (GatewayError, StateError) as error:
                 # The connection went, which wakes the next pass when it is back, or the database is busy: once more.
@@ -308,28 +303,27 @@ class IBPositionStreamer:
 
     async def _route(self, usage: SlotUsage) -> None:
         self._routed_at = self._clock()
-        await self._take_in_changes()
-        renewed = self._watch.take_renewals() & self._lines.conids
+        await self._publish_changes()
+        renewed = self._feeds.take_renewals() & self._lines.conids
         await self._lines.cancel(renewed)
         now = self._clock()
         routes = self._routes(now)
         self._planned_lines = usage.limit.stream_target
-        capacity = self._memory.capacity(self._planned_lines, now, probing=usage.limit.is_probing)
+        capacity = self._capacity.usable(self._planned_lines, now, probing=usage.limit.is_probing)
         plan = plan_routes(routes, subscribed=self._lines.conids, capacity=capacity)
         self._plan = plan
         await self._lines.cancel(plan.cancel)
         # While another login has the data a new request would only wait: its contract is queued meanwhile.
-        wanted = [conid for conid in plan.subscribe if not self._watch.is_paused or conid in renewed]
+        wanted = [conid for conid in plan.subscribe if not self._feeds.is_paused or conid in renewed]
         new = await self._subscribe(wanted, routes)
-        self._track()
-        self._unvalued.keep(self._lines.conids | set(plan.subscribe))
+        self._contracts.planned(self._lines.conids | set(plan.subscribe))
         for conid in new.streaming:
-            if not self._watch.is_blind(conid):
+            if not self._feeds.is_blind(conid):
                 self._publish(conid, self._clock())
-        await self._tell_queue(plan, routes, set(plan.subscribe) - {*new.streaming, *new.pending})
+        await self._enqueue(plan, routes, set(plan.subscribe) - {*new.streaming, *new.pending})
 
     async def _subscribe(self, wanted: list[int], routes: list[Route]) -> NewStreams:
-        specs = await self._lines.qualified(wanted)
+        specs = await self._book.qualified(wanted)
         self._portfolio.contracts |= specs
         priorities: dict[int, int] = {}
         for route in routes:
@@ -341,26 +335,22 @@ class IBPositionStreamer:
     def _routes(self, now: datetime) -> list[Route]:
         routes: list[Route] = []
         strategies: dict[Key, tuple[str, ...]] = {}
-        silent = self._lines.silence.silent(now)
+        silent = self._contracts.silent(now)
         for holding in self._portfolio:
             conid, assignments = holding.contract.conid, self._registry.assignments(holding)
             priority = min((item.priority for item in assignments), default=None)
-            refused = self._lines.refusals.holds(conid, now)
+            known = self._contracts.get(conid)
+            refused = known is not None and known.is_refused(now)
             routes.append(Route(holding, priority, refused=refused, silent=conid in silent))
             strategies[holding.key] = tuple(sorted({item.strategy for item in assignments}))
         self._portfolio.set_strategies(strategies)
         active = {route.holding.contract.conid for route in routes if route.priority is not None}
-        since = self._memory.wanted_since(active, now)
+        since = self._contracts.wanted(active, now)
         return [replace(route, since=since.get(route.holding.contract.conid)) for route in routes]
 
-    async def _take_in_changes(self) -> None:
-        """Store what the position feed said since the last pass, write its rows, and have queued ones refreshed."""
-        if not self._changes:
-            return
-        changed = list(self._changes.values())
-        await self._state.take_in_changes(changed)
-        # Stored: what came meanwhile is a change of its own, and had the database failed, all would still be here.
-        self._changes = {key: item for key, item in self._changes.items() if item not in changed}
+    async def _publish_changes(self) -> None:
+        """Store the changes of positions since the last pass, publish their rows, and have queued ones refreshed."""
+        changed = await self._holdings.store_changes()
         now = self._clock()
         for holding in changed:
             self._portfolio.put(holding)
@@ -369,68 +359,63 @@ class IBPositionStreamer:
                 self._publish(conid, now)
             if holding.position == 0:
                 self._portfolio.discard(holding)
-        # Streamed or not: what a trade realized is told by the account's feed alone.
+        # Streamed or not: only the account's feed has what a trade realized.
         await self._state.verify(changed)
 
-    async def _tell_queue(self, plan: RoutePlan, routes: list[Route], without_line: set[int]) -> None:
-        """Insert what is newly routed to the queue; what it was told already comes due by the schedule."""
+    async def _enqueue(self, plan: RoutePlan, routes: list[Route], without_line: set[int]) -> None:
+        """Insert what is newly routed to the queue; what was inserted before comes due by the schedule."""
         held = {route.holding.key: route.holding for route in routes if route.holding.position}
         wanted: dict[Key, QueuePriority] = {(item.account, item.conid): item.priority for item in plan.queue}
         wanted |= {key: QueuePriority.OVERFLOW for key in held if key[1] in without_line}
-        news = {key: priority for key, priority in wanted.items() if self._told_queue.get(key) != priority}
-        await self._state.enqueue(news, {key: held[key].contract.symbol for key in news})
-        self._told_queue = wanted
+        new = {key: priority for key, priority in wanted.items() if self._queued.get(key) != priority}
+        await self._state.enqueue(new, {key: held[key].contract.symbol for key in new})
+        self._queued = wanted
 
     # Upkeep
 
     async def _keep_fresh(self) -> None:
         """Once a second: rows for contracts without ticks, the ledger's expiry, the exchange rates."""
         renewed_at = rates_at = _LONG_AGO
-        silent_after = timedelta(seconds=self._settings.refresh_seconds)
         while True:
             now = self._clock()
             try:
                 if now - rates_at >= RATES_RELOAD:
                     self._portfolio.bases = await self._state.base_currencies()
                     rates_at = now
-                if self._ready and now - renewed_at >= SLOT_RENEWAL:
+                if self._holdings.is_complete and now - renewed_at >= SLOT_RENEWAL:
                     if await self._lines.renew():
                         self._wake.set()
                     renewed_at = now
             except StateError as error:
                 # Tried again in a second; the lease, which is kept in the same database, says when that is over.
                 log.warning("upkeep interrupted: %s", error)
-            self._track()
-            await self._watch.look(now)
-            if self._ready:
+            await self._feeds.look(now)
+            if self._holdings.is_complete:
                 try:
-                    await self._look_after_silent(now, silent_after)
+                    await self._refresh_silent(now)
                 except StateError as error:
                     log.warning("upkeep interrupted: %s", error)
             self.upkeeps += 1
             await asyncio.sleep(self._policy.upkeep)
 
-    async def _look_after_silent(self, now: datetime, after: timedelta) -> None:
-        """Rows of contracts that brought none for that long; those that their lines cannot value go to the queue."""
+    async def _refresh_silent(self, now: datetime) -> None:
+        """Publish rows of contracts that brought none for long; queue those that their lines cannot value."""
+        after = timedelta(seconds=self._settings.refresh_seconds)
         for conid in self._portfolio.silent(self._lines.conids, now, after):
             # While its data is away a row would say that the old price still held.
-            if not self._watch.is_blind(conid):
+            if not self._feeds.is_blind(conid):
                 self._publish(conid, now)
-        valued = {conid for conid in self._lines.conids if self._is_valued(conid)}
-        self._unvalued.look(valued, self._lines.conids - valued, now)
-        due = self._unvalued.due(now) if self._watch.is_linked else []
+        for conid in self._lines.conids:
+            self._contracts.valued(conid, now, is_valued=self._is_valued(conid))
+        due = self._contracts.unvalued(now, after) if self._feeds.is_linked else []
         held = {holding.key: holding for conid in due for holding in self._portfolio.holders(conid)}
         priorities = dict.fromkeys(held, QueuePriority.OVERFLOW)
         await self._state.enqueue(priorities, {key: holding.contract.symbol for key, holding in held.items()})
-        self._unvalued.queued(due, now)
+        self._contracts.queued(due, now)
 
     def _is_valued(self, conid: int) -> bool:
         quote = self._lines.quote(conid)
-        return quote is not None and mark_of(quote) is not None and not self._watch.is_blind(conid)
-
-    def _track(self) -> None:
-        contracts = self._portfolio.contracts
-        self._watch.track({conid: contracts[conid].sec_type for conid in self._lines.conids if conid in contracts})
+        return quote is not None and mark_of(quote) is not None and not self._feeds.is_blind(conid)
 
     # Events of the gateway, on the loop
 
@@ -442,16 +427,6 @@ class IBPositionStreamer:
         now = self._clock()
         self._ticks += 1
         self._last_tick_at = now
-        if not self._watch.knows(conid):
-            self._track()
-        self._watch.ticked(conid)
+        self._feeds.ticked(conid)
         for update in self._portfolio.updates(conid, quote, now):
             self._dispatcher.publish(update)
-
-    def _on_position(self, holding: Holding) -> None:
-        if not self._portfolio.keeps(holding.account):
-            return
-        # A download that is repeated says everything again; only what differs is a change.
-        if not self._ready or holding.key in self._changes or self._portfolio.differs(holding):
-            self._changes[holding.key] = holding
-            self._wake.set()

@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.ib.subscriptions import SLOT_TTL_SECONDS
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.paper import PaperGateway
@@ -22,8 +21,8 @@ from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streamer import build_streamer
-from v6_pipeline.streaming.streamer import IBPositionStreamer
-from v6_pipeline.streaming.streamer_policy import StreamerPolicy
+from v6_pipeline.streaming.stream_lines import SLOT_TTL_SECONDS
+from v6_pipeline.streaming.streamer import IBPositionStreamer, StreamerPolicy
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock

@@ -18,7 +18,7 @@ import pytest
 from v6_pipeline.cli.app import run
 from v6_pipeline.doctor.findings import Finding, Verdict
 from v6_pipeline.doctor.gateway import KNOWN_STOCK, examine_gateway
-from v6_pipeline.doctor.quotes import Patience
+from v6_pipeline.doctor.quotes import TrialTimeouts
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.model import SlotPurpose
@@ -30,7 +30,7 @@ from v6_pipeline_tests.integration.scripted_gateway import ScriptedGateway
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
-PATIENCE = Patience(lines=0.5, quotes=0.5)
+PATIENCE = TrialTimeouts(lines=0.5, quotes=0.5)
 ROOT = Path(__file__).parents[2]
 IN_THE_RESET = datetime(2026, 3, 3, 5, 30, tzinfo=UTC)
 """00:30 in New York."""

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from v6_pipeline.errors import RequestTimeoutError
-from v6_pipeline.ib.batch_lines import SLOT_TTL_SECONDS
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.contracts import qualify
 from v6_pipeline.model import ContractSpec, SlotPurpose
 from v6_pipeline.paper import PaperGateway
-from v6_pipeline.refresh.quotes import BatchQuotes, QuotePatience
+from v6_pipeline.refresh.quotes import SLOT_TTL_SECONDS, BatchQuotes, QuoteTimeouts
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.slots.allocation import AcquiredSlots
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER
@@ -64,10 +63,10 @@ def batch_quotes(
     database: StateDatabase,
     ledger: StepLedger,
     clock: ManualClock,
-    patience: QuotePatience | None = None,
+    timeouts: QuoteTimeouts | None = None,
 ) -> BatchQuotes:
     book = ContractCache(database, connection, clock)
-    return BatchQuotes(connection, book, ledger, holder=ME, clock=clock, patience=patience)
+    return BatchQuotes(connection, book, ledger, holder=ME, clock=clock, timeouts=timeouts)
 
 
 def stream(ledger: StepLedger, conids: list[int]) -> None:
@@ -219,7 +218,7 @@ async def test_a_silent_contract_holds_its_line_until_the_deadline_only(
 ) -> None:
     gateway.contract_faults.quiet([AAPL])
     ledger = make_ledger(10)
-    quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.3))
+    quotes = batch_quotes(connection, database, ledger, clock, QuoteTimeouts(deadline=0.3))
 
     assert (await quotes.collect([stock(AAPL), stock(SPY)])).keys() == {SPY}
 
@@ -246,7 +245,7 @@ async def test_lines_that_tws_holds_are_not_asked_for_again_at_once(
 ) -> None:
     gateway.contract_faults.set_lines(0)
     ledger = make_ledger(1)
-    quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(for_others=0.5))
+    quotes = batch_quotes(connection, database, ledger, clock, QuoteTimeouts(for_others=0.5))
 
     assert await quotes.collect([stock(AAPL), stock(SPY)]) == {}
     assert await quotes.collect([stock(AAPL)]) == {}
@@ -289,7 +288,7 @@ async def test_a_batch_waits_for_a_bounded_time_only(
     ledger, (an_option,) = make_ledger(1), options_of(gateway, 1)
     ledger.acquire([1], holder="other batch", purpose=SlotPurpose.BATCH, ttl_seconds=60)
     ledger.confirm("other batch", [1])
-    quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(for_options=0.3, poll=0.05))
+    quotes = batch_quotes(connection, database, ledger, clock, QuoteTimeouts(for_options=0.3, poll=0.05))
 
     assert await quotes.collect([an_option]) == {}
 
@@ -304,8 +303,8 @@ async def test_a_line_that_a_stream_waits_for_is_given_up_and_taken_again_later(
 ) -> None:
     gateway.contract_faults.quiet()
     ledger, options = StepLedger(database, ceiling=3, batch_floor=1, clock=clock), options_of(gateway, 3)
-    patience = QuotePatience(deadline=60, poll=0.05)
-    collecting = asyncio.create_task(batch_quotes(connection, database, ledger, clock, patience).collect(options))
+    timeouts = QuoteTimeouts(deadline=60, poll=0.05)
+    collecting = asyncio.create_task(batch_quotes(connection, database, ledger, clock, timeouts).collect(options))
     await eventually(lambda: gateway.statistics.lines == ledger.usage().standing == 3)
 
     assert ledger.acquire([1], holder=OTHER, purpose=SlotPurpose.STREAM, ttl_seconds=60).granted == ()
@@ -330,7 +329,7 @@ async def test_a_competing_session_ends_the_quoting_of_this_run(
 ) -> None:
     gateway.contract_faults.quiet()
     ledger = make_ledger(10)
-    quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=60))
+    quotes = batch_quotes(connection, database, ledger, clock, QuoteTimeouts(deadline=60))
     collecting = asyncio.create_task(quotes.collect([stock(AAPL)]))
     await eventually(lambda: gateway.statistics.lines == 1)
 
@@ -355,7 +354,7 @@ async def test_a_cancel_that_is_not_confirmed_leaves_its_line_in_use(
     """Given back, it would be used twice: the gateway may have it still. It expires."""
     gateway.contract_faults.quiet()
     ledger = make_ledger(10)
-    quotes = batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.2, poll=0.05))
+    quotes = batch_quotes(connection, database, ledger, clock, QuoteTimeouts(deadline=0.2, poll=0.05))
     collecting = asyncio.create_task(quotes.collect([stock(AAPL)]))
     await eventually(lambda: ledger.usage().standing == 1)
 
@@ -380,14 +379,14 @@ async def test_workers_share_the_lines_evenly(
 ) -> None:
     gateway.contract_faults.quiet()
     ledger, options = StepLedger(database, ceiling=6, batch_floor=6, clock=clock), options_of(gateway, 12)
-    patience = QuotePatience(deadline=0.5, poll=0.05)
+    timeouts = QuoteTimeouts(deadline=0.5, poll=0.05)
     book = ContractCache(database, connection, clock)
     await book.qualified([item.conid for item in options])
     other = await open_connection(2)
 
     def worker(name: str, using: IBConnectionManager) -> BatchQuotes:
         book = ContractCache(database, using, clock)
-        return BatchQuotes(using, book, ledger, holder=name, clock=clock, patience=patience)
+        return BatchQuotes(using, book, ledger, holder=name, clock=clock, timeouts=timeouts)
 
     first = asyncio.create_task(worker("first", connection).collect(options))
     await eventually(lambda: ledger.usage().batches == 6, "all lines, while nobody else wants any")
@@ -414,7 +413,7 @@ async def test_a_connection_that_the_gateway_ends_gives_its_lines_back(
     gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     collecting = asyncio.create_task(
-        batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.3)).collect([stock(AAPL)])
+        batch_quotes(connection, database, ledger, clock, QuoteTimeouts(deadline=0.3)).collect([stock(AAPL)])
     )
     await eventually(lambda: gateway.statistics.lines == 1)
     gateway.perform("drop")
@@ -434,7 +433,7 @@ async def test_a_connection_that_fell_silent_leaves_its_lines_in_use(
     gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     collecting = asyncio.create_task(
-        batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=0.3)).collect([stock(AAPL)])
+        batch_quotes(connection, database, ledger, clock, QuoteTimeouts(deadline=0.3)).collect([stock(AAPL)])
     )
     await eventually(lambda: ledger.usage().standing == 1)
     gateway.perform("blackhole", seconds=60)
@@ -457,7 +456,7 @@ async def test_a_cancelled_collection_gives_its_lines_back(
     ledger = make_ledger(10)
     await qualify(connection, AAPL)
     collecting = asyncio.create_task(
-        batch_quotes(connection, database, ledger, clock, QuotePatience(deadline=60)).collect([stock(AAPL)])
+        batch_quotes(connection, database, ledger, clock, QuoteTimeouts(deadline=60)).collect([stock(AAPL)])
     )
     await eventually(lambda: gateway.statistics.lines == 1)
     collecting.cancel()
@@ -480,8 +479,8 @@ async def test_a_line_that_had_to_be_asked_for_once_more_is_confirmed_by_the_ans
     gateway.perform("reject_market_data", code=321, conids=[AAPL])
     gateway.contract_faults.set_lines(0)
 
-    patience = QuotePatience(deadline=0.2, for_others=0.2, poll=0.05)
-    assert await batch_quotes(connection, database, ledger, clock, patience).collect([stock(AAPL)]) == {}
+    timeouts = QuoteTimeouts(deadline=0.2, for_others=0.2, poll=0.05)
+    assert await batch_quotes(connection, database, ledger, clock, timeouts).collect([stock(AAPL)]) == {}
 
     assert gateway.statistics.errors[101] == 1
     assert ledger.granted

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from v6_pipeline.errors import StateError
-from v6_pipeline.ib.subscriptions import GIVE_UP_SECONDS
+from v6_pipeline.streaming.stream_lines import GIVE_UP_SECONDS
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.account import contracts
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER, RETRY_AFTER

@@ -10,8 +10,9 @@ import pytest
 
 from v6_pipeline.state.queue.items import QueueState
 from v6_pipeline.streaming.competing_session import RETRY
-from v6_pipeline.streaming.feed_health import CONTRACT_VERIFY_WITHIN, FIRST_BURST, VERIFY_WITHIN
-from v6_pipeline.streaming.feed_monitor import LINK_PATIENCE
+from v6_pipeline.streaming.feed_health import FIRST_BURST, VERIFY_WITHIN
+from v6_pipeline.streaming.feed_monitor import LINK_TIMEOUT
+from v6_pipeline.streaming.streamed_contracts import CONTRACT_VERIFY_WITHIN
 from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig, one_account_holding
@@ -164,7 +165,7 @@ async def test_a_gateway_that_stays_without_its_link_gets_a_new_session(rig: Rig
         await eventually(lambda: rig.subscribed() == {conid: 1})
         rig.gateway.perform("notice", code=1100, text="Connectivity has been lost.")
         await until_blind(streamer)
-        await pass_time(rig, streamer, LINK_PATIENCE.total_seconds())
+        await pass_time(rig, streamer, LINK_TIMEOUT.total_seconds())
         await eventually(lambda: streamer.status().connects == 2, "a new session")
         await until_seeing(streamer)
 
@@ -177,7 +178,7 @@ async def test_in_the_nightly_reset_the_socket_is_kept(rig: Rig) -> None:
         rig.gateway.perform("link_lost")
         await until_blind(streamer)
         assert streamer.status().expected_outage == "IB's nightly reset until 06:45 UTC"
-        await pass_time(rig, streamer, LINK_PATIENCE.total_seconds())
+        await pass_time(rig, streamer, LINK_TIMEOUT.total_seconds())
         assert streamer.status().connects == 1
 
 

@@ -15,13 +15,13 @@ from unittest.mock import patch
 from ib_async import Ticker
 from sqlalchemy import URL, Engine, event
 
-from v6_pipeline.ib import subscriptions as stream_lines
 from v6_pipeline.refresh import quotes
-from v6_pipeline.refresh.quotes import QuotePatience
+from v6_pipeline.refresh.quotes import QuoteTimeouts
 from v6_pipeline.state import database
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.leases.streamer import StreamerLeaseState
 from v6_pipeline.streaming import control as streamer_control
+from v6_pipeline.streaming import stream_lines
 from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline_tests.simulation.loop import PROCESS, SimulatedProcess, VirtualLoop
 
@@ -69,8 +69,8 @@ def simulated_operating_system(loop: VirtualLoop) -> Iterator[None]:
         patch.object(streamer_control, "_end_process", end_process),
         _one_engine(),
         # A look at the ledger takes longer than most answers of the gateway do here: four of five find nothing new.
-        patch.object(quotes, "QuotePatience", partial(QuotePatience, turn=0.25, poll=1.0)),
-        patch.object(stream_lines, "TURN_SECONDS", 0.25),
+        patch.object(quotes, "QuoteTimeouts", partial(QuoteTimeouts, confirmation_poll=0.25, poll=1.0)),
+        patch.object(stream_lines, "CONFIRMATION_POLL_SECONDS", 0.25),
         # By default a hash is a memory address, and with it the order of a set of tickers: another in each run.
         patch.object(Ticker, "__hash__", hash_of),
         patch.object(IBPositionStreamer, "_in_process", False),

@@ -17,7 +17,6 @@ import pytest
 import v6_pipeline
 from v6_pipeline.defs.streamer_sensor import TICK_SECONDS
 from v6_pipeline.errors import StateError
-from v6_pipeline.ib.subscriptions import GIVE_UP_SECONDS, RENEWAL_SECONDS, SLOT_TTL_SECONDS
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
@@ -37,6 +36,7 @@ from v6_pipeline.streaming.control import (
     decide,
     spawn_streamer,
 )
+from v6_pipeline.streaming.stream_lines import GIVE_UP_SECONDS, RENEWAL_SECONDS, SLOT_TTL_SECONDS
 from v6_pipeline.streaming.streamer import SLOT_RENEWAL
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock

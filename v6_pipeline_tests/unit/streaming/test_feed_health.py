@@ -10,16 +10,14 @@ import pytest
 from v6_pipeline.model import SecType
 from v6_pipeline.streaming import competing_session as competing
 from v6_pipeline.streaming.feed_health import (
-    CONTRACT_VERIFY_WITHIN,
-    FARM_PATIENCE,
+    FARM_TIMEOUT,
     FIRST_BURST,
     OPENING,
-    RETRY_MAX,
     SILENT_RETRY,
     VERIFY_WITHIN,
-    Feed,
     FeedHealth,
 )
+from v6_pipeline.streaming.streamed_contracts import CONTRACT_VERIFY_WITHIN, RETRY_MAX, Feed, StreamedContracts
 from v6_pipeline.streaming.tick_rate import MOST_QUICK, QUICK_WITHIN, SILENT_AFTER, SUSPICIOUS_AFTER
 
 STOCK, OTHER_STOCK, OPTION = 1, 2, 3
@@ -32,11 +30,20 @@ class Rig:
     def __init__(self) -> None:
         self.now = datetime(2026, 3, 2, 15, tzinfo=UTC)
         self.open = True
-        self.health = FeedHealth(lambda _: self.open)
+        self.contracts = StreamedContracts()
+        self.health = FeedHealth(self.contracts, lambda _: self.open)
         self.health.begin_session()
-        self.health.track({STOCK: SecType.STOCK, OTHER_STOCK: SecType.STOCK, OPTION: SecType.OPTION}, self.now)
+        self.track({STOCK: SecType.STOCK, OTHER_STOCK: SecType.STOCK, OPTION: SecType.OPTION})
         self.health.due(self.now)
         self.tick(STOCK, OTHER_STOCK, OPTION)
+
+    def track(self, subscribed: dict[int, SecType]) -> None:
+        """Make these the contracts that are subscribed."""
+        before = {contract.conid for contract in self.contracts.subscribed_ones()}
+        for conid in before - subscribed.keys():
+            self.contracts.cancelled(conid, self.now)
+        for conid in subscribed.keys() - before:
+            self.contracts.subscribed(conid, subscribed[conid], self.now)
 
     def tick(self, *conids: int) -> None:
         for conid in conids:
@@ -195,7 +202,7 @@ def test_a_farm_that_is_ok_and_never_was_broken_is_no_news(rig: Rig) -> None:
 
 def test_a_broken_farm_is_given_time_and_then_asked(rig: Rig) -> None:
     rig.health.farm_broken("usopt", rig.now)
-    assert rig.pass_time(FARM_PATIENCE - SECOND, STOCK, OTHER_STOCK) == []
+    assert rig.pass_time(FARM_TIMEOUT - SECOND, STOCK, OTHER_STOCK) == []
     assert rig.pass_time(SECOND, STOCK, OTHER_STOCK) == [{OPTION}]
 
 
@@ -272,7 +279,7 @@ def test_a_feed_that_dies_right_after_an_outage_is_missed_as_soon_as_ever(rig: R
 def test_what_never_ticked_since_it_was_subscribed_is_silent_too() -> None:
     rig = Rig()
     rig.health.begin_session()
-    rig.health.track({STOCK: SecType.STOCK}, rig.now)
+    rig.track({STOCK: SecType.STOCK})
     assert rig.pass_time(CONTRACT_VERIFY_WITHIN) == [{STOCK}], "by itself"
     assert rig.pass_time(SILENT_AFTER - CONTRACT_VERIFY_WITHIN) == [{STOCK}], "with its feed"
 
@@ -366,7 +373,7 @@ def test_while_another_login_has_the_data_one_contract_is_tried_often_for_a_whil
             rig.health.competing_session(rig.now)
         rig.now += SECOND
     gaps = [later - earlier for earlier, later in pairwise([began, *tried_at])]
-    eager = int(competing.EAGER_FOR / competing.RETRY)
+    eager = int(competing.FREQUENT_RETRIES_FOR / competing.RETRY)
     assert gaps[:eager] == [competing.RETRY] * eager
     assert gaps[eager : eager + 3] == [2 * competing.RETRY, 4 * competing.RETRY, 8 * competing.RETRY]
     assert gaps[-1] == competing.RETRY_MAX
@@ -395,7 +402,7 @@ def test_one_contracts_tick_ends_it_and_the_others_are_asked_for_unless_they_tic
 
 def test_what_is_no_longer_subscribed_is_forgotten(rig: Rig) -> None:
     rig.health.link_lost(rig.now)
-    rig.health.track({STOCK: SecType.STOCK}, rig.now)
+    rig.track({STOCK: SecType.STOCK})
     rig.health.link_restored(rig.now)
     assert rig.pass_time(VERIFY_WITHIN) == [{STOCK}]
     rig.tick(OPTION)
@@ -405,7 +412,7 @@ def test_what_is_no_longer_subscribed_is_forgotten(rig: Rig) -> None:
 def test_a_new_session_begins_without_doubts(rig: Rig) -> None:
     rig.health.competing_session(rig.now)
     rig.health.begin_session()
-    rig.health.track({STOCK: SecType.STOCK}, rig.now)
+    rig.track({STOCK: SecType.STOCK})
     assert rig.health.competing_since is None
     assert rig.health.stale_since is None
 
@@ -413,14 +420,14 @@ def test_a_new_session_begins_without_doubts(rig: Rig) -> None:
 def test_a_contract_that_never_brought_a_tick_is_asked_for_again_ever_more_rarely(rig: Rig) -> None:
     """A message that the gateway dropped, or a request that died: nothing else would ever tell."""
     contracts = {STOCK: SecType.STOCK, OTHER_STOCK: SecType.STOCK, OPTION: SecType.OPTION, 4: SecType.STOCK}
-    rig.health.track(contracts, rig.now)
+    rig.track(contracts)
     assert rig.pass_time(CONTRACT_VERIFY_WITHIN - SECOND, STOCK, OTHER_STOCK, OPTION) == []
     renewed_at = []
     for _ in range(2 * 3600):
         if rig.pass_time(SECOND, STOCK, OTHER_STOCK, OPTION) == [{4}]:
             renewed_at.append(rig.now)
-            rig.health.track({conid: kind for conid, kind in contracts.items() if conid != 4}, rig.now)
-            rig.health.track(contracts, rig.now)
+            rig.track({conid: kind for conid, kind in contracts.items() if conid != 4})
+            rig.track(contracts)
     gaps = [later - earlier for earlier, later in pairwise(renewed_at)]
     assert gaps[:3] == [CONTRACT_VERIFY_WITHIN * 2, CONTRACT_VERIFY_WITHIN * 4, CONTRACT_VERIFY_WITHIN * 8]
     assert gaps[-1] == RETRY_MAX

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v6_pipeline.model import ContractSpec, Holding, QueuePriority, SecType
-from v6_pipeline.streaming.routing import RISE_AFTER, QueueEntry, Route, RouteMemory, plan_routes
+from v6_pipeline.streaming.routing import RISE_AFTER, QueueEntry, Route, StreamCapacity, plan_routes
 
 NOW = datetime(2026, 11, 20, 15, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -112,39 +112,31 @@ def test_a_silent_stream_keeps_its_line_if_nobody_waits() -> None:
     assert plan.cancel == ()
 
 
-def test_a_contract_is_wanted_since_it_was_so_without_a_break() -> None:
-    memory = RouteMemory()
-    memory.wanted_since([1, 2], NOW)
-    memory.wanted_since([2], NOW + SECOND)
-
-    assert memory.wanted_since([1, 2], NOW + 2 * SECOND) == {1: NOW + 2 * SECOND, 2: NOW}
-
-
 def test_capacity_that_goes_is_gone_at_once_and_what_comes_back_is_used_once_it_has_stayed() -> None:
-    memory = RouteMemory()
+    capacity = StreamCapacity()
 
-    assert memory.capacity(80, NOW) == 80
-    assert memory.capacity(30, NOW) == 30
-    assert memory.capacity(80, NOW + SECOND) == 30
-    assert memory.capacity(50, NOW + 2 * SECOND) == 30
-    assert memory.capacity(80, NOW + SECOND + RISE_AFTER) == 50
-    assert memory.capacity(80, NOW + 2 * SECOND + RISE_AFTER) == 50
-    assert memory.capacity(80, NOW + 2 * SECOND + 2 * RISE_AFTER) == 80
+    assert capacity.usable(80, NOW) == 80
+    assert capacity.usable(30, NOW) == 30
+    assert capacity.usable(80, NOW + SECOND) == 30
+    assert capacity.usable(50, NOW + 2 * SECOND) == 30
+    assert capacity.usable(80, NOW + SECOND + RISE_AFTER) == 50
+    assert capacity.usable(80, NOW + 2 * SECOND + RISE_AFTER) == 50
+    assert capacity.usable(80, NOW + 2 * SECOND + 2 * RISE_AFTER) == 80
 
 
 def test_capacity_that_flaps_is_not_used() -> None:
-    memory = RouteMemory()
-    memory.capacity(30, NOW)
+    capacity = StreamCapacity()
+    capacity.usable(30, NOW)
 
     for second in range(20):
-        assert memory.capacity(80 if second % 2 else 30, NOW + second * SECOND) == 30
+        assert capacity.usable(80 if second % 2 else 30, NOW + second * SECOND) == 30
 
 
 def test_lines_that_are_tried_for_one_by_one_are_used_at_once() -> None:
-    memory = RouteMemory()
-    memory.capacity(30, NOW)
+    capacity = StreamCapacity()
+    capacity.usable(30, NOW)
 
-    assert memory.capacity(80, NOW, probing=True) == 80
+    assert capacity.usable(80, NOW, probing=True) == 80
 
 
 ROUTES = st.lists(

@@ -1,4 +1,4 @@
-"""Which streams never tick, and what becomes of them."""
+"""The record of a streamed contract: what each event changes, what outlives what, and who is silent or unvalued."""
 
 from __future__ import annotations
 
@@ -6,70 +6,204 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from v6_pipeline.streaming.streamed_contracts import REST, SILENT_AFTER, Silence
+from v6_pipeline.ib.codes import Reaction
+from v6_pipeline.ib.market_data import Refusal
+from v6_pipeline.model import SecType
+from v6_pipeline.streaming.streamed_contracts import (
+    BACK_OFF,
+    CONTRACT_VERIFY_WITHIN,
+    COOLDOWN,
+    SILENT_AFTER,
+    StreamedContract,
+    StreamedContracts,
+)
 
 NOW = datetime(2026, 11, 20, 15, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+
+
+def subscribe(contracts: StreamedContracts, conid: int, now: datetime) -> StreamedContract:
+    contracts.subscribed(conid, SecType.STOCK, now)
+    record = contracts.get(conid)
+    assert record is not None
+    return record
 
 
 @pytest.fixture
-def silence() -> Silence:
+def contracts() -> StreamedContracts:
     """Contract 1 has been mute for a minute, while 2 ticks."""
-    silence = Silence()
-    silence.subscribed(1, NOW - SILENT_AFTER)
-    silence.subscribed(2, NOW - SILENT_AFTER)
-    silence.ticked(2, NOW)
-    return silence
+    contracts = StreamedContracts()
+    subscribe(contracts, 1, NOW - SILENT_AFTER)
+    subscribe(contracts, 2, NOW - SILENT_AFTER)
+    contracts.ticked(2, NOW)
+    return contracts
 
 
-def test_a_stream_without_any_tick_is_silent_after_a_while(silence: Silence) -> None:
-    assert silence.silent(NOW - timedelta(seconds=1)) == frozenset()
-    assert silence.silent(NOW) == frozenset({1})
+# Silence
 
 
-def test_while_nothing_ticks_nothing_is_silent(silence: Silence) -> None:
+def test_a_stream_without_any_tick_is_silent_after_a_while(contracts: StreamedContracts) -> None:
+    assert contracts.silent(NOW - SECOND) == frozenset()
+    assert contracts.silent(NOW) == frozenset({1})
+
+
+def test_while_nothing_ticks_nothing_is_silent(contracts: StreamedContracts) -> None:
     """The exchange is closed."""
-    assert silence.silent(NOW + SILENT_AFTER) == frozenset()
+    assert contracts.silent(NOW + SILENT_AFTER) == frozenset()
 
 
-def test_a_stream_that_ticked_once_is_not_silent(silence: Silence) -> None:
-    silence.ticked(1, NOW)
+def test_a_stream_that_ticked_once_is_not_silent(contracts: StreamedContracts) -> None:
+    contracts.ticked(1, NOW)
 
-    assert silence.silent(NOW) == frozenset()
-
-
-def test_one_that_lost_its_line_rests_and_is_tried_again_later(silence: Silence) -> None:
-    silence.cancelled([1, 2], NOW)
-
-    assert silence.silent(NOW + REST - timedelta(seconds=1)) == frozenset({1})
-    assert silence.silent(NOW + REST) == frozenset()
+    assert contracts.silent(NOW) == frozenset()
 
 
-def test_one_that_was_refused_a_line_is_not_silent(silence: Silence) -> None:
-    silence.lost([1])
+def test_one_that_lost_its_line_cools_down_and_is_tried_again_later(contracts: StreamedContracts) -> None:
+    contracts.cancelled(1, NOW)
+    contracts.cancelled(2, NOW)
 
-    assert silence.silent(NOW) == frozenset()
-
-
-def test_the_silence_of_one_that_was_refused_begins_with_its_next_line(silence: Silence) -> None:
-    silence.lost([1])
-    silence.subscribed(1, NOW)
-    silence.ticked(2, NOW + SILENT_AFTER - timedelta(seconds=1))
-
-    assert silence.silent(NOW + SILENT_AFTER - timedelta(seconds=1)) == frozenset()
-    silence.ticked(2, NOW + SILENT_AFTER)
-    assert silence.silent(NOW + SILENT_AFTER) == frozenset({1})
+    assert contracts.silent(NOW + COOLDOWN - SECOND) == frozenset({1})
+    assert contracts.silent(NOW + COOLDOWN) == frozenset()
 
 
-def test_one_that_ticks_after_all_rests_no_more(silence: Silence) -> None:
-    """Nobody else wanted the line, so that it got one while it rested."""
-    silence.cancelled([1], NOW)
-    silence.subscribed(1, NOW)
-    silence.ticked(1, NOW)
+def test_one_that_was_refused_a_line_is_not_silent(contracts: StreamedContracts) -> None:
+    contracts.lost(1)
 
-    assert silence.silent(NOW) == frozenset()
+    assert contracts.silent(NOW) == frozenset()
 
 
-def test_a_new_session_knows_nothing_of_it(silence: Silence) -> None:
-    silence.begin_session()
+def test_the_silence_of_one_that_was_refused_begins_with_its_next_line(contracts: StreamedContracts) -> None:
+    contracts.lost(1)
+    subscribe(contracts, 1, NOW)
+    contracts.ticked(2, NOW + SILENT_AFTER - SECOND)
 
-    assert silence.silent(NOW) == frozenset()
+    assert contracts.silent(NOW + SILENT_AFTER - SECOND) == frozenset()
+    contracts.ticked(2, NOW + SILENT_AFTER)
+    assert contracts.silent(NOW + SILENT_AFTER) == frozenset({1})
+
+
+def test_one_that_ticks_during_its_cooldown_is_not_silent(contracts: StreamedContracts) -> None:
+    """No other contract needed the line, so that it got one during its cooldown."""
+    contracts.cancelled(1, NOW)
+    subscribe(contracts, 1, NOW)
+    contracts.ticked(1, NOW)
+
+    assert contracts.silent(NOW) == frozenset()
+
+
+def test_a_new_session_knows_nothing_of_silence(contracts: StreamedContracts) -> None:
+    contracts.begin_session()
+
+    assert contracts.silent(NOW) == frozenset()
+
+
+# Values
+
+
+def look(contracts: StreamedContracts, valued: list[int], unvalued: list[int], now: datetime) -> None:
+    for conid in valued:
+        contracts.valued(conid, now, is_valued=True)
+    for conid in unvalued:
+        contracts.valued(conid, now, is_valued=False)
+
+
+def test_one_without_a_value_for_long_is_due_and_again_after_the_same_time() -> None:
+    contracts = StreamedContracts()
+    look(contracts, [1], [2], NOW)
+    assert contracts.unvalued(NOW + 4 * MINUTE, 5 * MINUTE) == []
+    assert contracts.unvalued(NOW + 5 * MINUTE, 5 * MINUTE) == [2]
+    assert contracts.unvalued(NOW + 6 * MINUTE, 5 * MINUTE) == [2], "until it is queued"
+    contracts.queued([2], NOW + 6 * MINUTE)
+    assert contracts.unvalued(NOW + 10 * MINUTE, 5 * MINUTE) == []
+    assert contracts.unvalued(NOW + 11 * MINUTE, 5 * MINUTE) == [2]
+
+
+def test_a_value_restarts_the_time() -> None:
+    contracts = StreamedContracts()
+    look(contracts, [], [2], NOW)
+    look(contracts, [2], [], NOW + 3 * MINUTE)
+    look(contracts, [], [2], NOW + 4 * MINUTE)
+    assert contracts.unvalued(NOW + 8 * MINUTE, 5 * MINUTE) == []
+    assert contracts.unvalued(NOW + 9 * MINUTE, 5 * MINUTE) == [2]
+
+
+def test_one_that_is_subscribed_again_stays_without_a_value() -> None:
+    contracts = StreamedContracts()
+    look(contracts, [], [2], NOW)
+    contracts.cancelled(2, NOW + MINUTE)
+    contracts.begin_session()
+    contracts.planned({2})
+    subscribe(contracts, 2, NOW + 2 * MINUTE)
+    assert contracts.unvalued(NOW + 5 * MINUTE, 5 * MINUTE) == [2]
+
+
+def test_one_that_gets_no_line_is_not_due() -> None:
+    contracts = StreamedContracts()
+    look(contracts, [], [2, 3], NOW)
+    contracts.planned({3})
+    assert contracts.unvalued(NOW + 5 * MINUTE, 5 * MINUTE) == [3]
+
+
+# Deadlines, refusals, and what ends when
+
+
+def test_a_subscription_begins_with_a_deadline_that_retries_double(contracts: StreamedContracts) -> None:
+    record = subscribe(contracts, 3, NOW)
+    assert record.expected_by == NOW + CONTRACT_VERIFY_WITHIN
+
+    record.retries = 2
+    subscribe(contracts, 3, NOW)
+    assert record.expected_by == NOW + 4 * CONTRACT_VERIFY_WITHIN
+
+    contracts.ticked(3, NOW)
+    assert record.retries == 0
+    assert contracts.get(3) == StreamedContract(3, subscribed_at=NOW, last_tick_at=NOW)
+
+
+def test_what_belongs_to_a_subscription_ends_with_it_and_its_retries_do_not(contracts: StreamedContracts) -> None:
+    record = subscribe(contracts, 3, NOW)
+    contracts.ticked(3, NOW)
+    record.retries = 1
+
+    contracts.lost(3)
+
+    assert record == StreamedContract(3, retries=1)
+    assert contracts.ticked(3, NOW) is None, "a tick that was under way"
+
+
+def test_a_request_that_came_too_fast_is_refused_for_a_while_and_what_is_not_sold_for_the_session() -> None:
+    contracts = StreamedContracts()
+    contracts.refused(Refusal(1, 420, "too fast", Reaction.BACK_OFF), NOW)
+    contracts.refused(Refusal(2, 354, "not subscribed", Reaction.FAIL_REQUEST), NOW)
+    contracts.refused(Refusal(3, 101, "max tickers", Reaction.LINES_EXHAUSTED), NOW)
+
+    def refused(now: datetime) -> list[int]:
+        return [record.conid for record in contracts if record.is_refused(now)]
+
+    assert refused(NOW + BACK_OFF - SECOND) == [1, 2]
+    assert refused(NOW + BACK_OFF) == [2]
+    assert contracts.refusals() == {2: "354 not subscribed"}
+    contracts.begin_session()
+    assert refused(NOW) == []
+
+
+def test_a_contract_is_wanted_since_it_was_so_without_a_break() -> None:
+    contracts = StreamedContracts()
+    contracts.wanted([1, 2], NOW)
+    contracts.wanted([2], NOW + SECOND)
+    contracts.begin_session()
+
+    assert contracts.wanted([1, 2], NOW + 2 * SECOND) == {1: NOW + 2 * SECOND, 2: NOW}
+
+
+def test_a_contract_of_which_nothing_is_known_any_more_has_no_record(contracts: StreamedContracts) -> None:
+    contracts.wanted([1, 2, 3], NOW)
+    contracts.wanted([], NOW)
+    assert {record.conid for record in contracts} == {1, 2}, "they are subscribed"
+
+    contracts.lost(2)
+    contracts.cancelled(1, NOW)
+    contracts.wanted([], NOW)
+
+    assert {record.conid for record in contracts} == {1}, "its cooldown lasts"

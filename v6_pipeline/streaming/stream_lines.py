@@ -1,0 +1,210 @@
+"""The streamer's market-data lines: passes that take lines a few at a time, and renewal.
+
+A line's life is ``ib.subscriptions``; which contracts get one is decided in ``routing``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from v6_pipeline.errors import StateError
+from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.market_data import Refusal
+from v6_pipeline.ib.subscriptions import LineListener, Subscriptions
+from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
+from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.slots.allocation import Wait
+from v6_pipeline.state.slots.ledger import SlotLedger
+from v6_pipeline.streaming.streamed_contracts import StreamedContracts
+
+log = logging.getLogger(__name__)
+
+SLOT_TTL_SECONDS = 100
+"""How long the ledger keeps the lines of a streamer that is dead or stalled. Longer than the sensor takes to kill one
+that hangs: until then the gateway holds its lines too. The sensor releases the lines of a dead one at once."""
+GIVE_UP_SECONDS = 80
+"""Lines that could not be renewed for so long are cancelled, before the ledger gives them to another process."""
+RENEWAL_SECONDS = 20
+"""A state database that does not answer within that has not renewed them."""
+CLOSING_SECONDS = 5
+CONFIRMATION_POLL_SECONDS = 0.05
+"""Between two looks at whether another process has confirmed its new line."""
+PASS_SECONDS = 5.0
+"""A pass ends after that even if more lines are available, so that changes of the routes are considered."""
+YIELD_SECONDS = 10.0
+"""Batches yield within a second; a contract that still has no line after that is queued in the meantime."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewStreams:
+    """The result of a pass: contracts that stream, and contracts that will within seconds."""
+
+    streaming: tuple[int, ...] = ()
+    pending: tuple[int, ...] = ()
+
+
+class StreamLines(LineListener):
+    """The streamer's subscriptions, a line each.
+
+    Args:
+        connection: may be made again; call ``begin_session`` after each connect.
+        ledger: the lines of all processes.
+        holder: names this streamer in the ledger.
+        clock: UTC now.
+        contracts: the records that each event changes.
+        on_quote: called on the loop for each contract that ticked.
+        on_refused: called after a refusal: the line is given back with the next ``cancel``.
+    """
+
+    def __init__(
+        self,
+        connection: IBConnectionManager,
+        ledger: SlotLedger,
+        *,
+        holder: str,
+        clock: Clock,
+        contracts: StreamedContracts,
+        on_quote: Callable[[int, Quote], None],
+        on_refused: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._contracts = contracts
+        self._publish_quote = on_quote
+        self._after_refusal = on_refused
+        self._waiting_since: datetime | None = None
+        self._subscriptions = Subscriptions(
+            connection,
+            ledger,
+            holder=holder,
+            purpose=SlotPurpose.STREAM,
+            ttl_seconds=SLOT_TTL_SECONDS,
+            clock=clock,
+            listener=self,
+        )
+
+    @property
+    def conids(self) -> frozenset[int]:
+        """Contracts subscribed now."""
+        return self._subscriptions.conids
+
+    @property
+    def awaits_lines(self) -> bool:
+        """True while lines are about to come free for contracts that wait: start another pass within a second."""
+        return self._waiting_since is not None
+
+    def quote(self, conid: int) -> Quote | None:
+        """Return the newest quote of a subscribed contract."""
+        return self._subscriptions.market.quote(conid)
+
+    async def begin_session(self) -> None:
+        """Start without a line on a new connection.
+
+        Raises:
+            StateError: the ledger cannot be used.
+        """
+        self._waiting_since = None
+        await self._subscriptions.begin_session()
+
+    async def end_session(self) -> None:
+        """Cancel, disconnect, and give back the lines that IB surely has again."""
+        await self._subscriptions.cancel_all(timeout=CLOSING_SECONDS)
+        await self._connection.close()
+        try:
+            await self._subscriptions.release_all()
+        except StateError as error:
+            log.warning("lines are not given back, and expire: %s", error)
+
+    async def cancel(self, conids: Iterable[int]) -> None:
+        """Cancel subscriptions and give their lines back, and those of refused ones.
+
+        Raises:
+            GatewayError: the gateway did not confirm; the lines are given back with a later call.
+            StateError: the ledger cannot be used.
+        """
+        await self._subscriptions.step(ended=conids)
+        await self._subscriptions.report()
+
+    async def subscribe(
+        self, specs: Mapping[int, ContractSpec], priorities: Mapping[int, int] | None = None
+    ) -> NewStreams:
+        """Take lines and subscribe, most important first, a few at a time: each is confirmed before the next ones.
+
+        Args:
+            specs: qualified contracts by conid, in the order of their importance.
+            priorities: of their strategies, for the ledger.
+
+        Raises:
+            GatewayError: the gateway did not answer; what was subscribed stays so and is confirmed by a later call.
+            StateError: the ledger cannot be used.
+        """
+        wanted = list(specs)
+        streaming: list[int] = []
+        pass_ends_at = asyncio.get_running_loop().time() + PASS_SECONDS
+        wait = Wait.NOT_NEEDED
+        while wanted:
+            answer = await self._subscriptions.step(wanted, specs, priorities=priorities)
+            wait = answer.wait
+            streaming += [conid for conid in answer.granted if conid in self.conids]
+            wanted = [conid for conid in wanted if conid not in answer.granted]
+            if wait is not Wait.TURN or asyncio.get_running_loop().time() > pass_ends_at:
+                break
+            if not answer.granted:
+                await self._await_confirmations(pass_ends_at)
+        await self._subscriptions.report()
+        return NewStreams(tuple(streaming), tuple(wanted) if self._may_come(wait, wanted) else ())
+
+    async def renew(self) -> bool:
+        """Extend the lines' expiry in the ledger; return True if some were cancelled and are to be routed again.
+
+        Raises:
+            StateError: the ledger cannot be used. Lines whose rows may soon expire are cancelled.
+        """
+        return await self._subscriptions.renew(
+            timeout=RENEWAL_SECONDS, give_up_after=timedelta(seconds=GIVE_UP_SECONDS)
+        )
+
+    def market_data_lost(self) -> None:
+        """The gateway has ended every subscription (1101): their lines are free and can be taken again."""
+        self._subscriptions.market_data_lost()
+
+    def on_subscribed(self, spec: ContractSpec) -> None:
+        """Begin the contract's subscription in its record."""
+        self._contracts.subscribed(spec.conid, spec.sec_type, self._clock())
+
+    def on_quote(self, conid: int, quote: Quote) -> None:
+        """Pass the quote on."""
+        self._publish_quote(conid, quote)
+
+    def on_cancelled(self, conid: int) -> None:
+        """End the contract's subscription in its record."""
+        self._contracts.cancelled(conid, self._clock())
+
+    def on_lost(self, conid: int) -> None:
+        """End the contract's subscription in its record."""
+        self._contracts.lost(conid)
+
+    def on_refused(self, refusal: Refusal) -> None:
+        """Record the refusal."""
+        self._contracts.refused(refusal, self._clock())
+        self._after_refusal()
+
+    async def _await_confirmations(self, until: float) -> None:
+        """Wait until others have confirmed their new lines; reads only, so that no process is delayed by it."""
+        while asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(CONFIRMATION_POLL_SECONDS)
+            usage = await self._subscriptions.usage()
+            if usage.turns > 0 or usage.limit.is_paused:
+                return
+
+    def _may_come(self, wait: Wait, wanted: list[int]) -> bool:
+        now = self._clock()
+        if not wanted or wait not in {Wait.TURN, Wait.LINES}:
+            self._waiting_since = None
+            return False
+        self._waiting_since = self._waiting_since or now
+        return wait is Wait.TURN or (now - self._waiting_since).total_seconds() < YIELD_SECONDS
