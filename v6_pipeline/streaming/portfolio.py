@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 
 from v6_pipeline.ib.position_updates import streamed_update
 from v6_pipeline.model import BaseCurrency, ContractSpec, Holding, PositionUpdate, Quote
+from v6_pipeline.state.keys import Key
 
-Key = tuple[str, int]
 _INSTANT = timedelta(microseconds=1)
 """What Delta distinguishes."""
 

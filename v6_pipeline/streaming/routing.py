@@ -6,11 +6,12 @@ still refuse a line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from v6_pipeline.model import Holding, QueuePriority
+from v6_pipeline.state.keys import Key
 
 RISE_AFTER = timedelta(seconds=5)
 """Capacity that has come back is used once it has stayed for that long: what was given up for want of it must not flap.
@@ -118,6 +119,27 @@ def _queue_entry(route: Route) -> QueueEntry:
     contract = route.holding.contract
     priority = QueuePriority.NORMAL if route.priority is None else QueuePriority.OVERFLOW
     return QueueEntry(route.holding.account, contract.conid, contract.symbol, priority)
+
+
+def line_priorities(routes: Iterable[Route]) -> dict[int, int]:
+    """Return the best priority of each active contract, by conid."""
+    priorities: dict[int, int] = {}
+    for route in routes:
+        if route.priority is not None:
+            conid = route.holding.contract.conid
+            priorities[conid] = min(route.priority, priorities.get(conid, route.priority))
+    return priorities
+
+
+def queue_priorities(
+    plan: RoutePlan, routes: Iterable[Route], without_line: Collection[int]
+) -> dict[Key, QueuePriority]:
+    """Return the priority of each holding to queue: what the plan queues, and what found no line after all."""
+    priorities: dict[Key, QueuePriority] = {(item.account, item.conid): item.priority for item in plan.queue}
+    held = (route.holding for route in routes if route.holding.position)
+    return priorities | {
+        holding.key: QueuePriority.OVERFLOW for holding in held if holding.contract.conid in without_line
+    }
 
 
 class StreamCapacity:

@@ -99,10 +99,6 @@ class StreamedContract:
         """Time of the subscription's last tick, or of its request before the first."""
         return self.last_tick_at or self.subscribed_at or _NEVER
 
-    def is_refused(self, now: datetime) -> bool:
-        """Return True if the contract must not be requested at ``now``."""
-        return self.refusal is not None or (self.refused_until is not None and now < self.refused_until)
-
     def end_subscription(self) -> None:
         """Forget what belongs to the subscription."""
         self.subscribed_at = self.last_tick_at = self.expected_by = None
@@ -229,6 +225,14 @@ class StreamedContracts:
             for record in self
             if record.unvalued_since is not None and now - record.unvalued_since >= after
         ]
+
+    def refused_ones(self, now: datetime) -> frozenset[int]:
+        """Return the contracts that must not be requested at ``now``."""
+        return frozenset(
+            record.conid
+            for record in self
+            if record.refusal is not None or (record.refused_until is not None and now < record.refused_until)
+        )
 
     def refusals(self) -> dict[int, str]:
         """Return the lasting refusals for the status: conid -> IB's code and text."""

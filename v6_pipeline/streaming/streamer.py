@@ -1,8 +1,8 @@
-"""``IBPositionStreamer``: asks for positions, routes each holding to a line or to the queue, and keeps routing.
+"""``IBPositionStreamer``: requests positions, routes each holding to a line or to the queue, and keeps routing.
 
-The live half of the product, on one asyncio loop. What to do is decided by pure functions (``routing``,
-``observations``); the database is used in threads, so that a busy one never delays a tick. Who may stream at all
-(lease, epoch) is the caller's business.
+The live half of the product, on one asyncio loop. The database is used in threads, so that a busy one never delays a
+tick. Does not belong here: the decisions, which are pure (``routing``, ``feed_health``), and the right to stream
+(lease, epoch), which is the caller's.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from v6_pipeline.ib.valuation import mark_of
 from v6_pipeline.model import QueuePriority, Quote
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.keys import Key
 from v6_pipeline.state.position_feed import StreamerState
 from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
@@ -29,8 +30,15 @@ from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streaming.feed_monitor import FeedMonitor
 from v6_pipeline.streaming.handlers import HandlerDispatcher
 from v6_pipeline.streaming.holdings import HoldingsFeed
-from v6_pipeline.streaming.portfolio import Key, Portfolio
-from v6_pipeline.streaming.routing import Route, RoutePlan, StreamCapacity, plan_routes
+from v6_pipeline.streaming.portfolio import Portfolio
+from v6_pipeline.streaming.routing import (
+    Route,
+    RoutePlan,
+    StreamCapacity,
+    line_priorities,
+    plan_routes,
+    queue_priorities,
+)
 from v6_pipeline.streaming.status import OVERFLOW_SAMPLE, StreamerStatus, StreamState
 from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS, NewStreams, StreamLines
 from v6_pipeline.streaming.streamed_contracts import StreamedContracts
@@ -41,17 +49,14 @@ log = logging.getLogger(__name__)
 SLOT_RENEWAL = timedelta(seconds=15)
 RATES_RELOAD = timedelta(seconds=30)
 ROUTE_AT_LEAST_EVERY = timedelta(seconds=15)
-"""Lines come free without an event (a batch ends, a limit is raised), so the routes are looked at now and then."""
+"""Lines come free without an event (a batch ends, a limit is raised)."""
 SESSION_PAUSE_SECONDS = 20.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamerPolicy:
-    """Seconds between two looks at what other processes may have changed.
-
-    A value of its own, so that a simulation can make a whole trading day cheap.
-    """
+    """Intervals in seconds; longer ones make the simulation of a trading day cheap."""
 
     lease: float = 1
     """Report to the lease, and read whether to stop."""
@@ -67,7 +72,7 @@ class IBPositionStreamer:
     One instance per process: two would each take the lines.
 
     Args:
-        settings: which gateway, accounts, rhythm.
+        settings: gateway, accounts and intervals.
         database: state.
         connection: not connected yet.
         writer: where streamed rows go; one of ``dispatcher``'s handlers.
@@ -76,9 +81,9 @@ class IBPositionStreamer:
         queue: for what is not streamed.
         ledger: the lines.
         holder: names this process in the ledger.
-        is_open: whether the exchange is in session at an instant; while it is closed, silence says nothing.
+        is_open: True if the exchange is in session at an instant; while it is closed, silence says nothing.
         clock: UTC now.
-        policy: how often it looks at what others may have changed.
+        policy: the intervals at which it reads what others may have changed.
     """
 
     _in_process: ClassVar[bool] = False
@@ -142,7 +147,7 @@ class IBPositionStreamer:
         self._ticks = 0
         self._routed_at = _LONG_AGO
         self.upkeeps = 0
-        """Looks at what has become due, so far."""
+        """Upkeep passes so far."""
 
     async def run(self, stop: asyncio.Event, *, connect_once: bool = False) -> None:
         """Stream until ``stop`` is set; then cancel the market data, flush, give the lines back and disconnect.
@@ -228,7 +233,7 @@ class IBPositionStreamer:
                     heartbeat.cancel()
                 await self._end_session()
             if failed:
-                # A gateway that lets in and drops at once (its nightly restart) must not be hammered.
+                # A gateway that admits a client and drops it at once (its nightly restart) is given time.
                 await asyncio.sleep(min(2.0 ** min(failed, 10), SESSION_PAUSE_SECONDS))
 
     async def _begin_session(self) -> None:
@@ -241,7 +246,7 @@ class IBPositionStreamer:
         self._wake.set()
 
     async def _hold_session(self) -> str:
-        """Until the connection is lost, and why; positions are asked for again whenever the link had been down."""
+        """Download positions again after each outage of the link; return why the connection was lost at last."""
         lost = asyncio.create_task(self._connection.wait_lost(), name="connection lost")
         try:
             while True:
@@ -292,12 +297,12 @@ class IBPositionStreamer:
                 if self._holdings.is_complete and due:
                     await self._route(usage)
             except (GatewayError, StateError) as error:
-                # The connection went, which wakes the next pass when it is back, or the database is busy: once more.
+                # The connection is lost, which starts a pass when it is back, or the database is busy: try again.
                 log.warning("routing interrupted: %s", error)
                 self._routed_at = _LONG_AGO
 
     def _is_route_due(self, usage: SlotUsage) -> bool:
-        """Whether lines have come or gone, are about to come free, or may have come free unnoticed."""
+        """Return True if the number of lines changed, or lines are about to come free or may have without an event."""
         changed = usage.limit.stream_target != self._planned_lines
         return changed or self._lines.awaits_lines or self._clock() - self._routed_at >= ROUTE_AT_LEAST_EVERY
 
@@ -310,10 +315,9 @@ class IBPositionStreamer:
         routes = self._routes(now)
         self._planned_lines = usage.limit.stream_target
         capacity = self._capacity.usable(self._planned_lines, now, probing=usage.limit.is_probing)
-        plan = plan_routes(routes, subscribed=self._lines.conids, capacity=capacity)
-        self._plan = plan
+        self._plan = plan = plan_routes(routes, subscribed=self._lines.conids, capacity=capacity)
         await self._lines.cancel(plan.cancel)
-        # While another login has the data a new request would only wait: its contract is queued meanwhile.
+        # While another login has the data a new request would only wait: its contract is queued for that time.
         wanted = [conid for conid in plan.subscribe if not self._feeds.is_paused or conid in renewed]
         new = await self._subscribe(wanted, routes)
         self._contracts.planned(self._lines.conids | set(plan.subscribe))
@@ -325,23 +329,17 @@ class IBPositionStreamer:
     async def _subscribe(self, wanted: list[int], routes: list[Route]) -> NewStreams:
         specs = await self._book.qualified(wanted)
         self._portfolio.contracts |= specs
-        priorities: dict[int, int] = {}
-        for route in routes:
-            if route.priority is not None:
-                conid = route.holding.contract.conid
-                priorities[conid] = min(route.priority, priorities.get(conid, route.priority))
-        return await self._lines.subscribe({conid: specs[conid] for conid in wanted if conid in specs}, priorities)
+        qualified = {conid: specs[conid] for conid in wanted if conid in specs}
+        return await self._lines.subscribe(qualified, line_priorities(routes))
 
     def _routes(self, now: datetime) -> list[Route]:
         routes: list[Route] = []
         strategies: dict[Key, tuple[str, ...]] = {}
-        silent = self._contracts.silent(now)
+        silent, refused = self._contracts.silent(now), self._contracts.refused_ones(now)
         for holding in self._portfolio:
             conid, assignments = holding.contract.conid, self._registry.assignments(holding)
             priority = min((item.priority for item in assignments), default=None)
-            known = self._contracts.get(conid)
-            refused = known is not None and known.is_refused(now)
-            routes.append(Route(holding, priority, refused=refused, silent=conid in silent))
+            routes.append(Route(holding, priority, refused=conid in refused, silent=conid in silent))
             strategies[holding.key] = tuple(sorted({item.strategy for item in assignments}))
         self._portfolio.set_strategies(strategies)
         active = {route.holding.contract.conid for route in routes if route.priority is not None}
@@ -364,17 +362,15 @@ class IBPositionStreamer:
 
     async def _enqueue(self, plan: RoutePlan, routes: list[Route], without_line: set[int]) -> None:
         """Insert what is newly routed to the queue; what was inserted before comes due by the schedule."""
-        held = {route.holding.key: route.holding for route in routes if route.holding.position}
-        wanted: dict[Key, QueuePriority] = {(item.account, item.conid): item.priority for item in plan.queue}
-        wanted |= {key: QueuePriority.OVERFLOW for key in held if key[1] in without_line}
+        wanted = queue_priorities(plan, routes, without_line)
         new = {key: priority for key, priority in wanted.items() if self._queued.get(key) != priority}
-        await self._state.enqueue(new, {key: held[key].contract.symbol for key in new})
+        await self._state.enqueue(new, {route.holding.key: route.holding.contract.symbol for route in routes})
         self._queued = wanted
 
     # Upkeep
 
     async def _keep_fresh(self) -> None:
-        """Once a second: rows for contracts without ticks, the ledger's expiry, the exchange rates."""
+        """Renew lines, read exchange rates, check the feeds and refresh contracts without ticks, once a second."""
         renewed_at = rates_at = _LONG_AGO
         while True:
             now = self._clock()
@@ -387,7 +383,7 @@ class IBPositionStreamer:
                         self._wake.set()
                     renewed_at = now
             except StateError as error:
-                # Tried again in a second; the lease, which is kept in the same database, says when that is over.
+                # Tried again in a second; the lease, which is in the same database, limits how long.
                 log.warning("upkeep interrupted: %s", error)
             await self._feeds.look(now)
             if self._holdings.is_complete:
@@ -399,34 +395,30 @@ class IBPositionStreamer:
             await asyncio.sleep(self._policy.upkeep)
 
     async def _refresh_silent(self, now: datetime) -> None:
-        """Publish rows of contracts that brought none for long; queue those that their lines cannot value."""
+        """Publish rows of contracts that have had none for long; queue those that their lines cannot value."""
         after = timedelta(seconds=self._settings.refresh_seconds)
         for conid in self._portfolio.silent(self._lines.conids, now, after):
             # While its data is away a row would say that the old price still held.
             if not self._feeds.is_blind(conid):
                 self._publish(conid, now)
         for conid in self._lines.conids:
-            self._contracts.valued(conid, now, is_valued=self._is_valued(conid))
+            quote = self._lines.quote(conid)
+            is_valued = quote is not None and mark_of(quote) is not None and not self._feeds.is_blind(conid)
+            self._contracts.valued(conid, now, is_valued=is_valued)
         due = self._contracts.unvalued(now, after) if self._feeds.is_linked else []
         held = {holding.key: holding for conid in due for holding in self._portfolio.holders(conid)}
-        priorities = dict.fromkeys(held, QueuePriority.OVERFLOW)
-        await self._state.enqueue(priorities, {key: holding.contract.symbol for key, holding in held.items()})
+        symbols = {key: holding.contract.symbol for key, holding in held.items()}
+        await self._state.enqueue(dict.fromkeys(held, QueuePriority.OVERFLOW), symbols)
         self._contracts.queued(due, now)
-
-    def _is_valued(self, conid: int) -> bool:
-        quote = self._lines.quote(conid)
-        return quote is not None and mark_of(quote) is not None and not self._feeds.is_blind(conid)
 
     # Events of the gateway, on the loop
 
-    def _publish(self, conid: int, now: datetime) -> None:
-        for update in self._portfolio.updates(conid, self._lines.quote(conid), now):
+    def _publish(self, conid: int, now: datetime, quote: Quote | None = None) -> None:
+        for update in self._portfolio.updates(conid, quote or self._lines.quote(conid), now):
             self._dispatcher.publish(update)
 
     def _on_quote(self, conid: int, quote: Quote) -> None:
-        now = self._clock()
+        self._last_tick_at = now = self._clock()
         self._ticks += 1
-        self._last_tick_at = now
         self._feeds.ticked(conid)
-        for update in self._portfolio.updates(conid, quote, now):
-            self._dispatcher.publish(update)
+        self._publish(conid, now, quote)

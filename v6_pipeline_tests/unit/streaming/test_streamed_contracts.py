@@ -178,14 +178,11 @@ def test_a_request_that_came_too_fast_is_refused_for_a_while_and_what_is_not_sol
     contracts.refused(Refusal(2, 354, "not subscribed", Reaction.FAIL_REQUEST), NOW)
     contracts.refused(Refusal(3, 101, "max tickers", Reaction.LINES_EXHAUSTED), NOW)
 
-    def refused(now: datetime) -> list[int]:
-        return [record.conid for record in contracts if record.is_refused(now)]
-
-    assert refused(NOW + BACK_OFF - SECOND) == [1, 2]
-    assert refused(NOW + BACK_OFF) == [2]
+    assert contracts.refused_ones(NOW + BACK_OFF - SECOND) == {1, 2}
+    assert contracts.refused_ones(NOW + BACK_OFF) == {2}
     assert contracts.refusals() == {2: "354 not subscribed"}
     contracts.begin_session()
-    assert refused(NOW) == []
+    assert contracts.refused_ones(NOW) == frozenset()
 
 
 def test_a_contract_is_wanted_since_it_was_so_without_a_break() -> None:
