@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 
 from v6_pipeline.errors import StateError
-from v6_pipeline.streaming.stream_lines import GIVE_UP_SECONDS
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.account import contracts
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER, RETRY_AFTER
+from v6_pipeline.streaming.stream_lines import GIVE_UP_SECONDS
 from v6_pipeline.streaming.streamed_contracts import SILENT_AFTER
 from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline_tests.integration.conftest import eventually

@@ -20,7 +20,8 @@ from v6_pipeline.ib.market_data import Refusal
 from v6_pipeline.ib.subscriptions import LineListener, LineState, Subscriptions
 from v6_pipeline.model import ContractSpec, SlotPurpose
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.slots.ledger import AcquiredSlots, SlotChanges, SlotLedger
+from v6_pipeline.state.slots.allocation import AcquiredSlots
+from v6_pipeline.state.slots.ledger import SlotChanges, SlotLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
 from v6_pipeline_tests.unit.state.samples import stock
 
@@ -38,14 +39,14 @@ class Ledger(SlotLedger):
         super().__init__(database, ceiling=10, batch_floor=0, clock=clock, unconfirmed_lines=10)
         self.reported: list[SlotChanges] = []
         self.is_away = False
-        self.before_turn: Callable[[], None] = lambda: None
+        self.before_call: Callable[[], None] = lambda: None
 
-    def turn(self, changes: SlotChanges, conids: Any = (), **options: Any) -> AcquiredSlots:
+    def record_and_acquire(self, changes: SlotChanges, conids: Any = (), **options: Any) -> AcquiredSlots:
         if self.is_away:
             raise StateError("the state database is away")
-        self.before_turn()
+        self.before_call()
         self.reported.append(changes)
-        return super().turn(changes, conids, **options)
+        return super().record_and_acquire(changes, conids, **options)
 
     def renew(self, holder: str, *, ttl_seconds: float) -> frozenset[int]:
         if self.is_away:
@@ -297,11 +298,11 @@ async def test_what_the_contract_draws_while_the_ledger_is_asked_is_not_cancelle
         for listener in rig.gateway._listeners:
             loop.call_soon_threadsafe(listener, request, *NOT_SUBSCRIBED)
 
-    rig.ledger.before_turn = refuse
+    rig.ledger.before_call = refuse
     await rig.lines.step(ended=[1])
 
     assert rig.noted.events == [("subscribed", 1), ("refused", 1)]
-    rig.ledger.before_turn = lambda: None
+    rig.ledger.before_call = lambda: None
     await rig.lines.report()
     assert rig.ledger.rows() == set()
 
