@@ -54,8 +54,8 @@ class AccountDownloads:
         self._clock = clock
         self._sleep = sleep
         self._newest: dict[str, AccountDownload] = {}
-        self.taken: list[AccountDownload] = []
-        """All downloads that were completed, oldest first."""
+        self.completed: list[AccountDownload] = []
+        """Every completed download, oldest first."""
 
     async def ensure(self, needed: dict[str, datetime]) -> dict[str, AccountFeedError]:
         """Have a download of each account that began after the instant needed and is not old; returns what failed.
@@ -112,7 +112,7 @@ class AccountDownloads:
     async def _download(self, account: str) -> None:
         download = await self._feed.download(account)
         self._newest[account] = download
-        self.taken.append(download)
+        self.completed.append(download)
         await asyncio.to_thread(self._save, download)
 
     def _note_failure(self, account: str, reason: str) -> None:

@@ -10,62 +10,61 @@ from dataclasses import dataclass
 
 from v6_pipeline.ib.account_feed import PortfolioValue
 from v6_pipeline.model import Holding
-
-Key = tuple[str, int]
+from v6_pipeline.state.keys import Key
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
-    """A batch's holdings by what is known of them.
+class Reconciliation:
+    """A batch's holdings by what the two feeds agree on.
 
-    ``valued`` has IB's value of what is held, and of what was closed today and is in ``gone`` too: the download still
-    tells its realized profit. ``gone`` is what both complete feeds leave out. ``unsettled`` are those on which they
-    disagree. A key that is in none was never held as far as anyone knows: nothing to write, nothing to keep.
+    ``valued`` has IB's value of what is held, and of what was closed today and is in ``gone`` too, because the download
+    still carries its realized profit. ``gone`` has what both complete feeds leave out. ``disputed`` has those on which
+    they disagree. A key in none of them was never held as far as is known: there is nothing to write or to keep.
     """
 
     valued: dict[Key, PortfolioValue]
     gone: dict[Key, Holding]
-    unsettled: tuple[Key, ...]
+    disputed: tuple[Key, ...]
 
 
-def settle(
+def reconcile(
     keys: Iterable[Key],
     *,
     downloaded: Mapping[Key, PortfolioValue],
     held: Collection[Key],
     known: Mapping[Key, Holding],
-) -> Settlement:
-    """Sort holdings.
+) -> Reconciliation:
+    """Sort the holdings of a batch.
 
     Args:
-        keys: what was asked for.
+        keys: of the batch's items.
         downloaded: the complete account downloads' rows, those closed today with position 0.
         held: the complete position feed's keys.
         known: what was held before, open or closed.
     """
     valued: dict[Key, PortfolioValue] = {}
     gone: dict[Key, Holding] = {}
-    unsettled: list[Key] = []
+    disputed: list[Key] = []
     for key in keys:
         value = downloaded.get(key)
         if value is not None and value.position:
             valued[key] = value
         elif key in held:
-            unsettled.append(key)
+            disputed.append(key)
         elif key in known:
             gone[key] = known[key]
             if value is not None:
                 valued[key] = value
-    return Settlement(valued, gone, tuple(unsettled))
+    return Reconciliation(valued, gone, tuple(disputed))
 
 
-def reopened(found: Settlement, held: Collection[Key]) -> Settlement:
-    """The same, where a position that was gone has come back meanwhile: neither closed nor, by that download, held."""
-    back = [key for key in found.gone if key in held]
-    if not back:
+def with_reopened(found: Reconciliation, held: Collection[Key]) -> Reconciliation:
+    """Move each position that was gone and is held again to ``disputed``: by that download it is not held yet."""
+    reopened = [key for key in found.gone if key in held]
+    if not reopened:
         return found
-    return Settlement(
-        {key: value for key, value in found.valued.items() if key not in back},
-        {key: holding for key, holding in found.gone.items() if key not in back},
-        (*found.unsettled, *back),
+    return Reconciliation(
+        {key: value for key, value in found.valued.items() if key not in reopened},
+        {key: holding for key, holding in found.gone.items() if key not in reopened},
+        (*found.disputed, *reopened),
     )

@@ -1,7 +1,7 @@
-"""``QueueWorker``: drains the queue once. Used by the Dagster asset ``queued_positions`` and by ``v6 refresh`` alike.
+"""``QueueWorker``: drains the queue once, for the Dagster asset ``queued_positions`` and for ``v6 refresh``.
 
-Per batch: lease items, value each from the account download, add quotes through free lines, one Delta commit, then the
-acknowledgement. What goes wrong with an item leaves it in the queue.
+Per batch: lease items, value each from the account download, add quotes through free lines, write one Delta commit,
+then acknowledge. An item that fails stays in the queue. The rows are written by ``refresh.writer``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from v6_pipeline import __version__
 from v6_pipeline.errors import AccountFeedError, StateError
 from v6_pipeline.ib.account_feed import AccountFeed
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
@@ -21,20 +20,17 @@ from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.position_updates import closing_update, queued_update
 from v6_pipeline.ib.positions import download_positions, subscribe_positions
 from v6_pipeline.ib.session import leased_connection
-from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
-from v6_pipeline.lake.lineage import CommitLineage
-from v6_pipeline.lake.maintenance import compact_if_fragmented
-from v6_pipeline.lake.rows import account_rows, position_rows
 from v6_pipeline.lake.table import Commit
-from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS
-from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, QueuePriority, Quote, UpdateSource
+from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, QueuePriority, Quote
 from v6_pipeline.refresh.account_downloads import AccountDownloads
 from v6_pipeline.refresh.quotes import BatchQuotes
-from v6_pipeline.refresh.reconcile import Settlement, reopened, settle
+from v6_pipeline.refresh.reconcile import Reconciliation, reconcile, with_reopened
+from v6_pipeline.refresh.writer import RefreshWriter
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.keys import Key
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.queue.items import Batch, NewItem, QueueItem, QueueState
 from v6_pipeline.state.queue.queue import PositionQueue
@@ -43,15 +39,14 @@ from v6_pipeline.state.slots.ledger import SlotLedger
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, int]
 BATCH_LEASE_SECONDS = 120
-KEEP_BATCH_EVERY = 30
+RENEW_BATCH_EVERY_SECONDS = 30
 FEED_RETRY_SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshScope:
-    """What a refresh puts into the queue before it drains it.
+    """The holdings that a refresh enqueues before it drains the queue.
 
     ``everything``: all holdings that are not streamed. Otherwise those whose value would get older than
     ``refresh_seconds`` within ``interval_seconds``.
@@ -63,10 +58,10 @@ class RefreshScope:
 
 @dataclass(slots=True)
 class RefreshReport:
-    """What a refresh did.
+    """Counts and commits of a refresh.
 
-    ``queue_depth_at_start`` is what it had to drain: what was in the queue, dead letters aside, and what it enqueued;
-    None if it did not get so far.
+    ``queue_depth_at_start`` is the number of items to drain: those that were in the queue, dead letters aside, and
+    those that it enqueued; None if it did not get that far.
     """
 
     held: int = 0
@@ -83,7 +78,7 @@ class RefreshReport:
 
     @property
     def rows(self) -> int:
-        """Rows written to ``queued_positions``."""
+        """Number of rows written to ``queued_positions``."""
         return sum(commit.rows for commit in self.commits)
 
 
@@ -113,10 +108,9 @@ class QueueWorker:
     ) -> None:
         self._settings = settings
         self._database = database
-        self._positions_table = lake.table(QUEUED_POSITIONS)
-        self._accounts_table = lake.table(ACCOUNT_VALUES)
-        self._run_id = run_id
-        self._trading_day = trading_day
+        self._writer = RefreshWriter(
+            lake, run_id=run_id, gateway=settings.ib_address, trading_day=trading_day, clock=clock
+        )
         self._clock = clock
         self._policy = policy
         self._owner = f"{ProcessIdentity.current().owner}/{run_id}"
@@ -131,39 +125,37 @@ class QueueWorker:
         """Enqueue what ``scope`` says, then drain the queue.
 
         Raises:
-            GatewayError: the gateway cannot be used or was lost; what was acknowledged is in the lake, the rest in the
+            GatewayError: the gateway cannot be used or was lost; acknowledged items are in the lake, all others in the
                 queue.
-            AccountFeedError: the rest was done, but these accounts could not be valued; their items are in the queue.
-            LakeError: nothing that was not committed is acknowledged.
+            AccountFeedError: these accounts could not be valued, and their items are in the queue; all else was done.
+            LakeError: a commit failed; only what was committed is acknowledged.
         """
         self._registry.initialize()
-        # Open the tables first: a lake that cannot be written is not worth a download.
-        await asyncio.to_thread(self._positions_table.open)
-        await asyncio.to_thread(self._accounts_table.open)
+        await asyncio.to_thread(self._writer.open)  # first: for a lake that cannot be written no download is worth it
         async with leased_connection(
             self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
         ) as connection:
-            await self._take_positions(connection)
+            await self._download_positions(connection)
             await asyncio.to_thread(self._enqueue, scope)
-            book = ContractCache(self._database, connection, self._clock)
+            cache = ContractCache(self._database, connection, self._clock)
             downloads = AccountDownloads(
                 self._database, AccountFeed(connection, self._clock), owner=self._owner, clock=self._clock
             )
-            quotes = BatchQuotes(connection, book, self._ledger, holder=self._owner, clock=self._clock)
-            await self._drain(book, downloads, quotes)
+            quotes = BatchQuotes(connection, cache, self._ledger, holder=self._owner, clock=self._clock)
+            await self._drain(cache, downloads, quotes)
             await self._download_due_accounts(scope, downloads)
-        await asyncio.to_thread(compact_if_fragmented, self._positions_table)
-        await asyncio.to_thread(compact_if_fragmented, self._accounts_table)
+        await asyncio.to_thread(self._writer.compact)
         if self.report.failed_accounts:
-            self.report.retried += await asyncio.to_thread(self._count_left, frozenset(self.report.failed_accounts))
+            self.report.retried += await asyncio.to_thread(self._count_items, frozenset(self.report.failed_accounts))
             reasons = "; ".join(self.report.failed_accounts.values())
             raise AccountFeedError(f"{self.report.retried} items stay in the queue: {reasons}")
         return self.report
 
-    async def _drain(self, book: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes) -> None:
-        """Until nothing is open but items of accounts whose download failed: none is tried a second time in a run.
+    async def _drain(self, cache: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes) -> None:
+        """Serve batches until only items of accounts whose download failed are open.
 
-        What was given back would be open again before the next time-out ends, and the run would serve nobody else.
+        A failed account is not tried again in the same run: its items would be open again before the next time-out
+        ends, and the run would serve no other account.
         """
         while True:
             batch = await asyncio.to_thread(
@@ -174,80 +166,74 @@ class QueueWorker:
             )
             if not batch.items:
                 return
-            keeper = asyncio.create_task(self._keep_batch(batch.token), name="batch lease")
+            renewal = asyncio.create_task(self._renew_batch(batch.token), name="batch lease")
             try:
-                if not await self._refresh(batch, book, downloads, quotes):
+                if not await self._refresh(batch, cache, downloads, quotes):
                     return
             except BaseException as error:
-                await asyncio.shield(asyncio.to_thread(self._return, batch, f"interrupted: {type(error).__name__}"))
+                await asyncio.shield(
+                    asyncio.to_thread(self._return_batch, batch, f"interrupted: {type(error).__name__}")
+                )
                 raise
             finally:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)
+                renewal.cancel()
+                await asyncio.gather(renewal, return_exceptions=True)
 
     async def _download_due_accounts(self, scope: RefreshScope, downloads: AccountDownloads) -> None:
-        """Those of which no item was in the queue: their values and exchange rates must not get old either."""
+        """Download accounts without an item in the queue whose values and exchange rates would get too old."""
         due = await asyncio.to_thread(
             self._queue.due_accounts,
             refresh_seconds=self._settings.refresh_seconds,
             interval_seconds=scope.interval_seconds,
         )
-        tried = self.report.failed_accounts.keys() | {download.account for download in downloads.taken}
+        tried = self.report.failed_accounts.keys() | {download.account for download in downloads.completed}
         left = (set(due) & set(self._accounts)) - tried
         if not left:
             return
-        before = len(downloads.taken)
-        failed = await downloads.ensure(dict.fromkeys(left, self._clock()))
+        failed = await self._ensure_downloads(downloads, dict.fromkeys(left, self._clock()))
         self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
-        await self._write_accounts(downloads, before)
 
-    def _return(self, batch: Batch, reason: str) -> None:
-        """Let others have a batch at once that this worker cannot finish, rather than when its lease ends."""
+    def _return_batch(self, batch: Batch, reason: str) -> None:
+        """Return a batch that this worker cannot finish, so that others get it before its lease ends."""
         with contextlib.suppress(StateError):
             self._queue.give_back(batch.token, [item.key for item in batch.items], reason, delay_seconds=0)
 
-    async def _keep_batch(self, token: str) -> None:
-        """Downloads and quotes of one batch may together take longer than its lease."""
+    async def _renew_batch(self, token: str) -> None:
+        """Renew the lease of a batch: its downloads and quotes may together take longer than that."""
         held: object = token
         while held is not None:
-            await asyncio.sleep(KEEP_BATCH_EVERY)
+            await asyncio.sleep(RENEW_BATCH_EVERY_SECONDS)
             try:
                 held = await asyncio.to_thread(self._queue.extend, token, lease_seconds=BATCH_LEASE_SECONDS)
             except StateError as error:
-                log.warning("lease of a batch is not prolonged: %s", error)  # tried again before it ends
+                log.warning("lease of a batch is not renewed: %s", error)  # tried again before it ends
 
-    async def _take_positions(self, connection: IBConnectionManager) -> None:
-        """The complete position download of this connection, kept current by its later messages."""
+    async def _download_positions(self, connection: IBConnectionManager) -> None:
+        """Store the complete position download of this connection, and apply its later messages to ``_held``."""
         begun_at = self._clock()
-        # Every message of the download comes as an event too, so that what follows its end is not missed.
-        subscribe_positions(connection, self._note, self._clock)
+        # Subscribed before the download ends, so that no message after its end is missed.
+        subscribe_positions(connection, self._on_position, self._clock)
         await download_positions(connection, self._clock)
-        self._accounts = [account for account in connection.accounts if self._keeps(account)]
+        self._accounts = [account for account in connection.accounts if self._is_selected(account)]
         # Copied on the loop: the position feed goes on while the thread reads.
         await asyncio.to_thread(self._store_positions, list(self._held.values()), self._accounts, begun_at)
         self.report.held = len(self._held)
 
-    def _note(self, holding: Holding) -> None:
-        if not self._keeps(holding.account):
+    def _on_position(self, holding: Holding) -> None:
+        if not self._is_selected(holding.account):
             return
         if holding.position:
             self._held[holding.key] = holding
         else:
             self._held.pop(holding.key, None)
 
-    def _keeps(self, account: str) -> bool:
+    def _is_selected(self, account: str) -> bool:
         return not self._settings.ib_accounts or account in self._settings.ib_accounts
 
     def _store_positions(self, held: list[Holding], accounts: list[str], begun_at: datetime) -> None:
         missing = holdings_store.replace_accounts(self._database, accounts, held, observed_at=begun_at)
         self._queue.insert_many(
-            NewItem(
-                account=item.account,
-                conid=item.contract.conid,
-                symbol=item.contract.symbol,
-                priority=QueuePriority.VERIFY,
-            )
-            for item in missing
+            NewItem(item.account, item.contract.conid, item.contract.symbol, QueuePriority.VERIFY) for item in missing
         )
 
     def _enqueue(self, scope: RefreshScope) -> None:
@@ -262,57 +248,65 @@ class QueueWorker:
         self.report.queue_depth_at_start = self._queue.stats().pending
 
     def _priority(self, key: Key) -> QueuePriority:
-        """An active holding that found no line is refreshed before those that no strategy asks for."""
+        """Refresh active holdings without a line before holdings of no strategy."""
         active = self._registry.is_active(key[1], key[0])
         return QueuePriority.OVERFLOW if active else QueuePriority.NORMAL
 
     async def _refresh(
-        self, batch: Batch, book: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes
+        self, batch: Batch, cache: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes
     ) -> bool:
-        """Value a batch and write it; False if its lease was lost, so that this worker should stop."""
+        """Value a batch and write it; return False if its lease was lost, so that this worker must stop."""
         self.report.batches += 1
-        items = await self._without_strangers(batch)
+        items = await self._reject_unmanaged_accounts(batch)
         needed: dict[str, datetime] = {}
         for item in items:
             needed[item.account] = max(item.enqueued_at, needed.get(item.account, item.enqueued_at))
-        before = len(downloads.taken)
-        failed = await downloads.ensure(needed)
-        await self._write_accounts(downloads, before)
+        failed = await self._ensure_downloads(downloads, needed)
         if failed:
-            await self._give_back(batch, failed)
+            await self._return_failed(batch, failed)
             items = [item for item in items if item.account not in failed]
         if not items:
             return True
-        found = await asyncio.to_thread(self._settle, items, downloads, frozenset(self._held))
-        contracts = await book.qualified([conid for _, conid in found.valued])
+        found = await asyncio.to_thread(self._reconcile, items, downloads, frozenset(self._held))
+        contracts = await cache.qualified([conid for _, conid in found.valued])
         seen = await quotes.collect(value.contract for value in found.valued.values() if value.position)
         self.report.quoted += len(seen)
-        found = reopened(found, self._held)
+        found = with_reopened(found, self._held)
         rows = self._rows(found, contracts, seen, downloads)
         return await self._commit(batch, items, rows, found, downloads)
 
-    async def _without_strangers(self, batch: Batch) -> list[QueueItem]:
-        """The items that can be valued; those of accounts that are not ours fail, and end as dead letters."""
-        strangers = [item.key for item in batch.items if item.account not in self._accounts]
-        if strangers:
+    async def _reject_unmanaged_accounts(self, batch: Batch) -> list[QueueItem]:
+        """Return the items that can be valued; fail those of other accounts, which end as dead letters."""
+        rejected = [item.key for item in batch.items if item.account not in self._accounts]
+        if rejected:
             reason = "the login does not manage this account, or V6_IB_ACCOUNTS leaves it out"
-            await asyncio.to_thread(self._queue.mark_failed, batch.token, strangers, reason)
-            self.report.retried += len(strangers)
+            await asyncio.to_thread(self._queue.mark_failed, batch.token, rejected, reason)
+            self.report.retried += len(rejected)
         return [item for item in batch.items if item.account in self._accounts]
 
-    async def _give_back(self, batch: Batch, failed: Mapping[str, AccountFeedError]) -> None:
+    async def _ensure_downloads(
+        self, downloads: AccountDownloads, needed: dict[str, datetime]
+    ) -> dict[str, AccountFeedError]:
+        """Download the accounts that need it, write their figures, and return what failed."""
+        before = len(downloads.completed)
+        failed = await downloads.ensure(needed)
+        if values := [download.values for download in downloads.completed[before:]]:
+            self.report.account_commits.append(await asyncio.to_thread(self._writer.append_accounts, values))
+        return failed
+
+    async def _return_failed(self, batch: Batch, failed: Mapping[str, AccountFeedError]) -> None:
         self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
         keys = [item.key for item in batch.items if item.account in failed]
-        # Not the items' fault, so it does not bring them nearer to the dead letters.
+        # The items did not fail themselves, so this counts as no attempt towards the dead letters.
         await asyncio.to_thread(
             self._queue.give_back, batch.token, keys, "account feed not available", delay_seconds=FEED_RETRY_SECONDS
         )
 
-    def _count_left(self, accounts: frozenset[str]) -> int:
-        """How many items of accounts wait for another run, those included that this one did not try."""
+    def _count_items(self, accounts: frozenset[str]) -> int:
+        """Number of items of accounts that wait for another run, including those that this run did not try."""
         return sum(item.account in accounts and item.state is not QueueState.DEAD for item in self._queue.items())
 
-    def _settle(self, items: list[QueueItem], downloads: AccountDownloads, held: frozenset[Key]) -> Settlement:
+    def _reconcile(self, items: list[QueueItem], downloads: AccountDownloads, held: frozenset[Key]) -> Reconciliation:
         keys = [item.key for item in items]
         known = {key: stored.holding for key, stored in holdings_store.find(self._database, keys).items()}
         downloaded = {
@@ -321,11 +315,11 @@ class QueueWorker:
             if (download := downloads.get(account)) is not None
             for conid, value in download.portfolio.items()
         }
-        return settle(keys, downloaded=downloaded, held=held, known=known)
+        return reconcile(keys, downloaded=downloaded, held=held, known=known)
 
     def _rows(
         self,
-        items: Settlement,
+        items: Reconciliation,
         contracts: dict[int, ContractSpec],
         quotes: dict[int, Quote],
         downloads: AccountDownloads,
@@ -358,36 +352,25 @@ class QueueWorker:
         batch: Batch,
         items: list[QueueItem],
         rows: list[PositionUpdate],
-        found: Settlement,
+        found: Reconciliation,
         downloads: AccountDownloads,
     ) -> bool:
-        """One commit, durable, then the acknowledgement; without the lease any more nothing is written."""
+        """Write one durable commit, then acknowledge; write nothing if the lease is lost."""
         extended = await asyncio.to_thread(self._queue.extend, batch.token, lease_seconds=BATCH_LEASE_SECONDS)
         if extended is None:
             log.warning("lease of a batch expired: its %d items are served again", len(items))
             return False
         if rows:
-            self.report.commits.append(await asyncio.to_thread(self._append_positions, rows))
+            self.report.commits.append(await asyncio.to_thread(self._writer.append_positions, rows))
         await asyncio.to_thread(self._acknowledge, batch, items, rows, found, downloads)
         return True
-
-    def _append_positions(self, updates: list[PositionUpdate]) -> Commit:
-        frame = position_rows(
-            updates,
-            spec=QUEUED_POSITIONS,
-            trading_day=self._trading_day,
-            source=UpdateSource.QUEUE,
-            ingested_at=self._clock(),
-            run_id=self._run_id,
-        )
-        return self._positions_table.append(frame, self._lineage(QUEUED_POSITIONS))
 
     def _acknowledge(
         self,
         batch: Batch,
         items: list[QueueItem],
         rows: list[PositionUpdate],
-        found: Settlement,
+        found: Reconciliation,
         downloads: AccountDownloads,
     ) -> None:
         now = self._clock()
@@ -395,39 +378,15 @@ class QueueWorker:
             download = downloads.get(account)
             keys = [key for key in found.gone if key[0] == account]
             if download is not None:
-                # As of the download: what was opened again since stays open.
+                # As of the download: a position opened again since stays open.
                 holdings_store.mark_closed(self._database, keys, closed_at=download.started_at)
-        if found.unsettled:
+        if found.disputed:
             reason = "position feed and account download disagree"
-            self._queue.mark_failed(batch.token, found.unsettled, reason)
-            self.report.retried += len(found.unsettled)
-        given_up = set(found.unsettled)
-        done = [item.key for item in items if item.key not in given_up]
+            self._queue.mark_failed(batch.token, found.disputed, reason)
+            self.report.retried += len(found.disputed)
+        disputed = set(found.disputed)
+        done = [item.key for item in items if item.key not in disputed]
         refreshed_at = min((row.timestamp for row in rows), default=now)
         accepted = self._queue.mark_success(batch.token, done, refreshed_at)
         self.report.closed += len(found.gone)
         self.report.refreshed += len(accepted) - len(found.gone)
-
-    async def _write_accounts(self, downloads: AccountDownloads, before: int) -> None:
-        values = [download.values for download in downloads.taken[before:]]
-        if not values:
-            return
-        frame = account_rows(
-            values,
-            spec=ACCOUNT_VALUES,
-            trading_day=self._trading_day,
-            source=UpdateSource.QUEUE,
-            run_id=self._run_id,
-            ingested_at=self._clock(),
-        )
-        commit = await asyncio.to_thread(self._accounts_table.append, frame, self._lineage(ACCOUNT_VALUES))
-        self.report.account_commits.append(commit)
-
-    def _lineage(self, spec: TableSpec) -> CommitLineage:
-        return CommitLineage(
-            asset=spec.name,
-            source=UpdateSource.QUEUE.value,
-            code_version=__version__,
-            run_id=self._run_id,
-            gateway=self._settings.ib_address,
-        )

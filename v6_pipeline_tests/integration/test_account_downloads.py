@@ -42,7 +42,7 @@ def others_lease(database: StateDatabase, clock: ManualClock) -> NamedLease:
 
 
 def taken(downloads: AccountDownloads) -> list[str]:
-    return [download.account for download in downloads.taken]
+    return [download.account for download in downloads.completed]
 
 
 async def test_each_account_that_is_needed_is_downloaded(downloads: AccountDownloads, clock: ManualClock) -> None:

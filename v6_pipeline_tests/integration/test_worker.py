@@ -393,7 +393,7 @@ async def test_a_lake_that_cannot_be_written_is_found_out_before_the_gateway_is_
 async def test_a_connection_lost_in_the_middle_leaves_the_rest_in_the_queue(rig: Rig) -> None:
     rig.settings = rig.settings.model_copy(update={"queue_batch": 20})
     worker = rig.worker()
-    append = worker._append_positions
+    append = worker._writer.append_positions
     loop = asyncio.get_running_loop()
 
     def then_the_gateway_goes(updates: Any) -> Any:
@@ -402,7 +402,7 @@ async def test_a_connection_lost_in_the_middle_leaves_the_rest_in_the_queue(rig:
             loop.call_soon_threadsafe(session.abort)
         return commit
 
-    worker._append_positions = then_the_gateway_goes  # type: ignore[method-assign]
+    worker._writer.append_positions = then_the_gateway_goes  # type: ignore[method-assign]
 
     with pytest.raises(GatewayError):
         await worker.run(EVERYTHING)
@@ -467,7 +467,7 @@ async def test_a_batch_that_takes_longer_than_its_lease_keeps_it(rig: Rig, monke
         return await ensure(self, needed)
 
     monkeypatch.setattr(AccountDownloads, "ensure", slowly)
-    monkeypatch.setattr("v6_pipeline.refresh.worker.KEEP_BATCH_EVERY", 0.01)
+    monkeypatch.setattr("v6_pipeline.refresh.worker.RENEW_BATCH_EVERY_SECONDS", 0.01)
 
     assert (await rig.refresh()).refreshed == 60
 

@@ -1,4 +1,4 @@
-"""Settlement: a position is gone only when both feeds say so."""
+"""Reconciliation: a position is gone only when both feeds say so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from v6_pipeline.ib.account_feed import PortfolioValue
 from v6_pipeline.model import ContractSpec, Holding, SecType
-from v6_pipeline.refresh.reconcile import Key, Settlement, reopened, settle
+from v6_pipeline.refresh.reconcile import Reconciliation, reconcile, with_reopened
+from v6_pipeline.state.keys import Key
 
 KEY: Key = ("A", 1)
 NOON = datetime(2026, 11, 20, 17, tzinfo=UTC)
@@ -29,12 +30,12 @@ def value(position: float) -> PortfolioValue:
     )
 
 
-def outcome(found: Settlement) -> tuple[bool, bool, bool]:
-    return KEY in found.valued, KEY in found.gone, KEY in found.unsettled
+def outcome(found: Reconciliation) -> tuple[bool, bool, bool]:
+    return KEY in found.valued, KEY in found.gone, KEY in found.disputed
 
 
 @pytest.mark.parametrize(
-    ("downloaded", "held", "known", "valued", "gone", "unsettled"),
+    ("downloaded", "held", "known", "valued", "gone", "disputed"),
     [
         (5.0, True, True, True, False, False),
         (5.0, False, False, True, False, False),  # opened a moment ago: the value is the newer word
@@ -47,20 +48,20 @@ def outcome(found: Settlement) -> tuple[bool, bool, bool]:
     ],
 )
 def test_both_feeds_decide(
-    *, downloaded: float | None, held: bool, known: bool, valued: bool, gone: bool, unsettled: bool
+    *, downloaded: float | None, held: bool, known: bool, valued: bool, gone: bool, disputed: bool
 ) -> None:
-    found = settle(
+    found = reconcile(
         [KEY],
         downloaded={} if downloaded is None else {KEY: value(downloaded)},
         held={KEY} if held else set(),
         known={KEY: HOLDING} if known else {},
     )
 
-    assert outcome(found) == (valued, gone, unsettled)
+    assert outcome(found) == (valued, gone, disputed)
 
 
 def test_what_comes_back_before_it_is_written_is_neither_closed_nor_valued() -> None:
-    found = Settlement({KEY: value(0)}, {KEY: HOLDING}, ())
+    found = Reconciliation({KEY: value(0)}, {KEY: HOLDING}, ())
 
-    assert outcome(reopened(found, {KEY})) == (False, False, True)
-    assert reopened(found, set()) is found
+    assert outcome(with_reopened(found, {KEY})) == (False, False, True)
+    assert with_reopened(found, set()) is found
