@@ -117,8 +117,7 @@ class AccountDesk:
         """
         subscribe, account = parse_account_updates(fields)
         account = account or self._book.accounts[0]
-        if account not in self._book.accounts:
-            session.error(-1, 321, validation_error(f"Invalid account code '{account}'."))
+        if not self._is_managed(session, -1, account):
             return
         if not subscribe:
             session.subscriptions.account = None
@@ -182,11 +181,10 @@ class AccountDesk:
         """reqAccountUpdatesMulti: account values without portfolio; not bound by the one-account rule."""
         request_id, account = parse_account_updates_multi(fields)
         account = account or self._book.accounts[0]
-        if account not in self._book.accounts:
-            session.error(request_id, 321, validation_error(f"Invalid account code '{account}'."))
+        if not self._is_managed(session, request_id, account):
             return
-        session.subscriptions.multis[request_id] = feed = ValueFeed((account,))
-        self._tell_multi(session, request_id, feed)
+        session.subscriptions.multis[request_id] = feed = ValueFeed((account,), messages.account_update_multi)
+        self._send_changes(session, request_id, feed)
         session.send(messages.account_update_multi_end(request_id))
 
     def cancel_account_updates_multi(self, session: ClientSession, fields: Fields) -> None:
@@ -206,33 +204,31 @@ class AccountDesk:
             session.error(request.request_id, 322, text)
             return
         accounts = self._book.accounts if request.group == "All" else (request.group,)
-        session.subscriptions.summaries[request.request_id] = feed = ValueFeed(accounts, request.tags)
-        self._tell_summary(session, request.request_id, feed)
+        feed = ValueFeed(accounts, messages.account_summary, request.tags)
+        session.subscriptions.summaries[request.request_id] = feed
+        self._send_changes(session, request.request_id, feed)
         session.send(messages.account_summary_end(request.request_id))
 
     def cancel_account_summary(self, session: ClientSession, fields: Fields) -> None:
         """Ends a summary: cancelAccountSummary."""
         session.subscriptions.summaries.pop(parse_versioned_id(fields), None)
 
-    def _tell_summary(self, session: ClientSession, request_id: int, feed: ValueFeed) -> None:
-        for account, row in self._news(feed):
-            session.send(messages.account_summary(request_id, account, row))
-
-    def _tell_multi(self, session: ClientSession, request_id: int, feed: ValueFeed) -> None:
-        for account, row in self._news(feed):
-            session.send(messages.account_update_multi(request_id, account, row))
-
-    def _news(self, feed: ValueFeed) -> list[tuple[str, AccountValue]]:
-        """The rows that a feed has not been told yet, or not with this value."""
-        news: list[tuple[str, AccountValue]] = []
+    def _send_changes(self, session: ClientSession, request_id: int, feed: ValueFeed) -> None:
+        """Send the rows that are new to a feed or have another value than before."""
         for account in feed.accounts:
             rows = self._book.account_values(account)
             for row in rows if feed.tags is None else select_rows(rows, feed.tags):
                 key = (account, row.tag, row.currency)
-                if feed.told.get(key) != row.value:
-                    feed.told[key] = row.value
-                    news.append((account, row))
-        return news
+                if feed.sent.get(key) != row.value:
+                    feed.sent[key] = row.value
+                    session.send(feed.encode(request_id, account, row))
+
+    def _is_managed(self, session: ClientSession, request_id: int, account: str) -> bool:
+        """Return whether the login manages an account; a request for any other is refused with 321."""
+        if account in self._book.accounts:
+            return True
+        session.error(request_id, 321, validation_error(f"Invalid account code '{account}'."))
+        return False
 
     # Profit and loss
 
@@ -250,17 +246,15 @@ class AccountDesk:
 
     def _start_pnl(self, session: ClientSession, fields: Fields, *, single: bool) -> None:
         request = parse_pnl(fields, single=single)
-        if request.account not in self._book.accounts:
-            session.error(request.request_id, 321, validation_error(f"Invalid account code '{request.account}'."))
-            return
-        session.subscriptions.pnl[request.request_id] = PnLFeed(request.account, request.conid)
-        self._tell_pnl(session)
+        if self._is_managed(session, request.request_id, request.account):
+            session.subscriptions.pnl[request.request_id] = PnLFeed(request.account, request.conid)
+            self._send_pnl(session)
 
-    def _tell_pnl(self, session: ClientSession) -> None:
+    def _send_pnl(self, session: ClientSession) -> None:
         for request_id, feed in session.subscriptions.pnl.items():
             message = self._pnl_message(request_id, feed)
-            if message is not None and message != feed.told:
-                feed.told = message
+            if message is not None and message != feed.sent:
+                feed.sent = message
                 session.send(message)
 
     def _pnl_message(self, request_id: int, feed: PnLFeed) -> Message | None:
@@ -279,17 +273,16 @@ class AccountDesk:
     def tick(self) -> None:
         """Send profit and loss that changed."""
         for session in self._sessions():
-            self._tell_pnl(session)
+            self._send_pnl(session)
 
     def portfolio_tick(self) -> None:
         """Send the three-minute update: portfolios, account values, summaries."""
         for session in self._sessions():
             if session.subscriptions.account is not None:
                 self._send_portfolio(session, self._book.held(session.subscriptions.account, closed=True))
-            for request_id, feed in session.subscriptions.summaries.items():
-                self._tell_summary(session, request_id, feed)
-            for request_id, feed in session.subscriptions.multis.items():
-                self._tell_multi(session, request_id, feed)
+            for feeds in (session.subscriptions.summaries, session.subscriptions.multis):
+                for request_id, feed in feeds.items():
+                    self._send_changes(session, request_id, feed)
 
 
 def select_rows(rows: list[AccountValue], tags: tuple[str, ...]) -> list[AccountValue]:

@@ -7,9 +7,12 @@ Belongs here: the state that faults set and that the desks look at. How a fault 
 import sys
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, STOCK, Contract
 from v6_pipeline.paper.prices import Quote
+
+Kind = TypeVar("Kind")
 
 MAX_INTEGER = 2147483647
 """IB's "unset" for integers; older clients see it in prices and sizes too."""
@@ -56,6 +59,31 @@ class Prices(StrEnum):
     MINUS_ONE = "minus_one"
     MAX_DOUBLE = "max_double"
     MAX_INT = "max_int"
+
+
+@dataclass(slots=True)
+class NextRequests(Generic[Kind]):
+    """An ordered fault: `kind` happens to the next `count` requests, for these contracts or for any."""
+
+    kind: Kind
+    count: int
+    conids: frozenset[int] | None
+
+    @classmethod
+    def of(cls, kind: Kind, count: int, conids: list[int] | None) -> "NextRequests[Kind]":
+        """Return a fault as an action orders it."""
+        return cls(kind, count, None if conids is None else frozenset(conids))
+
+
+def use_up(ordered: list[NextRequests[Kind]], conid: int, kind: Kind | None = None) -> Kind | None:
+    """Count the first fault (of `kind`, if given) that a request for a contract meets, and return its kind."""
+    for fault in ordered:
+        if kind in {None, fault.kind} and (fault.conids is None or conid in fault.conids):
+            fault.count -= 1
+            if not fault.count:
+                ordered.remove(fault)
+            return fault.kind
+    return None
 
 
 def farm_of(contract: Contract) -> Farm:

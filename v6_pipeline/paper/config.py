@@ -83,6 +83,7 @@ class GatewayConfig:
     utcnow: Callable[[], datetime] = utcnow
 
     def __post_init__(self) -> None:
+        ports = {"port": self.port, "control port": self.control_port, "Flex port": self.flex_port}
         checks = (
             (bool(self.accounts), "there must be at least one account"),
             (len(set(self.accounts)) == len(self.accounts), "accounts must differ"),
@@ -90,14 +91,9 @@ class GatewayConfig:
                 all(_ACCOUNT.fullmatch(account) for account in self.accounts),
                 f"accounts must be SIM and 1 to 12 capitals or digits, not {', '.join(self.accounts)}",
             ),
-            (0 <= self.port <= 65535, f"port {self.port} is not between 0 and 65535"),
-            (
-                self.control_port is None or 0 <= self.control_port <= 65535,
-                f"control port {self.control_port} is not between 0 and 65535",
-            ),
-            (
-                self.flex_port is None or 0 <= self.flex_port <= 65535,
-                f"Flex port {self.flex_port} is not between 0 and 65535",
+            *(
+                (port is None or 0 <= port <= 65535, f"{name} {port} is not between 0 and 65535")
+                for name, port in ports.items()
             ),
             (not self.port or self.port != self.control_port, f"port and control port are both {self.port}"),
             (self.lines >= 0, f"lines cannot be {self.lines}"),

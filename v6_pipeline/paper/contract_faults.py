@@ -7,10 +7,10 @@ Belongs here: setting `conditions` and telling those who stream. What a conditio
 from collections.abc import Callable, Collection, Iterable
 from typing import Annotated
 
-from v6_pipeline.paper.conditions import Prices
+from v6_pipeline.paper.conditions import NextRequests, Prices
 from v6_pipeline.paper.fields import Count, Lines, OneOf
 from v6_pipeline.paper.market import Market
-from v6_pipeline.paper.market_data import ADVISORIES, REJECTIONS, MarketDataDesk, Rejection
+from v6_pipeline.paper.market_data import ADVISORIES, REJECTIONS, MarketDataDesk
 from v6_pipeline.paper.session import ClientSession
 from v6_pipeline.paper.statistics import Statistics
 
@@ -93,7 +93,7 @@ class ContractFaults:
 
     def reject_market_data(self, code: RejectionCode = 420, count: Count = 1, conids: list[int] | None = None) -> None:
         """Turn the next requests away with a code; they take no line."""
-        self._desk.rejections.append(Rejection(code, count, None if conids is None else frozenset(conids)))
+        self._desk.rejections.append(NextRequests.of(code, count, conids))
 
     def restore_contracts(self, conids: list[int] | None = None) -> None:
         """Nothing is wrong with these contracts, or with any, any more; halts end with a tick that says so."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from v6_pipeline.paper import messages
-from v6_pipeline.paper.conditions import Farm
+from v6_pipeline.paper.conditions import Farm, NextRequests, use_up
 from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.contracts import FUTURE, Contract
 from v6_pipeline.paper.fields import Count, Seconds
@@ -63,15 +63,6 @@ class Refusal(StrEnum):
     PERMISSION = "permission"
     FAILED = "failed"
     SILENCE = "silence"
-
-
-@dataclass(slots=True)
-class Refused:
-    """The next `count` requests, for these contracts or any, are turned away."""
-
-    why: Refusal
-    count: int
-    conids: frozenset[int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +122,7 @@ class HistoryDesk:
 
     def __init__(self, config: GatewayConfig, market: Market, statistics: Statistics) -> None:
         self.extra_seconds = 0.0
-        self.refusals: list[Refused] = []
+        self.refusals: list[NextRequests[Refusal]] = []
         self._config = config
         self._market = market
         self._statistics = statistics
@@ -262,14 +253,7 @@ class HistoryDesk:
         )
 
     def _has_fault(self, why: Refusal, contract: Contract) -> bool:
-        """Whether this request is to be turned away so; uses up one of those ordered."""
-        for refusal in self.refusals:
-            if refusal.why is why and (refusal.conids is None or contract.conid in refusal.conids):
-                refusal.count -= 1
-                if not refusal.count:
-                    self.refusals.remove(refusal)
-                return True
-        return False
+        return use_up(self.refusals, contract.conid, why) is not None
 
     def _is_served(self) -> bool:
         """Whether answers can come from IB's servers; without them a request just stays open."""
@@ -333,7 +317,7 @@ class HistoryFaults:
 
     def refuse_history(self, why: Refusal = Refusal.PACING, count: Count = 1, conids: list[int] | None = None) -> None:
         """Refuse the next historical requests for these contracts, or for any."""
-        self._desk.refusals.append(Refused(why, count, None if conids is None else frozenset(conids)))
+        self._desk.refusals.append(NextRequests.of(why, count, conids))
 
     def heal(self) -> None:
         """Forget what is still to come."""

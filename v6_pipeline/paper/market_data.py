@@ -5,10 +5,9 @@ Belongs here: IB's rules for reqMktData and its relatives. Which messages a quot
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from v6_pipeline.paper import messages
-from v6_pipeline.paper.conditions import distorted
+from v6_pipeline.paper.conditions import NextRequests, distorted, use_up
 from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.contracts import Contract
 from v6_pipeline.paper.market import Market
@@ -62,15 +61,6 @@ REJECTIONS = {
 """Codes that end a market data request."""
 
 
-@dataclass(slots=True)
-class Rejection:
-    """The next `count` requests, for these contracts or any, draw a code."""
-
-    code: int
-    count: int
-    conids: frozenset[int] | None
-
-
 class MarketDataDesk:
     """Serves market data and contract definitions to all clients.
 
@@ -79,7 +69,7 @@ class MarketDataDesk:
     """
 
     def __init__(self, config: GatewayConfig, market: Market, statistics: Statistics) -> None:
-        self.rejections: list[Rejection] = []
+        self.rejections: list[NextRequests[int]] = []
         self._config = config
         self._market = market
         self._statistics = statistics
@@ -194,17 +184,8 @@ class MarketDataDesk:
             return 200, NO_DEFINITION
         if len(found) > 1:
             return 200, f"The contract description specified for {request.query.symbol} is ambiguous."
-        return self._rejection(found[0].conid)
-
-    def _rejection(self, conid: int) -> tuple[int, str] | None:
-        """Code and text if the next request for a contract is to be turned away."""
-        for rejection in self.rejections:
-            if rejection.conids is None or conid in rejection.conids:
-                rejection.count -= 1
-                if not rejection.count:
-                    self.rejections.remove(rejection)
-                return rejection.code, REJECTIONS[rejection.code]
-        return None
+        code = use_up(self.rejections, found[0].conid)
+        return None if code is None else (code, REJECTIONS[code])
 
     def _find(self, query: ContractQuery) -> list[Contract]:
         """What a request describes, as far as IB has a definition of it."""

@@ -53,20 +53,25 @@ class Subscription:
 
 @dataclass(slots=True)
 class ValueFeed:
-    """An account summary or multi-account subscription, and what it has been told."""
+    """A subscription to an account summary or to reqAccountUpdatesMulti.
+
+    `encode` makes the message of a row from request id, account and row; `sent` is the newest value sent by account,
+    tag and currency.
+    """
 
     accounts: tuple[str, ...]
+    encode: Callable[[int, str, messages.AccountValue], Message]
     tags: tuple[str, ...] | None = None
-    told: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    sent: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class PnLFeed:
-    """A profit-and-loss subscription: of an account, or of one contract in it."""
+    """A subscription to the profit and loss of an account, or of one contract in it; `sent` is the newest message."""
 
     account: str
     conid: int | None
-    told: Message | None = None
+    sent: Message | None = None
 
 
 @dataclass(slots=True)
