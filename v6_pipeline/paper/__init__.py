@@ -1,7 +1,7 @@
 """The paper gateway: IB's socket protocol over a seeded, simulated market and accounts. Serves on loopback only.
 
-Belongs here: the simulation, and nothing that the product needs to run. It imports neither ib_async nor any part of the
-product but its errors, so that the two can disagree.
+Belongs here: the simulation. Does not belong here: anything that the product needs to run. Of the product it imports
+only the errors, and it does not import ib_async, so that the two can disagree.
 """
 
 from v6_pipeline.paper.config import AccountConflict, GatewayConfig, simulated_accounts

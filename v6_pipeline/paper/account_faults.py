@@ -1,7 +1,7 @@
-"""Faults of positions and account updates, and what happens to positions overnight.
+"""Faults of positions and account updates, and overnight changes of positions.
 
-Belongs here: ordering a fault. How a download is cut off, and IB's one-account rule, are in `account_feeds`. Every
-public method is an action; see `actions`.
+Belongs here: ordering a fault. `account_feeds` cuts a download off and applies IB's one-account rule. Every public
+method is an action; see `actions`.
 """
 
 from collections.abc import Callable, Collection
@@ -17,14 +17,14 @@ from v6_pipeline.paper.session import ClientSession
 
 
 class PositionCutOff(StrEnum):
-    """How a position download ends early; nobody can be evicted from positions."""
+    """How a position download ends early; position subscriptions cannot be evicted."""
 
     SILENT = "silent"
     DROP = "drop"
 
 
 class AccountFaults:
-    """What may happen to the accounts of one gateway; `sessions` lists the clients that are logged in."""
+    """Faults of the accounts of one gateway; `sessions` lists the logged-in clients."""
 
     def __init__(self, book: Book, desk: AccountDesk, sessions: Callable[[], Collection[ClientSession]]) -> None:
         self._book = book
@@ -44,7 +44,7 @@ class AccountFaults:
         return self._changed(self._book.resize(account, conid, 0.0))
 
     def assign(self, account: str, conid: int) -> dict[str, object]:
-        """Exercise or assign an option; gives the holdings that changed. See `Book.assign` for the errors."""
+        """Exercise or assign an option; returns the holdings that changed. See `Book.assign` for the errors."""
         changed = [self._changed(holding) for holding in self._book.assign(account, conid)]
         return {"positions": [holding_reply(holding) for holding in changed]}
 
@@ -53,17 +53,17 @@ class AccountFaults:
         self._desk.conflict = mode
 
     def cut_account_download(self, how: CutOff = CutOff.SILENT, rows: Rows = 3, count: Count = 1) -> None:
-        """End each of the next account downloads after some rows."""
+        """End each of the next account downloads after `rows` rows."""
         self._desk.account_cuts.extend([Cut(how, rows)] * count)
 
     def cut_position_download(
         self, how: PositionCutOff = PositionCutOff.SILENT, rows: Rows = 3, count: Count = 1
     ) -> None:
-        """End each of the next position downloads after some rows."""
+        """End each of the next position downloads after `rows` rows."""
         self._desk.position_cuts.extend([Cut(CutOff(how), rows)] * count)
 
     def evict_account_feed(self, account: str | None = None) -> None:
-        """2100 to whoever is subscribed to this account, or to any."""
+        """Send 2100 to the clients that are subscribed to this account, or to any, and end their subscription."""
         for session in self._sessions():
             subscribed = session.subscriptions.account
             if subscribed is not None and account in {None, subscribed}:
@@ -74,7 +74,7 @@ class AccountFaults:
         self._desk.refusals = count
 
     def heal(self) -> None:
-        """Forget what is still to come."""
+        """Cancel the faults that are still to come."""
         self._desk.account_cuts.clear()
         self._desk.position_cuts.clear()
         self._desk.refusals = 0

@@ -1,6 +1,6 @@
 """Account requests: positions, account updates, summaries, profit and loss.
 
-Belongs here: IB's rules for the account feeds and what is pushed when. The numbers themselves are in `book`.
+Belongs here: IB's rules for the account feeds, and when updates are pushed. `book` computes the numbers.
 """
 
 from collections import deque
@@ -26,14 +26,14 @@ from v6_pipeline.paper.statistics import Statistics
 from v6_pipeline.paper.wire import Fields, Message
 
 MAX_SUMMARIES = 2
-"""Account summary subscriptions a client may hold at once (IBKR's TWS API, "Account Summary")."""
+"""Account summary subscriptions that a client may hold at once (IBKR's TWS API, "Account Summary")."""
 
 EVICTED = "New account data requested from TWS. API client has been unsubscribed from account data."
 REFUSED = "Unable to subscribe to account as the following clients are subscribed to a different account."
 
 
 class CutOff(StrEnum):
-    """How a download ends early: no more comes, the connection ends, or the feed is taken away with 2100."""
+    """How a download ends early: no more rows, a closed connection, or the end of the feed with 2100."""
 
     SILENT = "silent"
     DROP = "drop"
@@ -42,18 +42,18 @@ class CutOff(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A download that is to end after so many rows."""
+    """An ordered early end of a download, after `rows` rows."""
 
     how: CutOff
     rows: int
 
 
 class AccountDesk:
-    """Serves account data to all clients; `sessions` lists those connected.
+    """Serves account data to all clients; `sessions` lists the logged-in ones.
 
     Attributes:
         account_cuts: one for each of the next account downloads; `position_cuts` the same for positions.
-        refusals: how many of the next requests for account updates draw 2101.
+        refusals: number of the next requests for account updates that are refused with 2101.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class AccountDesk:
     # Positions
 
     def positions(self, session: ClientSession, _fields: Fields) -> None:
-        """reqPositions: all positions of all accounts and an end; changes follow until cancelled."""
+        """Serve reqPositions: all positions of all accounts and an end; changes follow until cancelled."""
         session.subscriptions.positions = True
         cut = self.position_cuts.popleft() if self.position_cuts else None
         for holding in self._book.held()[: cut.rows if cut else None]:
@@ -86,13 +86,13 @@ class AccountDesk:
             session.close()
 
     def cancel_positions(self, session: ClientSession, _fields: Fields) -> None:
-        """Ends position changes: cancelPositions."""
+        """Serve cancelPositions: send no further position changes."""
         session.subscriptions.positions = False
 
     def position_changed(self, holding: Holding) -> None:
-        """Tell every client concerned: position subscribers, and those who follow the account's portfolio.
+        """Send a changed holding to the position subscribers and to the subscribers of the account's portfolio.
 
-        What happens while the link to IB is down is never told: fills were lost so, see Lean's issue 249.
+        Changes while the link to IB is down are never sent: Lean's issue 249 reports fills that were lost so.
         """
         if not self._book.market.link.is_up:
             return
@@ -109,11 +109,11 @@ class AccountDesk:
     # Account updates
 
     def account_updates(self, session: ClientSession, fields: Fields) -> None:
-        """reqAccountUpdates: one managed account at a time over all clients.
+        """Serve reqAccountUpdates: one managed account at a time over all clients.
 
-        IBKR's TWS API, "Account Updates" and message codes 2100 and 2101: a subscription to another account overrides
-        the one before, whose client is told so by 2100 (also when it is the same client), or is rejected with 2101
-        while a different client holds another account. For the same account several clients are served.
+        IBKR's TWS API, "Account Updates" and message codes 2100 and 2101: a subscription to another account replaces
+        the one before, whose client receives 2100 (even if it is the same client), or is rejected with 2101 while a
+        different client holds another account. Several clients may subscribe to the same account.
         """
         subscribe, account = parse_account_updates(fields)
         account = account or self._book.accounts[0]
@@ -141,12 +141,12 @@ class AccountDesk:
         session.send(messages.account_download_end(account))
 
     def evict(self, session: ClientSession) -> None:
-        """End a client's account updates and tell it so."""
+        """End a client's account updates with 2100."""
         session.subscriptions.account = None
         session.error(-1, 2100, EVICTED)
 
     def _send_part(self, session: ClientSession, rows: list[Holding], cut: Cut) -> None:
-        """A download that ends early."""
+        """Send a download that ends early."""
         self._send_rows(session, rows[: cut.rows])
         if cut.how == CutOff.EVICT:
             self.evict(session)
@@ -154,7 +154,7 @@ class AccountDesk:
             session.close()
 
     def _send_portfolio(self, session: ClientSession, holdings: Iterable[Holding]) -> None:
-        """Portfolio rows, then the account's values and time."""
+        """Send portfolio rows, then the account's values and time."""
         account = session.subscriptions.account
         if account is None:
             return
@@ -178,7 +178,7 @@ class AccountDesk:
             self._statistics.last_portfolio[holding.account, holding.conid] = values
 
     def account_updates_multi(self, session: ClientSession, fields: Fields) -> None:
-        """reqAccountUpdatesMulti: account values without portfolio; not bound by the one-account rule."""
+        """Serve reqAccountUpdatesMulti: account values without portfolio, exempt from the one-account rule."""
         request_id, account = parse_account_updates_multi(fields)
         account = account or self._book.accounts[0]
         if not self._is_managed(session, request_id, account):
@@ -188,13 +188,13 @@ class AccountDesk:
         session.send(messages.account_update_multi_end(request_id))
 
     def cancel_account_updates_multi(self, session: ClientSession, fields: Fields) -> None:
-        """Ends such a feed: cancelAccountUpdatesMulti."""
+        """Serve cancelAccountUpdatesMulti."""
         session.subscriptions.multis.pop(parse_versioned_id(fields), None)
 
     # Summaries
 
     def account_summary(self, session: ClientSession, fields: Fields) -> None:
-        """reqAccountSummary: the values asked for and an end; what changed follows with every portfolio update."""
+        """Serve reqAccountSummary: the requested values and an end; changes follow with each portfolio update."""
         request = parse_account_summary(fields)
         if request.group != "All" and request.group not in self._book.accounts:
             session.error(request.request_id, 321, validation_error(f"Invalid group '{request.group}'."))
@@ -210,7 +210,7 @@ class AccountDesk:
         session.send(messages.account_summary_end(request.request_id))
 
     def cancel_account_summary(self, session: ClientSession, fields: Fields) -> None:
-        """Ends a summary: cancelAccountSummary."""
+        """Serve cancelAccountSummary."""
         session.subscriptions.summaries.pop(parse_versioned_id(fields), None)
 
     def _send_changes(self, session: ClientSession, request_id: int, feed: ValueFeed) -> None:
@@ -233,15 +233,15 @@ class AccountDesk:
     # Profit and loss
 
     def pnl(self, session: ClientSession, fields: Fields) -> None:
-        """reqPnL: the account's profit and loss now and whenever a tick changes it."""
+        """Serve reqPnL: the account's profit and loss, now and at each tick that changes it."""
         self._start_pnl(session, fields, single=False)
 
     def pnl_single(self, session: ClientSession, fields: Fields) -> None:
-        """reqPnLSingle: the same for one contract; for a contract that is not held IB does not answer at all."""
+        """Serve reqPnLSingle: the same for one contract; IB never answers for a contract that is not held."""
         self._start_pnl(session, fields, single=True)
 
     def cancel_pnl(self, session: ClientSession, fields: Fields) -> None:
-        """Ends either feed: cancelPnL and cancelPnLSingle."""
+        """Serve cancelPnL and cancelPnLSingle."""
         session.subscriptions.pnl.pop(fields.integer(), None)
 
     def _start_pnl(self, session: ClientSession, fields: Fields, *, single: bool) -> None:
@@ -265,13 +265,13 @@ class AccountDesk:
             return None
         daily, unrealized, realized = self._book.pnl([holding])
         value = self._book.valuation(holding).market_value
-        # Until something was realized IB has no number for it.
+        # IB has no number for the realized profit until there is one.
         return messages.pnl_single(request_id, holding.quantity, daily, unrealized, realized or None, value)
 
     # Pushes
 
     def tick(self) -> None:
-        """Send profit and loss that changed."""
+        """Send the profit and loss that changed."""
         for session in self._sessions():
             self._send_pnl(session)
 
@@ -286,7 +286,7 @@ class AccountDesk:
 
 
 def select_rows(rows: list[AccountValue], tags: tuple[str, ...]) -> list[AccountValue]:
-    """The rows that summary tags ask for: values by tag, then the ledgers.
+    """Return the rows that summary tags request: values by tag, then the ledgers.
 
     ``$LEDGER`` is the BASE ledger, ``$LEDGER:EUR`` one currency's, ``$LEDGER:ALL`` every one.
     """

@@ -1,8 +1,7 @@
-"""Everything that can be done to a running gateway, by name: the one registry behind all ways of saying it.
+"""Actions on a running gateway, by name: the one table for the control port, scenario files and `perform`.
 
-Belongs here: checking an action's fields and carrying it out. What an action does is the method that the table names;
-its fields are that method's parameters. The control port, scenario files and `PaperGateway.perform` all come through
-here, so that they cannot differ.
+Belongs here: the table of actions, checking an action's fields and carrying it out. The table names a method for each
+action; the action's fields are that method's parameters, with their types and limits (see `fields`).
 """
 
 import inspect
@@ -33,11 +32,11 @@ class Actions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All actions."""
+        """Names of all actions."""
         return tuple(self._table)
 
     def fields(self, name: str) -> Mapping[str, FieldSpec]:
-        """The fields of an action.
+        """Return the fields of an action.
 
         Raises:
             GatewayError: there is no such action.
@@ -47,7 +46,7 @@ class Actions:
         return self._fields[name]
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """Name, fields and effect of every action; a field that may be left out ends in ``?``."""
+        """Return name, fields and effect of every action; an optional field ends in ``?``."""
         return [
             (
                 name,
@@ -58,7 +57,7 @@ class Actions:
         ]
 
     def read(self, name: str, fields: Mapping[str, object]) -> dict[str, object]:
-        """The fields as the action takes them; nothing is done yet.
+        """Return the fields as the action takes them, without carrying it out.
 
         Raises:
             GatewayError: no such action or field, a field is missing or impossible, or it names a contract or an
@@ -76,10 +75,10 @@ class Actions:
         return values
 
     def perform(self, name: str, fields: Mapping[str, object]) -> Reply:
-        """Carry out an action; answers what it gives, or else its fields.
+        """Carry out an action; the reply is its result, or its fields if it has none.
 
         Raises:
-            GatewayError: as `read`, or the action itself is impossible now; nothing was changed.
+            GatewayError: as `read`, or the action is impossible now; nothing was changed.
         """
         values = self.read(name, fields)
         result = self._table[name](**values)
@@ -101,7 +100,7 @@ class Actions:
 
 
 def holding_reply(holding: Holding) -> Reply:
-    """A holding as JSON can carry it."""
+    """Return a holding in a form that JSON can carry."""
     return {
         "account": holding.account,
         "conid": holding.conid,
@@ -111,7 +110,7 @@ def holding_reply(holding: Holding) -> Reply:
 
 
 def action_table(gateway: "PaperGateway") -> dict[str, Callable[..., object]]:
-    """Every action of a gateway by its name."""
+    """Return the method of every action by name."""
     connections, link = gateway.connection_faults, gateway.link_faults
     contracts, accounts = gateway.contract_faults, gateway.account_faults
     history = gateway.history_faults

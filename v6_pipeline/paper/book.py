@@ -1,10 +1,10 @@
-"""What the accounts hold and are worth.
+"""The positions and values of the accounts.
 
-Belongs here: opening, resizing and closing positions, profit and loss, account values. Nothing is sent from here;
+Belongs here: opening, resizing and closing positions, profit and loss, account values. `account_feeds` sends them;
 prices come from `market`.
 
-A forex position (CASH) is IB's virtual one: it has a profit but is no part of the account's value, which its currency
-balances already carry.
+A forex position (CASH) is IB's virtual position: it has a profit but is not part of the account's value, because the
+currency balances already contain it.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.messages import AccountValue
 
 _STARTING_CASH = {"USD": 750_000.0, "EUR": 80_000.0}
-_OWNED = frozenset({STOCK, OPTION})  # what is paid for in full; a future only settles its gains
+_OWNED = frozenset({STOCK, OPTION})  # paid for in full; a future only settles its gains
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ class Book:
             (account, currency): amount for account in self.accounts for currency, amount in _STARTING_CASH.items()
         }
         for holding in self.holdings.values():
-            # What the opening positions cost was paid, and they leave enough to carry them: an account of thousands
+            # The cost of the opening positions is paid, and enough cash remains to carry them: an account of thousands
             # of short options is as solvent as one of a few.
             contract = market.contract(holding.conid)
             cost = holding.quantity * holding.average_cost
             self._pay(contract, holding.account, abs(cost) / 2 - cost)
 
     def held(self, account: str | None = None, *, closed: bool = False) -> list[Holding]:
-        """Holdings of an account, or of all; with `closed` also those whose quantity is 0 by now."""
+        """Return the holdings of an account, or of all; with `closed` also those whose quantity is now 0."""
         return [
             holding
             for holding in self.holdings.values()
@@ -82,8 +82,7 @@ class Book:
         """Open a position; without `average_cost` at the current mark.
 
         Raises:
-            GatewayError: unknown account or contract, a contract that cannot be held, quantity 0, or it is held
-                already.
+            GatewayError: unknown account or contract, a contract that cannot be held, quantity 0, or an open position.
         """
         contract = self.market.contract(conid)
         if account not in self.accounts:
@@ -107,7 +106,7 @@ class Book:
         More of the same side averages into the cost; less, or the other side, realizes profit.
 
         Raises:
-            GatewayError: nothing is held.
+            GatewayError: no position is open.
         """
         contract = self.market.contract(conid)
         holding = self._held(account, conid)
@@ -117,16 +116,16 @@ class Book:
     def assign(self, account: str, conid: int) -> list[Holding]:
         """Settle an option overnight: it goes to 0, and each contract moves 100 of the underlying at the strike.
 
-        A long call buys and a long put sells, a short one the reverse. Index options are settled in cash: nothing but
-        their end is modelled.
+        A long call buys and a long put sells; a short option does the reverse. Index options settle in cash, of which
+        only the end of the position is modelled.
 
         Raises:
-            GatewayError: nothing is held, or it is no option.
+            GatewayError: no position is open, or the contract is not an option.
         """
         contract = self.market.contract(conid)
         option = self._held(account, conid)
         if contract.sec_type != OPTION:
-            raise GatewayError(f"{contract.local_symbol} ({conid}) is no option: it cannot be assigned")
+            raise GatewayError(f"{contract.local_symbol} ({conid}) is not an option: it cannot be assigned")
         units = option.quantity * float(contract.multiplier) * (1 if contract.right == "C" else -1)
         self._trade(contract, option, 0.0, 0.0)
         underlying = self.market.contract(contract.underlying_conid)
@@ -164,7 +163,7 @@ class Book:
             holding.average_cost = 0.0
 
     def valuation(self, holding: Holding) -> Valuation:
-        """A holding at the current mark."""
+        """Value a holding at the current mark."""
         contract = self.market.contract(holding.conid)
         quote = self.market.quote(holding.conid)
         value = round(holding.quantity * quote.mark * contract.value_per_point, 6)
@@ -178,7 +177,7 @@ class Book:
         )
 
     def pnl(self, holdings: Iterable[Holding]) -> tuple[float, float, float]:
-        """Daily, unrealized and realized profit of holdings, in the base currency."""
+        """Return daily, unrealized and realized profit of holdings, in the base currency."""
         daily = unrealized = realized = 0.0
         for holding in holdings:
             row = self.valuation(holding)
@@ -189,7 +188,7 @@ class Book:
         return round(daily, 6), round(unrealized, 6), round(realized, 6)
 
     def account_values(self, account: str) -> list[AccountValue]:
-        """The account's values: those in the base currency by tag, then the ledger of each currency and of BASE."""
+        """Return the account's values: in the base currency by tag, then the ledger of each currency and of BASE."""
         ledgers = self._ledgers(account)
         base = _Ledger()
         for currency, ledger in ledgers.items():

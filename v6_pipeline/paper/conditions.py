@@ -1,7 +1,7 @@
-"""What is wrong with the simulated market: farms, the link to IB, single contracts.
+"""Active faults of the simulated market: farms, the link to IB, single contracts.
 
-Belongs here: the state that faults set and that the desks look at. How a fault begins and ends, and who is told, is in
-`link_faults` and `contract_faults`.
+Belongs here: the state that faults set and that the desks read. `link_faults` and `contract_faults` begin and end the
+faults and notify the clients.
 """
 
 import sys
@@ -31,7 +31,7 @@ class Farm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FarmKind:
-    """How IB speaks of a farm: the codes for broken and OK, and the words."""
+    """IB's codes and words for the state of a farm."""
 
     broken_code: int
     ok_code: int
@@ -54,7 +54,7 @@ _FARM_OF_TYPE = {
 
 
 class Prices(StrEnum):
-    """What a distorted contract shows in the place of prices."""
+    """Values that a distorted contract shows instead of prices."""
 
     MINUS_ONE = "minus_one"
     MAX_DOUBLE = "max_double"
@@ -63,7 +63,7 @@ class Prices(StrEnum):
 
 @dataclass(slots=True)
 class NextRequests(Generic[Kind]):
-    """An ordered fault: `kind` happens to the next `count` requests, for these contracts or for any."""
+    """A fault of requests to come: `kind` happens to the next `count`, for these contracts or for any."""
 
     kind: Kind
     count: int
@@ -71,12 +71,12 @@ class NextRequests(Generic[Kind]):
 
     @classmethod
     def of(cls, kind: Kind, count: int, conids: list[int] | None) -> "NextRequests[Kind]":
-        """Return a fault as an action orders it."""
+        """Return a fault from the fields of an action."""
         return cls(kind, count, None if conids is None else frozenset(conids))
 
 
 def use_up(ordered: list[NextRequests[Kind]], conid: int, kind: Kind | None = None) -> Kind | None:
-    """Count the first fault (of `kind`, if given) that a request for a contract meets, and return its kind."""
+    """Use up one request of the first fault (of `kind`, if given) that applies to a contract; return its kind."""
     for fault in ordered:
         if kind in {None, fault.kind} and (fault.conids is None or conid in fault.conids):
             fault.count -= 1
@@ -87,12 +87,12 @@ def use_up(ordered: list[NextRequests[Kind]], conid: int, kind: Kind | None = No
 
 
 def farm_of(contract: Contract) -> Farm:
-    """The farm that a contract's ticks come from."""
+    """Return the farm of a contract's ticks."""
     return _FARM_OF_TYPE[contract.sec_type]
 
 
 def farm_notice(farm: Farm, *, is_ok: bool) -> tuple[int, str]:
-    """Code and text that say how a farm is."""
+    """Return code and text that report the state of a farm."""
     kind = FARM_KINDS[farm]
     if is_ok:
         return kind.ok_code, f"{kind.words} connection is OK:{farm}"
@@ -100,7 +100,7 @@ def farm_notice(farm: Farm, *, is_ok: bool) -> tuple[int, str]:
 
 
 def distorted(quote: Quote, prices: Prices) -> Quote:
-    """A quote as a client sees it while its prices mean nothing; greeks are not computed from such prices."""
+    """Return a quote with meaningless prices; greeks are not computed from such prices."""
     price, size = {
         Prices.MINUS_ONE: (-1.0, 0.0),
         Prices.MAX_DOUBLE: (sys.float_info.max, float(MAX_INTEGER)),
@@ -128,25 +128,25 @@ def distorted(quote: Quote, prices: Prices) -> Quote:
 
 @dataclass(slots=True)
 class LinkConditions:
-    """The gateway's own connection to IB, its farms, and who else uses the login."""
+    """State of the gateway's connection to IB, of its farms, and of the login."""
 
     is_up: bool = True
     broken: set[Farm] = field(default_factory=set)
     is_competing: bool = False
 
     def carries(self, contract: Contract) -> bool:
-        """Whether ticks of a contract can come."""
+        """Return whether ticks of a contract can arrive."""
         return self.is_up and not self.is_competing and farm_of(contract) not in self.broken
 
     @property
     def has_definitions(self) -> bool:
-        """Whether contract details can be had."""
+        """True while contract details are available."""
         return self.is_up and Farm.SECDEFIL not in self.broken
 
 
 @dataclass(slots=True)
 class ContractConditions:
-    """Contracts with which something is wrong, by what it is."""
+    """Contracts with an active fault, by kind of fault."""
 
     denied: set[int] = field(default_factory=set)
     quiet: set[int] = field(default_factory=set)
@@ -158,7 +158,7 @@ class ContractConditions:
     advised: dict[int, int] = field(default_factory=dict)
 
     def restore(self, conid: int) -> None:
-        """Nothing is wrong with a contract any more."""
+        """End all faults of a contract."""
         for each in fields(self):
             affected: set[int] | dict[int, object] = getattr(self, each.name)
             if isinstance(affected, dict):
@@ -167,9 +167,9 @@ class ContractConditions:
                 affected.discard(conid)
 
     def is_defined(self, conid: int) -> bool:
-        """Whether IB has a definition of the contract."""
+        """Return whether IB has a definition of the contract."""
         return conid not in self.expired and conid not in self.unqualifiable
 
     def stands_still(self, conid: int) -> bool:
-        """Whether its price does not move."""
+        """Return whether the contract's price is frozen."""
         return conid in self.quiet or conid in self.halted or conid in self.expired

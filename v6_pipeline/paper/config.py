@@ -1,6 +1,6 @@
-"""What a paper gateway can be told before it starts.
+"""Configuration of a paper gateway.
 
-Belongs here: the configuration and its validation. What may change while it runs is a method of `gateway.PaperGateway`.
+Belongs here: settings that are fixed at the start, and their validation. Changes of a running gateway are `actions`.
 """
 
 import re
@@ -13,15 +13,15 @@ from enum import StrEnum
 from v6_pipeline.errors import GatewayError
 
 LOOPBACK = "127.0.0.1"
-"""The only address the gateway ever listens on: it is no part of the configuration."""
+"""The only address on which the gateway listens; it cannot be configured."""
 
 _ACCOUNT = re.compile(r"SIM[0-9A-Z]{1,12}", re.ASCII)
 
 
 class AccountConflict(StrEnum):
-    """What happens to a client that asks for account updates while another client holds a different account.
+    """Outcome of a request for account updates while another client holds a different account.
 
-    IBKR documents both: 2100, the new request overrides the old one, and 2101, the new request is rejected.
+    IBKR documents both: 2100, the new request replaces the old one, and 2101, the new request is rejected.
     """
 
     EVICT = "evict"
@@ -42,22 +42,22 @@ class GatewayConfig:
         control_port: the control port; 0 picks a free one, `None` opens none.
         flex_port: the port of the simulated Flex Web Service; 0 picks a free one, `None` opens none.
         accounts: managed accounts, each ``SIM`` and up to twelve capitals or digits.
-        positions: how many positions the accounts hold together at the start.
-        seed: what quantities, costs and prices derive from.
+        positions: number of positions that the accounts hold together at the start.
+        seed: determines quantities, costs and prices.
         lines: market data lines over all clients; IB grants 100 by default.
         message_rate: messages that one client may send in a rolling second.
         tick_seconds: time between price changes, at least 0.05; `None` leaves ticking to `PaperGateway.tick_once`.
         portfolio_seconds: time between updates of marks and account values; IB's is three minutes and fixed.
         snapshot_seconds: time until a snapshot ends; IB's is about eleven seconds.
         history_seconds: time until a historical request is answered.
-        history_rate: historical answers a second for bars of a minute and more; what is asked faster waits. IB slows
-            clients down likewise, and gives no number.
-        read_only: whether IB's setting "Read-Only API" is on: what is about orders is then refused with 321, even a
-            question for open ones. An order is never taken, whatever this says.
-        as_of: the day from which expiries are laid out; by default that of `utcnow`.
+        history_rate: historical answers a second for bars of a minute and more; faster requests wait. IB slows clients
+            down likewise, and documents no number.
+        read_only: IB's setting "Read-Only API": requests about orders are then refused with 321, even a request for
+            open orders. An order is never accepted, whatever the setting.
+        as_of: the day from which expiries are computed; by default that of `utcnow`.
         account_conflict: see `AccountConflict`.
-        clock: monotonic seconds, for rate windows and the portfolio's cadence.
-        utcnow: the aware time that messages carry.
+        clock: monotonic seconds, for rate windows and the interval between portfolio updates.
+        utcnow: the aware time in messages.
 
     Raises:
         GatewayError: a value is impossible.
@@ -113,5 +113,5 @@ class GatewayConfig:
 
 
 def simulated_accounts(count: int) -> tuple[str, ...]:
-    """`count` account names: SIM0000001 and following."""
+    """Return `count` account names: SIM0000001 and following."""
     return tuple(f"SIM{number:07d}" for number in range(1, count + 1))

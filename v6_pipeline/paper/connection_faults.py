@@ -1,7 +1,8 @@
 """Faults of the socket between the gateway and its clients.
 
-Belongs here: what a client sees of a bad network or a bad gateway process. What IB itself does is in `link_faults`,
-`contract_faults` and `account_faults`. Every public method is an action; see `actions`.
+Belongs here: faults of the network or of the gateway process, as a client sees them. Faults of IB itself are in
+`link_faults`, `contract_faults` and `account_faults`. Every public method but `apply`, `is_occupied` and `heal` is an
+action; see `actions`.
 """
 
 import socket
@@ -31,7 +32,7 @@ _GARBAGE = (
 class ConnectionFaults:
     """Connection faults of one gateway.
 
-    `sessions` lists the open connections, `release` frees the client id and the lines of one at once.
+    `sessions` lists the open connections; `release` frees the client id and the lines of one at once.
     """
 
     def __init__(
@@ -45,23 +46,23 @@ class ConnectionFaults:
         self._timers = timers
         self._sessions = sessions
         self._release = release
-        # By client id; None stands for every connection.
+        # By client id; None is every connection.
         self._blackholes: set[int | None] = set()
         self._delays: dict[int | None, float] = {}
         self._occupied: set[int] = set()
 
     def apply(self, session: ClientSession) -> None:
-        """Let what is in force take hold of a connection that is new, or whose client id has become known."""
+        """Apply the active faults to a connection that is new, or whose client id has become known."""
         if self._is_blackholed(session):
             session.freeze()
         session.outbox.hold_seconds = self._delays.get(session.client_id, self._delays.get(None, 0.0))
 
     def is_occupied(self, client_id: int) -> bool:
-        """Whether a client id is to be refused with 326."""
+        """Return whether a client id is to be refused with 326."""
         return client_id in self._occupied
 
     def drop(self, client_id: ClientId | None = None, *, reset: bool = False) -> None:
-        """End connections, orderly or with a reset (RST); ids and lines are free at once."""
+        """End connections, in order or with a reset (RST); ids and lines are free at once."""
         for session in self._matching(client_id):
             self._release(session)
             if reset:
@@ -75,9 +76,9 @@ class ConnectionFaults:
         self._timers.after("refuse", seconds, self._listener.accept)
 
     def blackhole(self, seconds: Seconds, client_id: ClientId | None = None) -> None:
-        """Leave sockets open and answer nothing, new connections included; then everything is caught up in order.
+        """Leave sockets open and answer nothing, not even new connections; then serve everything in order.
 
-        Who closes a connection meanwhile is not noticed: its lines and its client id stay in use.
+        A connection that its client closes in the meantime keeps its lines and its client id until the end.
         """
         self._blackholes.add(client_id)
         for session in self._matching(client_id):
@@ -92,7 +93,7 @@ class ConnectionFaults:
             self._timers.after(("delay", client_id), seconds, lambda: self._set_delay(client_id, 0.0))
 
     def truncated_frame(self, client_id: ClientId | None = None, *, then_drop: bool = True) -> None:
-        """Send half a frame, and end the connection or go on out of step."""
+        """Send half a frame, then end the connection or continue out of step."""
         whole = frame(encode_payload(messages.error(-1, 2107, _INACTIVE_FARM)))
         for session in self._matching(client_id):
             session.send_bytes(whole[: len(whole) // 2])
@@ -106,7 +107,7 @@ class ConnectionFaults:
                 session.send_bytes(frame(payload))
 
     def huge_frame(self, client_id: ClientId | None = None) -> None:
-        """Announce a frame of 4 GB: whatever follows is swallowed by it."""
+        """Announce a frame of 4 GB, of which all later messages become part."""
         for session in self._matching(client_id):
             session.send_bytes(_HUGE_LENGTH)
 
@@ -116,12 +117,12 @@ class ConnectionFaults:
             session.forced_breaches = count
 
     def occupy_client_id(self, client_id: ClientId, seconds: Seconds) -> None:
-        """Refuse logins with this id with 326, as while IB still holds an old session."""
+        """Refuse logins with this id with 326, as IB does while it still holds an old session."""
         self._occupied.add(client_id)
         self._timers.after(("occupied", client_id), seconds, lambda: self._occupied.discard(client_id))
 
     def move_port(self, port: Port = 0) -> dict[str, object]:
-        """Listen on another port too, tell all clients (1300) and end their connections; gives the port.
+        """Listen on another port too, notify all clients (1300) and end their connections; returns the port.
 
         Raises:
             GatewayError: the port is taken.
@@ -136,7 +137,7 @@ class ConnectionFaults:
         return {"port": chosen}
 
     def notice(self, code: Code, text: str = "", client_id: ClientId | None = None) -> None:
-        """Send any code as a message that concerns no request."""
+        """Send any code as a message that belongs to no request."""
         for session in self._matching(client_id):
             session.error(-1, code, text)
 
@@ -165,7 +166,7 @@ class ConnectionFaults:
     def _end_blackhole(self, client_id: int | None) -> None:
         self._blackholes.discard(client_id)
         frozen = [item for item in self._matching(client_id) if item.is_frozen and not self._is_blackholed(item)]
-        # What ended meanwhile frees its client id and lines before those that came later ask for them.
+        # Connections that ended during the blackhole free their ids and lines before later ones need them.
         for session in sorted(frozen, key=lambda session: not session.has_ended):
             if session.has_ended:
                 self._release(session)

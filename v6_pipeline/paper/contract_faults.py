@@ -1,7 +1,7 @@
 """Faults of single contracts, of market data requests, and the line limit.
 
-Belongs here: setting `conditions` and telling those who stream. What a condition does to ticks and answers is in
-`market_data`. Every public method is an action; see `actions`.
+Belongs here: setting `conditions` and notifying the clients that stream. `market_data` applies the conditions to ticks
+and answers. Every public method is an action; see `actions`.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -11,7 +11,7 @@ from v6_pipeline.paper.conditions import NextRequests, Prices
 from v6_pipeline.paper.fields import Count, Lines, OneOf
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.market_data import ADVISORIES, REJECTIONS, MarketDataDesk
-from v6_pipeline.paper.session import ClientSession
+from v6_pipeline.paper.session import ClientSession, streams
 from v6_pipeline.paper.statistics import Statistics
 
 AdvisoryCode = Annotated[int, OneOf(tuple(ADVISORIES))]
@@ -19,7 +19,7 @@ RejectionCode = Annotated[int, OneOf(tuple(REJECTIONS))]
 
 
 class ContractFaults:
-    """What may be wrong with the contracts of one gateway; `sessions` lists the clients that are logged in."""
+    """Faults of the contracts of one gateway; `sessions` lists the logged-in clients."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ContractFaults:
         self._sessions = sessions
 
     def set_lines(self, lines: Lines) -> None:
-        """Change the line limit; lines in use above it stay, new requests draw 101."""
+        """Change the line limit; lines in use above it stay, new requests are refused with 101."""
         self._market.lines = lines
 
     def set_tws_lines(self, lines: Lines) -> None:
@@ -43,7 +43,7 @@ class ContractFaults:
         self._statistics.tws_lines = lines
 
     def quiet(self, conids: list[int] | None = None) -> None:
-        """Send no ticks for these contracts, or for none at all, not even a first one; their prices stand still."""
+        """Send no ticks for these contracts, or for any, not even a first one; their prices are frozen."""
         self._market.quiet(conids)
 
     def resume(self, conids: list[int] | None = None) -> None:
@@ -51,7 +51,7 @@ class ContractFaults:
         self._market.resume(conids)
 
     def deny(self, conids: list[int]) -> None:
-        """Refuse new requests for these contracts with 354, or serve them delayed where delayed data are asked for."""
+        """Refuse new requests for these contracts with 354, or serve delayed data to clients that request it."""
         self._conditions.denied.update(conids)
 
     def allow(self, conids: list[int]) -> None:
@@ -59,7 +59,7 @@ class ContractFaults:
         self._conditions.denied.difference_update(conids)
 
     def halt(self, conids: list[int]) -> None:
-        """Halt trading: tick 49 says so with the next tick, and prices are frozen."""
+        """Halt trading: tick 49 reports it with the next tick, and prices are frozen."""
         self._conditions.halted.update(conids)
 
     def end_halt(self, conids: list[int]) -> None:
@@ -71,32 +71,31 @@ class ContractFaults:
         self._conditions.without_greeks.update(conids)
 
     def distort_prices(self, conids: list[int], prices: Prices = Prices.MINUS_ONE) -> None:
-        """Send -1 or a sentinel in the place of every price."""
+        """Send -1 or a sentinel instead of every price."""
         self._conditions.distorted.update(dict.fromkeys(conids, prices))
 
     def expire(self, conids: list[int]) -> None:
-        """Contracts expire: 200 on details and market data, streams fall silent, accounts still hold them."""
+        """Let contracts expire: 200 on details and market data, silent streams; accounts still hold them."""
         self._conditions.expired.update(conids)
 
     def unqualify(self, conids: list[int]) -> None:
-        """IB has no definition of these contracts: 200 on details and new requests; open streams go on."""
+        """Remove the definition of contracts: 200 on details and new requests; open streams continue."""
         self._conditions.unqualifiable.update(conids)
 
     def advise(self, code: AdvisoryCode, conids: list[int] | None = None) -> None:
-        """Send a code with data on open and new requests for these contracts, or for all; the data go on."""
+        """Send a code in addition to data on requests for these contracts, open and new, or for all."""
         known = self._market.universe.contracts
         self._conditions.advised.update(dict.fromkeys(known if conids is None else conids, code))
-        for session in self._sessions():
-            for subscription in list(session.subscriptions.market_data.values()):
-                if conids is None or subscription.contract.conid in conids:
-                    self._desk.advise(session, subscription)
+        for session, subscription in streams(self._sessions()):
+            if conids is None or subscription.contract.conid in conids:
+                self._desk.advise(session, subscription)
 
     def reject_market_data(self, code: RejectionCode = 420, count: Count = 1, conids: list[int] | None = None) -> None:
-        """Turn the next requests away with a code; they take no line."""
+        """Refuse the next requests with a code; they take no line."""
         self._desk.rejections.append(NextRequests.of(code, count, conids))
 
     def restore_contracts(self, conids: list[int] | None = None) -> None:
-        """Nothing is wrong with these contracts, or with any, any more; halts end with a tick that says so."""
+        """End the faults of these contracts, or of all; the end of a halt is reported by a tick."""
         affected: Iterable[int] = self._market.universe.contracts if conids is None else conids
         for conid in affected:
             self._conditions.restore(conid)
@@ -104,7 +103,7 @@ class ContractFaults:
             self._market.resume(None)
 
     def heal(self) -> None:
-        """End all that lasts; the line limit stays as it is."""
+        """End all faults; the line limit stays as it is."""
         self.restore_contracts()
         self._desk.rejections.clear()
         self.set_tws_lines(0)

@@ -1,7 +1,7 @@
-"""What exists and what is held: contracts, holdings and the universe that contains them.
+"""Contracts, holdings and the universe that contains them.
 
-Belongs here: the dataclasses and look-ups that everything else in the package shares. How a universe is generated is in
-`universe`, what a contract costs in `prices`, how it looks on the wire in `messages`.
+Belongs here: the dataclasses and look-ups that the whole package shares. `universe` generates a universe, `prices` has
+the prices of contracts, `messages` their form on the wire.
 """
 
 from collections.abc import Iterable
@@ -19,10 +19,10 @@ CASH = "CASH"
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """One contract, with what IB says about it and what the price functions need.
+    """One contract: the fields that IB reports and those that the price functions need.
 
     `expiry` is ``yyyymmdd`` or empty; `multiplier` is IB's text, empty for stocks; `exchanges` are the valid ones, the
-    default first; `base_price` is the level around which an underlying moves, 0 where the price derives from
+    default first; `base_price` is the level around which an underlying moves, 0 if the price derives from
     `underlying_conid`; `volatility` is annual.
     """
 
@@ -52,23 +52,23 @@ class Contract:
 
     @property
     def value_per_point(self) -> float:
-        """Money, in the contract's currency, that one unit held gains when its price rises by 1."""
+        """Gain of one held unit, in the contract's currency, when its price rises by 1."""
         return float(self.multiplier or 1) / self.price_magnifier
 
     @property
     def position_exchange(self) -> str:
-        """The exchange that IB reports with a position: the primary one for a stock, none for anything else."""
+        """Exchange that IB reports with a position: the primary one for a stock, else none."""
         return self.primary_exchange if self.sec_type == STOCK else ""
 
     @property
     def is_tradable(self) -> bool:
-        """Whether an account can hold it: an index is only quoted."""
+        """True if an account can hold the contract: an index is only quoted."""
         return self.sec_type != INDEX
 
     def matches(self, query: ContractQuery) -> bool:
-        """Whether this contract is one that `query` describes; a conid alone is enough.
+        """Return whether `query` describes this contract; a conid alone is enough.
 
-        IB accepts ``P``/``PUT`` and ``C``/``CALL``, and a contract month (``yyyymm``) in the place of an expiry.
+        IB accepts ``P``/``PUT`` and ``C``/``CALL``, and a contract month (``yyyymm``) instead of an expiry.
         """
         if query.exchange and query.exchange not in self.exchanges:
             return False
@@ -93,9 +93,9 @@ class Contract:
 
 @dataclass(slots=True)
 class Holding:
-    """What one account holds of one contract.
+    """A holding of one account in one contract.
 
-    `average_cost` is IB's: per unit, the multiplier included. A closed holding stays with quantity 0, as IB reports it
+    `average_cost` is IB's: per unit, including the multiplier. A closed holding stays with quantity 0, as IB reports it
     for the rest of the day, so that its realized profit is not lost.
     """
 
@@ -107,7 +107,7 @@ class Holding:
 
 
 class Universe:
-    """Every contract the gateway knows and what the accounts hold at the start; fixed once built."""
+    """All contracts of the gateway and the holdings at the start; immutable."""
 
     __slots__ = ("_by_symbol", "accounts", "as_of", "contracts", "holdings", "seed")
 
@@ -130,7 +130,7 @@ class Universe:
             self._by_symbol.setdefault(contract.symbol, []).append(contract)
 
     def find(self, query: ContractQuery) -> list[Contract]:
-        """The contracts that a request describes, none if it describes nothing."""
+        """Return the contracts that a request describes, none for an empty description."""
         if query.conid:
             contract = self.contracts.get(query.conid)
             return [contract] if contract is not None and contract.matches(query) else []

@@ -1,9 +1,8 @@
 """The control port: JSON lines in, JSON lines out, and a client for it.
 
-Belongs here: lines of JSON and the commands that only ask. A command that does something is an action of the registry
-in `actions`, with its fields.
+Belongs here: lines of JSON and the commands that only read. A command that changes something is one of `actions`.
 
-One request object a line, one reply object a line: ``{"command": "open", "account": ..., "conid": ..., "quantity":
+One request object per line, one reply object per line: ``{"command": "open", "account": ..., "conid": ..., "quantity":
 ...}`` is answered with ``{"ok": true, ...}``, or with ``{"ok": false, "error": "..."}`` and nothing changed.
 """
 
@@ -31,7 +30,7 @@ class ControlServer:
     def __init__(self, gateway: "PaperGateway") -> None:
         self._gateway = gateway
         self._writers: set[asyncio.StreamWriter] = set()
-        self._questions = {
+        self._queries = {
             "ping": self._ping,
             "positions": self._positions,
             "contracts": self._contracts,
@@ -55,7 +54,7 @@ class ControlServer:
                     writer.write(_encode(self.answer(line)))
                 await writer.drain()
         except ConnectionError:
-            pass  # whoever asked is gone
+            pass  # the client is gone
         finally:
             self._writers.discard(writer)
             writer.close()
@@ -66,7 +65,7 @@ class ControlServer:
             writer.close()
 
     def answer(self, line: bytes) -> Reply:
-        """The reply to one request line; never raises for what the line says."""
+        """Return the reply to one request line; errors in the line become a reply."""
         try:
             return {"ok": True, **self._run(_parse(line))}
         except GatewayError as problem:
@@ -75,16 +74,16 @@ class ControlServer:
     def _run(self, request: dict[str, object]) -> Reply:
         name = request.pop("command", None)
         actions = self._gateway.actions
-        if not isinstance(name, str) or name not in {*self._questions, *actions.names}:
-            raise GatewayError(f"unknown command {name!r}: one of {', '.join((*self._questions, *actions.names))}")
+        if not isinstance(name, str) or name not in {*self._queries, *actions.names}:
+            raise GatewayError(f"unknown command {name!r}: one of {', '.join((*self._queries, *actions.names))}")
         if name in actions.names:
             return actions.perform(name, request)
-        question = self._questions[name]
-        specs = fields_of(question)
+        query = self._queries[name]
+        specs = fields_of(query)
         unknown = sorted(request.keys() - specs.keys())
         if unknown:
             raise GatewayError(f"unknown field {', '.join(unknown)}")
-        return question(**{key: specs[key].read(value) for key, value in request.items()})
+        return query(**{key: specs[key].read(value) for key, value in request.items()})
 
     def _ping(self) -> Reply:
         return {"port": self._gateway.port, "accounts": list(self._gateway.universe.accounts)}

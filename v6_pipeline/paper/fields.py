@@ -1,7 +1,7 @@
-"""The fields of an action: their types, limits and how a value from outside is read.
+"""The fields of an action: types, limits, and the conversion of values from outside.
 
-Belongs here: reading one value strictly, and the types that the signatures of actions are written in. An action's
-signature is the only description of its fields: the control port and scenario files are read by it.
+Belongs here: strict conversion of one value, and the types in the signatures of actions. An action's signature is the
+only description of its fields, for the control port and for scenario files.
 """
 
 import inspect
@@ -30,7 +30,7 @@ class OneOf:
 
 
 Number = Annotated[float, Range(-1e12, 1e12)]
-"""Of a size that money and quantities can have."""
+"""Within the range of amounts of money and quantities."""
 
 Seconds = Annotated[float, Range(0, 1e7)]
 Count = Annotated[int, Range(1, 1_000)]
@@ -52,10 +52,10 @@ class FieldSpec:
     choices: tuple[object, ...] = ()
 
     def read(self, value: object) -> object:
-        """The value as the action takes it.
+        """Convert a value for the action.
 
         Raises:
-            GatewayError: it is of another type or outside the limits; the message names the field.
+            GatewayError: a wrong type or a value outside the limits; the message names the field.
         """
         if value is None and not self.is_required:
             return None
@@ -67,7 +67,7 @@ class FieldSpec:
             if not isinstance(value, list) or not all(type(item) is int for item in value):
                 raise GatewayError(f"{self.name} must be a list of integers")
             return value
-        # A bool is an int to Python, and to nobody else.
+        # isinstance would accept a bool as an int.
         if type(value) is not self.kind:
             wanted = {int: "an integer", bool: "true or false", str: "text"}[self.kind]
             raise GatewayError(f"{self.name} must be {wanted}")
@@ -82,7 +82,7 @@ class FieldSpec:
         return self.kind(value)
 
     def _number(self, value: object) -> float:
-        # `_is_within` is written so that NaN fails too.
+        # `_is_within` returns False for NaN too.
         if isinstance(value, bool) or not isinstance(value, int | float) or not self._is_within(value):
             raise GatewayError(f"{self.name} must be a number{' ' if self.limits else ''}{self._span()}")
         return float(value)
@@ -97,7 +97,7 @@ class FieldSpec:
 
 
 def fields_of(function: Callable[..., object]) -> dict[str, FieldSpec]:
-    """The fields of an action, by name, from its signature."""
+    """Return the fields of an action, by name, from its signature."""
     hints = get_type_hints(function, include_extras=True)
     return {
         name: _spec(name, hints[name], is_required=parameter.default is inspect.Parameter.empty)

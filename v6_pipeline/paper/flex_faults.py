@@ -1,7 +1,7 @@
-"""What may be wrong with the simulated Flex Web Service.
+"""Faults of the simulated Flex Web Service.
 
-Belongs here: ordering a fault, and forgetting it. What each does to a reply is in `flex_server`. The public methods are
-actions; see `actions`.
+Belongs here: ordering and cancelling a fault. `flex_server` applies it to a reply. `flex_fault` is an action; see
+`actions`.
 """
 
 import threading
@@ -12,28 +12,28 @@ from v6_pipeline.paper.fields import Code, Count, Seconds
 
 
 class FlexFault(StrEnum):
-    """One thing that goes wrong with a request."""
+    """Kinds of faults of a request."""
 
     REQUEST_ERROR = "request_error"
     """SendRequest is answered with an error code."""
     STATEMENT_ERROR = "statement_error"
     """GetStatement is answered with an error code: 1019 for ever, 1018, ..."""
     FOREIGN_URL = "foreign_url"
-    """The statement is said to be at another address."""
+    """The reply names another address for the statement."""
     REDIRECT = "redirect"
     """GetStatement is redirected to another address."""
     HALF_DOCUMENT = "half_document"
-    """A document that ends in its middle, with a length that fits."""
+    """Half a document, with a Content-Length that fits."""
     CUT_CONNECTION = "cut_connection"
-    """A connection that ends in the document's middle."""
+    """A connection that ends in the middle of the document."""
     OTHER_DATES = "other_dates"
-    """Statements of the days before those that were asked for."""
+    """Statements of the days before the requested ones."""
     COLLAPSED = "collapsed"
-    """Only the last day's statements, as a success."""
+    """Only the last day's statements, reported as a success."""
     NO_STATEMENTS = "no_statements"
     """A document without any statement."""
     EMPTY_POSITIONS = "empty_positions"
-    """OpenPositions are there and empty, as of a flat account."""
+    """An empty section OpenPositions, as of a flat account."""
     NO_POSITIONS = "no_positions"
     """The section OpenPositions is missing."""
     WEB_PAGE = "web_page"
@@ -41,12 +41,12 @@ class FlexFault(StrEnum):
     HTTP_ERROR = "http_error"
     """An HTTP status instead of an answer."""
     SILENCE = "silence"
-    """Nothing for a while, in the middle of the document."""
+    """A pause in the middle of the document."""
 
 
 @dataclass(slots=True)
 class ArmedFault:
-    """A fault that is still to come; `left` is how many more times, `None` until it is healed."""
+    """An ordered fault; `left` is the number of times that it still happens, `None` until it is healed."""
 
     fault: FlexFault
     code: int
@@ -70,17 +70,17 @@ class FlexFaults:
         seconds: Seconds = 60.0,
         count: Count | None = None,
     ) -> None:
-        """Let the Flex Web Service fail in some way, the next times or until healed."""
+        """Let the Flex Web Service fail in some way, for the next `count` requests or until healed."""
         with self._lock:
             self._armed.append(ArmedFault(fault, code, url, seconds, count))
 
     def heal(self) -> None:
-        """Forget what is still to come."""
+        """Cancel all ordered faults."""
         with self._lock:
             self._armed.clear()
 
     def take(self, fault: FlexFault) -> ArmedFault | None:
-        """The fault if it is to happen now, counted."""
+        """Return the fault if it is to happen now, and count it."""
         with self._lock:
             for armed in self._armed:
                 if armed.fault == fault:

@@ -1,7 +1,7 @@
 """The simulated Flex Web Service: version 3 of IB's protocol over HTTP, on loopback only.
 
-Belongs here: the protocol and its rules (token, version, User-Agent, days, 1 request a second and 10 a minute). What
-statements say is in `flex_statements`, what goes wrong on command in `flex_faults`.
+Belongs here: the protocol and its rules (token, version, User-Agent, days, 1 request a second and 10 a minute).
+`flex_statements` writes the statements, `flex_faults` orders faults.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from v6_pipeline.paper.flex_statements import FlexQuery, Section, statements
 from v6_pipeline.paper.past import Past
 
 PATH = "/AccountManagement/FlexWebService"
-"""Where IB's is."""
+"""Path of IB's service."""
 TOKEN = "SIM0TOKEN0000000000000000"  # noqa: S105 - of a simulation
 QUERY_ID = "1000001"
 _NEW_YORK = ZoneInfo("America/New_York")
@@ -53,11 +53,11 @@ class FlexConfig:
     Attributes:
         port: 0 picks a free one.
         token: the only one that is accepted.
-        query_id: the only query that there is.
-        query: how that query is set up.
-        in_progress: how often a statement is said to be in progress before it is there.
+        query_id: the only query.
+        query: the options of that query.
+        in_progress: number of replies "in progress" before a statement is ready.
         clock: monotonic seconds, for the rate.
-        utcnow: the aware time that statements carry.
+        utcnow: the aware time in statements.
     """
 
     port: int = 0
@@ -71,7 +71,7 @@ class FlexConfig:
 
 @dataclass(slots=True)
 class _Order:
-    """Statements that were asked for."""
+    """Statements that were requested."""
 
     first: date
     last: date
@@ -80,7 +80,7 @@ class _Order:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer; `body` may end before `length`, and may wait after its first half."""
+    """An HTTP answer; `body` may end before `length`, and may pause after its first half."""
 
     body: bytes
     status: int = 200
@@ -90,11 +90,11 @@ class Answer:
 
 
 class FlexServer:
-    """Serves a past's statements in a thread of its own; a context manager.
+    """Serves the statements of a past in a thread of its own; a context manager.
 
     Attributes:
-        faults: what is to go wrong.
-        requests: how often each of ``SendRequest`` and ``GetStatement`` was answered, and ``refused`` for the rate.
+        faults: the ordered faults.
+        requests: number of answers by name (``SendRequest``, ``GetStatement``); ``refused``: for exceeding the rate.
 
     Raises:
         GatewayError: the port is taken.
@@ -126,7 +126,7 @@ class FlexServer:
         """Stop listening; a second call does nothing.
 
         Raises:
-            Exception: whatever an answer failed with, so that no failure is lost.
+            Exception: the first failure of an answer, so that it is not lost.
         """
         self._stopping.set()
         server, self._server = self._server, None
@@ -148,22 +148,22 @@ class FlexServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         if self._server is None:
             raise GatewayError("the simulated Flex Web Service does not run")
         return self._server.server_address[1]
 
     @property
     def url(self) -> str:
-        """What V6_FLEX_URL has to be."""
+        """The value for V6_FLEX_URL."""
         return f"http://{LOOPBACK}:{self.port}{PATH}"
 
     def wait(self, seconds: float) -> None:
-        """Do nothing for a while, or until it stops."""
+        """Pause for `seconds`, or until the server stops."""
         self._stopping.wait(seconds)
 
     def answer(self, address: str, user_agent: str) -> Answer:
-        """The answer to a GET request."""
+        """Return the answer to a GET request."""
         parts = urlsplit(address)
         question = parts.path.removeprefix(f"{PATH}/")
         given = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
@@ -187,7 +187,7 @@ class FlexServer:
             return self._send_request(given) if question == "SendRequest" else self._get_statement(given)
 
     def _is_within_rate(self) -> bool:
-        """Whether a request now keeps the rate; one that does not is not counted."""
+        """Count a request that keeps to the rate; return False for one that does not."""
         now = self.config.clock()
         for count, seconds in _WINDOWS:
             if len(self._sent) >= count and now - self._sent[-count] < seconds:
@@ -203,7 +203,7 @@ class FlexServer:
         first, last = _day(given.get("fd", "")), _day(given.get("td", ""))
         if first is None or last is None or not 0 <= (last - first).days < _MOST_DAYS:
             return _refusal(1020)
-        # A day's statement is there on the next day; what is later is left out without a word, as IB does.
+        # A day's statement is ready on the next day; later days are left out without notice, as IB does.
         last = min(last, self.config.utcnow().astimezone(_NEW_YORK).date() - timedelta(days=1))
         if not self._past().between(first, last):
             return _refusal(1003)
@@ -252,7 +252,7 @@ class FlexServer:
 
 
 class _Server(ThreadingHTTPServer):
-    """Its threads wait for clients that may never come back."""
+    """Daemon threads, because a client may never finish its request."""
 
     daemon_threads = True
     block_on_close = False
@@ -262,7 +262,7 @@ class _Server(ThreadingHTTPServer):
         self.failures: list[BaseException] = []
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  (socketserver's signature)
-        """Keep a defect for `FlexServer.stop`; whoever hangs up early is none."""
+        """Keep a defect for `FlexServer.stop`; a client that closes its connection early is not one."""
         problem = sys.exception()
         if problem is not None and not isinstance(problem, ConnectionError):
             self.failures.append(problem)
@@ -286,7 +286,7 @@ def _handler_of(service: FlexServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(answer.body[half:])
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            """Addresses hold the token: nothing is logged."""
+            """Log nothing: addresses contain the token."""
 
     return Handler
 

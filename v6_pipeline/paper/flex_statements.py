@@ -1,7 +1,7 @@
 """Flex statements of the simulated accounts, as XML.
 
-Belongs here: how a past day is written down. What happened on it is in `past`; how statements are asked for is in
-`flex_server`. Attributes are those of IB's activity statements, of which a query chooses; dates are ``yyyymmdd``.
+Belongs here: the XML of a past day. `past` computes the day; `flex_server` serves the statements. Attributes are those
+of IB's activity statements, of which a query chooses; dates are ``yyyymmdd``.
 """
 
 import functools
@@ -30,15 +30,15 @@ class Section(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexQuery:
-    """How a query is set up.
+    """Options of a query.
 
     Attributes:
         by_day: "Breakout by Day": one statement per account and session, else one per account for all of them.
-        lots: rows of level LOT beside those of level SUMMARY.
-        book_trades: exercises, assignments and expirations are also among the trades, as IB's are.
-        sections: those that the query has.
-        empty: sections that are there and say nothing.
-        name: the query's.
+        lots: rows of level LOT in addition to those of level SUMMARY.
+        book_trades: exercises, assignments and expirations are also among the trades, as in IB's statements.
+        sections: the sections of the query.
+        empty: sections that are present and empty.
+        name: name of the query.
     """
 
     by_day: bool = True
@@ -50,14 +50,14 @@ class FlexQuery:
 
 
 def statements(past: Past, first: date, last: date, query: FlexQuery, *, generated: datetime) -> Iterator[str]:
-    """The document with the statements of a range of days, in pieces; a range without a session has none.
+    """Yield the document of a range of days in pieces; without a session in the range it has no statements.
 
     Args:
         past: the accounts' past.
         first: ``fd`` of the request.
         last: ``td`` of the request.
-        query: how it is set up.
-        generated: when, in the time zone that it is to be written in.
+        query: its options.
+        generated: time of generation, in the time zone of the document.
     """
     days = past.between(first, last)
     spans = [[day] for day in days] if query.by_day else [days] if days else []
@@ -106,7 +106,7 @@ def _open_positions(past: Past, account: str, day: PastDay, query: FlexQuery) ->
 
 
 def _lots(quantity: float) -> list[float]:
-    """A quantity as two lots where it can be halved, else as one."""
+    """Split a quantity into two lots if it can be halved, else into one."""
     half = float(int(quantity / 2))
     return [half, quantity - half] if half else [quantity]
 
@@ -174,7 +174,7 @@ def _trade(past: Past, day: date, number: int, change: Change) -> Row:
 
 
 def _exercises(past: Past, account: str, span: list[PastDay]) -> Iterator[Row]:
-    """Options that ended, and the shares that were delivered for them."""
+    """Yield the options that ended, and the shares that were delivered for them."""
     for day, number, change in _changes(account, span):
         order = change.order
         if order.deed == Deed.TRADE:
@@ -232,7 +232,7 @@ def _attributes(row: Row) -> str:
     return "".join([f" {name}={_quoted(str(value))}" for name, value in row.items()])
 
 
-# Most values are those of the row before: quoting them anew took two thirds of the time.
+# Most values repeat those of the row before: quoting them again took two thirds of the time.
 _quoted = functools.lru_cache(maxsize=16_384)(quoteattr)
 
 
@@ -241,6 +241,6 @@ def _day(day: date) -> str:
 
 
 def _number(value: float) -> str:
-    """As IB writes amounts: no exponent, no binary dust, no trailing zeros."""
+    """Format an amount as IB does: no exponent, no rounding noise, no trailing zeros."""
     text = f"{value:.6f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text

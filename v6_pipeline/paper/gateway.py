@@ -1,7 +1,7 @@
-"""The paper gateway itself: how its parts are put together, and its life.
+"""The paper gateway: its parts and its life cycle.
 
-Belongs here: starting, ticking, stopping, serving connections, and the table of what may be done to it while it runs.
-IB's rules are in the desks (`market_data`, `account_feeds`) and in `session`; faults are in the modules named so.
+Belongs here: starting, ticking, stopping, serving connections. IB's rules are in the desks (`market_data`, `history`,
+`account_feeds`) and in `session`; faults are in the modules named so.
 """
 
 import asyncio
@@ -41,18 +41,17 @@ _STOP_SECONDS = 2.0
 class PaperGateway:
     """Speaks IB's socket protocol for a simulated market and accounts, on loopback only.
 
-    Used as an async context manager, or with `start` and `stop`. All other methods must be called in the loop it runs
-    in.
+    Used as an async context manager, or with `start` and `stop`. All other methods must be called in its event loop.
 
     Attributes:
         universe: every contract and the opening positions.
-        statistics: what clients did, seen from this side.
+        statistics: counts of the clients' requests and of what was sent.
         book: positions and account values now.
         market: quotes and sequence numbers now.
         flex: the Flex Web Service, which serves if the configuration names a port for it.
-        actions: what may be done to it while it runs, by name; see `perform`.
-        connection_faults, link_faults, contract_faults, history_faults, account_faults: the same as methods with
-            types. Unlike `perform` they take it for granted that accounts and contracts exist.
+        actions: the actions on the running gateway, by name; see `perform`.
+        connection_faults, link_faults, contract_faults, history_faults, account_faults: the same as typed methods.
+            Unlike `perform` they do not check that accounts and contracts exist.
     """
 
     def __init__(self, config: GatewayConfig | None = None) -> None:
@@ -66,7 +65,7 @@ class PaperGateway:
         self.statistics = Statistics(self.config.clock, self.config.utcnow)
         self.market = Market(self.universe, self.statistics, self.config.lines)
         self.book = Book(self.market)
-        # The past takes a while to work out, and most gateways are never asked for it.
+        # The past takes a while to compute, and most gateways never need it.
         self._past = functools.cache(lambda: Past(self.universe))
         self.flex = FlexServer(
             self._past,
@@ -101,10 +100,10 @@ class PaperGateway:
         """Listen and begin to tick.
 
         Raises:
-            GatewayError: a port is taken, or the gateway runs already.
+            GatewayError: a port is taken, or the gateway is already running.
         """
         if self._listener.addresses:
-            raise GatewayError("the paper gateway runs already")
+            raise GatewayError("the paper gateway is already running")
         await self._listener.open(self.config.port, "--port")
         try:
             if self.config.control_port is not None:
@@ -122,8 +121,7 @@ class PaperGateway:
         """End all connections and stop listening; a second call does nothing.
 
         Raises:
-            Exception: whatever a connection, the ticker or a scenario failed with while the gateway ran, so that no
-                failure is lost.
+            Exception: a failure of a connection, the ticker or a scenario while the gateway ran.
         """
         self._stopping.set()
         await self._timers.close()
@@ -137,7 +135,7 @@ class PaperGateway:
         self._control.close()
         try:
             self.flex.stop()
-        except Exception as problem:  # noqa: BLE001 - raised at the end, when all else has stopped
+        except Exception as problem:  # noqa: BLE001 - raised at the end, after everything else has stopped
             self._failures.append(problem)
         waiting = self._connections - {task for task in (asyncio.current_task(),) if task is not None}
         if waiting:
@@ -180,13 +178,13 @@ class PaperGateway:
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where the gateway listens; loopback only."""
+        """Addresses on which the gateway listens; loopback only."""
         return self._listener.addresses + self._control_listener.addresses
 
     # Time
 
     def tick_once(self) -> None:
-        """Move every streamed contract on by one, send what changed, and the portfolio if it is due by the clock."""
+        """Advance every streamed contract by one, send the changes, and the portfolio if it is due by the clock."""
         self._market_data.tick(self._sessions.values())
         if self.config.clock() - self._portfolio_sent_at >= self.config.portfolio_seconds:
             self.portfolio_tick()
@@ -194,7 +192,7 @@ class PaperGateway:
             self._accounts.tick()
 
     def portfolio_tick(self) -> None:
-        """Move held contracts that nobody streams on by one and send portfolios, account values and summaries."""
+        """Advance held contracts without a stream by one; send portfolios, account values and summaries."""
         self._portfolio_sent_at = self.config.clock()
         if not self.market.link.is_up:
             return
@@ -202,10 +200,10 @@ class PaperGateway:
         self.market.advance(held - self.statistics.subscriptions.keys())
         self._accounts.portfolio_tick()
 
-    # What may be done to it while it runs
+    # Actions
 
     def perform(self, name: str, **fields: object) -> Reply:
-        """Do something by name, as the control port and scenario files do; see `registry` for the names.
+        """Carry out an action by name, as the control port and scenario files do; see `actions` for the names.
 
         Raises:
             GatewayError: there is no such action, or a field is wrong; nothing was done.
@@ -213,7 +211,7 @@ class PaperGateway:
         return self.actions.perform(name, fields)
 
     def play(self, scenario: Scenario) -> None:
-        """Begin a scenario now. An action that proves impossible stops the gateway; `stop` then raises it."""
+        """Begin a scenario now. An impossible action stops the gateway; `stop` then raises its error."""
         self._player.play(scenario)
 
     def play_shipped(self, scenario: str) -> None:
@@ -221,7 +219,7 @@ class PaperGateway:
         self.play(shipped_scenario(scenario, self.actions))
 
     def heal(self) -> None:
-        """End every fault that lasts or is still to come; the line limit and positions stay."""
+        """End every fault, active or still to come; the line limit and positions stay."""
         market = (self.link_faults, self.contract_faults, self.history_faults)
         for faults in (self.connection_faults, *market, self.account_faults, self.flex.faults):
             faults.heal()
@@ -253,7 +251,7 @@ class PaperGateway:
 
     @contextlib.contextmanager
     def _tracked(self) -> Iterator[None]:
-        """Keep the running task where `stop` finds it, and its failure where `stop` raises it."""
+        """Register the running task for `stop`, and its failure for `stop` to raise."""
         task = asyncio.current_task()
         if task is None:
             raise GatewayError("a connection is served outside a task")
@@ -275,7 +273,7 @@ class PaperGateway:
         return True
 
     def _release(self, session: ClientSession) -> None:
-        """Free what a client holds: its lines, its historical requests and its id."""
+        """Free a client's lines, historical requests and id."""
         self._market_data.disconnected(session)
         self._history.disconnected(session)
         if self._sessions.get(session.client_id) is session:
@@ -286,7 +284,7 @@ class PaperGateway:
         return list(self._sessions.values())
 
     def _failed(self, problem: BaseException) -> None:
-        """A gateway that cannot do what it should must not go on looking alive."""
+        """Stop the gateway after a failure, so that it does not appear to work."""
         self._failures.append(problem)
         self._stopping.set()
 

@@ -1,7 +1,7 @@
-"""Which message goes to whom: the one dispatch table of incoming requests.
+"""Dispatch of incoming requests.
 
-Belongs here: the table, the requests whose answer needs no state, and what happens to a message that is an order,
-unknown or malformed.
+Belongs here: the dispatch table, the requests whose answer needs no state, and the refusal of orders and of unknown or
+malformed messages.
 """
 
 from collections.abc import Callable
@@ -99,7 +99,7 @@ class Dispatcher:
         self._unless_read_only(session, messages.completed_orders_end())
 
     def _unless_read_only(self, session: ClientSession, end: Message) -> None:
-        """A read-only gateway says why and ends nothing: clients that ask for orders wait out their deadlines."""
+        """Refuse with 321 if the gateway is read-only, without an end message: the client's request times out."""
         if self._config.read_only:
             session.error(-1, 321, READ_ONLY)
         else:
@@ -109,4 +109,4 @@ class Dispatcher:
         session.send(messages.executions_end(parse_versioned_id(fields)))
 
     def _accept_silently(self, session: ClientSession, fields: Fields) -> None:
-        """A setting that changes nothing here and that IB does not acknowledge either."""
+        """Ignore a setting that has no effect here and that IB does not acknowledge."""

@@ -1,7 +1,7 @@
-"""Historical data: which requests are served, when, and with which of IB's errors the others end.
+"""Historical data: serving, delaying and refusing requests as IB does.
 
-Belongs here: IB's rules for reqHistoricalData. The bars themselves are in `history_bars`, the counting of small ones in
-`history_pacing`.
+Belongs here: IB's rules for reqHistoricalData, its pacing of small bars, and faults of historical data. The bars are in
+`history_bars`. Pacing: https://interactivebrokers.github.io/tws-api/historical_limitations.html
 """
 
 import asyncio
@@ -48,7 +48,7 @@ _END_FORMS = (
 )
 
 MOST_OPEN = 50
-"""Requests that all clients together may have open, whatever their bars."""
+"""Requests that all clients together may have open, for bars of any size."""
 
 _WINDOW_SECONDS, _MOST_IN_WINDOW = 600.0, 60
 _IDENTICAL_SECONDS = 15.0
@@ -56,7 +56,7 @@ _SAME_CONTRACT_SECONDS, _TOO_MANY_OF_A_CONTRACT = 2.0, 6
 
 
 class Refusal(StrEnum):
-    """How a request may be turned away on command."""
+    """Ways in which an action refuses a request."""
 
     PACING = "pacing"
     NO_DATA = "no_data"
@@ -67,7 +67,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """A request that has been understood."""
+    """A validated request."""
 
     contract: Contract
     what: What
@@ -92,13 +92,13 @@ class _Asked:
 
 
 class SmallBarPacing:
-    """The requests for small bars of the last ten minutes."""
+    """Requests for small bars in the last ten minutes, over all clients. Larger bars are only slowed down."""
 
     def __init__(self) -> None:
         self._asked: deque[_Asked] = deque()
 
     def admit(self, now: float, *, contract: str, identity: str, cost: int) -> bool:
-        """Count a request at `now`, in monotonic seconds; `False`, and not counted, if it violates a rule."""
+        """Count a request at `now`, in monotonic seconds; return False, uncounted, if it violates a rule."""
         while self._asked and now - self._asked[0].at >= _WINDOW_SECONDS:
             self._asked.popleft()
         same = [item for item in self._asked if item.contract == contract and now - item.at < _SAME_CONTRACT_SECONDS]
@@ -116,8 +116,8 @@ class HistoryDesk:
     """Serves historical bars to all clients.
 
     Attributes:
-        extra_seconds: what a fault adds to the time of an answer.
-        refusals: requests to come that are turned away.
+        extra_seconds: seconds that a fault adds to the time of an answer.
+        refusals: ordered refusals of requests to come.
     """
 
     def __init__(self, config: GatewayConfig, market: Market, statistics: Statistics) -> None:
@@ -131,7 +131,7 @@ class HistoryDesk:
         self._next_answer_at = 0.0
 
     def request(self, session: ClientSession, fields: Fields) -> None:
-        """reqHistoricalData: an answer later, or an error at once."""
+        """Serve reqHistoricalData: an answer later, or an error at once."""
         request = parse_historical_data(fields)
         try:
             query = self._understand(session, request)
@@ -152,7 +152,7 @@ class HistoryDesk:
             self._answer(session, request, query)
 
     def cancel(self, session: ClientSession, fields: Fields) -> None:
-        """cancelHistoricalData: 162 of an open request, 366 of one that is not."""
+        """Serve cancelHistoricalData: 162 for an open request, 366 for any other."""
         request_id = parse_versioned_id(fields)
         if (session, request_id) not in self._open:
             session.error(request_id, 366, f"No historical data query found for ticker id:{request_id}")
@@ -161,13 +161,13 @@ class HistoryDesk:
         session.error(request_id, 162, f"{_SERVICE}API historical data query cancelled: {request_id}")
 
     def disconnected(self, session: ClientSession) -> None:
-        """Drop what a client that went had asked for."""
+        """Drop the open requests of a client that is gone."""
         for owner, request_id in list(self._open):
             if owner is session:
                 self._close(session, request_id)
 
     def _understand(self, session: ClientSession, request: HistoricalDataRequest) -> _Query:
-        """The request in our terms; what is wrong with it in itself is refused."""
+        """Validate a request; refuse one that is invalid in itself."""
         if (session, request.request_id) in self._open:
             raise _RefusedError(322, "Error processing request.-'bQ' : cause - Duplicate ticker id")
         if not request.query.exchange:
@@ -202,7 +202,7 @@ class HistoryDesk:
         return found[0]
 
     def _is_alive(self, contract: Contract, request: HistoricalDataRequest, end: datetime) -> bool:
-        """IB forgets expired options; expired futures it still has, for who asks for them."""
+        """Return whether IB knows the contract: no expired option, and expired futures only if requested."""
         expiry = expiry_of(contract)
         if expiry is None or expiry >= self._config.utcnow().astimezone(ZoneInfo("America/New_York")).date():
             return True
@@ -215,7 +215,7 @@ class HistoryDesk:
         statistics.history.log.append((statistics.seconds, conid, *what))
 
     def _admit(self, request: HistoricalDataRequest, query: _Query) -> None:
-        """Refuse what is too much, or what IB does not serve."""
+        """Refuse requests beyond IB's limits and requests for data that IB does not serve."""
         contract = query.contract
         where = f"{contract.local_symbol}@{request.query.exchange} {query.what.value.title()}"
         if len(self._open) >= MOST_OPEN:
@@ -256,19 +256,19 @@ class HistoryDesk:
         return use_up(self.refusals, contract.conid, why) is not None
 
     def _is_served(self) -> bool:
-        """Whether answers can come from IB's servers; without them a request just stays open."""
+        """Return whether IB's servers can answer; if not, a request stays open."""
         return self._market.link.is_up and Farm.USHMDS not in self._market.link.broken
 
     def _seconds(self, query: _Query) -> float:
-        """Time until the answer: large bars wait for their turn as well."""
+        """Return the seconds until the answer; answers with large bars are also spaced by `history_rate`."""
         seconds = self._config.history_seconds + self.extra_seconds
         if query.bar_seconds <= SMALL_BAR:
             return seconds
         now = self._config.clock()
-        turn = max(now, self._next_answer_at)
-        self._next_answer_at = turn + 1 / self._config.history_rate
-        # What is asked no faster than it is answered waits for nobody.
-        return seconds + (turn - now)
+        begins_at = max(now, self._next_answer_at)
+        self._next_answer_at = begins_at + 1 / self._config.history_rate
+        # A client that requests no faster than the rate does not wait.
+        return seconds + (begins_at - now)
 
     def _answer(self, session: ClientSession, request: HistoricalDataRequest, query: _Query) -> None:
         self._close(session, request.request_id)
@@ -302,13 +302,13 @@ class HistoryDesk:
 
 
 class HistoryFaults:
-    """What may be wrong with the historical data of one gateway."""
+    """Faults of the historical data of one gateway. Every public method is an action; see `actions`."""
 
     def __init__(self, desk: HistoryDesk) -> None:
         self._desk = desk
 
     def delay_history(self, seconds: Seconds) -> None:
-        """Answer historical requests so much later, until healed."""
+        """Answer historical requests so many seconds later, until healed."""
         self._desk.extra_seconds = seconds
 
     def ignore_history(self, count: Count = 1, conids: list[int] | None = None) -> None:
@@ -320,13 +320,13 @@ class HistoryFaults:
         self._desk.refusals.append(NextRequests.of(why, count, conids))
 
     def heal(self) -> None:
-        """Forget what is still to come."""
+        """Cancel all faults of historical data."""
         self._desk.extra_seconds = 0.0
         self._desk.refusals.clear()
 
 
 def _duration(text: str) -> int:
-    """Seconds of an IB duration such as ``30 D``."""
+    """Return the seconds of an IB duration such as ``30 D``."""
     found = re.fullmatch(r"(\d{1,5}) ([SDWMY])", text)
     if found is None or not int(found[1]):
         raise _RefusedError(321, validation_error("Historical data query duration is invalid: use 'n S', D, W, M or Y"))
@@ -337,7 +337,7 @@ def _duration(text: str) -> int:
 
 
 def _end(text: str, now: datetime) -> datetime:
-    """The instant of an endDateTime; without a zone it is the login's, and empty is now."""
+    """Return the instant of an endDateTime; without a zone it is in the login's zone, and empty is now."""
     if not text:
         return now
     for form, zone in _END_FORMS:

@@ -1,9 +1,9 @@
-"""Bars of the past: pure functions of the universe, a contract and a span of time.
+"""Historical bars: pure functions of the universe, a contract and a span of time.
 
-Belongs here: which bars a contract has, and their prices. Prices walk within a day from the close of the day before to
-the close of `daily_prices`, which they reach when US exchanges close or, if that is earlier, with the regular session.
-What comes after it in the extended hours differs, so that a client who takes too late a bar is found out. Which request
-is served is `history`'s business.
+Belongs here: the bars of a contract and their prices. Within a day prices move from the close of the day before to
+`prices.daily_close`, which they reach at the close of US exchanges or, if that is earlier, of the regular session.
+Later prices in the extended hours differ, so that a client that uses too late a bar is detected. `history` decides
+which requests are served.
 """
 
 import math
@@ -14,7 +14,7 @@ from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from v6_pipeline.paper.contracts import CASH, INDEX, OPTION, Contract, Universe
-from v6_pipeline.paper.prices import daily_close, unit
+from v6_pipeline.paper.prices import daily_close, to_tick, unit
 from v6_pipeline.paper.trading_hours import is_trading_day, session, us_close
 from v6_pipeline.paper.wire import Message
 
@@ -29,7 +29,7 @@ BAR_SECONDS = {
 """IB's bar sizes, but for weeks and months."""
 DAY = 86_400
 SMALL_BAR = 30
-"""Bars of so many seconds or less are IB's small ones."""
+"""Bars of at most so many seconds are IB's "small bars"."""
 
 _TRADES_THAT_DAY = 0.7
 _TRADES_IN_A_BAR = 0.6
@@ -38,7 +38,7 @@ _TRADES_SALT, _BAR_SALT, _NOISE_SALT, _LATE_SALT, _VOLUME_SALT = 30, 31, 32, 33,
 
 
 class What(StrEnum):
-    """The data that bars are made of."""
+    """Data from which bars are made."""
 
     TRADES = "TRADES"
     MIDPOINT = "MIDPOINT"
@@ -49,7 +49,7 @@ class What(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar; `begin` is a date for bars of a day. Other data than trades have a volume and a count of -1."""
+    """One bar; `begin` is a date for bars of a day. Volume and count are -1 for any data but trades."""
 
     begin: datetime | date
     open: float
@@ -61,7 +61,7 @@ class Bar:
     count: int
 
     def fields(self, *, as_epoch: bool, zone: str) -> Message:
-        """The bar as a message carries it: days always as a date, other times with their zone or as epoch seconds."""
+        """Return the fields of the bar in a message: a day as a date, other times with zone or as epoch seconds."""
         if not isinstance(self.begin, datetime):
             text = f"{self.begin:%Y%m%d}"
         elif as_epoch:
@@ -72,7 +72,7 @@ class Bar:
 
 
 def has_data(contract: Contract, what: What, bar_seconds: int) -> bool:
-    """Whether IB has bars of that kind: none of a day for options, no trades of currencies, only those of indices."""
+    """Return whether IB has such bars: no day bars of options, no trades of currencies, only trades of indices."""
     if contract.sec_type == OPTION and bar_seconds >= DAY:
         return False
     if contract.sec_type == CASH and what is What.TRADES:
@@ -90,7 +90,7 @@ def bars_between(
     *,
     regular: bool,
 ) -> list[Bar]:
-    """The bars that begin in [begin, end), oldest first; what comes after `end` is in none of them."""
+    """Return the bars that begin in [begin, end), oldest first; none contains prices after `end`."""
     if not has_data(contract, what, bar_seconds):
         return []
     found: list[Bar] = []
@@ -105,9 +105,9 @@ def bars_between(
 
 @dataclass(frozen=True, slots=True)
 class DayPath:
-    """How the price of a contract goes on one day: from the close `before` to `close`, between `begin` and `end`.
+    """Price path of a contract on one day: from the close `before` to `close`, between `begin` and `end`.
 
-    It stays there until `late_from`, the end of the regular session.
+    The price stays at `close` until `late_from`, the end of the regular session.
     """
 
     seed: int
@@ -119,7 +119,7 @@ class DayPath:
     late_from: datetime
 
     def price_at(self, moment: datetime) -> float:
-        """The price at a moment, to the tick."""
+        """Return the price at a moment, rounded to the tick."""
         if moment > self.late_from:  # off by a thousandth and more, so that it is never the close
             off = 0.001 + 0.01 * unit(self.seed, self.contract.conid, _LATE_SALT, int(moment.timestamp()))
             return self._to_tick(self.close * (1 + off) + self.contract.min_tick)
@@ -131,18 +131,17 @@ class DayPath:
         return self._to_tick(self.before + (self.close - self.before) * share + wave)
 
     def _to_tick(self, price: float) -> float:
-        tick = self.contract.min_tick
-        return round(max(0.0, math.floor(price / tick + 0.5) * tick), 9)
+        return max(0.0, to_tick(price, self.contract.min_tick))
 
 
 def day_path(universe: Universe, contract: Contract, day: date) -> DayPath | None:
-    """The path of a day; `None` if the contract has no session then, or has expired."""
+    """Return the path of a day; `None` if the contract has no session then, or has expired."""
     close = daily_close(universe, contract.conid, day)
     hours = session(contract, day, regular=True)
     if close is None or hours is None:
         return None
     begin, late_from = hours
-    # Xetra closes before the US exchanges open for long: its closes are its own.
+    # Xetra closes before the US exchanges do: its closes are its own.
     end = late_from if contract.currency == "EUR" else max(begin, min(late_from, us_close(day)))
     before = daily_close(universe, contract.conid, _session_before(day))
     return DayPath(
@@ -160,7 +159,7 @@ def _day(
     path: DayPath, what: What, bar_seconds: int, day: date, begin: datetime, end: datetime, *, regular: bool
 ) -> Iterator[Bar]:
     if bar_seconds >= DAY:
-        # A bar of a day is asked for by any moment of it.
+        # Any moment of a day selects its bar.
         if begin < path.late_from and path.begin < end:
             yield _bar(path, what, day, path.begin, min(path.late_from, end))
         return
@@ -191,20 +190,20 @@ def _bar(path: DayPath, what: What, label: datetime | date, at: datetime, until:
 
 
 def _next_boundary(at: datetime, seconds: int) -> datetime:
-    """The end of the bar that begins at `at`: bars lie at multiples of their size since local midnight."""
+    """Return the end of the bar that begins at `at`: bars begin at multiples of their size since local midnight."""
     midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
     elapsed = int((at - midnight).total_seconds())
     return at + timedelta(seconds=seconds - elapsed % seconds)
 
 
 def _trades_on(path: DayPath, day: date) -> bool:
-    """Whether a contract trades at all on a day: options do not on three days in ten."""
+    """Return whether a contract trades on a day: options do not on three days in ten."""
     conid = path.contract.conid
     return path.contract.sec_type != OPTION or unit(path.seed, conid, _TRADES_SALT, day.toordinal()) < _TRADES_THAT_DAY
 
 
 def _trades_in(path: DayPath, at: datetime) -> bool:
-    """Whether a contract that trades that day does so in a bar; in the last one it always does."""
+    """Return whether a contract that trades on the day does so in a bar; in the last bar it always does."""
     minute = int(at.timestamp()) // 60
     return (
         path.contract.sec_type != OPTION or unit(path.seed, path.contract.conid, _BAR_SALT, minute) < _TRADES_IN_A_BAR

@@ -1,20 +1,20 @@
-"""The instruments that a simulated market consists of, as data.
+"""The instruments of the simulated market, as data.
 
 Belongs here: symbols, conids, exchanges, price levels. Conids of stocks, indices and the currency pair are IB's real
-ones; price levels are only of the right order. How contracts are derived from these rows is in `universe`.
+ones; price levels are only of the right order. `universe` derives the contracts from these rows.
 """
 
 from dataclasses import dataclass
 
 CURRENCY_PAIR_CONID = 12087792
-"""EUR.USD at IDEALPRO: what turns euros into the accounts' base currency."""
+"""EUR.USD at IDEALPRO: converts euros into the accounts' base currency."""
 BASE_CURRENCY = "USD"
-"""Of every account."""
+"""Base currency of every account."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnderlyingSpec:
-    """A stock or index; `strike_step` 0 means that it has no options."""
+    """A stock or index; it has no options if `strike_step` is 0."""
 
     conid: int
     symbol: str
@@ -86,7 +86,7 @@ UNDERLYINGS = (
 FUTURES = (
     FutureSpec("ES", "E-mini S&P 500", "CME", "50", 0.25, "SPX", industry="Indices"),
     FutureSpec("CL", "Light Sweet Crude Oil", "NYMEX", "1000", 0.01, "", 71.0, 0.32, industry="Energy"),
-    # Quoted in cents a bushel and 5000 bushels a contract: the one row whose prices need the magnifier.
+    # Quoted in cents a bushel, 5000 bushels a contract: the one row whose prices need the magnifier.
     FutureSpec("ZC", "Corn Futures", "CBOT", "5000", 0.25, "", 435.0, 0.22, 100, "Agriculture"),
     FutureSpec("NQ", "E-mini NASDAQ 100", "CME", "20", 0.25, "NDX", industry="Indices"),
     FutureSpec("GC", "Gold", "COMEX", "100", 0.1, "", 2700.0, 0.16, industry="Precious Metals"),

@@ -1,6 +1,6 @@
-"""Where the gateway listens, and how it stops to for a while.
+"""Server sockets on loopback, which can refuse connections for a while.
 
-Belongs here: server sockets on loopback. Who is served, and why connections are refused, is decided elsewhere.
+Does not belong here: serving a connection (`gateway`), and the reason to refuse connections (`connection_faults`).
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _ATTEMPT_SECONDS = 0.25
 
 
 class Listener:
-    """Ports that are served alike; the first one is the gateway's, more can follow."""
+    """Ports with the same service; the first one is the gateway's, more can follow."""
 
     def __init__(self, serve: Serve, timers: Timers) -> None:
         self._serve = serve
@@ -34,7 +34,7 @@ class Listener:
         """The first port, also while connections are refused.
 
         Raises:
-            GatewayError: it does not listen.
+            GatewayError: no port is open.
         """
         if not self._servers:
             raise GatewayError("the paper gateway does not listen there")
@@ -42,7 +42,7 @@ class Listener:
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens."""
+        """Addresses of the open ports."""
         servers = [server for server in self._servers.values() if server is not None]
         return [listener.getsockname() for server in servers for listener in server.sockets]
 
@@ -62,7 +62,7 @@ class Listener:
         self._servers[server.sockets[0].getsockname()[1]] = server
 
     def refuse(self) -> None:
-        """Refuse new connections; those that are open stay."""
+        """Refuse new connections; open ones stay."""
         self._is_refusing = True
         for port, server in self._servers.items():
             if server is not None:
@@ -85,13 +85,13 @@ class Listener:
         self._servers.clear()
 
     def _hold(self, port: int) -> None:
-        """Keep the port from others: a socket that is bound and does not listen refuses connections.
+        """Reserve the port: a socket that is bound and does not listen refuses connections.
 
-        Best effort: on a loop whose network is simulated the port means nothing to the operating system.
+        Best effort: in a loop with a simulated network the port does not exist for the operating system.
         """
         placeholder = socket.socket()
         with contextlib.suppress(OSError):
-            if os.name == "posix":  # where it does not mean that the port may be stolen
+            if os.name == "posix":  # on Windows the option would let another process take the port
                 placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             placeholder.bind((LOOPBACK, port))
         self._placeholders[port] = placeholder
@@ -106,7 +106,7 @@ class Listener:
                 try:
                     await self.open(port, "port")
                 except GatewayError:
-                    # A connection of somebody else's can have drawn the port in the moment when nobody held it.
+                    # A connection of another process can have taken the port while it was not reserved.
                     if attempt == _ATTEMPTS - 1:
                         raise
                     await asyncio.sleep(_ATTEMPT_SECONDS)

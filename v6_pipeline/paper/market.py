@@ -1,7 +1,6 @@
-"""The state of the simulated market: sequence numbers, lines in use, and what is wrong with it.
+"""The state of the simulated market that all clients share: sequence numbers, lines in use, active faults.
 
-Belongs here: what every client sees alike. Prices themselves are `prices`, one client's subscriptions are in `session`,
-and faults are described in `conditions`.
+Does not belong here: prices (`prices`), the subscriptions of one client (`session`), kinds of faults (`conditions`).
 """
 
 from collections.abc import Iterable
@@ -18,9 +17,9 @@ class Market:
     """Quotes at their current sequence numbers, and the line limit.
 
     Attributes:
-        lines: the limit over all clients and the windows of TWS.
-        conditions: what is wrong with single contracts.
-        link: what is wrong with the connection to IB.
+        lines: limit over all clients and the windows of TWS.
+        conditions: faults of single contracts.
+        link: faults of the connection to IB.
     """
 
     def __init__(self, universe: Universe, statistics: Statistics, lines: int) -> None:
@@ -34,7 +33,7 @@ class Market:
         self._quotes: dict[int, Quote] = {}
 
     def contract(self, conid: int) -> Contract:
-        """A contract of the universe.
+        """Return a contract of the universe.
 
         Raises:
             GatewayError: there is none with this conid.
@@ -45,33 +44,33 @@ class Market:
         return contract
 
     def sequence(self, conid: int) -> int:
-        """The current sequence number of a contract; 0 until it moves."""
+        """Return the current sequence number of a contract; 0 until it moves."""
         return self._sequences.get(conid, 0)
 
     def quote(self, conid: int) -> Quote:
-        """The quote of a contract at its current sequence number."""
+        """Return the quote of a contract at its current sequence number."""
         quote = self._quotes.get(conid)
         if quote is None:
             quote = self._quotes[conid] = quote_at(self.universe, conid, self.sequence(conid))
         return quote
 
     def advance(self, conids: Iterable[int]) -> None:
-        """Move contracts on by one sequence number, except those whose price stands still."""
+        """Advance contracts by one sequence number, except those whose price is frozen."""
         for conid in conids:
             if not (self._all_quiet or self.conditions.stands_still(conid)):
                 self._sequences[conid] = self.sequence(conid) + 1
                 self._quotes.pop(conid, None)
 
     def exchange_rate(self, currency: str) -> float:
-        """What one unit of a currency is worth in the base currency."""
+        """Return the value of one unit of a currency in the base currency."""
         return 1.0 if currency == BASE_CURRENCY else self.quote(CURRENCY_PAIR_CONID).mark
 
     def is_quiet(self, conid: int) -> bool:
-        """Whether a contract gets no ticks at present."""
+        """Return whether an action has silenced a contract."""
         return self._all_quiet or conid in self.conditions.quiet
 
     def flows(self, conid: int) -> bool:
-        """Whether ticks of a contract come through at present."""
+        """Return whether ticks of a contract reach clients at present."""
         return (
             not self.is_quiet(conid)
             and conid not in self.conditions.expired
@@ -79,7 +78,7 @@ class Market:
         )
 
     def quiet(self, conids: Iterable[int] | None) -> None:
-        """Silence contracts, all of them for `None`: their prices stand still and no tick is sent."""
+        """Silence contracts, all of them for `None`: their prices are frozen and no tick is sent."""
         if conids is None:
             self._all_quiet = True
         else:
@@ -94,12 +93,12 @@ class Market:
             self.conditions.quiet.difference_update(conids)
 
     def take_line(self, conid: int) -> bool:
-        """Take a line if one is free; the windows of TWS use theirs from the same allowance."""
+        """Take a line if one is free; lines of TWS windows count against the same limit."""
         if self._statistics.lines + self._statistics.tws_lines >= self.lines:
             return False
         self._statistics.line_taken(conid)
         return True
 
     def release_line(self, conid: int) -> None:
-        """Give a line back."""
+        """Release a line."""
         self._statistics.line_released(conid)

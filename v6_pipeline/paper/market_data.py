@@ -1,6 +1,6 @@
-"""Market data requests: lines, streams, snapshots, and the ticks that go out.
+"""Market data requests: lines, streams, snapshots and their ticks; contract definitions.
 
-Belongs here: IB's rules for reqMktData and its relatives. Which messages a quote becomes is in `ticks`.
+Belongs here: IB's rules for reqMktData, reqMarketDataType and reqContractDetails. `ticks` makes messages of quotes.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from v6_pipeline.paper.requests import (
     parse_market_data,
     parse_versioned_id,
 )
-from v6_pipeline.paper.session import ClientSession, Subscription
+from v6_pipeline.paper.session import ClientSession, Subscription, streams
 from v6_pipeline.paper.statistics import Statistics
 from v6_pipeline.paper.ticks import DELAYED_TICKS, LIVE_TICKS, MARK_PRICE_GENERIC, MarketDataType, burst
 from v6_pipeline.paper.wire import Fields
@@ -39,11 +39,11 @@ ADVISORIES = {
     "Connections' dialog for more details.",
     10167: DELAYED_SHOWN,
 }
-"""Codes that come with data: the stream goes on."""
+"""Codes that accompany data: the stream continues."""
 
 
 def validation_error(cause: str) -> str:
-    """The text of error 321; the two letters are an obfuscated name in IB's program, never the same for long."""
+    """Return the text of error 321; its two letters are an obfuscated name in IB's program and change often."""
     return f"Error validating request.-'bN' : cause - {cause}"
 
 
@@ -65,7 +65,7 @@ class MarketDataDesk:
     """Serves market data and contract definitions to all clients.
 
     Attributes:
-        rejections: requests to come that are turned away, whatever the state of the market.
+        rejections: ordered rejections of requests to come, whatever the state of the market.
     """
 
     def __init__(self, config: GatewayConfig, market: Market, statistics: Statistics) -> None:
@@ -75,13 +75,13 @@ class MarketDataDesk:
         self._statistics = statistics
 
     def contract_details(self, session: ClientSession, fields: Fields) -> None:
-        """reqContractDetails: every match and an end, or error 200; without a conid the security type is required."""
+        """Serve reqContractDetails: all matches and an end, or 200; without conid the security type is required."""
         request_id, query = parse_contract_details(fields)
         if not query.conid and not query.sec_type:
             session.error(request_id, 321, validation_error("Please enter a valid security type"))
             return
         if not self._market.link.has_definitions:
-            return  # they come from IB's servers: no answer at all, as its users report
+            return  # definitions come from IB's servers: users report that no answer comes
         found = self._find(query)
         if not found:
             session.error(request_id, 200, NO_DEFINITION)
@@ -93,7 +93,7 @@ class MarketDataDesk:
         session.send(messages.contract_details_end(request_id))
 
     def market_data_type(self, session: ClientSession, fields: Fields) -> None:
-        """reqMarketDataType: applies to the client's later requests."""
+        """Serve reqMarketDataType, which applies to the client's later requests."""
         kind = parse_versioned_id(fields)
         if kind in set(MarketDataType):
             session.market_data_type = MarketDataType(kind)
@@ -101,7 +101,7 @@ class MarketDataDesk:
             session.error(-1, 321, validation_error(f"Invalid market data type {kind}"))
 
     def subscribe(self, session: ClientSession, fields: Fields) -> None:
-        """reqMktData: takes a line and sends a first full burst; refused with the code IB gives."""
+        """Serve reqMktData: take a line and send a first full burst, or refuse with IB's code."""
         request = parse_market_data(fields)
         refusal = self._refusal(session, request)
         if refusal is not None:
@@ -120,7 +120,7 @@ class MarketDataDesk:
             ticker_id=request.ticker_id,
             contract=contract,
             types=DELAYED_TICKS if is_delayed else LIVE_TICKS,
-            # The better data win: a live entitlement is served live, whatever type was asked for.
+            # The better data win: a contract with live permission is served live, whatever type was requested.
             kind=session.market_data_type if is_delayed else MarketDataType.LIVE,
             wants_mark=MARK_PRICE_GENERIC in request.generic_ticks,
             snapshot=request.snapshot,
@@ -139,7 +139,7 @@ class MarketDataDesk:
             self._end_snapshot_later(session, subscription)
 
     def cancel(self, session: ClientSession, fields: Fields) -> None:
-        """cancelMktData: gives the line back, or error 300."""
+        """Serve cancelMktData: release the line, or error 300."""
         ticker_id = parse_versioned_id(fields)
         if ticker_id not in session.subscriptions.market_data:
             session.error(ticker_id, 300, f"Can't find EId with tickerId:{ticker_id}")
@@ -147,35 +147,30 @@ class MarketDataDesk:
         self._release(session, ticker_id)
 
     def disconnected(self, session: ClientSession) -> None:
-        """End everything that a client streams and give back its lines."""
+        """End all streams of a client and release its lines."""
         for ticker_id in list(session.subscriptions.market_data):
             self._release(session, ticker_id)
 
     def advise(self, session: ClientSession, subscription: Subscription) -> None:
-        """Tell a client the advisory of a contract; the data go on."""
+        """Send a client the advisory of a contract; the data continue."""
         code = self._market.conditions.advised[subscription.contract.conid]
         session.error(subscription.ticker_id, code, ADVISORIES[code])
 
     def tick(self, sessions: Iterable[ClientSession]) -> None:
-        """Move every streamed contract on by one and send what changed to those who stream it."""
-        streams = [
-            (session, subscription)
-            for session in sessions
-            for subscription in session.subscriptions.market_data.values()
-            if not subscription.snapshot
-        ]
-        self._market.advance({subscription.contract.conid for _, subscription in streams})
-        for session, subscription in streams:
+        """Advance every streamed contract by one and send the changes to its subscribers."""
+        live = [(session, each) for session, each in streams(sessions) if not each.snapshot]
+        self._market.advance({subscription.contract.conid for _, subscription in live})
+        for session, subscription in live:
             self._tick(session, subscription)
 
     def _refusal(self, session: ClientSession, request: MarketDataRequest) -> tuple[int, str] | None:
-        """Code and text if a request is wrong in itself, whatever the state of the market."""
+        """Return code and text if a request is refused, whatever the state of the market."""
         if request.ticker_id in session.subscriptions.market_data:
             return 322, REJECTIONS[322]
         if not request.query.exchange:
             return 321, validation_error("Please enter exchange")
         if request.regulatory_snapshot:
-            # Each costs money at IB, on paper accounts too, so nothing here may ever depend on one.
+            # Each costs money at IB, on paper accounts too, so the product must not depend on them.
             return 321, validation_error("Regulatory snapshots are not simulated")
         if request.snapshot and request.generic_ticks:
             return 321, validation_error("Snapshot market data subscription is not applicable to generic ticks")
@@ -188,12 +183,12 @@ class MarketDataDesk:
         return None if code is None else (code, REJECTIONS[code])
 
     def _find(self, query: ContractQuery) -> list[Contract]:
-        """What a request describes, as far as IB has a definition of it."""
+        """Return the contracts that a request describes and IB has a definition of."""
         conditions = self._market.conditions
         return [contract for contract in self._market.universe.find(query) if conditions.is_defined(contract.conid)]
 
     def _announce(self, session: ClientSession, subscription: Subscription) -> None:
-        """Say which kind of data comes, before the first tick."""
+        """Send the market data type and the tick parameters before the first tick."""
         subscription.is_announced = True
         session.send(messages.market_data_type(subscription.ticker_id, subscription.kind))
         session.send(messages.tick_parameters(subscription.ticker_id, subscription.contract.min_tick))

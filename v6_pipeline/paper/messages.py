@@ -1,7 +1,7 @@
-"""What the gateway says: one encoder for each outgoing message.
+"""Encoders of outgoing messages, one function each.
 
-Belongs here: pure functions from values to `wire.Message`, fields in the order of IBKR's TWS API at server versions 176
-to 178. When a message is sent, and to whom, is decided elsewhere.
+Belongs here: pure functions from values to `wire.Message`, with fields in the order of IBKR's TWS API at server
+versions 176 to 178. The desks decide when a message is sent, and to which client.
 """
 
 import sys
@@ -17,7 +17,7 @@ NO_PRICE = -1.0
 """IB's "no quote": a bid or ask of -1 with size 0."""
 
 UNSET = sys.float_info.max
-"""IB's "no value" where a number is due: the largest double."""
+"""IB's "no value" in the place of a number: the largest double."""
 
 UNSET_GREEK = -2.0
 """IB's "not computed" for delta, gamma, vega and theta."""
@@ -25,7 +25,7 @@ UNSET_GREEK = -2.0
 
 @dataclass(frozen=True, slots=True)
 class AccountValue:
-    """One row of account data; `currency` is empty for values that are no amount of money."""
+    """One row of account data; `currency` is empty for values that are not amounts of money."""
 
     tag: str
     value: str
@@ -33,7 +33,7 @@ class AccountValue:
 
 
 def quantity(value: float) -> Field:
-    """A position as IB writes it: no decimals where there are none."""
+    """Return a position as IB writes it: an integer if it has no decimals."""
     return int(value) if float(value).is_integer() else value
 
 
@@ -43,7 +43,7 @@ def handshake(server_version: int, now: datetime) -> Message:
 
 
 def error(request_id: int, code: int, text: str) -> Message:
-    """An error, a warning or a notice; `request_id` is -1 for what concerns no request."""
+    """An error, a warning or a notice; `request_id` is -1 if it belongs to no request."""
     return 4, 2, request_id, code, text, ""
 
 
@@ -78,7 +78,7 @@ def executions_end(request_id: int) -> Message:
 
 
 def position(account: str, contract: Contract, held: float, average_cost: float) -> Message:
-    """One position; a stock carries its primary exchange, anything else an empty one."""
+    """One position; the exchange is a stock's primary one, empty for any other contract."""
     return (
         61,
         3,
@@ -125,7 +125,7 @@ def portfolio_value(
 
 
 def account_time(now: datetime) -> Message:
-    """When the account feed last changed, hours and minutes."""
+    """Time of the last change of the account feed, hours and minutes."""
     return 8, 1, f"{now:%H:%M}"
 
 
@@ -167,7 +167,7 @@ def pnl_single(
 
 
 def contract_details(request_id: int, contract: Contract, exchange: str, today: date) -> Message:
-    """A contract's definition, as reached through `exchange`."""
+    """A contract's definition, requested for `exchange`."""
     trading, liquid = hours(contract, today)
     zone = time_zone(contract)
     has_expiry = contract.sec_type in {OPTION, FUTURE}
@@ -229,7 +229,7 @@ def historical_data(request_id: int, start: str, end: str, bars: Sequence[Messag
 
 
 def market_data_type(ticker_id: int, kind: int) -> Message:
-    """Which data really flow: 1 live, 2 frozen, 3 delayed, 4 delayed and frozen."""
+    """Type of the data that are sent: 1 live, 2 frozen, 3 delayed, 4 delayed and frozen."""
     return 58, 1, ticker_id, kind
 
 
@@ -239,7 +239,7 @@ def tick_parameters(ticker_id: int, min_tick: float) -> Message:
 
 
 def tick_price(ticker_id: int, tick_type: int, price: float, size: float, attributes: int = 0) -> Message:
-    """A price with its size; bit 0 of `attributes` says that it can be executed against automatically."""
+    """A price with its size; bit 0 of `attributes` is set if it can be executed against automatically."""
     return 1, 6, ticker_id, tick_type, price, quantity(size), attributes
 
 
@@ -249,7 +249,7 @@ def tick_size(ticker_id: int, tick_type: int, size: float) -> Message:
 
 
 def tick_generic(ticker_id: int, tick_type: int, value: float) -> Message:
-    """A number that is neither price nor size, like 49: whether the contract is halted."""
+    """A number that is neither price nor size, such as 49, the halt of a contract."""
     return 45, 6, ticker_id, tick_type, value
 
 

@@ -1,7 +1,12 @@
-"""What the accounts held on each past day, and what changed it: the plan of `past_orders`, carried out.
+"""The accounts' past: a plan of orders for each past day, and the positions that follow from it.
 
-Belongs here: quantities, average costs and realized profits by day. How a statement says it is in
-`flex_statements`.
+Belongs here: orders from hashes of seed, contract and account; quantities, average costs and realized profits by day.
+`flex_statements` writes them as XML.
+
+Stocks and futures are traded a little up and down every week or so and end at the quantities of the universe. Options
+held at the start were opened within the last five weeks. Before that, options are opened each week that expire or are
+exercised or assigned, and their shares are sold or bought back on the next session. Futures are not rolled, and
+currency positions are not among a statement's open positions.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,7 +22,7 @@ from v6_pipeline.paper.trading_hours import is_trading_day
 from v6_pipeline.paper.universe import OPTIONED, option
 
 PAST_DAYS = 800
-"""How many days before its start the gateway remembers."""
+"""Days before its start that the gateway's past covers."""
 
 _FLAT = 1e-9
 _SESSIONS_A_TRADE = 5
@@ -28,7 +33,7 @@ _LEGS = (("P", 1, -1), ("C", 2, 1))
 
 
 class Deed(StrEnum):
-    """Why a quantity changes, named as a statement does."""
+    """Cause of a change of quantity, named as in a statement."""
 
     TRADE = "Trade"
     EXPIRATION = "Expiration"
@@ -50,7 +55,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What an account held at the end of a day; `average_cost` includes the multiplier."""
+    """A holding of an account at the end of a day; `average_cost` includes the multiplier."""
 
     account: str
     conid: int
@@ -61,7 +66,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An order carried out, and the profit that it realized, in the contract's currency."""
+    """An executed order and the profit that it realized, in the contract's currency."""
 
     order: Order
     realized_pnl: float
@@ -70,7 +75,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class PastDay:
-    """One session: positions at its end, sorted by account and conid, and what changed them on it."""
+    """One session: the positions at its end, sorted by account and conid, and its changes."""
 
     day: date
     positions: tuple[Position, ...]
@@ -78,16 +83,16 @@ class PastDay:
 
 
 class Past:
-    """The accounts' past, the same for every universe that is built alike.
+    """The accounts' past, the same for all universes with the same arguments.
 
     Args:
-        universe: how it ends: on the last session every quantity is the universe's own. Costs are those that the past
-            gives, not the universe's.
+        universe: end of the past: on the last session every quantity is the universe's own. Costs follow from the past,
+            not from the universe.
         sessions: in order, the last not after the universe's `as_of`; by default those of the last `PAST_DAYS` days by
             the simulation's own calendar.
 
     Attributes:
-        universe: with the contracts that expired meanwhile.
+        universe: including the contracts that expired.
     """
 
     def __init__(self, universe: Universe, sessions: Sequence[date] | None = None) -> None:
@@ -106,14 +111,14 @@ class Past:
             self._days[day] = PastDay(day, tuple(held[key] for key in sorted(held)), changes)
 
     def between(self, first: date, last: date) -> list[PastDay]:
-        """The sessions of a range of days."""
+        """Return the sessions of a range of days."""
         return [
             self._days[day]
             for day in self.sessions[bisect_left(self.sessions, first) : bisect_right(self.sessions, last)]
         ]
 
     def _carry_out(self, held: dict[tuple[str, int], Position], order: Order, day: date) -> Change:
-        """Change what is held; more of the same side averages into the cost, anything else realizes profit."""
+        """Execute an order; more of the same side averages into the cost, anything else realizes profit."""
         key = order.account, order.conid
         before = held.get(key) or Position(*key, 0.0, 0.0, day)
         cost = order.price * self.universe.contracts[order.conid].value_per_point
@@ -134,12 +139,12 @@ class Past:
 
 
 class Planner:
-    """Writes the plan of one universe.
+    """Plans the orders of one universe.
 
     Attributes:
-        universe: with the contracts that expired meanwhile.
-        opening: what the accounts hold before the first session, by account and conid.
-        orders: what happens on each session.
+        universe: including the contracts that expired.
+        opening: holdings before the first session, by account and conid.
+        orders: orders of each session.
     """
 
     def __init__(self, universe: Universe, sessions: Sequence[date]) -> None:
@@ -173,19 +178,19 @@ class Planner:
     def _order(self, day: date, account: str, conid: int, quantity: float) -> None:
         self.orders[day].append(Order(account, conid, quantity, self._close(conid, day)))
 
-    def _dice(self, conid: int, account: str, salt: int, number: int = 0) -> float:
+    def _random(self, conid: int, account: str, salt: int, number: int = 0) -> float:
         return unit(self.universe.seed, conid, 64 * salt + self.universe.accounts.index(account), number)
 
     def _trade_up_and_down(self, holding: Holding) -> None:
         is_future = self.universe.contracts[holding.conid].sec_type == FUTURE
         lot = 1.0 if is_future else max(1.0, round(abs(holding.quantity) / 10))
-        shift = int(self._dice(holding.conid, holding.account, 1) * _SESSIONS_A_TRADE)
+        shift = int(self._random(holding.conid, holding.account, 1) * _SESSIONS_A_TRADE)
         last = len(self._sessions) - 1
 
         def quantity(index: int) -> float:
             block = (last - index + shift) // _SESSIONS_A_TRADE
-            # The last block holds what the universe begins with; half of the others do.
-            step = int(self._dice(holding.conid, holding.account, 2, block) * 4) if block else 0
+            # The last block has the universe's quantity; half of the others do.
+            step = int(self._random(holding.conid, holding.account, 2, block) * 4) if block else 0
             return holding.quantity + (0.0, 0.0, lot, -lot)[step]
 
         self.opening[holding.account, holding.conid] = Holding(
@@ -196,11 +201,11 @@ class Planner:
                 self._order(day, holding.account, holding.conid, change)
 
     def _open_lately(self, holding: Holding) -> None:
-        ago = int(self._dice(holding.conid, holding.account, 3) * min(_OPENED_WITHIN, len(self._sessions)))
+        ago = int(self._random(holding.conid, holding.account, 3) * min(_OPENED_WITHIN, len(self._sessions)))
         self._order(self._sessions[-1 - ago], holding.account, holding.conid, holding.quantity)
 
     def _expired(self) -> Iterator[tuple[str, Contract, float, date]]:
-        """Account, contract, quantity and day of opening of every option that ended before the last session."""
+        """Yield account, contract, quantity and day of opening of every option that ended before the last session."""
         taken = set(self.universe.contracts)
         known: dict[str, Contract] = {}
         for week, expiry in enumerate(_last_sessions_of_weeks(self._sessions)):
@@ -212,7 +217,7 @@ class Planner:
                     if contract.local_symbol not in known:
                         known[contract.local_symbol] = option(spec, expiry, contract.strike, right, taken)
                     contract = known[contract.local_symbol]
-                    lots = 1 + int(3 * self._dice(contract.conid, account, 4))
+                    lots = 1 + int(3 * self._random(contract.conid, account, 4))
                     yield account, contract, float(sign * lots), opened
 
     def _strike(self, spec: UnderlyingSpec, day: date, right: str, distance: int) -> float:
@@ -225,7 +230,7 @@ class Planner:
         value = self._close(contract.conid, expiry)
         deed = Deed.EXPIRATION if not value else Deed.EXERCISE if quantity > 0 else Deed.ASSIGNMENT
         underlying = self.universe.contracts[contract.underlying_conid]
-        # An index is settled in cash; shares are delivered at the strike, and the option itself ends at 0.
+        # An index option settles in cash; for others shares are delivered at the strike, and the option ends at 0.
         price = 0.0 if underlying.is_tradable else value
         self.orders[expiry].append(Order(account, contract.conid, -quantity, price, deed))
         if value and underlying.is_tradable:
@@ -236,6 +241,6 @@ class Planner:
 
 
 def _last_sessions_of_weeks(sessions: Sequence[date]) -> list[date]:
-    """The last session of each week but those so early that nothing could be opened before, and the very last."""
+    """Return the last session of each week, except weeks too early for an opening before, and the very last."""
     weeks = {day.isocalendar()[:2]: day for day in sessions}
     return [day for day in weeks.values() if day < sessions[-1] and day >= sessions[0] + timedelta(days=_OPTION_DAYS)]

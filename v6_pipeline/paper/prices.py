@@ -1,10 +1,14 @@
-"""What a contract is worth: pure functions of seed, contract and sequence number.
+"""Quotes and daily closes: pure functions of seed, contract, and sequence number or day.
 
-Belongs here: closed-form arithmetic only, so that a test can recompute whatever the gateway put on the wire. No state,
-no clock, no randomness other than hashes of the arguments. Sequence numbers and who sees them are `market`'s business.
+Belongs here: closed-form arithmetic only, so that a test can recompute every price on the wire. No state, no clock, no
+randomness other than hashes of the arguments. `market` keeps the sequence numbers.
 
 Underlyings move on smooth waves with a little hashed noise; options follow by Black-Scholes (no dividends) from the
 underlying's price at the same sequence number and a seeded smile that calls and puts share, so put-call parity holds.
+
+Flex statements, historical bars and tests agree on the daily closes. They follow the underlyings' path far from the
+sequence numbers of live quotes and ignore the universe's `as_of`: the close of a past day never changes. A live quote's
+`close` is a point of the live path, not one of these.
 """
 
 import functools
@@ -20,17 +24,17 @@ RATE = 0.04
 
 _CLOSE_SEQUENCE = -500  # yesterday's close: a point of the same path that no live sequence number reaches
 _STEPS_A_DAY = 7
-"""Points of the path between two daily closes: they move by a percent or so."""
+"""Points of the path between two daily closes, which move by a percent or so."""
 _MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """Everything the gateway can say about one contract at one sequence number.
+    """All market data of one contract at one sequence number.
 
-    Prices are in the contract's quoted units (before multiplier and magnifier); `None` means that there is none: no bid
-    below the minimum tick, no bid and ask for an index, no greeks but for options. `vega` is per volatility point,
-    `theta` per day, as IB quotes them.
+    Prices are in the contract's quoted units (before multiplier and magnifier); `None` is no value: no bid below the
+    minimum tick, no bid and ask of an index, greeks of options only. `vega` is per volatility point, `theta` per day,
+    as IB quotes them.
     """
 
     conid: int
@@ -65,7 +69,7 @@ class Greeks:
 
 
 def quote_at(universe: Universe, conid: int, sequence: int) -> Quote:
-    """The quote of a contract of `universe` at a sequence number; equal arguments always give the equal quote.
+    """Return the quote of a contract at a sequence number; equal arguments give equal quotes.
 
     Raises:
         KeyError: the universe has no such contract.
@@ -78,9 +82,9 @@ def quote_at(universe: Universe, conid: int, sequence: int) -> Quote:
 
 
 def daily_close(universe: Universe, conid: int, day: date) -> float | None:
-    """The close of a contract on `day`, in quoted units; `None` after it expired.
+    """Return the close of a contract on `day`, in quoted units; `None` after its expiry.
 
-    An option closes at its intrinsic value on the day it expires, and never below its minimum tick before.
+    An option closes at its intrinsic value on the day of its expiry, and never below its minimum tick before.
 
     Raises:
         KeyError: the universe has no such contract.
@@ -97,21 +101,21 @@ def daily_close(universe: Universe, conid: int, day: date) -> float | None:
         gain = underlying_close - contract.strike
         return round(max(gain if contract.right == "C" else -gain, 0.0), 9)
     value = _option_value(universe.seed, contract, underlying, day, underlying_close)
-    return max(_to_tick(value.price, contract.min_tick, 0.5), contract.min_tick)
+    return max(to_tick(value.price, contract.min_tick), contract.min_tick)
 
 
 def daily_exchange_rate(universe: Universe, currency: str, day: date) -> float:
-    """What one unit of a currency was worth in the base currency at the close of `day`."""
+    """Return the value of one unit of a currency in the base currency at the close of `day`."""
     return 1.0 if currency == BASE_CURRENCY else _linear_close(universe, universe.contracts[CURRENCY_PAIR_CONID], day)
 
 
 def expiry_of(contract: Contract) -> date | None:
-    """The day a contract expires, `None` if it does not."""
+    """Return the day on which a contract expires, `None` if it does not."""
     return date.fromisoformat(contract.expiry) if contract.expiry else None
 
 
 def unit(seed: int, conid: int, salt: int, sequence: int = 0) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments (splitmix64)."""
+    """Return a number in [0, 1) that depends only on the arguments (splitmix64)."""
     x = (seed * 0x9E3779B97F4A7C15 + conid * 0xD1B54A32D192ED03 + salt * 0x8CB92BA72F3D8DD7 + sequence) & _MASK
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = ((x ^ (x >> shift)) * factor + 0x9E3779B97F4A7C15) & _MASK
@@ -119,11 +123,11 @@ def unit(seed: int, conid: int, salt: int, sequence: int = 0) -> float:
 
 
 def spot(seed: int, contract: Contract, sequence: int) -> float:
-    """The unrounded price of an underlying at a sequence number, within a few percent of its base price."""
+    """Return the unrounded price of an underlying at a sequence number, a few percent from its base price."""
     return contract.base_price * _path(seed, contract.conid, contract.volatility, sequence)
 
 
-# A ladder of options asks for the same few points of its underlying's path thousands of times.
+# A ladder of options needs the same few points of its underlying's path thousands of times.
 @functools.lru_cache(maxsize=8192)
 def _path(seed: int, conid: int, volatility: float, sequence: int) -> float:
     waves = sum(
@@ -136,7 +140,7 @@ def _path(seed: int, conid: int, volatility: float, sequence: int) -> float:
 
 
 def black_scholes(*, right: str, spot_price: float, strike: float, years: float, volatility: float) -> Greeks:
-    """Value and greeks of a European option without dividends; `years` and `volatility` are above 0."""
+    """Return value and greeks of a European option without dividends; `years` and `volatility` are above 0."""
     deviation = volatility * math.sqrt(years)
     d1 = (math.log(spot_price / strike) + (RATE + volatility**2 / 2) * years) / deviation
     d2 = d1 - deviation
@@ -170,31 +174,32 @@ def _normal(x: float) -> float:
     return (1 + math.erf(x / math.sqrt(2))) / 2
 
 
-def _to_tick(price: float, tick: float, rounding: float) -> float:
-    # 9 decimals: enough for half a pip, and it removes the binary dust of the product.
+def to_tick(price: float, tick: float, rounding: float = 0.5) -> float:
+    """Round a price to a multiple of `tick`: down with `rounding` 0, to the nearest with 0.5."""
+    # 9 decimals: enough for half a pip, and it removes the rounding noise of the product.
     return round(math.floor(price / tick + rounding) * tick, 9)
 
 
 def _sizes(seed: int, conid: int, sequence: int, scale: int) -> tuple[float, float, float, float]:
-    """Bid, ask and last size and the day's volume; the volume rises with every sequence number."""
+    """Return bid, ask and last size and the day's volume, which rises with every sequence number."""
     bid, ask, last = (1 + math.floor(unit(seed, conid, salt, sequence) * scale) for salt in (7, 8, 9))
     return float(bid), float(ask), float(last), float(1000 + 7 * (sequence - _CLOSE_SEQUENCE))
 
 
 def _traded_at(sequence: int) -> int:
-    """The sequence number of the last trade: one in three moments trades."""
+    """Return the sequence number of the last trade: one in three numbers has a trade."""
     return sequence - sequence % 3
 
 
 def _anchor(universe: Universe, contract: Contract) -> Contract:
-    """The contract whose path a price follows: the underlying where the contract has no price level of its own."""
+    """Return the contract whose path a price follows: the underlying if the contract has no price level."""
     return universe.contracts[contract.underlying_conid] if contract.base_price == 0 else contract
 
 
 def _linear_close(universe: Universe, contract: Contract, day: date) -> float:
     sequence = day.toordinal() * _STEPS_A_DAY
     price = _linear_price(universe.seed, contract, _anchor(universe, contract), day, sequence)
-    return _to_tick(price, contract.min_tick, 0.5)
+    return to_tick(price, contract.min_tick)
 
 
 def _linear_price(seed: int, contract: Contract, anchor: Contract, as_of: date, sequence: int) -> float:
@@ -212,13 +217,13 @@ def _linear_quote(seed: int, contract: Contract, anchor: Contract, as_of: date, 
     bid_size, ask_size, last_size, volume = _sizes(seed, contract.conid, sequence, 900)
     bid: float | None = None
     ask: float | None = None
-    mark = last = _to_tick(price_at(_traded_at(sequence)), tick, 0.5)
+    mark = last = to_tick(price_at(_traded_at(sequence)), tick)
     if contract.sec_type == INDEX:
-        mark = last = _to_tick(price_at(sequence), tick, 0.5)
+        mark = last = to_tick(price_at(sequence), tick)
         bid_size = ask_size = last_size = 0.0
     else:
-        bid = _to_tick(price_at(sequence) * (1 - 0.00005), tick, 0.0)
-        ask = max(_to_tick(price_at(sequence) * (1 + 0.00005), tick, 0.999999), round(bid + tick, 9))
+        bid = to_tick(price_at(sequence) * (1 - 0.00005), tick, 0.0)
+        ask = max(to_tick(price_at(sequence) * (1 + 0.00005), tick, 0.999999), round(bid + tick, 9))
         mark = round((bid + ask) / 2, 9)
     if contract.sec_type == CASH:
         bid_size, ask_size, last_size = bid_size * 1000, ask_size * 1000, last_size * 1000
@@ -232,7 +237,7 @@ def _linear_quote(seed: int, contract: Contract, anchor: Contract, as_of: date, 
         last=last,
         last_size=last_size,
         volume=volume,
-        close=_to_tick(price_at(_CLOSE_SEQUENCE), tick, 0.5),
+        close=to_tick(price_at(_CLOSE_SEQUENCE), tick),
         mark=mark,
     )
 
@@ -255,8 +260,8 @@ def _option_quote(seed: int, contract: Contract, underlying: Contract, as_of: da
     spot_price = round(spot(seed, underlying, sequence), 9)
     years = years_to_expiry(contract, as_of)
     half_spread = max(tick, 0.01 * model.price)
-    bid = _to_tick(model.price - half_spread, tick, 0.000001)
-    ask = max(_to_tick(model.price + half_spread, tick, 0.999999), round(bid + tick, 9), tick)
+    bid = to_tick(model.price - half_spread, tick, 0.000001)
+    ask = max(to_tick(model.price + half_spread, tick, 0.999999), round(bid + tick, 9), tick)
     has_bid = bid >= tick
     bid_size, ask_size, last_size, volume = _sizes(seed, contract.conid, sequence, 60)
     return Quote(
@@ -266,10 +271,10 @@ def _option_quote(seed: int, contract: Contract, underlying: Contract, as_of: da
         ask=ask,
         bid_size=bid_size if has_bid else 0.0,
         ask_size=ask_size,
-        last=max(_to_tick(traded.price, tick, 0.5), tick),
+        last=max(to_tick(traded.price, tick), tick),
         last_size=last_size,
         volume=volume,
-        close=max(_to_tick(closed.price, tick, 0.5), tick),
+        close=max(to_tick(closed.price, tick), tick),
         mark=round((bid + ask) / 2, 9) if has_bid else round(max(model.price, tick / 10), 9),
         implied_vol=smile(seed, underlying, spot_price=spot_price, strike=contract.strike, years=years),
         delta=model.delta,

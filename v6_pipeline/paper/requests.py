@@ -1,7 +1,7 @@
-"""What a client asks: message ids and the parsers of their fields.
+"""Parsers of incoming messages, and their ids.
 
-Belongs here: pure parsing of incoming messages (`wire.Fields` in, small dataclasses out). What is done about a request
-is in `handlers`. Field lists are those of IBKR's TWS API at server versions 176 to 178.
+Belongs here: pure parsing (`wire.Fields` in, small dataclasses out). `handlers` dispatches the requests. Field lists
+are those of IBKR's TWS API at server versions 176 to 178.
 """
 
 import enum
@@ -49,7 +49,7 @@ class RequestId(enum.IntEnum):
 ORDER_REQUESTS = frozenset(
     {RequestId.PLACE_ORDER, RequestId.CANCEL_ORDER, RequestId.EXERCISE_OPTIONS, RequestId.GLOBAL_CANCEL}
 )
-"""Messages that would touch orders: counted and refused, always."""
+"""Messages that would change orders: always counted and refused."""
 
 REQUEST_ID_INDEX = {
     **dict.fromkeys((3, 20, 22, 78, 79, 81, 83, 84, 86, 87, 88, 89, 90, 96, 97, 98, 100, 101, 102, 103, 104), 1),
@@ -57,7 +57,7 @@ REQUEST_ID_INDEX = {
     **dict.fromkeys((7, 9, 62, 63, 76, 77), 2),
     **dict.fromkeys((92, 93, 94, 95), 1),
 }
-"""Which field of a message is its request id, so that an error can name it; other messages have none."""
+"""Index of the field with the request id, which an error names; other messages have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class MarketDataRequest:
 
 @dataclass(frozen=True, slots=True)
 class HistoricalDataRequest:
-    """reqHistoricalData, its texts as they came."""
+    """reqHistoricalData, with its texts unparsed."""
 
     request_id: int
     query: ContractQuery
@@ -124,7 +124,7 @@ class PnLRequest:
 
 
 def parse_contract(fields: Fields) -> ContractQuery:
-    """The twelve contract fields that most requests carry."""
+    """Parse the twelve contract fields of most requests."""
     return ContractQuery(
         conid=fields.integer(),
         symbol=fields.text(),
@@ -142,7 +142,7 @@ def parse_contract(fields: Fields) -> ContractQuery:
 
 
 def parse_start_api(fields: Fields) -> int:
-    """START_API: the client id."""
+    """Parse START_API: the client id."""
     fields.skip(1)
     client_id = fields.integer()
     if client_id < 0:
@@ -151,7 +151,7 @@ def parse_start_api(fields: Fields) -> int:
 
 
 def parse_market_data(fields: Fields) -> MarketDataRequest:
-    """reqMktData; the legs of a combination are passed over."""
+    """Parse reqMktData; the legs of a combination are skipped."""
     fields.skip(1)
     ticker_id = fields.integer()
     query = parse_contract(fields)
@@ -170,13 +170,13 @@ def parse_market_data(fields: Fields) -> MarketDataRequest:
 
 
 def parse_contract_details(fields: Fields) -> tuple[int, ContractQuery]:
-    """reqContractDetails: request id and what to look for."""
+    """Parse reqContractDetails: request id and contract fields."""
     fields.skip(1)
     return fields.integer(), parse_contract(fields)
 
 
 def parse_historical_data(fields: Fields) -> HistoricalDataRequest:
-    """reqHistoricalData; it carries no version, and the legs of a combination are passed over."""
+    """Parse reqHistoricalData, which has no version; the legs of a combination are skipped."""
     request_id = fields.integer()
     query = parse_contract(fields)
     include_expired, end, bar_size, duration = fields.flag(), fields.text(), fields.text(), fields.text()
@@ -198,31 +198,31 @@ def parse_historical_data(fields: Fields) -> HistoricalDataRequest:
 
 
 def parse_account_updates(fields: Fields) -> tuple[bool, str]:
-    """reqAccountUpdates: subscribe or not, and the account (empty means the first one)."""
+    """Parse reqAccountUpdates: subscribe or not, and the account (empty is the first one)."""
     fields.skip(1)
     return fields.flag(), fields.text()
 
 
 def parse_account_updates_multi(fields: Fields) -> tuple[int, str]:
-    """reqAccountUpdatesMulti: request id and account; the model code is not served."""
+    """Parse reqAccountUpdatesMulti: request id and account; the model code is ignored."""
     fields.skip(1)
     return fields.integer(), fields.text()
 
 
 def parse_account_summary(fields: Fields) -> AccountSummaryRequest:
-    """reqAccountSummary: tags are comma separated; ``$LEDGER``, ``$LEDGER:CUR`` and ``$LEDGER:ALL`` among them."""
+    """Parse reqAccountSummary; tags are comma separated and may be ``$LEDGER``, ``$LEDGER:CUR``, ``$LEDGER:ALL``."""
     fields.skip(1)
     request_id, group, tags = fields.integer(), fields.text(), fields.text()
     return AccountSummaryRequest(request_id, group, tuple(tag.strip() for tag in tags.split(",") if tag.strip()))
 
 
 def parse_pnl(fields: Fields, *, single: bool) -> PnLRequest:
-    """Both reqPnL and reqPnLSingle; the model code is not served."""
+    """Parse reqPnL or reqPnLSingle; the model code is ignored."""
     request_id, account, _model = fields.integer(), fields.text(), fields.text()
     return PnLRequest(request_id, account, fields.integer() if single else None)
 
 
 def parse_versioned_id(fields: Fields) -> int:
-    """A message of version and one integer: cancels, reqMarketDataType, reqExecutions."""
+    """Parse a message of version and one integer: cancels, reqMarketDataType, reqExecutions."""
     fields.skip(1)
     return fields.integer()

@@ -1,6 +1,6 @@
 """Runs a paper gateway in a thread of its own, for callers without an event loop.
 
-Belongs here: the thread and its loop. The gateway itself knows nothing of threads.
+Belongs here: the thread and its loop. `gateway` uses no threads.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ _STOP_SECONDS = 10.0
 class GatewayThread:
     """A running paper gateway, as a context manager.
 
-    `call` runs something in the gateway's loop; ports and the universe may be read from anywhere.
+    `call` runs a function in the gateway's loop; ports and the universe may be read from any thread.
 
     Raises:
-        GatewayError: the gateway could not start, for the reason it says.
+        GatewayError: the gateway could not start; the message has the reason.
     """
 
     def __init__(self, config: GatewayConfig | None = None) -> None:
@@ -50,7 +50,7 @@ class GatewayThread:
     def call(self, function: Callable[[PaperGateway], T], timeout: float = 10.0) -> T:
         """Run `function` with the gateway in its loop and return what it returns, or raise what it raises."""
         if self._loop is None:
-            raise GatewayError("the paper gateway's thread does not run")
+            raise GatewayError("the paper gateway's thread is not running")
 
         async def run() -> T:
             return function(self.gateway)
@@ -77,7 +77,7 @@ class GatewayThread:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception as problem:  # noqa: BLE001 - handed to the thread that waits for it
+        except Exception as problem:  # noqa: BLE001 - raised in the thread that waits for it
             if self._started.done():
                 self._failure = problem
             else:

@@ -1,12 +1,12 @@
-"""Scenario files: what is to happen to a gateway, and when.
+"""Scenario files: timed actions on a gateway.
 
-Belongs here: reading and checking such a file, and playing it. What an entry may do is the registry in `actions`.
+Belongs here: reading and checking such a file, and playing it. An entry names one of `actions`.
 
 A scenario is TOML, one table for each entry::
 
     [[action]]
     at = 5.0          # seconds after the start
-    every = 60.0      # optional: again and again
+    every = 60.0      # optional: repeat at this interval
     until = 600.0     # optional, with every: the last moment
     do = "drop"       # an action, followed by its fields
     client_id = 60
@@ -32,7 +32,7 @@ _OWN_FIELDS = frozenset({"at", "every", "until", "do"})
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One action at one moment, or again and again; `place` is where it stands, for messages."""
+    """One action at one moment, or repeated; `place` is its place in the file, for messages."""
 
     place: str
     at: float
@@ -51,10 +51,10 @@ class Scenario:
 
 
 def load_scenario(path: Path, actions: Actions) -> Scenario:
-    """Read a scenario file and check all of it against what the gateway can do and has.
+    """Read a scenario file and check all of it against the gateway's actions, contracts and accounts.
 
     Raises:
-        GatewayError: the file cannot be read or is no scenario; names the file, the entry and the field.
+        GatewayError: the file cannot be read or is not a scenario; names the file, the entry and the field.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -62,19 +62,19 @@ def load_scenario(path: Path, actions: Actions) -> Scenario:
         shipped = ", ".join(shipped_scenarios())
         raise GatewayError(f"no scenario file {path}: name a TOML file, or one that is shipped: {shipped}") from None
     except (OSError, UnicodeDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else "it is no UTF-8 text"
+        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
         raise GatewayError(f"cannot read scenario {path}: {reason}") from problem
     return parse_scenario(str(path), text, actions)
 
 
 def shipped_scenarios() -> list[str]:
-    """The names of the scenarios that come with the package."""
+    """Return the names of the scenarios that come with the package."""
     folder = resources.files("v6_pipeline.paper").joinpath(_SHIPPED)
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def shipped_scenario(name: str, actions: Actions) -> Scenario:
-    """A scenario that comes with the package.
+    """Return a scenario that comes with the package.
 
     Raises:
         GatewayError: there is none of this name.
@@ -86,7 +86,7 @@ def shipped_scenario(name: str, actions: Actions) -> Scenario:
 
 
 def parse_scenario(name: str, text: str, actions: Actions) -> Scenario:
-    """The scenario in a text; see `load_scenario`."""
+    """Parse a scenario; see `load_scenario`."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
@@ -102,7 +102,7 @@ def parse_scenario(name: str, text: str, actions: Actions) -> Scenario:
 def _entry(place: str, table: Mapping[str, object], actions: Actions) -> Entry:
     do = table.get("do")
     if not isinstance(do, str):
-        raise GatewayError(f"scenario {place}: do is missing or no text")
+        raise GatewayError(f"scenario {place}: do is missing or not text")
     place = f"{place} ({do})"
     fields = {key: value for key, value in table.items() if key not in _OWN_FIELDS}
     try:
@@ -114,7 +114,7 @@ def _entry(place: str, table: Mapping[str, object], actions: Actions) -> Entry:
 
 
 def _moments(table: Mapping[str, object]) -> tuple[float, float | None, float | None]:
-    """When an entry is due: at, every, until."""
+    """Return the times of an entry: at, every, until."""
     at = _moment(table, "at", least=0.0)
     if at is None:
         raise GatewayError("at is missing")
@@ -142,7 +142,7 @@ class Player:
         self._played = 0
 
     def play(self, scenario: Scenario) -> None:
-        """Begin a scenario now, beside those that run already."""
+        """Begin a scenario now, in addition to those that are running."""
         self._played += 1
         begin = asyncio.get_running_loop().time()
         for number, entry in enumerate(scenario.entries):

@@ -1,7 +1,7 @@
 """One client's connection: bytes in, messages out, login and message rate.
 
-Belongs here: what concerns the socket of a single client, and the record of what that client subscribed to. What is
-done about a message is in `handlers` and the desks behind it (`market_data`, `account_feeds`).
+Belongs here: the socket of a single client, the outgoing bytes that a fault delays, and the record of the client's
+subscriptions. `handlers` and the desks (`market_data`, `history`, `account_feeds`) serve the messages.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import contextlib
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from v6_pipeline.paper import messages
@@ -25,7 +25,7 @@ MAX_RATE_BREACHES = 3
 """IBKR ends the session at the third breach of the message rate (TWS API, "Pacing Behavior")."""
 
 MAX_UNSENT_BYTES = 64 << 20
-"""A client that leaves this much unread is cut off."""
+"""A client that leaves this much unread is disconnected."""
 
 _LINGER_SECONDS = 1.0
 
@@ -34,8 +34,8 @@ _LINGER_SECONDS = 1.0
 class Subscription:
     """One market data line in use by one client.
 
-    `seen` is the quote as last sent, `is_announced` whether the client knows the kind of data; a dead one holds its
-    line and its id, and gets nothing.
+    `seen` is the newest quote that was sent; `is_announced` is set once the client knows the type of data. A dead
+    subscription keeps its line and its id, and receives nothing.
     """
 
     ticker_id: int
@@ -76,7 +76,7 @@ class PnLFeed:
 
 @dataclass(slots=True)
 class Subscriptions:
-    """Everything that one client is subscribed to."""
+    """All subscriptions of one client."""
 
     market_data: dict[int, Subscription] = field(default_factory=dict)
     positions: bool = False
@@ -87,7 +87,7 @@ class Subscriptions:
 
 
 class Outbox:
-    """Writes to a client in order: at once, `hold_seconds` later, or not before a blackhole ends."""
+    """Writes to a client in order: at once, `hold_seconds` later, or after the end of a blackhole."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.hold_seconds = 0.0
@@ -99,11 +99,11 @@ class Outbox:
 
     @property
     def unsent_bytes(self) -> int:
-        """What the client has not been sent yet, here and in the socket's buffer."""
+        """Bytes that wait here and in the socket's buffer."""
         return self._held_bytes + self._writer.transport.get_write_buffer_size()
 
     def put(self, data: bytes) -> None:
-        """Send, or hold back behind what is held already."""
+        """Send, or hold back behind bytes that are already held."""
         if not (self._held or self.hold_seconds or self.is_frozen):
             self._writer.write(data)
             return
@@ -119,12 +119,12 @@ class Outbox:
         self._cancel()
 
     def thaw(self) -> None:
-        """Send what is due by now, in order, and go on."""
+        """Send what is due by now, in order, and continue."""
         self.is_frozen = False
         self._send_due(asyncio.get_running_loop().time())
 
     def finish(self) -> None:
-        """Send everything at once, for the connection ends; what a blackhole holds is lost."""
+        """Send everything at the end of the connection; bytes that a blackhole holds are lost."""
         self._cancel()
         for _, data in () if self.is_frozen else self._held:
             self._writer.write(data)
@@ -153,13 +153,13 @@ class Outbox:
 class ClientSession:
     """A client from its first byte to its last.
 
-    `dispatch` handles every message after the login; `claim` takes a client id for this session, or says that it is in
-    use; `greet` says how things stand once the login is accepted.
+    `dispatch` handles every message after the login; `claim` takes a client id for this session, or returns False if it
+    is in use; `greet` sends the state of IB's servers once the login is accepted.
 
     Attributes:
-        outbox: what is on its way to the client.
-        forced_breaches: how many of the next messages count as breaches of the message rate, whatever their number.
-        has_ended: whether the client has closed its end.
+        outbox: bytes on their way to the client.
+        forced_breaches: number of the next messages that count as breaches of the message rate, whatever the rate.
+        has_ended: True once the client has closed its end.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class ClientSession:
                 self._guarded(self._received, data)
             await self._notice_end()
         except ConnectionError:
-            await self._notice_end()  # the client went away, which is its right
+            await self._notice_end()  # a client may disconnect at any time
         finally:
             if self._reaper is not None:
                 self._reaper.cancel()
@@ -214,16 +214,16 @@ class ClientSession:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether nothing is answered or sent at present."""
+        """True while nothing is answered or sent."""
         return self.outbox.is_frozen
 
     def freeze(self) -> None:
-        """Answer and send nothing until `thaw`; what the client sends is kept, and counted when it comes."""
+        """Answer and send nothing until `thaw`; incoming messages are kept, and counted on arrival."""
         self.outbox.freeze()
         self._served.clear()
 
     def thaw(self) -> None:
-        """Send what was held back and serve what came in the meantime, in order."""
+        """Send what was held back and serve what arrived in the meantime, in order."""
         self.outbox.thaw()
         self._served.set()
         unread, self._unread = self._unread, []
@@ -232,7 +232,7 @@ class ClientSession:
                 self._guarded(self._handle, payload)
 
     async def _notice_end(self) -> None:
-        """The client has closed its end, which is noticed as late as all that it sends."""
+        """Record that the client has closed its end; wait while the session is frozen."""
         self.has_ended = True
         await self._served.wait()
 
@@ -241,7 +241,7 @@ class ClientSession:
         self.send_bytes(frame(encode_payload(message)))
 
     def send_bytes(self, data: bytes) -> None:
-        """Send the bytes of one message as they are. Every byte that a client gets passes here."""
+        """Send the bytes of one message unchanged. All bytes to a client pass through here."""
         if self._is_closing or self._writer.is_closing():
             return
         self._statistics.messages_sent += 1
@@ -257,8 +257,8 @@ class ClientSession:
     def close(self) -> None:
         """End the connection once everything sent so far is delivered.
 
-        The sending half is closed first and what the client still sends is read and dropped: closing a socket with
-        unread data resets it, and the client could lose the error that tells it why.
+        The sending half is closed first, and what the client still sends is read and dropped: closing a socket with
+        unread data resets it, and the client could lose the error that names the reason.
         """
         if self._is_closing:
             return
@@ -277,14 +277,14 @@ class ClientSession:
         self._writer.transport.abort()
 
     def reset(self) -> None:
-        """End the connection at once and let the client see a reset (ECONNRESET), not an end."""
+        """End the connection at once; the client sees a reset (ECONNRESET), not an end."""
         connection = self._writer.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
 
     def _guarded(self, work: Callable[[bytes], None], data: bytes) -> None:
-        """Do something with a client's bytes; bytes that are not the protocol end the connection."""
+        """Process a client's bytes; bytes that are not the protocol end the connection."""
         try:
             work(data)
         except WireError:
@@ -299,7 +299,7 @@ class ClientSession:
                 self._arrived(payload)
 
     def _arrived(self, payload: bytes) -> None:
-        """Count a message when it comes, also during a blackhole: what piles up there is no breach of the rate."""
+        """Count a message on arrival, even in a blackhole, so that the messages kept there do not breach the rate."""
         if self.is_ready and not self._is_within_rate():
             return
         if self.is_frozen:
@@ -336,7 +336,7 @@ class ClientSession:
         self._greet(self)
 
     def _is_within_rate(self) -> bool:
-        """Count a message; one above the rate is a breach: refused with error 100, and a new window begins."""
+        """Count a message; one above the rate is refused with error 100, and a new window begins."""
         self._statistics.message_received(self.client_id)
         received = self._window.add(self._config.clock())
         limit = self._config.message_rate
@@ -352,3 +352,8 @@ class ClientSession:
         if self._breaches >= MAX_RATE_BREACHES:
             self.close()
         return False
+
+
+def streams(sessions: Iterable[ClientSession]) -> list[tuple[ClientSession, Subscription]]:
+    """Return every market data subscription of these clients."""
+    return [(session, each) for session in sessions for each in session.subscriptions.market_data.values()]

@@ -1,7 +1,7 @@
-"""Counts what happened at the gateway, so that a test can check a client's behaviour from the other side of the socket.
+"""Counts of the gateway's traffic, so that a test can check a client from the other side of the socket.
 
-Belongs here: counters, peaks and the values last delivered. Nothing is decided here: the limits are enforced in
-`session` (message rate) and `market` (lines).
+Belongs here: counters, peaks and the newest values sent. Does not belong here: limits, which `session` (message rate)
+and `market` (lines) enforce.
 """
 
 from collections import Counter, deque
@@ -11,21 +11,21 @@ from datetime import datetime
 from v6_pipeline.paper.config import utcnow
 
 KEPT_EVENTS = 1_000
-"""How many of the newest errors (of each code) and actions are kept with their times."""
+"""Number of the newest errors (of each code) and actions that are kept with their times."""
 
 KEPT_REQUESTS = 50_000
-"""How many of the newest historical requests are kept."""
+"""Number of the newest historical requests that are kept."""
 
 
 class HistoryStatistics:
-    """Historical requests as the gateway saw them.
+    """Historical requests.
 
     Attributes:
-        asked: requests by conid, refused ones included.
+        asked: requests by conid, including refused ones.
         log: the newest requests: seconds since the start, conid, bar size, data, end and duration.
         open_now: requests that are not answered yet; `peak_open` is the most at any moment.
-        answers: replies with bars; `empty` are those without any.
-        violations: requests refused because they came too fast (pacing) or were too many at once.
+        answers: replies with bars; `empty` counts those without.
+        violations: requests refused for pacing, or because too many were open at once.
     """
 
     def __init__(self) -> None:
@@ -38,16 +38,16 @@ class HistoryStatistics:
         self.violations = 0
 
     def opened(self) -> None:
-        """A request was accepted."""
+        """Count a request that was accepted."""
         self.open_now += 1
         self.peak_open = max(self.peak_open, self.open_now)
 
     def closed(self) -> None:
-        """A request was answered, refused or cancelled, or its client went."""
+        """Count the end of a request: answered, cancelled, or its client is gone."""
         self.open_now -= 1
 
     def snapshot(self) -> dict[str, object]:
-        """As JSON can carry it; the log is left out."""
+        """Return the counts in a form that JSON can carry, without the log."""
         return {
             "asked": _text_keys(self.asked),
             "asked_total": self.asked.total(),
@@ -60,7 +60,7 @@ class HistoryStatistics:
 
 
 class RollingCount:
-    """How many events fell into the last rolling second, and the most there ever were."""
+    """Number of events in the last rolling second, and the peak of that number."""
 
     __slots__ = ("_times", "peak")
 
@@ -80,7 +80,7 @@ class RollingCount:
         return len(self._times)
 
     def count(self, now: float) -> int:
-        """How many events fell into the second that ends at `now`."""
+        """Return the number of events in the second that ends at `now`."""
         return sum(now - moment < 1.0 for moment in self._times)
 
     def clear(self) -> None:
@@ -88,32 +88,32 @@ class RollingCount:
         self._times.clear()
 
     def reset_peak(self, now: float) -> None:
-        """Begin a new peak with what is in the window now."""
+        """Begin a new peak with the current count."""
         self.peak = self.count(now)
 
 
 class Statistics:
-    """Everything counted since the gateway started; survives disconnects, and does not grow with time.
+    """Counts since the start of the gateway, over all connections; memory does not grow with time.
 
-    A message counts as sent, and a value as delivered, when it is handed to the client's connection; a fault may hold
-    it back there.
+    A message counts as sent, and a value as delivered, when it is passed to the client's connection, where a fault may
+    hold it back.
 
     Attributes:
-        lines: market data lines in use now by clients; `peak_lines` is the most at any moment.
-        tws_lines: lines that the windows of TWS hold; no part of `lines`.
-        subscriptions: lines in use now by conid; `subscriptions_total` counts every one ever taken, and
+        lines: market data lines that clients use now; `peak_lines` is the most at any moment.
+        tws_lines: lines that the windows of TWS hold, which are not part of `lines`.
+        subscriptions: lines in use now by conid; `subscriptions_total` counts all that were ever taken, and
             `peak_subscriptions` is the most of one contract at any moment.
-        messages: messages received by client id, refused ones included.
+        messages: messages received by client id, including refused ones.
         errors: errors, warnings and notices sent, by code; `error_times` are the newest of them in seconds since the
             start.
         order_messages: orders, cancels and exercises received, all refused.
         unknown_messages: messages whose id the gateway does not serve, by id.
         connections: completed logins by client id; `clients` are those connected now.
-        last_values: by conid, the numbers last put on the wire and the sequence number they belong to.
-        delivered_at: by conid, when that was, in UTC.
-        last_portfolio: by account and conid, the portfolio row last put on the wire.
+        last_values: by conid, the newest numbers sent and their sequence number.
+        delivered_at: by conid, the time of the newest tick, in UTC.
+        last_portfolio: by account and conid, the newest portfolio row sent.
         ticks_sent: tick messages sent, `ticks_by_contract` by conid; `messages_sent` counts every message.
-        bad_clients: connections closed for bytes that are not the protocol.
+        bad_clients: connections closed because of bytes that are not the protocol.
         history: historical requests, see `HistoryStatistics`.
         actions: the newest actions: seconds since the start, name and fields.
     """
@@ -170,16 +170,16 @@ class Statistics:
 
     @property
     def peak_rate(self) -> int:
-        """The most messages received in any rolling second, all clients together."""
+        """Most messages received in any rolling second, all clients together."""
         return self._rate.peak
 
     @property
     def peak_rate_by_client(self) -> dict[int, int]:
-        """The most messages received in any rolling second, by client id."""
+        """Most messages received in any rolling second, by client id."""
         return {client_id: window.peak for client_id, window in self._rate_by_client.items()}
 
     def reset_peaks(self) -> None:
-        """Begin new peaks (lines, contracts, rates) with what is now."""
+        """Begin new peaks (lines, contracts, rates) with the current values."""
         now = self._clock()
         self.peak_lines = self.lines
         self.peak_subscriptions = Counter(self.subscriptions)
@@ -187,23 +187,23 @@ class Statistics:
             window.reset_peak(now)
 
     def message_received(self, client_id: int) -> None:
-        """A client sent a message."""
+        """Count a message of a client."""
         now = self._clock()
         self.messages[client_id] += 1
         self._rate.add(now)
         self._rate_by_client.setdefault(client_id, RollingCount()).add(now)
 
     def error_sent(self, code: int) -> None:
-        """An error, warning or notice was sent."""
+        """Count an error, warning or notice that was sent."""
         self.errors[code] += 1
         self.error_times.setdefault(code, deque(maxlen=KEPT_EVENTS)).append(self.seconds)
 
     def acted(self, name: str, fields: Mapping[str, object]) -> None:
-        """Something was done to the gateway."""
+        """Record an action."""
         self.actions.append((self.seconds, name, dict(fields)))
 
     def line_taken(self, conid: int) -> None:
-        """A subscription or snapshot took a line."""
+        """Count a line that a subscription or snapshot took."""
         self.lines += 1
         self.peak_lines = max(self.peak_lines, self.lines)
         self.subscriptions[conid] += 1
@@ -211,14 +211,14 @@ class Statistics:
         self.peak_subscriptions[conid] = max(self.peak_subscriptions[conid], self.subscriptions[conid])
 
     def line_released(self, conid: int) -> None:
-        """A line was given back."""
+        """Count a line that was released."""
         self.lines -= 1
         self.subscriptions[conid] -= 1
         if not self.subscriptions[conid]:
             del self.subscriptions[conid]
 
     def delivered(self, conid: int, sequence: int, values: Mapping[str, float], ticks: int) -> None:
-        """`ticks` messages put `values` of one quote on the wire; values not sent again keep their last one."""
+        """Record that `ticks` messages sent `values` of one quote; values that were not sent keep the previous ones."""
         self.ticks_sent += ticks
         self.last_values.setdefault(conid, {}).update(values, sequence=sequence)
         if ticks:
@@ -226,7 +226,7 @@ class Statistics:
             self.delivered_at[conid] = self._utcnow()
 
     def snapshot(self) -> dict[str, object]:
-        """All of it as JSON can carry it: keys are text, an account and conid joined by ``:``, times in ISO 8601."""
+        """Return all counts for JSON: keys are text, account and conid are joined by ``:``, times are ISO 8601."""
         return {
             "seconds": self.seconds,
             "lines": self.lines,

@@ -1,7 +1,7 @@
-"""Turns quotes into tick messages.
+"""Tick messages of quotes.
 
-Belongs here: which ticks a contract of a kind gets, under which tick types, and what changed between two quotes. Pure;
-the quotes come from `prices`, the subscriptions from `session`.
+Belongs here: the ticks of each kind of contract, their tick types, and the difference between two quotes. Pure; quotes
+come from `prices`, subscriptions from `session`.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from v6_pipeline.paper.prices import Quote
 from v6_pipeline.paper.wire import Message
 
 MARK_PRICE_GENERIC = "221"
-"""The generic tick that asks for the mark price."""
+"""The generic tick that requests the mark price."""
 
 MARK_PRICE_TICK = 37
 
 
 class MarketDataType(IntEnum):
-    """Which data flow, as IB numbers them."""
+    """Types of market data, as IB numbers them."""
 
     LIVE = 1
     FROZEN = 2
@@ -84,7 +84,7 @@ DELAYED_TICKS = TickTypes(
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """Tick messages for one subscription, and the numbers in them by name."""
+    """Tick messages for one subscription, and their numbers by name."""
 
     messages: tuple[Message, ...]
     values: dict[str, float]
@@ -101,10 +101,10 @@ def burst(
     timestamp: int,
     has_greeks: bool = True,
 ) -> Burst:
-    """What a subscriber who last saw `previous` (nothing yet: `None`) must be sent to know `quote`.
+    """Return the ticks that bring a subscriber from `previous` (`None` at first) to `quote`.
 
-    Like IB, only what changed is sent: a price with its size, or the size alone. `timestamp` is the time of the last
-    trade in seconds since 1970; without `has_greeks` an option gets no computations.
+    As with IB, only changes are sent: a price with its size, or the size alone. `timestamp` is the time of the last
+    trade in seconds since 1970; without `has_greeks` an option has no computations.
     """
     sent: list[Message] = []
     values: dict[str, float] = {}
@@ -138,7 +138,7 @@ class _Side:
 
 
 def _side(ticker_id: int, side: _Side, previous: Quote | None, sent: list[Message], values: dict[str, float]) -> bool:
-    """Send a price with its size if the price changed, else the size if that did; whether anything was sent."""
+    """Send a price with its size if the price changed, else the size if that did; return True if either did."""
     price = NO_PRICE if side.price is None else side.price
     if previous is None or getattr(previous, side.name) != side.price:
         can_auto_execute = int(side.name != "last" and side.price is not None)
@@ -160,7 +160,7 @@ def _greeks(
     sent: list[Message],
     values: dict[str, float],
 ) -> None:
-    """The model's greeks on every change, and those of bid, ask and last where that price changed."""
+    """Send the model's greeks if they changed, and those of bid, ask and last if that price changed."""
     for name, tick_type in (("bid", types.bid_greeks), ("ask", types.ask_greeks), ("last", types.last_greeks)):
         price: float | None = getattr(quote, name)
         if previous is None or getattr(previous, name) != price:
@@ -189,7 +189,7 @@ def _computation(
 
 
 def _implied_at(quote: Quote, price: float | None) -> float | None:
-    """The volatility implied by another price of the same option, to first order in vega; `None` where that fails."""
+    """Volatility implied by another price of the same option, to first order in vega; `None` if that fails."""
     if price is None or quote.implied_vol is None or quote.option_price is None or not quote.vega:
         return None
     implied = quote.implied_vol + (price - quote.option_price) / (quote.vega * 100)

@@ -1,7 +1,7 @@
-"""What happens by itself later: the ends of lasting faults, scenarios, ports that open again.
+"""Timers and background tasks of a gateway, which end when it stops.
 
-Belongs here: timers and tasks of the running loop that a gateway takes with it when it stops. Only the loop's time is
-used, so that a loop with a virtual clock moves all of it.
+They end faults, play scenarios and reopen ports. All use the loop's time, so that a loop with a virtual clock drives
+them too.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Hashable
 
 
 class Timers:
-    """Timers by name and nameless tasks; `failed` is handed whatever one of them raises."""
+    """Named timers, and tasks; `failed` is called with any exception of theirs."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
@@ -22,19 +22,19 @@ class Timers:
         self._timers[key] = asyncio.get_running_loop().call_later(seconds, self._fire, key, callback)
 
     def cancel(self, key: Hashable) -> None:
-        """Forget a timer, if there is one of this name."""
+        """Cancel a timer, if there is one of this name."""
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Run something in the background."""
+        """Run a coroutine in the background."""
         task = asyncio.get_running_loop().create_task(self._run(work), name="paper gateway")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Forget all timers and end all tasks."""
+        """Cancel all timers and end all tasks."""
         for key in list(self._timers):
             self.cancel(key)
         tasks = list(self._tasks)
@@ -46,11 +46,11 @@ class Timers:
         del self._timers[key]
         try:
             callback()
-        except Exception as problem:  # noqa: BLE001 - handed to whoever stops the gateway
+        except Exception as problem:  # noqa: BLE001 - raised by `PaperGateway.stop`
             self._failed(problem)
 
     async def _run(self, work: Coroutine[object, object, None]) -> None:
         try:
             await work
-        except Exception as problem:  # noqa: BLE001 - handed to whoever stops the gateway
+        except Exception as problem:  # noqa: BLE001 - raised by `PaperGateway.stop`
             self._failed(problem)

@@ -1,7 +1,6 @@
-"""Expiries and trading hours: the little calendar that simulated contracts need.
+"""Expiries and trading hours of simulated contracts.
 
-Belongs here: closed-form dates only. The product's own calendar is another and is never consulted, so that the two can
-disagree in a test.
+Belongs here: closed-form dates only. The product's own calendar is not used, so that the two can disagree in a test.
 """
 
 from datetime import date, datetime, time, timedelta
@@ -20,7 +19,7 @@ _REGULAR_CLOSE, _EARLY_CLOSE = time(16), time(13)
 
 
 def _easter(year: int) -> date:
-    """Easter Sunday by the anonymous Gregorian computus."""
+    """Return Easter Sunday by the anonymous Gregorian computus."""
     a, b, c = year % 19, year // 100, year % 100
     d, e = b // 4, b % 4
     g = (8 * b + 13) // 25
@@ -33,7 +32,7 @@ def _easter(year: int) -> date:
 
 
 def is_trading_day(day: date) -> bool:
-    """Whether US exchanges open, by the rules in force since 2022."""
+    """Return whether US exchanges open, by the rules in force since 2022."""
     weekday = day.weekday()
     if day in _SPECIAL_CLOSINGS or weekday > _FRIDAY or day == _easter(day.year) - timedelta(days=2):
         return False
@@ -42,7 +41,7 @@ def is_trading_day(day: date) -> bool:
     if weekday == _MONDAY and day.month == 5 and day.day > 24:
         return False  # Memorial Day, the last Monday of May
     before, after = day - timedelta(days=1), day + timedelta(days=1)
-    # On a Sunday a holiday moves to Monday; on a Saturday to Friday, except New Year's Day.
+    # A holiday on a Sunday moves to Monday; one on a Saturday to Friday, except New Year's Day.
     moved = (weekday == _MONDAY and (before.month, before.day) in _FIXED_HOLIDAYS) or (
         weekday == _FRIDAY and (after.month, after.day) in _FIXED_HOLIDAYS - {(1, 1)}
     )
@@ -50,19 +49,19 @@ def is_trading_day(day: date) -> bool:
 
 
 def closes_early(day: date) -> bool:
-    """Whether US exchanges close at 13:00: the eves of Independence Day and Christmas, the day after Thanksgiving."""
+    """Return whether US exchanges close at 13:00: eves of Independence Day and Christmas, day after Thanksgiving."""
     is_eve = (day.month, day.day) in {(7, 3), (12, 24)} and day.weekday() < _FRIDAY
     after_thanksgiving = day.month == 11 and day.weekday() == _FRIDAY and 23 <= day.day <= 29
     return is_trading_day(day) and (is_eve or after_thanksgiving)
 
 
 def us_close(day: date) -> datetime:
-    """When US exchanges close on a trading day."""
+    """Return the close of US exchanges on a trading day."""
     return datetime.combine(day, _EARLY_CLOSE if closes_early(day) else _REGULAR_CLOSE, tzinfo=NEW_YORK)
 
 
 def weekly_expiries(as_of: date, count: int) -> list[date]:
-    """`count` weekly option expiries, the first at least ten days after `as_of`; Thursday where Friday is a holiday."""
+    """Return `count` weekly option expiries from ten days after `as_of`; Thursday if Friday is a holiday."""
     first = as_of + timedelta(days=10)
     first += timedelta(days=(_FRIDAY - first.weekday()) % 7)
     fridays = (first + timedelta(weeks=week) for week in range(count))
@@ -70,7 +69,7 @@ def weekly_expiries(as_of: date, count: int) -> list[date]:
 
 
 def quarterly_expiries(as_of: date, count: int) -> list[date]:
-    """`count` third Fridays of March, June, September and December, the first at least ten days after `as_of`."""
+    """Return `count` third Fridays of March, June, September and December from ten days after `as_of`."""
     expiries: list[date] = []
     year, month = as_of.year, 3
     while len(expiries) < count:
@@ -83,7 +82,7 @@ def quarterly_expiries(as_of: date, count: int) -> list[date]:
 
 
 def time_zone(contract: Contract) -> str:
-    """The time zone of a contract's hours, named as IB does."""
+    """Return the time zone of a contract's hours, as IB names it."""
     if contract.sec_type == FUTURE:
         return "US/Eastern" if contract.exchanges[0] in {"NYMEX", "COMEX"} else "US/Central"
     return "MET" if contract.currency == "EUR" and contract.sec_type == STOCK else "US/Eastern"
@@ -99,7 +98,7 @@ def last_trade_time(contract: Contract) -> str:
 
 
 def hours(contract: Contract, today: date, days: int = 6) -> tuple[str, str]:
-    """Trading and liquid hours of the next `days` days in IB's format.
+    """Return trading and liquid hours of the next `days` days in IB's format.
 
     A day is ``20240722:0400-20240722:2000`` or ``20240721:CLOSED``, days are separated by ``;``.
     """
@@ -109,9 +108,9 @@ def hours(contract: Contract, today: date, days: int = 6) -> tuple[str, str]:
 
 
 def session(contract: Contract, day: date, *, regular: bool) -> tuple[datetime, datetime] | None:
-    """Begin and end of a contract's session of a day, aware in its own zone; `None` if it has none.
+    """Return begin and end of a contract's session on a day, aware in its own zone; `None` if it has none.
 
-    US exchanges that close early end the extended hours of stocks at 17:00 and futures a quarter of an hour later.
+    On early closes the extended hours of stocks end at 17:00, and futures a quarter of an hour after the exchange.
     """
     if not is_trading_day(day):
         return None
@@ -127,7 +126,7 @@ def session(contract: Contract, day: date, *, regular: bool) -> tuple[datetime, 
 
 
 def _spans(contract: Contract) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Trading and liquid hours of a day, in the contract's zone."""
+    """Return trading and liquid hours of a day, in the contract's zone."""
     if contract.currency == "EUR" and contract.sec_type == STOCK:
         return ("0900", "1730"), ("0900", "1730")
     return {
@@ -143,6 +142,6 @@ def _session(day: date, span: tuple[str, str]) -> str:
     if not is_trading_day(day):
         return f"{day:%Y%m%d}:CLOSED"
     opens, closes = span
-    # A session that opens later than it closes began the evening before.
+    # A session whose opening time is after its closing time begins on the evening before.
     opened_on = day - timedelta(days=1) if opens > closes else day
     return f"{opened_on:%Y%m%d}:{opens}-{day:%Y%m%d}:{closes}"

@@ -1,7 +1,7 @@
 """Builds the contracts and starting positions of a simulated market, deterministically.
 
 Belongs here: deriving option ladders, futures and the opening book from `instruments`. Contracts depend on `as_of` and
-on how many positions are asked for, never on the seed; quantities and costs depend on the seed.
+on the number of positions, never on the seed; quantities and costs depend on the seed.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from v6_pipeline.paper.prices import quote_at, unit
 from v6_pipeline.paper.trading_hours import quarterly_expiries, weekly_expiries
 
 MAX_POSITIONS = 15_000
-"""As many as 52 weekly expiries hold."""
+"""Number of options of 52 weekly expiries."""
 
 _STRIKES_EACH_SIDE = 10
 _MONTH_CODES = "FGHJKMNQUVXZ"
@@ -47,10 +47,10 @@ _FIXED_POSITIONS = (
 
 
 def build_universe(*, seed: int, as_of: date, accounts: tuple[str, ...], positions: int) -> Universe:
-    """The universe with `positions` holdings spread over `accounts`.
+    """Return the universe with `positions` holdings over `accounts`.
 
     Raises:
-        GatewayError: more positions than `MAX_POSITIONS`, or fewer than none.
+        GatewayError: more positions than `MAX_POSITIONS`, or a negative number.
     """
     if not 0 <= positions <= MAX_POSITIONS:
         raise GatewayError(f"positions must be 0..{MAX_POSITIONS}, not {positions}")
@@ -80,7 +80,7 @@ def _contracts(as_of: date, expiries: list[date]) -> Iterator[Contract]:
 
 
 def derived_conid(key: str, taken: set[int]) -> int:
-    """A stable id for a contract without a well-known one; adds it to `taken`."""
+    """Return a stable id for a contract without a well-known one, and add it to `taken`."""
     digest = hashlib.sha256(key.encode()).digest()
     conid = 700_000_000 + int.from_bytes(digest[:8]) % 1_300_000_000
     while conid in taken:
@@ -162,7 +162,7 @@ def _ladder(spec: UnderlyingSpec, expiry: date, taken: set[int]) -> Iterator[Con
 
 
 def option(spec: UnderlyingSpec, expiry: date, strike: float, right: str, taken: set[int]) -> Contract:
-    """An option of a stock or index that has some; adds its conid to `taken`."""
+    """Return an option of a stock or index, and add its conid to `taken`."""
     is_index = spec.sec_type == INDEX
     occ = f"{spec.option_class:<6}{expiry:%y%m%d}{right}{round(strike * 1000):08d}"
     return Contract(
@@ -191,7 +191,7 @@ def option(spec: UnderlyingSpec, expiry: date, strike: float, right: str, taken:
 def _positions(
     market: Universe, expiries: list[date], accounts: tuple[str, ...]
 ) -> Iterator[tuple[Contract, int, float]]:
-    """Contract, account index and quantity: fixed positions first, a condor after every three, then condors only."""
+    """Yield contract, account index and quantity: a condor after every three fixed positions, then condors only."""
     fixed = _fixed_positions(market, accounts)
     condors = _condors(market, expiries)
     while batch := list(itertools.islice(fixed, 3)):
@@ -215,7 +215,7 @@ def _fixed_positions(market: Universe, accounts: tuple[str, ...]) -> Iterator[tu
 
 
 def _condors(market: Universe, expiries: list[date]) -> Iterator[list[tuple[Contract, int, float]]]:
-    """Iron condors, the nearest expiry and the first underlying first; accounts take turns."""
+    """Yield iron condors, the nearest expiry and the first underlying first, alternating between accounts."""
     ladders: dict[tuple[int, str], dict[tuple[int, str], Contract]] = {}
     for contract in market.contracts.values():
         if contract.sec_type == OPTION:

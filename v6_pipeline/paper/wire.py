@@ -1,7 +1,7 @@
 """Bytes on the socket: frames, fields and the handshake.
 
-Belongs here: the 4-byte length prefix, NUL-terminated fields, and reading them back with types. What a message means is
-in `requests` (incoming) and `messages` (outgoing); nothing here knows a message id.
+Belongs here: the 4-byte length prefix, NUL-terminated fields, and reading them back with types. The meaning of messages
+is in `requests` (incoming) and `messages` (outgoing).
 
 The format is that of IBKR's TWS API socket protocol, versions 100 and later: after the bytes ``API`` and a NUL each
 side sends frames of a big-endian unsigned length and that many bytes of fields, every field ended by a NUL.
@@ -14,7 +14,7 @@ SERVER_VERSION = 178
 """The protocol version that the outgoing encoders speak, and the newest one that ib_async 2.1 accepts."""
 
 OLDEST_SERVER_VERSION = 176
-"""Below this the encoders' field lists would be wrong, so an older client is turned away."""
+"""Below this the encoders' field lists would be wrong, so an older client is refused."""
 
 MAX_FRAME_BYTES = 1 << 20
 """Largest frame accepted from a client; the longest real request, an order, is a few kilobytes."""
@@ -34,7 +34,7 @@ class WireError(Exception):
 
 
 def encode_field(value: Field) -> str:
-    """One field's text: booleans as 1 and 0, None empty, floats in full so that they read back unchanged."""
+    """Encode one field: booleans as 1 and 0, None as empty, floats in full so that they read back unchanged."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -45,24 +45,24 @@ def encode_field(value: Field) -> str:
 
 
 def encode_payload(message: Message) -> bytes:
-    """The bytes of a message without its length prefix."""
+    """Encode a message without its length prefix."""
     return "".join(f"{encode_field(value)}\0" for value in message).encode()
 
 
 def frame(payload: bytes) -> bytes:
-    """A payload with its length prefix."""
+    """Return a payload with its length prefix."""
     return _LENGTH.pack(len(payload)) + payload
 
 
 def negotiate(payload: bytes) -> int:
-    """The server version to speak with a client that sent this ``v<oldest>..<newest>`` payload.
+    """Return the server version for a client that sent this ``v<oldest>..<newest>`` payload.
 
     Raises:
-        WireError: the payload is no version range, or the range does not reach this server's versions.
+        WireError: the payload is not a version range, or the range does not include a version of this server.
     """
     match = _VERSIONS.fullmatch(payload.decode(errors="backslashreplace"))
     if match is None:
-        raise WireError("the handshake is no version range")
+        raise WireError("the handshake is not a version range")
     oldest, newest = int(match[1]), int(match[2])
     if oldest > SERVER_VERSION or newest < OLDEST_SERVER_VERSION:
         raise WireError(f"client versions {oldest}..{newest} do not meet {OLDEST_SERVER_VERSION}..{SERVER_VERSION}")
@@ -70,7 +70,7 @@ def negotiate(payload: bytes) -> int:
 
 
 class Framer:
-    """Cuts a client's byte stream into payloads; the leading ``API`` and a NUL is checked and dropped."""
+    """Cuts a client's byte stream into payloads; the leading ``API`` and a NUL are checked and dropped."""
 
     __slots__ = ("_buffer", "_greeted")
 
@@ -79,7 +79,7 @@ class Framer:
         self._greeted = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The payloads completed by `data`, in order.
+        """Return the payloads that `data` completes, in order.
 
         Raises:
             WireError: the stream does not begin with ``API`` and a NUL, or a length prefix is above `MAX_FRAME_BYTES`.
@@ -106,9 +106,9 @@ class Framer:
 
 
 class Fields:
-    """Reads the fields of one incoming message in order, each as the type its place calls for.
+    """Reads the fields of one incoming message in order, each with its type.
 
-    Every reader raises `WireError` when the message is too short or the text does not fit.
+    All methods but `peek_integer` raise `WireError` if the message is too short or the text does not fit.
     """
 
     __slots__ = ("_position", "_values")
@@ -120,7 +120,7 @@ class Fields:
         self._position = 0
 
     def text(self) -> str:
-        """The next field as it is."""
+        """Return the next field as text."""
         if self._position >= len(self._values):
             raise WireError(f"the message ends after {len(self._values)} fields")
         value = self._values[self._position]
@@ -128,7 +128,7 @@ class Fields:
         return value
 
     def integer(self) -> int:
-        """The next field as an integer; empty reads as 0."""
+        """Return the next field as an integer; empty is 0."""
         value = self.text()
         if value == "":
             return 0
@@ -137,7 +137,7 @@ class Fields:
         return int(value)
 
     def number(self) -> float:
-        """The next field as a float; empty reads as 0."""
+        """Return the next field as a float; empty is 0."""
         value = self.text()
         try:
             return float(value) if value else 0.0
@@ -145,16 +145,16 @@ class Fields:
             raise WireError(f"{value[:40]!r} is no number") from None
 
     def flag(self) -> bool:
-        """The next field as a boolean: 1 or 0."""
+        """Return the next field as a boolean: 1 or 0."""
         return self.integer() != 0
 
     def skip(self, count: int) -> None:
-        """Pass over `count` fields."""
+        """Skip `count` fields."""
         for _ in range(count):
             self.text()
 
     def peek_integer(self, index: int, default: int) -> int:
-        """The field at an absolute index as an integer, or `default` where it is absent or no integer."""
+        """Return the field at an absolute index as an integer, or `default` if it is missing or not an integer."""
         if 0 <= index < len(self._values) and re.fullmatch(r"-?[0-9]{1,18}", self._values[index], re.ASCII):
             return int(self._values[index])
         return default

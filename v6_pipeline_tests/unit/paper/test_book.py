@@ -177,7 +177,7 @@ def test_only_an_option_that_is_held_can_be_assigned(book: Book) -> None:
     with pytest.raises(GatewayError, match="holds nothing"):
         book.assign(ACCOUNT, IBM)
     book.open(ACCOUNT, IBM, 5)
-    with pytest.raises(GatewayError, match="is no option"):
+    with pytest.raises(GatewayError, match="is not an option"):
         book.assign(ACCOUNT, IBM)
 
 
