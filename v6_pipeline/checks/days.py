@@ -42,14 +42,13 @@ def each_day(judge_day: Callable[[CheckInputs, date], Verdict]) -> Callable[[Che
         numbers = {"days": len(verdicts), "days_failed": len(failed)}
         if failed:
             day, worst = next((item for item in failed.items() if item[1].serious), next(iter(failed.items())))
-            more = f"; {len(failed) - 1} days more" if len(failed) > 1 else ""
+            more = f"; {len(failed) - 1} more days" if len(failed) > 1 else ""
             reason = f"{day}: {worst.reason}{more}"
             return Verdict(passed=False, reason=reason, serious=worst.serious, numbers={**worst.numbers, **numbers})
         if not verdicts:
-            return Verdict(passed=True, reason="no day to look at yet", numbers=numbers)
+            return Verdict.ok("no snapshot to judge yet", numbers)
         newest = max(verdicts)
-        reason = f"{newest}: {verdicts[newest].reason}"
-        return Verdict(passed=True, reason=reason, numbers={**verdicts[newest].numbers, **numbers})
+        return Verdict.ok(f"{newest}: {verdicts[newest].reason}", {**verdicts[newest].numbers, **numbers})
 
     return judge
 
@@ -60,7 +59,7 @@ def snapshot_complete(inputs: CheckInputs, day: date) -> Verdict:
     try:
         source = day_positions(_known_then(inputs, day, snapshot), accounts=inputs.settings.ib_accounts)
     except SnapshotRefusedError as error:
-        return Verdict(passed=False, reason=str(error))
+        return Verdict.error(str(error))
     return rules.snapshot_complete(snapshot, source)
 
 
@@ -71,9 +70,9 @@ def one_row_per_key(inputs: CheckInputs, day: date) -> Verdict:
 
 def values_agree(inputs: CheckInputs, day: date) -> Verdict:
     """Compare a day's own observations with Flex's values, if the day has both."""
-    only_one = Verdict(passed=True, reason="only one of Flex and own observations has the day")
+    only_one = Verdict.ok("not compared: the day has no Flex positions or no own observations")
     if not inputs.lake_days.has(day, FLEX_POSITIONS) or not inputs.lake_days.has(day, *OWN_LOGS):
-        return only_one  # most days: nothing more needs to be read
+        return only_one  # of most days no more is read
     known = _known_then(inputs, day, inputs.lake_days.snapshot(day)[0])
     if known.flex_positions.is_empty() or known.observed.is_empty():
         return only_one
@@ -87,7 +86,7 @@ def values_agree(inputs: CheckInputs, day: date) -> Verdict:
             accounts=inputs.settings.ib_accounts,
         )
     except SnapshotRefusedError:
-        return Verdict(passed=True, reason="own observations do not cover the day")
+        return Verdict.ok("not compared: own observations do not cover the day")
     return rules.values_agree(own, known.flex_positions)
 
 

@@ -1,4 +1,4 @@
-"""Whether the history is whole and agrees with its sources: pure verdicts, for asset checks."""
+"""Rules of the history: complete, and in agreement with its sources."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
 from v6_pipeline.history.inputs import KEY
 
 VALUES_WITHIN = 0.01
-"""Flex marks are settlement prices, ours the last before the cut-off: a percent of an account is more than that."""
+"""Flex's marks are settlement prices, ours the last before the cut-off: that explains less than a percent."""
 QUANTITY_WITHIN = 1e-6
-"""Fractional shares are added up in floating point."""
+"""Sums of fractional shares are floating-point numbers."""
 _EXPIRIES = "OptionEAE"
 _ACTIVITY_SECTIONS = frozenset({"Trades", _EXPIRIES, "Transfers", "CorporateActions"})
 
@@ -27,18 +27,18 @@ def no_day_missing(
     last: date,
     is_flat: Callable[[date], bool] = lambda _: False,
 ) -> Verdict:
-    """Whether every session between the first and the last day that has a snapshot has one.
+    """Judge whether every session between the first and the last snapshot has a snapshot.
 
     Args:
-        days: trading days that have a snapshot.
-        calendar: knows the sessions.
-        start: days before it do not count.
-        last: the newest day that should be there; later ones do not count.
-        is_flat: whether nothing was held on a day, and that is known: its snapshot has no rows.
+        days: trading days with a snapshot.
+        calendar: of the sessions.
+        start: days before it are not judged.
+        last: the newest day that should have a snapshot; later ones are not judged.
+        is_flat: returns whether a day is known to have no positions, so that its snapshot has no rows.
     """
     present = {day for day in days if start <= day <= last}
     if not present:
-        return Verdict(passed=False, reason=f"no snapshot from {start} to {last}", serious=False, numbers={"days": 0})
+        return Verdict.warning(f"no snapshot from {start} to {last}", {"days": 0})
     sessions = calendar.sessions_between(min(present), max(present))
     missing = [day for day in sessions if day not in present and not is_flat(day)]
     numbers: Numbers = {
@@ -50,16 +50,16 @@ def no_day_missing(
     if missing:
         listed = first_few(day.isoformat() for day in missing)
         reason = f"{len(missing)} of {len(sessions)} trading days have no snapshot: {listed}; backfill them"
-        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
-    return Verdict(passed=True, reason=f"each of {len(sessions)} trading days has its snapshot", numbers=numbers)
+        return Verdict.error(reason, numbers | {"sample": listed})
+    return Verdict.ok(f"each of {len(sessions)} trading days has its snapshot", numbers)
 
 
 def snapshot_complete(snapshot: pl.DataFrame, source: pl.DataFrame) -> Verdict:
-    """Whether a snapshot has every open position of its source in equal quantity, and no other.
+    """Judge whether a snapshot has every open position of its source in equal quantity, and no other.
 
     Args:
-        snapshot: of a day, of ``position_snapshots``.
-        source: that day's positions, as ``history.positions`` gives them.
+        snapshot: a day of ``position_snapshots``.
+        source: positions of that day, from ``history.positions``.
     """
     ours = _open(snapshot).select(*KEY, "position")
     theirs = _open(source).select(*KEY, pl.col("position").alias("of_source"))
@@ -79,37 +79,34 @@ def snapshot_complete(snapshot: pl.DataFrame, source: pl.DataFrame) -> Verdict:
     offenders = pl.concat([missing, unknown, unequal])
     if offenders.height:
         listed = _contracts(offenders)
-        return Verdict(
-            passed=False,
-            reason=(
-                f"{missing.height} positions are missing, {unknown.height} are not in the source, {unequal.height} "
-                f"differ in quantity: {listed}; materialize the day again"
-            ),
-            numbers=numbers | {"sample": listed},
+        reason = (
+            f"{missing.height} positions are missing, {unknown.height} are not in the source, {unequal.height} "
+            f"differ in quantity: {listed}; materialize the day again"
         )
-    return Verdict(passed=True, reason=f"all {theirs.height} open positions are there", numbers=numbers)
+        return Verdict.error(reason, numbers | {"sample": listed})
+    return Verdict.ok(f"all {theirs.height} open positions are in the snapshot", numbers)
 
 
 def one_row_per_key(snapshot: pl.DataFrame) -> Verdict:
-    """Whether a day's snapshot has each position once."""
+    """Judge whether a day's snapshot has each position once."""
     repeated = snapshot.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY)
     numbers: Numbers = {"rows": snapshot.height, "repeated": repeated.height}
     if repeated.height:
         listed = _contracts(repeated)
-        reason = f"{repeated.height} positions are there more than once: {listed}"
-        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
-    return Verdict(passed=True, reason=f"each of {snapshot.height} positions is there once", numbers=numbers)
+        reason = f"{repeated.height} positions occur more than once: {listed}"
+        return Verdict.error(reason, numbers | {"sample": listed})
+    return Verdict.ok(f"each of {snapshot.height} positions occurs once", numbers)
 
 
 def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUES_WITHIN) -> Verdict:
-    """Whether own observations of a day add up to what Flex says, by account, in base currency.
+    """Judge whether own observations of a day add up to the value that Flex gives, by account, in base currency.
 
-    Compared are the contracts that both value; Flex's rates are used for both where ours are unknown.
+    Only contracts that both value are compared; Flex's rates serve both if ours are unknown.
 
     Args:
-        own: the day's snapshot by own observations alone, made from ``DayInputs.own_only()``.
-        flex: of ``flex_positions``, the day.
-        within: difference allowed, as a fraction of Flex's gross value.
+        own: the day's snapshot made from own observations alone (``DayInputs.own_only()``).
+        flex: the day of ``flex_positions``.
+        within: allowed difference, as a fraction of Flex's gross value.
     """
     theirs = flex.select(*KEY, pl.col("market_value").alias("flex_value"), pl.col("fx_rate_to_base").alias("flex_rate"))
     both = own.select(*KEY, "market_value", "fx_rate_to_base").join(theirs, on=KEY)
@@ -118,7 +115,7 @@ def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUE
         (pl.col("flex_value") * pl.coalesce("flex_rate", "fx_rate_to_base")).alias("theirs"),
     ).drop_nulls(["ours", "theirs"])
     if valued.is_empty():
-        return Verdict(passed=True, reason="no position is valued by both", numbers={"compared": 0})
+        return Verdict.ok("no position is valued by both", {"compared": 0})
     sums = valued.group_by("account").agg(
         pl.col("ours").sum(), pl.col("theirs").sum(), pl.col("theirs").abs().sum().alias("gross")
     )
@@ -137,14 +134,9 @@ def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUE
         listed = first_few(
             f"{row['account']} {row['ours']:,.2f} against {row['theirs']:,.2f}" for row in offenders.to_dicts()
         )
-        return Verdict(
-            passed=False,
-            serious=False,
-            reason=f"values of {offenders.height} accounts differ from Flex by more than {within:.1%}: {listed}",
-            numbers=numbers | {"sample": listed},
-        )
-    reason = f"values agree with Flex within {100 * worst['difference']:.2f} %"
-    return Verdict(passed=True, reason=reason, numbers=numbers)
+        reason = f"values of {offenders.height} accounts differ from Flex by more than {within:.1%}: {listed}"
+        return Verdict.warning(reason, numbers | {"sample": listed})
+    return Verdict.ok(f"values agree with Flex within {100 * worst['difference']:.2f} %", numbers)
 
 
 def quantities_explained(
@@ -156,18 +148,18 @@ def quantities_explained(
     day: date,
     previous_day: date,
 ) -> Verdict:
-    """Whether trades, exercises, transfers and corporate actions explain how quantities changed since the day before.
+    """Judge whether trades, exercises, transfers and corporate actions explain each change of quantity in a day.
 
-    Judged are accounts with a Flex statement of both days. Where the statement has no section of exercises, expiry
-    explains that a contract is gone. Where it lacks any section of those, the rest cannot be told.
+    Only accounts with a Flex statement of both days are judged. If a statement has no section of exercises, the expiry
+    of a contract explains that it is gone. If any of these sections is missing, other changes are not judged.
 
     Args:
-        positions: of ``flex_positions``, the day.
-        previous: of ``flex_positions``, the day before.
-        activity: of ``flex_activity``, the day.
-        statements: of ``flex_statements``, both days.
+        positions: the day of ``flex_positions``.
+        previous: the day before of ``flex_positions``.
+        activity: the day of ``flex_activity``.
+        statements: both days of ``flex_statements``.
         day: the trading day.
-        previous_day: the one before.
+        previous_day: the trading day before.
     """
     judged = _accounts(statements, day) & _accounts(statements, previous_day)
     incomplete = {
@@ -176,38 +168,31 @@ def quantities_explained(
         if account in judged and _ACTIVITY_SECTIONS.difference(sections)
     }
     if not judged:
-        return Verdict(passed=True, reason="no account has Flex statements of both days", numbers={"accounts": 0})
+        return Verdict.ok("no account has Flex statements of both days", {"accounts": 0})
     unexplained = _unexplained(positions, previous, activity, day=day, previous_day=previous_day)
-    without_expiries = [account for account, lacks in incomplete.items() if _EXPIRIES in lacks]
+    without_expiries = [account for account, missing in incomplete.items() if _EXPIRIES in missing]
     expired = (pl.col("now") == 0) & (pl.col("booked") == 0) & (pl.col("expiry") <= day)
     unexplained = unexplained.filter(
         pl.col("account").is_in(judged) & ~(expired.fill_null(value=False) & pl.col("account").is_in(without_expiries))
     )
-    cannot_tell = unexplained.filter(pl.col("account").is_in(incomplete.keys()))
+    not_judged = unexplained.filter(pl.col("account").is_in(incomplete.keys()))
     offenders = unexplained.filter(~pl.col("account").is_in(incomplete.keys()))
     numbers: Numbers = {
         "accounts": len(judged),
         "booked": activity.height,
         "unexplained": offenders.height,
-        "cannot_tell": cannot_tell.height,
+        "cannot_tell": not_judged.height,
     }
     sections = first_few(sorted({section for missing in incomplete.values() for section in missing}))
     if offenders.height:
         listed = _changes(offenders)
-        return Verdict(
-            passed=False,
-            serious=False,
-            reason=f"{offenders.height} quantities changed otherwise than Flex booked: {listed}",
-            numbers=numbers | {"sample": listed},
-        )
-    if cannot_tell.height:
-        listed = _changes(cannot_tell)
-        return Verdict(
-            passed=True,
-            reason=f"cannot tell of {cannot_tell.height} quantities: the statement lacks {sections}; {listed}",
-            numbers=numbers | {"sample": listed},
-        )
-    return Verdict(passed=True, reason="what Flex booked explains every quantity", numbers=numbers)
+        reason = f"{offenders.height} quantities did not change as Flex booked: {listed}"
+        return Verdict.warning(reason, numbers | {"sample": listed})
+    if not_judged.height:
+        listed = _changes(not_judged)
+        reason = f"{not_judged.height} quantities are not judged: the statement has no {sections}; {listed}"
+        return Verdict.ok(reason, numbers | {"sample": listed})
+    return Verdict.ok("every change of quantity is as Flex booked", numbers)
 
 
 def _unexplained(

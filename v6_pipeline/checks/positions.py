@@ -1,4 +1,4 @@
-"""Whether the newest rows of positions are whole and agree with the broker: pure verdicts, for asset checks."""
+"""Rules of the newest rows of positions: complete, consistent, and in agreement with the broker."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _OPTIONS = ("OPT", "FOP")
 
 
 def one_row_per_key(found: RepeatedKeys | None, key: Sequence[str]) -> Verdict:
-    """Whether no two rows of the newest trading day have the same key."""
+    """Judge whether no two rows of the newest trading day have the same key."""
     if found is None:
-        return Verdict(passed=True, reason="the table has no rows yet", numbers={"rows": 0, "repeated": 0})
+        return Verdict.ok("the table has no rows yet", {"rows": 0, "repeated": 0})
     numbers: Numbers = {"day": found.day.isoformat(), "rows": found.rows, "repeated": found.repeated.height}
     named = ", ".join(key)
     if found.repeated.height:
         listed = first_few(
             "/".join(str(row[name]) for name in key) + f" {row['rows']} times" for row in found.repeated.to_dicts()
         )
-        reason = f"{found.day}: {found.repeated.height} of ({named}) are there more than once: {listed}"
-        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
-    return Verdict(passed=True, reason=f"{found.day}: each of {found.rows} rows has its own ({named})", numbers=numbers)
+        reason = f"{found.day}: {found.repeated.height} of ({named}) occur more than once: {listed}"
+        return Verdict.error(reason, numbers | {"sample": listed})
+    return Verdict.ok(f"{found.day}: each of {found.rows} rows has its own ({named})", numbers)
 
 
 def prices_present(rows: pl.DataFrame, *, unknown: Collection[int], today: date) -> Verdict:
-    """Whether every open position has a price, but for contracts that can have none.
+    """Judge whether every open position has a price, except for contracts that cannot have one.
 
     Args:
-        rows: the newest of each open position.
+        rows: the newest row of each open position.
         unknown: contracts that IB does not know.
         today: contracts that expired before it have no price.
     """
@@ -56,18 +56,18 @@ def prices_present(rows: pl.DataFrame, *, unknown: Collection[int], today: date)
     if offenders.height:
         listed = _contracts(offenders)
         reason = f"{offenders.height} of {rows.height} open positions have no price: {listed}"
-        return Verdict(passed=False, reason=reason, serious=False, numbers=numbers | {"sample": listed})
-    return Verdict(passed=True, reason=f"{rows.height} open positions have what price there is", numbers=numbers)
+        return Verdict.warning(reason, numbers | {"sample": listed})
+    return Verdict.ok(f"every price that exists is present in {rows.height} open positions", numbers)
 
 
 def greeks_present(rows: pl.DataFrame, *, today: date) -> Verdict:
-    """Whether open options have greeks where the market gives them.
+    """Judge whether open options have greeks if they have a bid and an ask.
 
-    A bid and an ask say that we may see the market: without permission IB sends neither quotes nor greeks.
+    Without market data permissions IB sends neither quotes nor greeks.
 
     Args:
-        rows: the newest of each open position.
-        today: contracts that expired before it do not count.
+        rows: the newest row of each open position.
+        today: contracts that expired before it are not judged.
     """
     options = rows.filter(pl.col("sec_type").is_in(_OPTIONS) & (pl.col("expiry") >= today).fill_null(value=True))
     quoted = options.filter(pl.col("bid").is_not_null() & pl.col("ask").is_not_null())
@@ -80,8 +80,8 @@ def greeks_present(rows: pl.DataFrame, *, today: date) -> Verdict:
     if offenders.height:
         listed = _contracts(offenders)
         reason = f"{offenders.height} of {quoted.height} options with a quote have no greeks: {listed}"
-        return Verdict(passed=False, reason=reason, serious=False, numbers=numbers | {"sample": listed})
-    return Verdict(passed=True, reason=f"{quoted.height} options with a quote have greeks", numbers=numbers)
+        return Verdict.warning(reason, numbers | {"sample": listed})
+    return Verdict.ok(f"{quoted.height} options with a quote have greeks", numbers)
 
 
 def reconciles_with_broker(
@@ -92,21 +92,21 @@ def reconciles_with_broker(
     streamed: Collection[int],
     stale_before: datetime,
     accounts: Collection[str],
-    heard_since: datetime | None,
+    downloaded_since: datetime | None,
     now: datetime,
 ) -> Verdict:
-    """Whether the newest rows say what the account holds by IB's last download, and that is not long ago.
+    """Judge whether the newest rows agree with the holdings of IB's last download, and that download is recent.
 
     A position that changed after its row was made may differ until the row is stale.
 
     Args:
         held: open holdings.
-        rows: the newest of each open position, of all position tables.
-        pending: what is about to be refreshed does not count: its row is known to be old.
-        streamed: contracts that do not count, for their rows follow the account by seconds.
-        stale_before: rows older than this should have been renewed (UTC).
-        accounts: those that refreshes ask IB about.
-        heard_since: each of them should have been heard of since then (UTC); None where nothing is expected of IB.
+        rows: the newest row of each open position, of all position tables.
+        pending: positions about to be refreshed; they are not compared, as their rows are known to be old.
+        streamed: contracts that are not compared, as their rows follow the account within seconds.
+        stale_before: rows older than this should have been refreshed (UTC).
+        accounts: those that refreshes download.
+        downloaded_since: each account should have been downloaded since then (UTC); None: no answer of IB is expected.
         now: UTC.
     """
     theirs = {holding.key: holding for holding in held if holding.position != 0}
@@ -131,9 +131,9 @@ def reconciles_with_broker(
         "not_held": len(surplus),
         "unequal": len(unequal),
     }
-    heard = _heard_last(holding for holding in held if holding.account in accounts)
-    if heard:
-        numbers["heard_seconds_ago"] = round((now - min(heard.values())).total_seconds(), 1)
+    observed = _last_observed(holding for holding in held if holding.account in accounts)
+    if observed:
+        numbers["heard_seconds_ago"] = round((now - min(observed.values())).total_seconds(), 1)
     if missing or surplus or unequal:
         listed = first_few(
             f"{account}/{conid} {ours[account, conid][0] if (account, conid) in ours else 0:g} in the lake, "
@@ -144,23 +144,23 @@ def reconciles_with_broker(
             f"{len(missing)} held positions have no row, {len(surplus)} rows are not held, {len(unequal)} differ in "
             f"quantity: {listed}"
         )
-        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
-    silent = [account for account, instant in heard.items() if heard_since is not None and instant < heard_since]
-    if silent:
+        return Verdict.error(reason, numbers | {"sample": listed})
+    old = [account for account, at in observed.items() if downloaded_since is not None and at < downloaded_since]
+    if old:
         reason = (
-            f"IB was last heard {numbers['heard_seconds_ago']:,.0f} s ago ({first_few(silent)}): what it holds now is "
-            "not known"
+            f"IB's last download is {numbers['heard_seconds_ago']:,.0f} s old ({first_few(old)}): the current holdings "
+            "are unknown"
         )
-        return Verdict(passed=False, reason=reason, serious=False, numbers=numbers)
-    return Verdict(passed=True, reason=f"the lake has what IB holds: {len(judged)} positions", numbers=numbers)
+        return Verdict.warning(reason, numbers)
+    return Verdict.ok(f"the lake agrees with IB: {len(judged)} positions", numbers)
 
 
 def values_consistent(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> Verdict:
-    """Whether market values follow from position, price, multiplier and magnifier.
+    """Judge whether market values follow from position, price, multiplier and magnifier.
 
     Args:
-        rows: the newest of each open position.
-        contracts: the contract cache; rows of contracts that are not in it are not judged.
+        rows: the newest row of each open position.
+        contracts: the contract cache; rows of contracts outside of it are not judged.
     """
     columns = (*KEY, "position", "market_price", "market_value")
     judged, offenders = 0, []
@@ -175,16 +175,16 @@ def values_consistent(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec])
     if offenders:
         listed = first_few(offenders)
         reason = f"{len(offenders)} of {judged} market values do not follow from position and price: {listed}"
-        return Verdict(passed=False, reason=reason, numbers=numbers | {"sample": listed})
-    return Verdict(passed=True, reason=f"{judged} market values follow from position and price", numbers=numbers)
+        return Verdict.error(reason, numbers | {"sample": listed})
+    return Verdict.ok(f"{judged} market values follow from position and price", numbers)
 
 
-def _heard_last(held: Iterable[Holding]) -> dict[str, datetime]:
-    """When each account's holdings were observed last; the account that was silent for longest comes first."""
-    heard: dict[str, datetime] = {}
+def _last_observed(held: Iterable[Holding]) -> dict[str, datetime]:
+    """Return the time of the newest observation of each account's holdings, the oldest first."""
+    observed: dict[str, datetime] = {}
     for holding in held:
-        heard[holding.account] = max(holding.observed_at, heard.get(holding.account, holding.observed_at))
-    return dict(sorted(heard.items(), key=lambda item: (item[1], item[0])))
+        observed[holding.account] = max(holding.observed_at, observed.get(holding.account, holding.observed_at))
+    return dict(sorted(observed.items(), key=lambda item: (item[1], item[0])))
 
 
 def _contracts(rows: pl.DataFrame) -> str:

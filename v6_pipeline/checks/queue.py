@@ -1,4 +1,4 @@
-"""Whether the queue drains and gives nothing up: pure verdicts, for asset checks."""
+"""Rules of the position queue and of the account downloads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from v6_pipeline.state.queue.due import Overdue
 from v6_pipeline.state.queue.items import QueueItem, QueueStats
 
 BATCH_SECONDS = 60
-"""A batch's lease: a worker that needs longer for one has lost it."""
+"""Lease of a batch: a worker that takes longer loses it."""
+_NOT_EXPECTED = "; no refresh is expected now: the exchange is closed or IB is in its nightly reset"
 
 
 def queue_drains(
@@ -26,20 +27,20 @@ def queue_drains(
     is_expected: bool,
     was_expected: bool,
 ) -> Verdict:
-    """Whether what is asked for is refreshed in time, and no more is asked for than can be.
+    """Judge whether items are refreshed in time, and no more items wait than can be.
 
-    An empty queue proves nothing where nobody fills it: then values get old, and no account is downloaded. Values that
-    alone are old do not: a streamer that has just died leaves such.
+    An empty queue alone proves nothing, as no refresh may fill it: then values grow old and no account is downloaded.
+    Old values alone prove nothing either: a streamer that has just died leaves some.
 
     Args:
-        stats: how full the queue is; dead letters do not count.
-        overdue: holdings that nobody has refreshed since ``overdue_before``.
-        attempted_at: when an account was downloaded last, or could not be; None if never.
+        stats: of the queue; dead letters do not count.
+        overdue: holdings without a refresh since ``overdue_before``.
+        attempted_at: time of the newest account download, failed ones included; None if there was none.
         now: UTC.
-        refresh_seconds: no queued value may get older, so no item may wait longer.
-        batch_size: items per batch; what a worker surely drains in ``refresh_seconds`` follows from it.
-        is_expected: whether runs are expected to drain the queue: in session, the broker is there.
-        was_expected: whether they were at ``overdue_before`` as well.
+        refresh_seconds: greatest allowed age of a queued value, and so of an item.
+        batch_size: items per batch, from which follows how many a worker drains in ``refresh_seconds``.
+        is_expected: True if runs are expected to drain the queue now.
+        was_expected: True if they were at ``overdue_before``.
     """
     depth = batch_size * max(1, refresh_seconds // BATCH_SECONDS)
     age = stats.oldest_age_seconds or 0.0
@@ -54,38 +55,32 @@ def queue_drains(
     }
     before = overdue_before(now, refresh_seconds=refresh_seconds)
     if overdue.count and (attempted_at is None or attempted_at < before) and is_expected and was_expected:
-        since = f" since {attempted_at:%H:%M:%S} UTC" if attempted_at else ""
+        attempted = f"was attempted since {attempted_at:%H:%M:%S} UTC" if attempted_at else "was ever attempted"
         reason = (
             f"{overdue.count} positions are older than {(now - before).total_seconds():,.0f} s, the oldest "
-            f"{_age(overdue.oldest_at, now):,.0f} s, and nothing has refreshed{since}: is queued_positions_schedule "
-            "on, do runs start, and do they reach the gateway?"
+            f"{_age(overdue.oldest_at, now):,.0f} s, and no refresh {attempted}: is "
+            "queued_positions_schedule on, do runs start, and do they reach the gateway?"
         )
-        return Verdict(passed=False, reason=reason, numbers=numbers)
+        return Verdict.error(reason, numbers)
     if age > refresh_seconds:
-        reason = f"the oldest of {stats.pending} items waits for {age:.0f} s, {refresh_seconds} s are allowed"
-        if not is_expected:
-            reason += "; nothing is refreshed now: the exchange is closed or IB is in its nightly reset"
-        return Verdict(passed=False, reason=reason, serious=is_expected, numbers=numbers)
+        reason = f"the oldest of {stats.pending} items has waited {age:.0f} s, {refresh_seconds} s are allowed"
+        return Verdict.error(reason, numbers) if is_expected else Verdict.warning(reason + _NOT_EXPECTED, numbers)
     if stats.pending > depth:
-        reason = f"{stats.pending} items wait, {depth} are surely refreshed within {refresh_seconds} s"
-        return Verdict(passed=False, reason=reason, serious=False, numbers=numbers)
+        reason = f"{stats.pending} items wait, but a worker refreshes {depth} within {refresh_seconds} s"
+        return Verdict.warning(reason, numbers)
     if not stats.pending:
-        return Verdict(passed=True, reason="the queue is empty", numbers=numbers)
-    return Verdict(passed=True, reason=f"{stats.pending} items wait, the oldest for {age:.0f} s", numbers=numbers)
+        return Verdict.ok("the queue is empty", numbers)
+    return Verdict.ok(f"{stats.pending} items wait, the oldest for {age:.0f} s", numbers)
 
 
 def no_dead_letters(dead: Sequence[QueueItem]) -> Verdict:
-    """Whether no item was given up after its last attempt."""
+    """Judge whether no item was given up after its last attempt."""
     numbers: Numbers = {"dead": len(dead)}
     if not dead:
-        return Verdict(passed=True, reason="no item was given up", numbers=numbers)
+        return Verdict.ok("no item was given up", numbers)
     listed = first_few(f"{item.account}/{item.conid} {item.symbol} ({item.last_error})" for item in dead)
-    return Verdict(
-        passed=False,
-        serious=False,
-        reason=f"{len(dead)} items were given up and are not refreshed: {listed}",
-        numbers=numbers | {"sample": listed},
-    )
+    reason = f"{len(dead)} items were given up ('v6 queue retry --all' retries them): {listed}"
+    return Verdict.warning(reason, numbers | {"sample": listed})
 
 
 def account_feed_free(
@@ -96,14 +91,14 @@ def account_feed_free(
     refresh_seconds: int,
     is_expected: bool,
 ) -> Verdict:
-    """Whether the accounts can be downloaded: IB serves one at a time, and another client may hold the feed.
+    """Judge whether the accounts can be downloaded: IB serves one at a time, and another client may hold the feed.
 
     Args:
-        records: what has become of the downloads of each account.
-        accounts: those that are downloaded, since they hold something; what streams needs their exchange rates.
+        records: outcomes of the downloads, by account.
+        accounts: those with an open holding, streamed or not: streamed rows need their exchange rates.
         now: UTC.
-        refresh_seconds: no value may get older, so no account may go without a download for longer.
-        is_expected: whether downloads are expected to succeed: in session, the broker is there.
+        refresh_seconds: greatest allowed age of a value, and so of the newest download.
+        is_expected: True if downloads are expected to succeed now.
     """
     judged = [record for record in records if record.account in accounts]
     failing = [record for record in judged if record.failures]
@@ -116,16 +111,15 @@ def account_feed_free(
     if completed:
         numbers["oldest_download_seconds"] = round((now - min(completed)).total_seconds(), 1)
     if not failing:
-        return Verdict(
-            passed=True, reason=f"nothing keeps {len(judged)} accounts from being downloaded", numbers=numbers
-        )
-    stale_before = now - timedelta(seconds=refresh_seconds)
-    is_stale = any(record.completed_at is None or record.completed_at < stale_before for record in failing)
+        return Verdict.ok(f"downloads of {len(judged)} accounts succeed", numbers)
     listed = first_few(f"{record.account}{_in_a_row(record.failures)}: {record.reason}" for record in failing)
+    numbers["sample"] = listed
     reason = f"{len(failing)} of {len(judged)} accounts could not be downloaded: {listed}"
     if not is_expected:
-        reason += "; nothing is expected of it now: the exchange is closed or IB is in its nightly reset"
-    return Verdict(passed=False, reason=reason, serious=is_stale and is_expected, numbers=numbers | {"sample": listed})
+        return Verdict.warning(reason + _NOT_EXPECTED, numbers)
+    stale_before = now - timedelta(seconds=refresh_seconds)
+    is_stale = any(record.completed_at is None or record.completed_at < stale_before for record in failing)
+    return Verdict.error(reason, numbers) if is_stale else Verdict.warning(reason, numbers)
 
 
 def _age(instant: datetime | None, now: datetime) -> float:

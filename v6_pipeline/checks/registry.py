@@ -92,7 +92,7 @@ def judge(checks: Iterable[Check], read: Callable[[], CheckInputs]) -> Iterator[
         except V6Error as error:
             if not check.reports_what_it_cannot_read:
                 raise
-            verdict = Verdict(passed=False, reason=f"not checked: {error}")
+            verdict = Verdict.error(f"not checked: {error}")
         yield check, verdict
 
 
@@ -136,7 +136,7 @@ def _reconciles_with_broker(inputs: CheckInputs) -> Verdict:
         streamed={slot.conid for slot in coverage.streams},
         stale_before=inputs.now - timedelta(seconds=inputs.settings.refresh_seconds),
         accounts=downloaded_accounts(coverage.held, inputs.settings),
-        heard_since=before if inputs.is_expected(before) and inputs.is_expected(inputs.now) else None,
+        downloaded_since=before if inputs.is_expected(before) and inputs.is_expected(inputs.now) else None,
         now=inputs.now,
     )
 

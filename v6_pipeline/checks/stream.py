@@ -1,6 +1,6 @@
-"""Whether the stream is as it should be, judged from its lease, its own report and the ledger: pure, for asset checks.
+"""Rules of the stream, judged by its lease, its own report and the slot ledger.
 
-Quiet while nothing is expected to flow: outside the session, in the broker's resets, after a stop on request.
+No alarm while no data is expected: outside the session, in the broker's resets, after a stop on request.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from v6_pipeline.state.slots.allocation import SlotUsage
 from v6_pipeline.streaming.status import StreamerStatus, StreamState
 
 BLIND_FOR = timedelta(seconds=60)
-"""A reconnect, or a feed that is verified, takes seconds; data that is away for longer is worth an alarm."""
+"""A reconnect, or the verification of a feed, takes seconds; a longer gap is worth an alarm."""
 REPORTS_WITHIN = timedelta(seconds=30)
 """A living streamer reports each second."""
 FAILING_FOR = timedelta(seconds=60)
-COMES_UP_WITHIN = timedelta(seconds=60)
+STARTS_WITHIN = timedelta(seconds=60)
 
-_STOPPED = Verdict(passed=False, reason="stopped on request", serious=False)
-_COMING_UP = Verdict(passed=True, reason="the streamer is coming up")
+_STOPPED = Verdict.warning("the streamer was stopped on request: start it with 'v6 stream --start'")
+_STARTING = Verdict.ok("the streamer is starting")
 
 
 def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOutage | None, now: datetime) -> Verdict:
-    """Whether streamed contracts have fresh data in the lake, or a good reason not to.
+    """Judge whether streamed contracts have fresh data in the lake, or a good reason not to.
 
     Args:
-        lease: the streamer's, with its newest report.
-        is_open: whether prices are expected to move: the exchange is in session.
-        outage: whether the broker is expected to be away.
+        lease: the streamer's lease with its newest report.
+        is_open: True if prices are expected to move, as the exchange is in session.
+        outage: the window in which the broker may be away now, if any.
         now: UTC.
     """
     if lease.desired_state is DesiredState.STOP:
         return _STOPPED
-    if lease.is_live(now) and lease.claimed_at is not None and now - lease.claimed_at < COMES_UP_WITHIN:
-        return _COMING_UP
+    if lease.is_live(now) and lease.claimed_at is not None and now - lease.claimed_at < STARTS_WITHIN:
+        return _STARTING
     status = StreamerStatus.parse(lease.status)
     fault = _fault(lease, status, now)
     numbers = _numbers(status, now)
     if fault is None:
-        return Verdict(passed=True, reason="all streamed data flows", numbers=numbers)
+        return Verdict.ok("every streamed feed has fresh data", numbers)
     if outage is not None:
-        return Verdict(passed=True, reason=f"{fault}; expected: {outage}", numbers=numbers)
+        return Verdict.ok(f"{fault}; expected: {outage}", numbers)
     if not is_open:
-        return Verdict(passed=False, reason=f"{fault}; the exchange is closed", serious=False, numbers=numbers)
-    return Verdict(passed=False, reason=fault, numbers=numbers)
+        return Verdict.warning(f"{fault}; the exchange is closed", numbers)
+    return Verdict.error(fault, numbers)
 
 
 def slots_within_budget(usage: SlotUsage) -> Verdict:
-    """Whether lines stay within the ceiling, and IB grants as many as the settings say."""
+    """Judge whether lines stay within the ceiling, and IB grants as many as the settings say."""
     used = usage.streams + usage.batches
     numbers: Numbers = {
         "lines": used,
@@ -60,37 +60,33 @@ def slots_within_budget(usage: SlotUsage) -> Verdict:
         "ceiling_by_settings": usage.configured_ceiling,
     }
     if used > usage.configured_ceiling:
-        return Verdict(passed=False, reason=f"{used} lines in use, {usage.configured_ceiling} allowed", numbers=numbers)
+        reason = f"{used} lines in use, {usage.configured_ceiling} allowed: 'v6 slots' lists their holders"
+        return Verdict.error(reason, numbers)
     if usage.ceiling < usage.configured_ceiling:
         since = f" since {usage.learned.learned_at:%Y-%m-%d %H:%M} UTC" if usage.learned.learned_at else ""
-        return Verdict(
-            passed=False,
-            serious=False,
-            reason=(
-                f"IB grants {usage.ceiling} of {usage.configured_ceiling} lines{since}: close windows with market data "
-                "in TWS and on the phone; the ledger tries for more by itself"
-            ),
-            numbers=numbers,
+        reason = (
+            f"IB grants {usage.ceiling} of {usage.configured_ceiling} lines{since}: close windows with market data in "
+            "TWS and on the phone; the ledger tries for more by itself"
         )
-    return Verdict(passed=True, reason=f"{used} of {usage.ceiling} lines in use", numbers=numbers)
+        return Verdict.warning(reason, numbers)
+    return Verdict.ok(f"{used} of {usage.ceiling} lines in use", numbers)
 
 
 def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now: datetime) -> Verdict:
-    """Whether there are lines for all active contracts; those without are refreshed at priority 1.
+    """Judge whether all active contracts have a line; those without are refreshed at priority 1.
 
     Args:
-        lease: the streamer's, with its newest report.
-        usage: the ledger's.
+        lease: the streamer's lease with its newest report.
+        usage: of the slots.
         now: UTC.
     """
     if lease.desired_state is DesiredState.STOP:
         return _STOPPED
     if not lease.is_live(now):
-        # What the last one reported says nothing of now.
-        reason = "no streamer runs, so no active contract streams: see stream_fresh"
-        return Verdict(passed=False, reason=reason, serious=False)
+        # The report of the last streamer is out of date.
+        return Verdict.warning("no streamer runs, so no active contract streams: see stream_fresh")
     if not lease.status:
-        return _COMING_UP
+        return _STARTING
     status = StreamerStatus.parse(lease.status)
     streamed, overflow = status.streamed_contracts or 0, status.overflow_contracts
     sample = ", ".join(str(conid) for conid in status.overflow_sample)
@@ -101,29 +97,29 @@ def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now:
         "lines_for_streams": usage.limit.stream_capacity,
     }
     if not overflow:
-        return Verdict(passed=True, reason="every active contract that can stream has a line", numbers=numbers)
+        return Verdict.ok("every active contract that can stream has a line", numbers)
     more = ", …" if overflow > len(status.overflow_sample) else ""
     reason = (
-        f"{overflow} active contracts found no line ({sample}{more}) and are "
+        f"{overflow} active contracts have no line ({sample}{more}) and are "
         "refreshed at priority 1: deactivate some, or raise V6_MARKET_DATA_LINES if IB grants more"
     )
-    return Verdict(passed=False, serious=False, reason=reason, numbers=numbers | {"sample": sample})
+    return Verdict.warning(reason, numbers | {"sample": sample})
 
 
 def _fault(lease: StreamerLeaseState, status: StreamerStatus, now: datetime) -> str | None:
     if status.state is StreamState.FAILED:
         return f"the streamer failed: {status.error}"
     if not lease.is_live(now):
-        return "no streamer runs"
+        return "no streamer runs: is ib_streamer_sensor on?"
     if lease.heartbeat_at is None or now - lease.heartbeat_at > REPORTS_WITHIN:
-        return "the streamer does not report"
+        return f"the streamer has not reported for {REPORTS_WITHIN.total_seconds():.0f} s"
     since = status.blind_since
     if since is not None and now - since >= BLIND_FOR:
         why = "; ".join(f"{name}: {feed.reason}" for name, feed in status.feeds.items())
         return f"no fresh market data since {since:%Y-%m-%d %H:%M:%S} UTC ({why or status.connection})"
     failing = status.writer.failing_since
     if failing is not None and now - failing >= FAILING_FOR:
-        return f"nothing can be written since {failing:%Y-%m-%d %H:%M:%S} UTC: {status.writer.last_error}"
+        return f"no row could be written since {failing:%Y-%m-%d %H:%M:%S} UTC: {status.writer.last_error}"
     return None
 
 

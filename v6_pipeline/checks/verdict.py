@@ -30,6 +30,21 @@ class Verdict:
     serious: bool = True
     numbers: Mapping[str, int | float | str] = field(default_factory=dict)
 
+    @classmethod
+    def ok(cls, reason: str, numbers: Mapping[str, int | float | str] | None = None) -> Verdict:
+        """Return a verdict that passes."""
+        return cls(passed=True, reason=reason, numbers=numbers or {})
+
+    @classmethod
+    def warning(cls, reason: str, numbers: Mapping[str, int | float | str] | None = None) -> Verdict:
+        """Return a failure that a person should look at."""
+        return cls(passed=False, reason=reason, serious=False, numbers=numbers or {})
+
+    @classmethod
+    def error(cls, reason: str, numbers: Mapping[str, int | float | str] | None = None) -> Verdict:
+        """Return a failure that is worth an alarm."""
+        return cls(passed=False, reason=reason, numbers=numbers or {})
+
 
 def first_few(items: Iterable[str]) -> str:
     """Return the first ``SAMPLE`` items as a list in text, and how many more there are."""

@@ -161,7 +161,7 @@ def test_a_check_fails_while_another_client_holds_the_account_feed_and_passes_af
         demo.gateway("heal")
     browser.materialize("Latest")
     browser.open_asset("account_values", "Checks")
-    browser.sees("nothing keeps 2 accounts from being downloaded", seconds=3 * MINUTE)
+    browser.sees("downloads of 2 accounts succeed", seconds=3 * MINUTE)
 
 
 def test_figures_are_plotted_and_slots_drawn(demo: Demo, browser: Browser) -> None:

@@ -205,7 +205,7 @@ def test_expiry_explains_where_the_statement_has_no_section_that_would() -> None
 def test_without_the_sections_it_cannot_tell() -> None:
     verdict = explained(flex(("DU1", 1, 5.0)), flex(("DU1", 1, 3.0)), sections=["OpenPositions"])
     assert verdict.passed
-    assert verdict.reason.startswith("cannot tell of 1 quantities: the statement lacks CorporateActions, OptionEAE")
+    assert verdict.reason.startswith("1 quantities are not judged: the statement has no CorporateActions, OptionEAE")
 
 
 def test_an_account_without_a_statement_of_both_days_is_not_judged() -> None:

@@ -22,6 +22,7 @@ from v6_pipeline.state.slots.allocation import Slot, SlotUsage
 from v6_pipeline.state.slots.ceiling import LearnedLimit, LineLimit
 
 NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
+STOPPED = "the streamer was stopped on request: start it with 'v6 stream --start'"
 RESET = ExpectedOutage("IB's nightly reset", NOW + timedelta(hours=1))
 
 
@@ -83,13 +84,13 @@ def test_while_the_exchange_is_closed_a_gap_only_warns() -> None:
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        (lease(expires_at=NOW), "no streamer runs"),
-        (lease(owner=None), "no streamer runs"),
-        (lease(heartbeat_at=NOW - REPORTS_WITHIN - timedelta(seconds=1)), "the streamer does not report"),
+        (lease(expires_at=NOW), "no streamer runs: is ib_streamer_sensor on?"),
+        (lease(owner=None), "no streamer runs: is ib_streamer_sensor on?"),
+        (lease(heartbeat_at=NOW - REPORTS_WITHIN - timedelta(seconds=1)), "the streamer has not reported for 30 s"),
         (lease({"state": "failed", "error": "no gateway"}), "the streamer failed: no gateway"),
         (
             lease({"writer": {"failing_since": (NOW - timedelta(minutes=5)).isoformat(), "last_error": "disk full"}}),
-            "nothing can be written since 2026-03-02 14:55:00 UTC: disk full",
+            "no row could be written since 2026-03-02 14:55:00 UTC: disk full",
         ),
     ],
 )
@@ -100,7 +101,7 @@ def test_a_streamer_that_is_away_or_cannot_write_fails(state: StreamerLeaseState
 
 def test_a_stop_on_request_only_warns() -> None:
     verdict = fresh(lease(desired_state=DesiredState.STOP, owner=None))
-    assert (verdict.passed, verdict.serious, verdict.reason) == (False, False, "stopped on request")
+    assert (verdict.passed, verdict.serious, verdict.reason) == (False, False, STOPPED)
 
 
 def test_one_that_was_just_started_is_given_a_minute() -> None:
@@ -131,7 +132,7 @@ def test_active_contracts_without_a_line_warn_with_their_number_and_some_of_them
     status = {"streamed_contracts": 80, "overflow_contracts": 70, "overflow_sample": [11, 12, 13, 14, 15]}
     verdict = active_contracts_stream(lease(status), usage(80), now=NOW)
     assert (verdict.passed, verdict.serious) == (False, False)
-    assert verdict.reason.startswith("70 active contracts found no line (11, 12, 13, 14, 15, …) and are refreshed")
+    assert verdict.reason.startswith("70 active contracts have no line (11, 12, 13, 14, 15, …) and are refreshed")
     assert verdict.numbers == {
         "active": 150,
         "streamed": 80,
@@ -156,7 +157,7 @@ OVERFLOWED = {"streamed_contracts": 80, "overflow_contracts": 70, "overflow_samp
         (lease(OVERFLOWED, owner=None), "no streamer runs, so no active contract streams: see stream_fresh"),
         (lease(OVERFLOWED, expires_at=NOW), "no streamer runs, so no active contract streams: see stream_fresh"),
         (StreamerLeaseState(), "no streamer runs, so no active contract streams: see stream_fresh"),
-        (lease(OVERFLOWED, desired_state=DesiredState.STOP, owner=None), "stopped on request"),
+        (lease(OVERFLOWED, desired_state=DesiredState.STOP, owner=None), STOPPED),
     ],
 )
 def test_without_a_streamer_no_active_contract_streams_whatever_the_last_one_said(
@@ -168,7 +169,7 @@ def test_without_a_streamer_no_active_contract_streams_whatever_the_last_one_sai
 
 def test_a_streamer_that_has_not_reported_yet_is_coming_up() -> None:
     verdict = active_contracts_stream(lease({}), usage(0), now=NOW)
-    assert (verdict.passed, verdict.reason) == (True, "the streamer is coming up")
+    assert (verdict.passed, verdict.reason) == (True, "the streamer is starting")
 
 
 def test_a_learned_ceiling_warns_and_says_what_to_do() -> None:

@@ -150,7 +150,7 @@ def test_one_row_per_key_of_a_snapshot(checked: Checked) -> None:
 
     failed = checked.says("one_row_per_key")
     assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert failed.description == "2026-11-09: 1 positions are there more than once: SIM0000001/1"
+    assert failed.description == "2026-11-09: 1 positions occur more than once: SIM0000001/1"
     assert numbers(failed) == {"rows": 7, "repeated": 1, "sample": "SIM0000001/1", "days": 1, "days_failed": 1}
 
 
@@ -182,7 +182,7 @@ def test_values_are_not_compared_where_only_one_side_has_the_day(checked: Checke
 
     said = checked.says("values_agree_with_flex")
     assert said.passed
-    assert said.description == "2026-11-09: only one of Flex and own observations has the day"
+    assert said.description == "2026-11-09: not compared: the day has no Flex positions or no own observations"
 
 
 def test_quantities_explained(checked: Checked) -> None:
@@ -206,7 +206,7 @@ def test_quantities_explained(checked: Checked) -> None:
     failed = checked.says("quantities_explained")
     assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert failed.description is not None
-    assert failed.description.startswith("2026-11-10: 6 quantities changed otherwise than Flex booked: ")
+    assert failed.description.startswith("2026-11-10: 6 quantities did not change as Flex booked: ")
     assert "SIM0000001/2 20 to 40 with +0 booked" in numbers(failed)["sample"]
     assert (numbers(failed)["unexplained"], numbers(failed)["days_failed"]) == (6, 1)
 
@@ -219,7 +219,9 @@ def test_a_statement_that_lacks_sections_cannot_tell(checked: Checked) -> None:
     said = checked.says("quantities_explained")
     assert said.passed
     assert said.description is not None
-    assert "cannot tell of 6 quantities: the statement lacks CorporateActions, OptionEAE, Transfers" in said.description
+    assert (
+        "6 quantities are not judged: the statement has no CorporateActions, OptionEAE, Transfers" in said.description
+    )
 
 
 def test_a_damaged_table_is_a_failed_run_and_no_verdict(checked: Checked) -> None:

@@ -153,7 +153,7 @@ def test_the_queue_drains(checked: Checked) -> None:
     Clock.forward(1)
 
     failed = checked.says("queue_drains")
-    assert failed_with(failed) == (ERROR, "the oldest of 1 items waits for 301 s, 300 s are allowed")
+    assert failed_with(failed) == (ERROR, "the oldest of 1 items has waited 301 s, 300 s are allowed")
     assert numbers(failed)["oldest_seconds"] == 301.0
 
 
@@ -164,7 +164,7 @@ def test_a_queue_that_nobody_drains_while_the_exchange_is_closed_is_a_warning(ch
     severity, description = failed_with(checked.says("queue_drains"))
     assert severity is WARN
     assert (description or "").endswith(
-        "nothing is refreshed now: the exchange is closed or IB is in its nightly reset"
+        "no refresh is expected now: the exchange is closed or IB is in its nightly reset"
     )
 
 
@@ -184,7 +184,7 @@ def test_the_check_expects_refreshes_for_as_long_as_the_schedule_makes_them(
 
     assert refreshes is serious
     assert severity is (ERROR if serious else WARN)
-    assert ("nothing is refreshed now" in (description or "")) is not serious
+    assert ("no refresh is expected now" in (description or "")) is not serious
 
 
 def test_a_queue_that_is_deeper_than_a_worker_surely_drains(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_queue_that_is_deeper_than_a_worker_surely_drains(checked: Checked, mo
     assert checked.says("queue_drains").passed
     checked.queue.insert(6, "AAPL", account=ACCOUNT)
 
-    assert failed_with(checked.says("queue_drains")) == (WARN, "6 items wait, 5 are surely refreshed within 300 s")
+    assert failed_with(checked.says("queue_drains")) == (WARN, "6 items wait, but a worker refreshes 5 within 300 s")
 
 
 def test_values_that_nobody_refreshes_are_an_alarm_though_the_queue_is_empty(checked: Checked) -> None:
@@ -209,7 +209,7 @@ def test_values_that_nobody_refreshes_are_an_alarm_though_the_queue_is_empty(che
 
     failed = checked.says("queue_drains")
     reason = (
-        "2 positions are older than 420 s, the oldest 421 s, and nothing has refreshed since 17:00:00 UTC: "
+        "2 positions are older than 420 s, the oldest 421 s, and no refresh was attempted since 17:00:00 UTC: "
         "is queued_positions_schedule on, do runs start, and do they reach the gateway?"
     )
     assert failed_with(failed) == (ERROR, reason)
@@ -224,7 +224,7 @@ def test_values_that_nobody_ever_refreshed_are_an_alarm_too(checked: Checked) ->
 
     assert severity is ERROR
     assert (description or "").startswith(
-        "1 positions are older than 420 s, the oldest 1,900 s, and nothing has refreshed: is queued_positions_schedule"
+        "1 positions are older than 420 s, the oldest 1,900 s, and no refresh was ever attempted: is queued_positions_"
     )
 
 
@@ -272,7 +272,7 @@ def test_dead_letters(checked: Checked) -> None:
 
     failed = checked.says("no_dead_letters")
     named = "SIM1/1 AAPL (no such contract)"
-    assert failed_with(failed) == (WARN, f"1 items were given up and are not refreshed: {named}")
+    assert failed_with(failed) == (WARN, f"1 items were given up ('v6 queue retry --all' retries them): {named}")
     assert numbers(failed) == {"dead": 1, "sample": named}
     assert checked.says("queue_drains").passed  # they are told apart
 
@@ -346,7 +346,7 @@ def test_one_row_per_account_and_instant(checked: Checked) -> None:
 
     failed = checked.says("one_row_per_key", ACCOUNT_VALUES.name)
     named = "SIM2/2026-11-20 17:00:00+00:00 2 times"
-    reason = f"2026-11-20: 1 of (account, timestamp) are there more than once: {named}"
+    reason = f"2026-11-20: 1 of (account, timestamp) occur more than once: {named}"
     assert failed_with(failed) == (ERROR, reason)
     assert numbers(failed) == {"day": "2026-11-20", "rows": 3, "repeated": 1, "sample": named}
 
@@ -368,7 +368,7 @@ def test_one_row_per_key(checked: Checked, table: TableSpec) -> None:
 
     failed = checked.says("one_row_per_key", table.name)
     named = "SIM1/2/2026-11-20 17:00:00+00:00 2 times"
-    reason = f"2026-11-20: 1 of (account, conid, timestamp) are there more than once: {named}"
+    reason = f"2026-11-20: 1 of (account, conid, timestamp) occur more than once: {named}"
     assert failed_with(failed) == (ERROR, reason)
     assert numbers(failed) == {"day": "2026-11-20", "rows": 4, "repeated": 1, "sample": named}
 
@@ -551,7 +551,7 @@ def test_what_agrees_with_old_news_of_the_broker_is_not_known(checked: Checked) 
     checked.hold(stock(3), account="SIM2")
 
     failed = checked.says("reconciles_with_broker")
-    assert failed_with(failed) == (WARN, "IB was last heard 421 s ago (SIM1): what it holds now is not known")
+    assert failed_with(failed) == (WARN, "IB's last download is 421 s old (SIM1): the current holdings are unknown")
     assert numbers(failed)["heard_seconds_ago"] == 421.0
 
 
