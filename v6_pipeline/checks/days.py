@@ -16,9 +16,9 @@ from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.history.inputs import OWN_LOGS, SOURCES, DayInputs
 from v6_pipeline.history.positions import day_positions
-from v6_pipeline.history.snapshot_days import is_flat, known_contracts
+from v6_pipeline.history.snapshot_days import is_flat
 from v6_pipeline.history.snapshots import assemble
-from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS
+from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
 from v6_pipeline.state.registry.history import RegistryAt
 
 
@@ -55,7 +55,7 @@ def each_day(judge_day: Callable[[CheckInputs, date], Verdict]) -> Callable[[Che
 
 def snapshot_complete(inputs: CheckInputs, day: date) -> Verdict:
     """Compare a day's snapshot with the positions of its source."""
-    snapshot, _ = inputs.lake_days.snapshot(day)
+    snapshot = inputs.lake_days.table(POSITION_SNAPSHOTS).rows(day)
     try:
         source = day_positions(_known_then(inputs, day, snapshot), accounts=inputs.settings.ib_accounts)
     except SnapshotRefusedError as error:
@@ -65,7 +65,7 @@ def snapshot_complete(inputs: CheckInputs, day: date) -> Verdict:
 
 def one_row_per_key(inputs: CheckInputs, day: date) -> Verdict:
     """Count the rows of each position in a day's snapshot."""
-    return rules.one_row_per_key(inputs.lake_days.snapshot(day)[0])
+    return rules.one_row_per_key(inputs.lake_days.table(POSITION_SNAPSHOTS).rows(day))
 
 
 def values_agree(inputs: CheckInputs, day: date) -> Verdict:
@@ -73,14 +73,14 @@ def values_agree(inputs: CheckInputs, day: date) -> Verdict:
     only_one = Verdict.ok("not compared: the day has no Flex positions or no own observations")
     if not inputs.lake_days.has(day, FLEX_POSITIONS) or not inputs.lake_days.has(day, *OWN_LOGS):
         return only_one  # of most days no more is read
-    known = _known_then(inputs, day, inputs.lake_days.snapshot(day)[0])
+    known = _known_then(inputs, day, inputs.lake_days.table(POSITION_SNAPSHOTS).rows(day))
     if known.flex_positions.is_empty() or known.observed.is_empty():
         return only_one
     try:
         own = assemble(
             known.own_only(),
             registry=RegistryAt((), known.until, day=day),
-            contracts=known_contracts(inputs.context, known),
+            contracts=inputs.context.known_contracts(known.observed, known.earlier, known.flex_positions),
             now=inputs.now,
             run_id=inputs.context.run_id,
             accounts=inputs.settings.ib_accounts,
@@ -92,12 +92,12 @@ def values_agree(inputs: CheckInputs, day: date) -> Verdict:
 
 def quantities_explained(inputs: CheckInputs, day: date) -> Verdict:
     """Compare a day's Flex quantities with those of the day before and what Flex booked in between."""
-    rows, previous = inputs.lake_days.rows, inputs.calendar.previous_session(day)
+    table, previous = inputs.lake_days.table, inputs.calendar.previous_session(day)
     return rules.quantities_explained(
-        rows(FLEX_POSITIONS, day),
-        rows(FLEX_POSITIONS, previous),
-        rows(FLEX_ACTIVITY, day),
-        pl.concat([rows(FLEX_STATEMENTS, previous), rows(FLEX_STATEMENTS, day)]),
+        table(FLEX_POSITIONS).rows(day),
+        table(FLEX_POSITIONS).rows(previous),
+        table(FLEX_ACTIVITY).rows(day),
+        pl.concat([table(FLEX_STATEMENTS).rows(previous), table(FLEX_STATEMENTS).rows(day)]),
         day=day,
         previous_day=previous,
     )

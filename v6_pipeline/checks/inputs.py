@@ -89,7 +89,7 @@ class CheckInputs:
     @property
     def snapshot_days(self) -> list[date]:
         """Trading days with a snapshot, sorted."""
-        return self.lake_days.days(POSITION_SNAPSHOTS)
+        return sorted(self.lake_days.table(POSITION_SNAPSHOTS).days)
 
     @property
     def judged_days(self) -> list[date]:

@@ -29,7 +29,7 @@ from v6_pipeline.history.due import (
 )
 from v6_pipeline.history.inputs import SOURCES, LakeDays
 from v6_pipeline.ib.resets import expected_outage
-from v6_pipeline.lake.tables import QUEUED_POSITIONS
+from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, QUEUED_POSITIONS
 from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS, RefreshDecision, decide_refresh, is_refresh_time
 from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state.queue.queue import PositionQueue
@@ -177,12 +177,12 @@ def snapshot_decision(
     settings = pipeline.settings()
     recent = [day for day in recent_days(calendar, now) if day >= settings.start_date]
     days = LakeDays(pipeline.lake(), calendar)
-    observed = {day for spec in SOURCES for day in days.days(spec)}
+    observed = {day for spec in SOURCES for day in days.table(spec).days}
     active = instance.get_runs(RunsFilter(job_name=SNAPSHOT_JOB, statuses=_UNDER_WAY), limit=1)
     return decide_snapshot(
         rules=DayRules(calendar, always=settings.market_hours is MarketHours.ALWAYS),
         observed=observed & set(recent),
-        made={day: made for day in recent if (made := _made(days.snapshot(day)[0])) is not None},
+        made={day: made for day in recent if (made := _made(days.table(POSITION_SNAPSHOTS).rows(day))) is not None},
         runs=newest_runs(instance),
         active_run_id=active[0].run_id if active else None,
         now=now,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 import polars as pl
@@ -16,11 +16,10 @@ import polars as pl
 from v6_pipeline.calendar import Session
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.history.closes import CloseFetcher, CloseReport, FetchProgress
-from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
+from v6_pipeline.history.context import Failed, HistoryContext, Outcome
 from v6_pipeline.history.inputs import LakeDays
 from v6_pipeline.history.positions import day_positions, holding_of
 from v6_pipeline.ib.close_plan import CloseReason
-from v6_pipeline.lake.replace import Replacement, replace
 from v6_pipeline.lake.tables import HISTORICAL_CLOSES
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.state.account.closes import FetchedClose
@@ -79,9 +78,8 @@ def close_days(context: HistoryContext, days: Sequence[date], *, refetch: bool =
             run_id=context.run_id,
             ingested_at=context.now(),
         )
-        lineage = context.lineage(HISTORICAL_CLOSES, day, _SOURCE)
-        done = replace(store, frame, [(day,)], lineage, accounts=accounts)
-        yield _made(day, done, frame)
+        made = context.write(store, day, frame, source=_SOURCE, accounts=accounts)
+        yield replace(made, numbers=_numbers(frame))
     if silent := sorted({entry.day for entry in report.unanswered}):
         reason = (
             f"{len(report.unanswered)} closes were not answered in time: materialize those days again, what was "
@@ -155,20 +153,7 @@ def _fetch(context: HistoryContext, wanted: _Wanted, *, refetch: bool) -> CloseR
     return report
 
 
-def _made(day: date, done: Replacement, frame: pl.DataFrame) -> Made:
+def _numbers(frame: pl.DataFrame) -> dict[str, int]:
     reasons = Counter(frame.get_column("reason").drop_nulls())
-    return Made(
-        spec=HISTORICAL_CLOSES,
-        day=day,
-        version=done.version,
-        rows=done.rows,
-        changed=done.changed,
-        numbers={
-            "closes": frame.get_column("close").count(),
-            **{
-                f"without_close_{reason.value}": reasons[reason.value]
-                for reason in CloseReason
-                if reasons[reason.value]
-            },
-        },
-    )
+    without = {f"without_close_{reason.value}": reasons[reason.value] for reason in CloseReason}
+    return {"closes": frame.get_column("close").count(), **{name: rows for name, rows in without.items() if rows}}

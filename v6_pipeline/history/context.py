@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+
+import polars as pl
 
 from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
@@ -12,9 +14,15 @@ from v6_pipeline.history.inputs import DayWindow
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
+from v6_pipeline.lake.replace import Group, replace
+from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.model import ContractSpec
 from v6_pipeline.settings import MarketHours, Settings
+from v6_pipeline.state.account import contracts as contract_cache
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
+from v6_pipeline.state.registry.history import RegistryAt
+from v6_pipeline.state.registry.registry import StrategyRegistry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +84,38 @@ class HistoryContext:
         """The observations that count for a trading day."""
         return DayWindow.of(self.calendar, day, always=self.settings.market_hours is MarketHours.ALWAYS)
 
-    def lineage(self, spec: TableSpec, day: date, source: str) -> CommitLineage:
-        """Of a commit that replaces a day of a table."""
-        return CommitLineage(
+    def until(self, day: date) -> datetime:
+        """Return the last instant whose observations count for a day by now (UTC)."""
+        return self.window(day).until(self.now())
+
+    def write(
+        self,
+        store: DeltaTableStore,
+        day: date,
+        frame: pl.DataFrame,
+        *,
+        source: str,
+        groups: Sequence[Group] | None = None,
+        accounts: Collection[str] = (),
+    ) -> Made:
+        """Replace a day of a table, or ``groups`` of it; see ``lake.replace``."""
+        spec = store.spec
+        lineage = CommitLineage(
             asset=spec.name,
             source=source,
             code_version=__version__,
             partition=day.isoformat(),
             run_id=self.run_id,
         )
+        done = replace(store, frame, groups or [(day,)], lineage, accounts=accounts)
+        return Made(spec=spec, day=day, version=done.version, rows=done.rows, changed=done.changed)
 
-    def until(self, day: date) -> datetime:
-        """The last instant whose observations count for a day by now."""
-        return self.window(day).until(self.now())
+    def registry_at(self, instant: datetime, *, day: date) -> RegistryAt:
+        """Return the strategies in force at an instant, by which contracts that expired before ``day`` serve none."""
+        registry = StrategyRegistry(self.database, self.now, timezone=self.settings.timezone)
+        return RegistryAt(registry.active_on(instant), instant, day=day)
+
+    def known_contracts(self, *frames: pl.DataFrame) -> dict[int, ContractSpec]:
+        """Return the contracts that rows name, by conid, as far as the contract cache has them."""
+        conids = {conid for frame in frames for conid in frame.get_column("conid").unique()}
+        return {conid: item.spec for conid, item in contract_cache.get(self.database, conids).items()}

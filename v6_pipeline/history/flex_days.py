@@ -7,6 +7,7 @@ between leaves no statement whose positions are missing unnoticed (``day_positio
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from v6_pipeline.flex.rows import FlexDay, flex_activity_rows, flex_position_row
 from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.history.inputs import LakeDays
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.replace import replace
 from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS
 from v6_pipeline.model import UpdateSource
 
@@ -51,7 +51,7 @@ def flex_days(context: HistoryContext, days: Sequence[date], *, refetch: bool = 
         context.say(line)
     held = LakeDays(context.lake, context.calendar)
     for day, statements in files.statements(days):
-        newer = _newer(held.rows(FLEX_STATEMENTS, day), statements)
+        newer = _newer(held.table(FLEX_STATEMENTS).rows(day), statements)
         if newer:
             yield from _write(context, day, newer, origins=index.origins(day))
         else:
@@ -112,15 +112,8 @@ def _write(
         FLEX_STATEMENTS: flex_statement_rows(statements, of, origins=origins),
     }
     for spec in FLEX_TABLES:
-        done = replace(context.lake.table(spec), frames[spec], groups, context.lineage(spec, day, _SOURCE))
-        yield Made(
-            spec=spec,
-            day=day,
-            version=done.version,
-            rows=done.rows,
-            changed=done.changed,
-            numbers=_numbers(spec, frames[spec]),
-        )
+        made = context.write(context.lake.table(spec), day, frames[spec], source=_SOURCE, groups=groups)
+        yield replace(made, numbers=_numbers(spec, frames[spec]))
 
 
 def _numbers(spec: TableSpec, frame: pl.DataFrame) -> dict[str, int | float | str | None]:
@@ -137,8 +130,8 @@ def _numbers(spec: TableSpec, frame: pl.DataFrame) -> dict[str, int | float | st
 
 def _unchanged(held: LakeDays, day: date) -> Iterator[Made]:
     for spec in FLEX_TABLES:
-        rows = held.rows(spec, day).height
-        yield Made(spec=spec, day=day, version=held.version(spec), rows=rows, changed=False)
+        table = held.table(spec)
+        yield Made(spec=spec, day=day, version=table.version, rows=table.rows(day).height, changed=False)
 
 
 def _why_missing(context: HistoryContext, day: date, troubles: Sequence[str]) -> str:

@@ -22,7 +22,6 @@ from v6_pipeline.lake.tables import (
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
     HISTORICAL_CLOSES,
-    POSITION_SNAPSHOTS,
     QUEUED_POSITIONS,
     STREAMED_POSITIONS,
 )
@@ -189,46 +188,28 @@ class LakeDays:
             until=last,
             observed=pl.concat(own),
             earlier=self._earlier(before),
-            account_values=self._table(ACCOUNT_VALUES).rows(day),
-            statements=self._table(FLEX_STATEMENTS).rows(day),
-            flex_positions=self._table(FLEX_POSITIONS).rows(day),
-            activity=self._table(FLEX_ACTIVITY).rows(day),
-            closes=self._table(HISTORICAL_CLOSES).rows(day),
+            account_values=self.table(ACCOUNT_VALUES).rows(day),
+            statements=self.table(FLEX_STATEMENTS).rows(day),
+            flex_positions=self.table(FLEX_POSITIONS).rows(day),
+            activity=self.table(FLEX_ACTIVITY).rows(day),
+            closes=self.table(HISTORICAL_CLOSES).rows(day),
             accounts=frozenset().union(*(self._accounts_of(found) for found in (*before, day))),
             versions=self._versions(),
         )
         return inputs.cut()
 
-    def snapshot(self, day: date) -> tuple[pl.DataFrame, int | None]:
-        """A day's snapshot and the version it was read from."""
-        table = self._table(POSITION_SNAPSHOTS)
-        return table.rows(day), table.version
-
-    def days(self, spec: TableSpec) -> list[date]:
-        """The trading days that a table has rows of, sorted."""
-        return sorted(self._table(spec).days)
-
     def has(self, day: date, *specs: TableSpec) -> bool:
         """Whether any of the tables has rows of a trading day, by their logs: no row is read."""
-        return any(day in self._table(spec).days for spec in specs)
+        return any(day in self.table(spec).days for spec in specs)
 
-    def version(self, spec: TableSpec) -> int | None:
-        """The version at which a table is read; None if there is none."""
-        return self._table(spec).version
-
-    def rows(self, spec: TableSpec, day: date) -> pl.DataFrame:
-        """A trading day's rows of a table."""
-        return self._table(spec).rows(day)
-
-    def _table(self, spec: TableSpec) -> PinnedTable:
+    def table(self, spec: TableSpec) -> PinnedTable:
+        """Return a table as it was when it was first read."""
         if spec.name not in self._opened:
             self._opened[spec.name] = PinnedTable(self._lake.table(spec))
         return self._opened[spec.name]
 
     def _own_rows(self, spec: TableSpec, day: date, last: datetime) -> pl.DataFrame:
-        return self._table(spec).rows(
-            day, lambda rows: thin(observed_until(rows.select(OBSERVED_SCHEMA.names()), last))
-        )
+        return self.table(spec).rows(day, lambda rows: thin(observed_until(rows.select(OBSERVED_SCHEMA.names()), last)))
 
     def _sessions_before(self, day: date) -> list[date]:
         """The newest first; fewer where the calendar begins."""
@@ -249,7 +230,7 @@ class LakeDays:
         if day not in self._newest:
             of_day = pl.DataFrame(schema=OBSERVED_SCHEMA)
             for spec in OWN_LOGS:
-                table = self._table(spec)
+                table = self.table(spec)
                 if day in table.days:
                     of_day = pl.concat([of_day, table.newest_positions(day).select(OBSERVED_SCHEMA.names())])
             of_day = of_day.sort("timestamp", descending=True, maintain_order=True)
@@ -260,7 +241,7 @@ class LakeDays:
         if day not in self._accounts:
             found: set[str] = set()
             for spec in SOURCES:
-                table = self._table(spec)
+                table = self.table(spec)
                 if day in table.days:
                     found.update(table.rows(day, lambda rows: rows.select(pl.col("account").unique()))["account"])
             self._accounts[day] = frozenset(found)
@@ -273,12 +254,12 @@ class LakeDays:
 
     def _versions(self) -> Versions:
         return Versions(
-            streamed_version=self._table(STREAMED_POSITIONS).version,
-            queued_version=self._table(QUEUED_POSITIONS).version,
-            accounts_version=self._table(ACCOUNT_VALUES).version,
-            flex_version=self._table(FLEX_POSITIONS).version,
-            closes_version=self._table(HISTORICAL_CLOSES).version,
-            flex_activity_version=self._table(FLEX_ACTIVITY).version,
+            streamed_version=self.table(STREAMED_POSITIONS).version,
+            queued_version=self.table(QUEUED_POSITIONS).version,
+            accounts_version=self.table(ACCOUNT_VALUES).version,
+            flex_version=self.table(FLEX_POSITIONS).version,
+            closes_version=self.table(HISTORICAL_CLOSES).version,
+            flex_activity_version=self.table(FLEX_ACTIVITY).version,
         )
 
 

@@ -7,7 +7,7 @@ A day that is refused holds up no other. What a snapshot or an exposure is, is d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date
 
 import polars as pl
@@ -15,15 +15,10 @@ import polars as pl
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.history.exposure import exposure
-from v6_pipeline.history.inputs import DayInputs, LakeDays, Versions
+from v6_pipeline.history.inputs import LakeDays, Versions
 from v6_pipeline.history.positions import day_positions
 from v6_pipeline.history.snapshots import assemble
-from v6_pipeline.lake.replace import Replacement, replace
 from v6_pipeline.lake.tables import FLEX_ACTIVITY, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
-from v6_pipeline.model import ContractSpec
-from v6_pipeline.state.account import contracts as contract_cache
-from v6_pipeline.state.registry.history import RegistryAt
-from v6_pipeline.state.registry.registry import StrategyRegistry
 
 _SOURCE = "derived"
 
@@ -36,15 +31,14 @@ def snapshot_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
         StateError: the state database cannot be used.
     """
     lake_days = LakeDays(context.lake, context.calendar)
-    registry = StrategyRegistry(context.database, context.now, timezone=context.settings.timezone)
     store = context.lake.table(POSITION_SNAPSHOTS)
     for day in sorted(days):
         inputs = lake_days.day(context.window(day), until=context.until(day))
         try:
             frame = assemble(
                 inputs,
-                registry=RegistryAt(registry.active_on(inputs.until), inputs.until, day=day),
-                contracts=known_contracts(context, inputs),
+                registry=context.registry_at(inputs.until, day=day),
+                contracts=context.known_contracts(inputs.observed, inputs.earlier, inputs.flex_positions),
                 now=context.now(),
                 run_id=context.run_id,
                 accounts=context.settings.ib_accounts,
@@ -52,8 +46,7 @@ def snapshot_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
         except SnapshotRefusedError as error:
             yield Failed(spec=POSITION_SNAPSHOTS, days=(day,), reason=str(error))
             continue
-        done = replace(store, frame, [(day,)], context.lineage(POSITION_SNAPSHOTS, day, _SOURCE))
-        yield _made(day, done, frame)
+        yield replace(context.write(store, day, frame, source=_SOURCE), numbers=_snapshot_numbers(frame))
 
 
 def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Outcome]:
@@ -64,32 +57,28 @@ def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
         StateError: the state database cannot be used.
     """
     lake_days = LakeDays(context.lake, context.calendar)
-    registry = StrategyRegistry(context.database, context.now, timezone=context.settings.timezone)
     store = context.lake.table(PORTFOLIO_EXPOSURE)
-    made = set(lake_days.days(POSITION_SNAPSHOTS))
+    snapshots = lake_days.table(POSITION_SNAPSHOTS)
     for day in sorted(days):
-        snapshot, version = lake_days.snapshot(day)
-        if day not in made and not is_flat(context, lake_days, day):
+        if day not in snapshots.days and not is_flat(context, lake_days, day):
             reason = f"{day}: there is no snapshot to tell the exposure from: materialize position_snapshots for it"
             yield Failed(spec=PORTFOLIO_EXPOSURE, days=(day,), reason=reason)
             continue
         window = context.window(day)
-        previous, _ = lake_days.snapshot(window.previous)
-        until = context.until(day)
+        snapshot, previous = snapshots.rows(day), snapshots.rows(window.previous)
         frame = exposure(
             snapshot,
             previous,
             window=window,
             next_session=context.calendar.next_session(day),
-            registry=RegistryAt(registry.active_on(until), until, day=day),
-            contracts=_known(context, [*snapshot.get_column("conid"), *previous.get_column("conid")]),
+            registry=context.registry_at(context.until(day), day=day),
+            contracts=context.known_contracts(snapshot, previous),
             now=context.now(),
             run_id=context.run_id,
-            activity=lake_days.rows(FLEX_ACTIVITY, day),
-            snapshot_version=version,
+            activity=lake_days.table(FLEX_ACTIVITY).rows(day),
+            snapshot_version=snapshots.version,
         )
-        done = replace(store, frame, [(day,)], context.lineage(PORTFOLIO_EXPOSURE, day, _SOURCE))
-        yield _exposed(day, done, frame)
+        yield _exposed(context.write(store, day, frame, source=_SOURCE), frame)
 
 
 def is_flat(context: HistoryContext, lake_days: LakeDays, day: date) -> bool:
@@ -101,38 +90,21 @@ def is_flat(context: HistoryContext, lake_days: LakeDays, day: date) -> bool:
         return False
 
 
-def known_contracts(context: HistoryContext, inputs: DayInputs) -> dict[int, ContractSpec]:
-    """The contracts that a day's inputs name, as far as the contract cache has them."""
-    frames = (inputs.observed, inputs.earlier, inputs.flex_positions)
-    return _known(context, [conid for frame in frames for conid in frame.get_column("conid").unique()])
-
-
-def _known(context: HistoryContext, conids: Sequence[int]) -> dict[int, ContractSpec]:
-    return {conid: item.spec for conid, item in contract_cache.get(context.database, conids).items()}
-
-
-def _made(day: date, done: Replacement, frame: pl.DataFrame) -> Made:
+def _snapshot_numbers(frame: pl.DataFrame) -> dict[str, int | float | str | None]:
     sources = dict(frame.group_by("position_source").len().iter_rows())
     held = frame.filter(pl.col("position") != 0)
-    return Made(
-        spec=POSITION_SNAPSHOTS,
-        day=day,
-        version=done.version,
-        rows=done.rows,
-        changed=done.changed,
-        numbers={
-            "final": int(bool(frame.get_column("final").all())),
-            "accounts": frame.get_column("account").n_unique(),
-            "positions_from_flex": sources.get("flex", 0),
-            "positions_from_stream": sources.get("stream", 0),
-            "positions_from_queue": sources.get("queue", 0),
-            "positions_carried_forward": int(frame.get_column("carried_forward").sum()),
-            "positions_closed": frame.height - held.height,
-            "positions_without_price": held.get_column("market_price").null_count(),
-            **_in_base(held, "market_value"),
-            **_versions(frame),
-        },
-    )
+    return {
+        "final": int(bool(frame.get_column("final").all())),
+        "accounts": frame.get_column("account").n_unique(),
+        "positions_from_flex": sources.get("flex", 0),
+        "positions_from_stream": sources.get("stream", 0),
+        "positions_from_queue": sources.get("queue", 0),
+        "positions_carried_forward": int(frame.get_column("carried_forward").sum()),
+        "positions_closed": frame.height - held.height,
+        "positions_without_price": held.get_column("market_price").null_count(),
+        **_sums(held.with_columns(pl.col("market_value") * pl.col("fx_rate_to_base")), ("market_value",)),
+        **_versions(frame),
+    }
 
 
 def _versions(frame: pl.DataFrame) -> dict[str, int | None]:
@@ -141,15 +113,11 @@ def _versions(frame: pl.DataFrame) -> dict[str, int | None]:
     return dict(zip(names, frame.select(names).row(0), strict=True)) if frame.height else {}
 
 
-def _exposed(day: date, done: Replacement, frame: pl.DataFrame) -> Made:
+def _exposed(made: Made, frame: pl.DataFrame) -> Made:
     currencies = frame.get_column("base_currency").drop_nulls().unique().to_list()
     known = frame.drop_nulls("dollar_delta").group_by("underlying").agg(pl.col("dollar_delta").sum())
-    return Made(
-        spec=PORTFOLIO_EXPOSURE,
-        day=day,
-        version=done.version,
-        rows=done.rows,
-        changed=done.changed,
+    return replace(
+        made,
         numbers={
             "underlyings": frame.select("account", "underlying").n_unique() if frame.height else 0,
             "strategies": frame.get_column("strategy").n_unique(),
@@ -160,10 +128,6 @@ def _exposed(day: date, done: Replacement, frame: pl.DataFrame) -> Made:
         dollar_delta=dict(known.sort("underlying").iter_rows()) if len(currencies) == 1 else {},
         currency=currencies[0] if len(currencies) == 1 else None,
     )
-
-
-def _in_base(rows: pl.DataFrame, name: str) -> dict[str, float]:
-    return _sums(rows.with_columns(pl.col(name) * pl.col("fx_rate_to_base")), (name,))
 
 
 def _sums(rows: pl.DataFrame, names: Sequence[str]) -> dict[str, float]:

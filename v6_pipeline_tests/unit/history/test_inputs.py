@@ -24,6 +24,7 @@ from v6_pipeline.lake.tables import (
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
     HISTORICAL_CLOSES,
+    POSITION_SNAPSHOTS,
     QUEUED_POSITIONS,
     STREAMED_POSITIONS,
 )
@@ -100,7 +101,7 @@ def test_a_lake_without_tables_is_a_day_without_rows(lake: Lake) -> None:
     assert [frame.height for frame in (*frames, inputs.activity, inputs.closes)] == [0] * 7
     assert inputs.accounts == frozenset()
     assert inputs.versions.streamed_version is None
-    assert LakeDays(lake, CALENDAR).snapshot(FRIDAY)[1] is None
+    assert LakeDays(lake, CALENDAR).table(POSITION_SNAPSHOTS).version is None
     assert not Path(lake.root).exists()
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from v6_pipeline.history.context import Made
 from v6_pipeline.history.snapshot_days import _exposed
-from v6_pipeline.lake.replace import Replacement
 from v6_pipeline.lake.tables import PORTFOLIO_EXPOSURE
 from v6_pipeline_tests.unit.history.day_builders import DAY, table
 
@@ -26,7 +25,8 @@ def told(*currencies: str | None) -> Made:
         }
         for number, currency in enumerate(currencies)
     ]
-    return _exposed(DAY, Replacement(version=3, changed=True, rows=len(rows)), table(PORTFOLIO_EXPOSURE, *rows))
+    made = Made(spec=PORTFOLIO_EXPOSURE, day=DAY, version=3, rows=len(rows), changed=True)
+    return _exposed(made, table(PORTFOLIO_EXPOSURE, *rows))
 
 
 @pytest.mark.parametrize("second", ["USD", None])
