@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.doctor.findings import Finding, Verdict, fault, ok, skipped, warning
-from v6_pipeline.ib.codes import Reaction, lacks_subscription, reaction_to
+from v6_pipeline.ib.codes import Reaction, is_unsubscribed, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.market_data import Refusal
 from v6_pipeline.ib.subscriptions import LineListener, Subscriptions
@@ -144,7 +144,7 @@ async def examine_quotes(
         conid = lines.market.conid_of(req_id)
         if reaction_to(code, text) is Reaction.COMPETING_SESSION:
             tried.elsewhere = f"{code} {text}"
-        elif conid is not None and lacks_subscription(code, text):
+        elif conid is not None and is_unsubscribed(code, text):
             tried.advised[conid] = f"{code} {text}"
 
     connection.add_error_listener(on_error)
@@ -246,7 +246,7 @@ def _is_lasting(refusal: Refusal) -> bool:
 
 
 def _remedy(refusal: Refusal) -> str:
-    if lacks_subscription(refusal.code, refusal.text):
+    if is_unsubscribed(refusal.code, refusal.text):
         return _SUBSCRIBE
     if refusal.reaction is Reaction.BACK_OFF:
         return "wait a minute and look again; end other programs of this gateway, or lower V6_MESSAGES_PER_SECOND"

@@ -1,7 +1,8 @@
 """The account feed: portfolio values and account figures of one account, for no market-data line.
 
-IB serves one managed account at a time over all clients (2100: another took the feed; 2101: refused), so a download is
-taken, read to its end and given back. Who may take it is decided by a lease of the state database.
+IB serves one managed account at a time over all clients (2100: another client took the feed; 2101: refused), so a
+download subscribes, reads to the end and unsubscribes. A lease in the state database decides which process may do so
+(``refresh.account_downloads``).
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _FIELDS = {
     "maintenance_margin": "MaintMarginReq",
     "excess_liquidity": "ExcessLiquidity",
 }
-"""Our name for an account figure -> IB's tag, in the account's base currency."""
+"""Name of an account figure -> IB's tag, in the account's base currency."""
 _BASE_FIELDS = {"unrealized_pnl": "UnrealizedPnL", "realized_pnl": "RealizedPnL"}
-"""The same for tags that IB totals under the currency ``BASE``."""
+"""The same, for tags that IB totals under the currency ``BASE``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,24 +87,24 @@ class AccountFeed:
         self._pnl_timeout = pnl_timeout
 
     async def download(self, account: str) -> AccountDownload:
-        """Take the feed of ``account``, read it to its end, give it back.
+        """Subscribe to the feed of ``account``, read it to its end, and unsubscribe.
 
         Raises:
-            AccountFeedError: another client has or took the feed, or the end did not come in time. What came until then
-                is thrown away: a position that is missing from it is not closed.
+            AccountFeedError: another client has or took the feed, or the end did not come in time. Everything received
+                is discarded, so that a position missing from it is not closed.
         """
         ib = self._connection.ib
         started_at = self._clock()
         reading = _Reading(account, self._clock)
         reading.listen_to(ib)
         try:
-            # IB.reqAccountUpdatesAsync would only ever subscribe, so both ways go through the client.
+            # IB.reqAccountUpdatesAsync can only subscribe, so both calls go through the client.
             ib.client.reqAccountUpdates(True, account)  # noqa: FBT003
             await self._connection.request(
                 reading.finished, f"the account download of {account}", timeout=self._timeout
             )
         except RequestTimeoutError as error:
-            raise AccountFeedError(f"{error}; nothing of it is used") from error
+            raise AccountFeedError(f"{error}; the partial download is discarded") from error
         finally:
             reading.stop_listening_to(ib)
             if ib.isConnected():
@@ -119,7 +120,7 @@ class AccountFeed:
         )
 
     async def _daily_pnl(self, account: str) -> float | None:
-        """The account's P&L of the day; ``None`` if that feed does not answer, for the valuation stands without it."""
+        """Return the account's P&L of the day; None if that feed does not answer: the valuation does not need it."""
         ib = self._connection.ib
         pnl = ib.reqPnL(account)
         try:
@@ -137,7 +138,7 @@ class AccountFeed:
 
 
 class _Reading:
-    """What has come of one account's download so far, and the future that ends with it."""
+    """The part of one account's download received so far, and a future that completes at its end."""
 
     def __init__(self, account: str, clock: Callable[[], datetime]) -> None:
         self._account = account
@@ -175,7 +176,7 @@ class _Reading:
     def _on_error(self, req_id: int, code: int, text: str, _contract: object) -> None:
         reaction = reaction_to(code)
         if req_id == -1 and reaction is Reaction.FAIL_REQUEST:
-            # An account that the login does not manage draws 321, which names no request, and then never an end.
+            # For an account that the login does not manage, IB sends 321 without a request id, and never an end.
             self._fail(AccountFeedError(f"account feed of {self._account} refused: {code} {text}"))
         if reaction is Reaction.FEED_LOST:
             self._fail(
@@ -196,7 +197,7 @@ class _Reading:
 def account_values(
     account: str, values: dict[tuple[str, str], str], *, daily_pnl: float | None, timestamp: datetime
 ) -> AccountValues:
-    """Account figures out of the download's (tag, currency) -> text.
+    """Return the account figures of a download's (tag, currency) -> text.
 
     The base currency is the one in which IB states the net liquidation value.
 
@@ -207,7 +208,7 @@ def account_values(
         (currency for tag, currency in values if tag == "NetLiquidation" and currency not in {"", "BASE"}), None
     )
     if base is None:
-        raise AccountFeedError(f"account download of {account}: no NetLiquidation in it; tried again with the next run")
+        raise AccountFeedError(f"account download of {account} has no NetLiquidation; the next run tries again")
     figures = {name: _number(values.get((tag, base))) for name, tag in _FIELDS.items()}
     figures |= {name: _number(values.get((tag, "BASE"), values.get((tag, base)))) for name, tag in _BASE_FIELDS.items()}
     rates = {

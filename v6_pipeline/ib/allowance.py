@@ -1,9 +1,9 @@
-"""Where a process gets its send instants from: the allowance of all processes, or one of its own.
+"""Source of a process's send instants: the allowance that all processes share, or one of its own.
 
-``SharedAllowance`` asks the state database and lives on its share while that cannot be reached; ``LocalAllowance`` is
-that share, and serves a connection that shares its gateway with nobody. The rules are those of
-``v6_pipeline.state.pacing.messages``. Instants are given in the running loop's seconds (``loop.time()``), because the
-timers are what waits for them.
+``SharedAllowance`` takes grants from the state database, and falls back to its share while the database cannot be
+reached. ``LocalAllowance`` is that share; it also serves a connection that is alone at its gateway. The rules are those
+of ``v6_pipeline.state.pacing.messages``. Instants are in the running loop's seconds (``loop.time()``), because the
+loop's timers wait for them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from v6_pipeline.state.pacing.throttle import slow_down
 log = logging.getLogger(__name__)
 
 SLOW_SECONDS = 2.0
-"""A database that does not answer for that long is taken for unavailable."""
+"""A database that does not answer for that long counts as unavailable."""
 PROBE_SECONDS = 0.05
-"""How long a process on its share waits for a database that may be back."""
+"""Time-out of a process on its share for a database that may be back."""
 RETRY_SECONDS = 1.0
-"""After a failure; with it all processes are back on grants well within ``pacing.SHARES_LINGER``."""
+"""Pause after a failure; short enough that all processes take grants again within ``pacing.SHARES_LINGER``."""
 _ZERO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -37,14 +37,14 @@ class Allowance(Protocol):
     """Hands out send instants."""
 
     async def take(self, count: int) -> list[float]:
-        """Up to ``count`` instants, at least one, in order; each is of use until ``TOLERANCE`` after it."""
+        """Take up to ``count`` instants, at least one, in order; each is usable until ``TOLERANCE`` after it."""
 
     async def back_off(self, reason: str) -> None:
-        """The gateway said that messages came too fast: hand out fewer."""
+        """Lower the rate, because the gateway reported that messages came too fast."""
 
 
 class LocalAllowance:
-    """An allowance of this process alone.
+    """An allowance for this process alone.
 
     Args:
         rate: messages a second.
@@ -54,17 +54,17 @@ class LocalAllowance:
         self._state = pacing.PacingState(gateway="", configured_rate=rate, next_at=_ZERO)
 
     async def take(self, count: int) -> list[float]:
-        """As the protocol says; answers at once."""
+        """Take instants without waiting."""
         return self.take_now(count)
 
     def take_now(self, count: int) -> list[float]:
-        """The same for whoever cannot wait."""
+        """Take instants, as ``take``, outside a coroutine."""
         now = _now()
         self._state, instants = pacing.grant(self._state, count, now=now, earliest=now)
         return [(instant - _ZERO).total_seconds() for instant in instants]
 
     async def back_off(self, reason: str) -> None:
-        """Halve the rate, as the shared one would."""
+        """Halve the rate, as the shared allowance does."""
         self._state = slow_down(self._state, reason, pacing.BACK_OFF, now=_now())
 
 
@@ -74,12 +74,12 @@ class SharedAllowance:
     Args:
         database: of all processes.
         gateway: ``host:port``, the same text in every process.
-        rate: messages a second by this process's settings. The process that starts last has read them last, so its
-            rate holds for all from its first grant on.
+        rate: messages a second by this process's settings. The process that started last has the newest settings, so
+            its rate applies to all processes from its first grant on.
         clock: UTC now.
 
-    While the database fails or keeps us waiting for ``SLOW_SECONDS``, this process sends ``1 / SHARES`` of the rate, so
-    that all together still keep to it; only a process that is cut off alone adds its share to what the others send.
+    While the database fails or does not answer within ``SLOW_SECONDS``, this process sends at ``1 / SHARES`` of the
+    rate, so that all processes together keep to it. A process that is cut off alone adds its share to the others' rate.
     """
 
     def __init__(self, database: StateDatabase, gateway: str, rate: float, clock: Clock) -> None:
@@ -92,32 +92,32 @@ class SharedAllowance:
         self._on_share = False
         self._retry_at = 0.0
         self._took = 0.0
-        self._asking: asyncio.Future[list[float]] | None = None
+        self._request: asyncio.Future[list[float]] | None = None
 
     async def take(self, count: int) -> list[float]:
-        """As the protocol says. A grant that came too late to be used is wasted by whoever finds it so."""
+        """Take instants; the caller skips those of a grant that came too late."""
         loop = asyncio.get_running_loop()
-        if self._asking is None:
+        if self._request is None:
             if self._on_share and loop.time() < self._retry_at:
                 return self._share.take_now(count)
-            self._asking = asyncio.ensure_future(asyncio.to_thread(self._ask, count, loop))
-            self._asking.add_done_callback(_look_at)
-        asking = self._asking
-        # Not cancelled when this wait is: the thread cannot be stopped, and its grant may serve the next message.
-        await asyncio.wait({asking}, timeout=PROBE_SECONDS if self._on_share else SLOW_SECONDS)
-        if not asking.done():
+            self._request = asyncio.ensure_future(asyncio.to_thread(self._take_grant, count, loop))
+            self._request.add_done_callback(_retrieve_error)
+        request = self._request
+        # Not cancelled together with this wait: the thread cannot be stopped, and its grant may serve the next message.
+        await asyncio.wait({request}, timeout=PROBE_SECONDS if self._on_share else SLOW_SECONDS)
+        if not request.done():
             self._fall_back(f"no answer for {SLOW_SECONDS:g} s")
             return self._share.take_now(count)
-        self._asking = None
+        self._request = None
         try:
-            instants = asking.result()
+            instants = request.result()
         except StateError as error:
             self._retry_at = loop.time() + RETRY_SECONDS
             self._fall_back(str(error))
             return self._share.take_now(count)
         if self._on_share:
             self._on_share = False
-            log.info("message allowance: the state database answers again")
+            log.info("message allowance: the state database answers again, so grants are shared again")
         return instants
 
     async def back_off(self, reason: str) -> None:
@@ -126,7 +126,7 @@ class SharedAllowance:
         try:
             report = await asyncio.to_thread(self._back_off, reason, asyncio.get_running_loop())
         except StateError as error:
-            log.warning("too many messages (%s), but the other processes cannot be told: %s", reason, error)
+            log.warning("too many messages (%s); the other processes were not slowed down: %s", reason, error)
         else:
             log.warning(
                 "too many messages (%s): all processes together send %g a second instead of %g since %s",
@@ -140,10 +140,10 @@ class SharedAllowance:
         if not self._on_share:
             self._on_share = True
             share = self._rate / pacing.SHARES
-            log.warning("message allowance: %s; this process sends its share of %.1f a second meanwhile", why, share)
+            log.warning("message allowance: %s; this process now sends its share of %.1f a second", why, share)
 
-    def _ask(self, count: int, loop: asyncio.AbstractEventLoop) -> list[float]:
-        """One transaction, in a thread. The first instant lies after its commit, or a slow disk would waste each."""
+    def _take_grant(self, count: int, loop: asyncio.AbstractEventLoop) -> list[float]:
+        """Take a grant in one transaction. Its first instant lies after the commit, or a slow disk would waste it."""
         began = loop.time()
         now, at = self._clock(), began
 
@@ -164,7 +164,7 @@ class SharedAllowance:
         )
         self._announced = True
         committing = loop.time() - at
-        # A commit of a few milliseconds is within the tolerance, and a lone message need not wait for it twice.
+        # A commit of a few milliseconds is within the tolerance, and a single message need not wait for it twice.
         self._took = committing if committing > pacing.TOLERANCE.total_seconds() / 2 else 0.0
         log.debug("%d of %d messages granted in %.1f ms", len(instants), count, (loop.time() - began) * 1e3)
         return [at + (instant - now).total_seconds() for instant in instants]
@@ -189,22 +189,22 @@ class _Steady:
 
     def now(self, clock: Clock, elapsed: Callable[[], float]) -> datetime:
         with self._lock:
-            at, told = elapsed(), clock()
+            at, shown = elapsed(), clock()
             if self._shown is not None:
-                told = max(told, self._shown + timedelta(seconds=0.9 * (at - self._shown_at)))
-            self._shown, self._shown_at = told, at
-            return told
+                shown = max(shown, self._shown + timedelta(seconds=0.9 * (at - self._shown_at)))
+            self._shown, self._shown_at = shown, at
+            return shown
 
 
 _STEADY: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Steady] = weakref.WeakKeyDictionary()
 
 
 def steady_now(loop: asyncio.AbstractEventLoop, clock: Clock) -> datetime:
-    """UTC for instants that the loop's timers wait for.
+    """Return UTC for instants that the loop's timers wait for.
 
-    ``clock``, unless that was set back or stands still: then nine tenths of the loop's pace until ``clock`` has caught
-    up, because instants already handed out would else lie in a future that nobody reaches. One per loop, so that all
-    connections of a process agree.
+    This is ``clock``, unless that was set back or stands still: then it advances at nine tenths of the loop's pace
+    until ``clock`` has caught up, because instants already handed out would otherwise lie in a future that never comes.
+    There is one per loop, so that all connections of a process agree.
     """
     return _STEADY.setdefault(loop, _Steady()).now(clock, loop.time)
 
@@ -213,7 +213,7 @@ def _now() -> datetime:
     return _ZERO + timedelta(seconds=asyncio.get_running_loop().time())
 
 
-def _look_at(asking: asyncio.Future[list[float]]) -> None:
-    """An ask that nobody awaits any more has no complaint."""
-    if not asking.cancelled():
-        asking.exception()
+def _retrieve_error(request: asyncio.Future[list[float]]) -> None:
+    """Retrieve the error of a grant that is no longer awaited, so that asyncio does not log it."""
+    if not request.cancelled():
+        request.exception()

@@ -1,6 +1,6 @@
-"""ib_async's client as this product uses it: read-only, paced, and telling which account a download ended for.
+"""ib_async's client as this product uses it: read-only, paced, and with an event that names a download's account.
 
-Only what the library lacks; connecting is in ``connection``.
+Only what is missing in the library; connecting is in ``connection``.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _READ_ONLY = "this connection is read-only: v6_pipeline never sends, changes or 
 
 
 class ReadOnlyIB(IB):
-    """An ``IB`` that cannot send an order, and sends each message when the pacer lets it.
+    """An ``IB`` that cannot send an order, and sends each message at an instant of the pacer.
 
     Build it inside the running event loop that will own it: eventkit binds to the loop it finds.
 
     Args:
-        pacer: stands in for ib_async's own throttle, which knows of no other process.
+        pacer: replaces ib_async's own throttle, which does not count the messages of other processes.
     """
 
     def __init__(self, pacer: MessagePacer) -> None:
-        # ib_async logs each position at INFO and each broker notice as an ERROR; ours say the same once, with the
-        # reaction. Whoever wants its log all the same sets a level before.
+        # ib_async logs each position at INFO and each broker notice as an ERROR; our log has the same once, with the
+        # reaction. Set a level before this to get ib_async's log as well.
         logger = logging.getLogger("ib_async")
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)
         super().__init__()
-        # A request that IB refuses shall raise; by default ib_async returns an empty list, which reads as 'none exist'.
+        # Raise when IB refuses a request: by default ib_async returns an empty list, which reads as 'none exist'.
         self.RaiseRequestErrors = True
-        # On 1102 ib_async subscribes to the account summary, which nobody here reads and IB grants a client twice.
+        # On 1102 ib_async subscribes to the account summary, which is not used here and which IB grants a client twice.
         self.errorEvent -= self._onError
         self._refuse_orders()
         self._pace(pacer)
@@ -52,14 +52,14 @@ class ReadOnlyIB(IB):
         end_of_download = self.wrapper.accountDownloadEnd
 
         def on_account_download_end(account: str) -> None:
-            """ib_async drops the account that the message names; after an eviction it may be another than asked for."""
+            """Emit the account that the message names and ib_async drops: after an eviction it may be another."""
             end_of_download(account)
             self.accountDownloadEndEvent.emit(account)
 
         self.wrapper.accountDownloadEnd = on_account_download_end  # type: ignore[method-assign, assignment]
 
     def _refuse_orders(self) -> None:
-        """Let no order pass the one function through which everything is sent, whoever calls it."""
+        """Refuse orders in the one function that sends every message."""
         send = self.client.send
 
         # Any: the fields of a message are of any type.
@@ -71,7 +71,7 @@ class ReadOnlyIB(IB):
         self.client.send = send_unless_order  # type: ignore[method-assign]
 
     def _pace(self, pacer: MessagePacer) -> None:
-        """Put the pacer's queue between the client and its socket; with the socket's end it is closed."""
+        """Put the pacer's queue between the client and its socket; close it with the socket."""
         client = self.client
         wire_log = logging.getLogger("ib_async.client")
         self._sends_urgently = False
@@ -95,7 +95,7 @@ class ReadOnlyIB(IB):
         client.conn.disconnected += lambda _reason: self.outbox.close()
 
     def _answer_time_in_order(self) -> None:
-        """Match the answers to ``ask_time`` by their order: they name no request, and ib_async knows one at a time."""
+        """Match the answers to ``ask_time`` by their order: they name no request, and ib_async allows one at a time."""
         asked: deque[asyncio.Future[int]] = deque()
 
         def current_time(seconds: int) -> None:
@@ -112,7 +112,7 @@ class ReadOnlyIB(IB):
         self._time_asked = asked
 
     def _remember_cancels(self) -> None:
-        """IB answers the cancel of what it has ended already with an error, which tells nothing then."""
+        """Record cancels: IB answers the cancel of a request that has ended with an error, which then means nothing."""
         cancelled: deque[int] = deque(maxlen=_CANCELS_REMEMBERED)
         cancel = self.client.cancelMktData
 
@@ -124,14 +124,14 @@ class ReadOnlyIB(IB):
         self._cancelled = cancelled
 
     def has_cancelled(self, req_id: int) -> bool:
-        """Whether the market-data request was cancelled not long ago."""
+        """Return whether the market-data request is one of the last 1,000 that were cancelled."""
         return req_id in self._cancelled
 
     def ask_time(self, *, urgent: bool = False) -> asyncio.Future[int]:
-        """Ask the gateway for its time; the future ends with its answer to this very request: seconds since 1970.
+        """Request the gateway's time; the future gets the answer to this very request, in seconds since 1970.
 
         Args:
-            urgent: overtake what waits. Otherwise an answer says that all sent before was read as well.
+            urgent: overtake waiting messages. Otherwise the answer proves that all messages sent before were read.
         """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._sends_urgently = urgent
@@ -146,20 +146,20 @@ class ReadOnlyIB(IB):
             else:
                 self._time_asked.append(answer)
 
-        # In the order of leaving, for an urgent request overtakes earlier ones.
+        # In the order of leaving, because an urgent request overtakes earlier ones.
         self.outbox.when_left(left, urgent=urgent)
         return answer
 
     def reqCurrentTimeAsync(self) -> NoReturn:  # noqa: N802  (ib_async's name)
-        """Refused: its answer could not be told from those to ``ask_time``."""
+        """Refuse: its answer could not be distinguished from those to ``ask_time``."""
         raise GatewayError("use IBConnectionManager.round_trip")
 
     def whatIfOrderAsync(self, *_: object) -> NoReturn:  # noqa: N802  (ib_async's name)
-        """Refused before ib_async makes a future that nobody would await."""
+        """Refuse, before ib_async creates a future that is never awaited."""
         raise GatewayError(_READ_ONLY)
 
 
 def _end_with_connection(answer: asyncio.Future[int]) -> None:
     if not answer.done():
         answer.set_exception(ConnectionError("Socket disconnect"))
-        answer.exception()  # looked at: whoever asked may have given up
+        answer.exception()  # retrieved, because the caller may have given up

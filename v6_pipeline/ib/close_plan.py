@@ -1,6 +1,6 @@
-"""Which bars give a contract's close, and which of them is the close of a trading day.
+"""The bars that give a contract's close, and the choice of the one that is the close of a trading day.
 
-Pure functions; nothing asks the broker here. IB has no bars of a day for options
+Pure functions; the requests are in ``ib.history``. IB has no bars of a day for options
 (https://interactivebrokers.github.io/tws-api/historical_limitations.html), and those of futures and currencies end at
 17:00 New York, after a day's cut-off: for them the close is the last half-hour bar that ends by then.
 """
@@ -21,7 +21,7 @@ _DAY = timedelta(days=1)
 
 
 class CloseReason(enum.StrEnum):
-    """Why there is no close."""
+    """Reason that a day has no close."""
 
     EXPIRED = "expired"
     """IB has no history of expired options."""
@@ -29,12 +29,12 @@ class CloseReason(enum.StrEnum):
     NO_PERMISSION = "no_permission"
     UNKNOWN_CONTRACT = "unknown_contract"
     NO_ANSWER = "no_answer"
-    """The request failed or was not answered: asked again the next time."""
+    """The request failed or was not answered; the next fetch tries again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarType:
-    """A kind of bars; ``longest_days`` is what one request may span (IB's step sizes)."""
+    """A kind of bars; ``longest_days`` is the most that one request may span (IB's step sizes)."""
 
     bar_size: str
     what_to_show: str
@@ -43,13 +43,13 @@ class BarType:
 
     @property
     def is_day(self) -> bool:
-        """Whether a bar is a whole session, labelled with its date."""
+        """True for bars of a whole session, labelled with its date."""
         return self.seconds == 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What is used of a bar: when it begins (a date for bars of a day) and its close."""
+    """The begin (a date for bars of a day) and the close of a bar."""
 
     begin: datetime | date
     close: float
@@ -57,7 +57,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class CloseWindow:
-    """The bars that may give a day's close begin at ``begins_at`` or later and end by ``cut_off``; UTC."""
+    """Bounds of the bars that may give a day's close: begin at ``begins_at`` or later, end by ``cut_off``; UTC."""
 
     day: date
     begins_at: datetime
@@ -83,7 +83,7 @@ def _half_hours(what: str) -> BarType:
 
 _SESSION_BOUND = (_days("TRADES"), _days("MIDPOINT"))
 _INTRADAY = (_half_hours("TRADES"), _half_hours("MIDPOINT"))
-# An option's last trade may be of the morning: of two, the quotes at the close are the price of the close.
+# An option's last trade may be from the morning, so the quotes at the close come first.
 _QUOTED = (_half_hours("MIDPOINT"), _half_hours("TRADES"))
 _PLANS: dict[SecType, tuple[BarType, ...]] = {
     **dict.fromkeys((SecType.STOCK, SecType.FUND, SecType.BOND, SecType.BILL, SecType.OTHER), _SESSION_BOUND),
@@ -98,7 +98,7 @@ _PLANS: dict[SecType, tuple[BarType, ...]] = {
 
 
 def bar_types(sec_type: SecType) -> tuple[BarType, ...]:
-    """The bars that may give a close, best first: a later kind is asked only for days that an earlier lacks."""
+    """Return the kinds of bars that may give a close, best first; a later kind serves days missing in the earlier."""
     return _PLANS[sec_type]
 
 
@@ -106,17 +106,17 @@ def is_forgotten(contract: ContractSpec, today: date) -> bool:
     """Return whether IB has no history of the contract any more: of expired futures it still has.
 
     Args:
-        contract: what is asked for.
+        contract: the contract to request.
         today: the exchange's date.
     """
     return contract.sec_type.is_option and contract.has_expired(today)
 
 
 def close_window(calendar: TradingCalendar, day: date, *, until_end: bool = False) -> CloseWindow:
-    """The window of a trading day.
+    """Return the window of a trading day.
 
     Args:
-        calendar: knows the sessions.
+        calendar: has the sessions.
         day: a trading day.
         until_end: the cut-off is the day's end (``V6_MARKET_HOURS=always``).
     """
@@ -128,10 +128,10 @@ def close_window(calendar: TradingCalendar, day: date, *, until_end: bool = Fals
 def closes_in(
     bars: Iterable[Bar], bar_type: BarType, windows: Iterable[CloseWindow], *, now: datetime
 ) -> dict[date, FoundClose]:
-    """The close of each day: of the last bar that ends by the day's cut-off, and that has ended.
+    """Return the close of each day: of the last bar that ends by the day's cut-off, and that has ended.
 
-    A bar that straddles the cut-off may hold a later price and is left out, although the session may end within it. The
-    bar of a day ends with the session.
+    A bar that straddles the cut-off may hold a later price and is left out, even if the session ends within it. The bar
+    of a day ends with the session.
     """
     if bar_type.is_day:
         by_date = {bar.begin: bar.close for bar in bars if not isinstance(bar.begin, datetime)}
@@ -152,7 +152,7 @@ def closes_in(
 
 
 def spans(windows: Sequence[CloseWindow], longest_days: int) -> list[list[CloseWindow]]:
-    """The windows in as few requests as their length allows, the newest first; days between them cost nothing."""
+    """Group the windows into as few requests as their length allows, the newest first; days in between cost nothing."""
     groups: list[list[CloseWindow]] = []
     for window in sorted(windows, key=lambda item: item.day, reverse=True):
         if groups and days_of(groups[-1][0].cut_off, window) <= longest_days:
@@ -163,5 +163,5 @@ def spans(windows: Sequence[CloseWindow], longest_days: int) -> list[list[CloseW
 
 
 def days_of(end: datetime, first: CloseWindow) -> int:
-    """The days of a request that ends at ``end`` and reaches back to the begin of ``first``."""
+    """Return the days of a request that ends at ``end`` and reaches back to the begin of ``first``."""
     return max(1, math.ceil((end - first.begins_at) / _DAY))

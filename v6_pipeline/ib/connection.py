@@ -267,7 +267,7 @@ class IBConnectionManager(GatewayRequests):
 
     async def _connect_once(self, notices: list[tuple[int, str]]) -> ReadOnlyIB:
         """Start a session; ``notices`` receives the gateway's messages during the connect."""
-        await self._pacer.turn()  # for the greeting, which does not pass the queue
+        await self._pacer.wait_to_send()  # for the greeting, which does not pass the queue
         ib = ReadOnlyIB(self._pacer)
         ib.wrapper.clientId = self.client_id
         refusal: asyncio.Future[GatewayError | None] = asyncio.get_running_loop().create_future()
@@ -337,7 +337,7 @@ class IBConnectionManager(GatewayRequests):
 
     async def _diagnose(self) -> GatewayError:
         """Return the reason that no session started, found by one bare handshake."""
-        await self._pacer.turn()
+        await self._pacer.wait_to_send()
         found = await probe(self.host, self.port, PROBE_SECONDS)
         reason = explain(found, self.address)
         if reason is not None:

@@ -1,8 +1,8 @@
-"""Contracts: from ib_async's to ours, and qualified by conid.
+"""Contracts: converted from ib_async's, and qualified by conid.
 
-Positions carry an empty exchange for options and futures, and a primary one for stocks; used as they are, a market-data
-request draws 321 or 200. So each contract is looked up once by its conid, and asked for at ``SMART`` where IB routes it
-so, else at its own exchange. Caching the answers is ``v6_pipeline.ib.contract_cache``'s business.
+Positions carry an empty exchange for options and futures, and a primary one for stocks; a market-data request for such
+a contract draws 321 or 200. So each contract is looked up once by its conid, and requested at ``SMART`` where IB routes
+it so, else at its own exchange. The answers are cached in ``v6_pipeline.ib.contract_cache``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SMART = "SMART"
 
 
 def spec_from_ib(contract: Contract) -> ContractSpec:
-    """Our contract from ib_async's, as a position or portfolio message carries it (not qualified: no exchange)."""
+    """Convert ib_async's contract of a position or portfolio message (not qualified: no exchange)."""
     return ContractSpec(
         conid=contract.conId,
         symbol=contract.symbol,
@@ -38,7 +38,7 @@ def spec_from_ib(contract: Contract) -> ContractSpec:
 
 
 def spec_from_details(details: ContractDetails) -> ContractSpec:
-    """Our contract from a contract definition: qualified, with magnifier and underlying."""
+    """Convert a contract definition: qualified, with magnifier and underlying."""
     contract = details.contract
     if contract is None:
         raise GatewayError("the gateway sent a contract definition without a contract")
@@ -63,7 +63,7 @@ def spec_from_details(details: ContractDetails) -> ContractSpec:
 
 
 def request_contract(spec: ContractSpec) -> Contract:
-    """What a market-data request names: conid and exchange, nothing that could contradict them."""
+    """Return the contract of a market-data request: conid and exchange, and no field that could contradict them."""
     return Contract(conId=spec.conid, exchange=spec.exchange, symbol=spec.symbol, secType=spec.sec_type)
 
 
@@ -80,7 +80,7 @@ async def qualify(connection: IBConnectionManager, conid: int) -> ContractSpec:
     answer = ib.wrapper.startReq(req_id, Contract(conId=conid))
 
     def on_error(failed_id: int, code: int, text: str, _contract: object) -> None:
-        # ib_async takes 321 for a warning and never ends the request.
+        # ib_async treats 321 as a warning and never ends the request.
         if failed_id == req_id and reaction_to(code) is Reaction.FAIL_REQUEST and not answer.done():
             answer.set_exception(RequestError(req_id, code, text))
 
@@ -104,12 +104,12 @@ async def qualify(connection: IBConnectionManager, conid: int) -> ContractSpec:
 async def qualify_all(
     connection: IBConnectionManager, conids: list[int], *, at_once: int = 20
 ) -> dict[int, ContractSpec | GatewayError]:
-    """Look up many contracts; what failed is in the answer as its error, so that one bad conid spoils nothing.
+    """Look up many contracts; a failed one is in the answer as its error, so that it does not fail the others.
 
     Args:
         connection: connected.
-        conids: what to look up.
-        at_once: requests under way at a time; a burst of thousands would run into IB's message rate.
+        conids: of the contracts.
+        at_once: requests under way at a time; a burst of thousands would exceed IB's message rate.
     """
     gate = asyncio.Semaphore(at_once)
 
@@ -124,7 +124,7 @@ async def qualify_all(
 
 
 def parse_expiry(text: str) -> date | None:
-    """IB's last trade date, ``20261218`` with or without a time behind it; a month alone has no day and gives None."""
+    """Parse IB's last trade date, ``20261218`` with or without a time after it; a month alone gives None."""
     digits = text[:8]
     if len(digits) < 8 or not digits.isdigit():
         return None

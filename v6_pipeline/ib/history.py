@@ -1,6 +1,6 @@
-"""Historical bars, asked for within IB's rules, and the daily closes that they give.
+"""Requests for historical bars within IB's rules, and the daily closes that they give.
 
-Which bars are asked for, and which of them is a close, is in ``close_plan``; when, in ``historical_pacing``.
+The choice of bars, and of the bar that is a close, is in ``close_plan``; the pacing is in ``historical_pacing``.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from v6_pipeline.state.account.closes import FetchedClose
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 60.0
-"""How long a request may take once it has left: IB slows down who asks for much."""
+"""Time-out of a request once it has left: IB answers a client with many requests slowly."""
 ATTEMPTS = 2
-"""A request that was not answered is made once more."""
+"""An unanswered request is made once more."""
 PACING_ATTEMPTS = 6
-"""A request that came too fast is made again at half the rate, and so on."""
+"""A request refused as too fast is made again at half the rate, and so on."""
 _DAY_SECONDS = 86_400
 _EPOCH = 2  # instants as seconds since 1970, which no time zone changes
 _NEW_YORK = ZoneInfo("America/New_York")
 _PERMISSION_CODES = frozenset({354, 10168, 10186, 10187})
-# Of these alone a price may be below 0.
+# Only these may have a price below 0.
 _SIGNED = frozenset({SecType.FUTURE, SecType.COMBO, SecType.COMMODITY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarsRequest:
-    """Bars of a contract in its regular hours, so many ``seconds`` back from ``end`` (UTC)."""
+    """Bars of a contract in its regular hours, from ``seconds`` before ``end`` to ``end`` (UTC)."""
 
     contract: ContractSpec
     bar_type: BarType
@@ -62,7 +62,7 @@ class BarsRequest:
 
     @property
     def duration(self) -> str:
-        """As IB writes it: seconds below a day, and whole days."""
+        """The span in IB's notation: seconds below a day, else whole days."""
         return f"{self.seconds} S" if self.seconds < _DAY_SECONDS else f"{-(-self.seconds // _DAY_SECONDS)} D"
 
     def __str__(self) -> str:
@@ -76,11 +76,11 @@ async def request_bars(
     *,
     timeout: float = ANSWER_SECONDS,  # noqa: ASYNC109
 ) -> list[Bar]:
-    """One request, and its bars; none if IB has none. It is cancelled when it takes too long.
+    """Make one request and return its bars; none if IB has none. Cancel it when it takes too long.
 
     Args:
         connection: connected.
-        request: what to ask.
+        request: the bars to request.
         timeout: seconds from when the message has left.
 
     Raises:
@@ -95,7 +95,7 @@ async def request_bars(
     answer = ib.wrapper.startReq(req_id, contract, container=BarDataList())
 
     def on_error(failed_id: int, code: int, text: str, _contract: object) -> None:
-        # ib_async takes 321 for a warning and never ends the request.
+        # ib_async treats 321 as a warning and never ends the request.
         if failed_id == req_id and reaction_to(code) is Reaction.FAIL_REQUEST and not answer.done():
             answer.set_exception(RequestError(req_id, code, text))
 
@@ -115,14 +115,14 @@ async def request_bars(
         )
         bars: BarDataList = await connection.request(answer, str(request), timeout=timeout)
     except (RequestTimeoutError, asyncio.CancelledError):
-        if connection.is_connected:  # else it would stay open at the gateway, of which there are 50
+        if connection.is_connected:  # else it would stay open at the gateway, which allows 50
             client.cancelHistoricalData(req_id)
         raise
     except GatewayError as error:
         return _refused(error, request)
     finally:
         ib.errorEvent -= on_error
-        ib.wrapper._endReq(req_id)  # noqa: SLF001  (else ib_async keeps what was not answered for ever)
+        ib.wrapper._endReq(req_id)  # noqa: SLF001  (else ib_async keeps an unanswered request for ever)
     return [bar for item in bars if (bar := _bar(item, request.contract)) is not None]
 
 
@@ -135,11 +135,11 @@ async def daily_closes(
     clock: Callable[[], datetime],
     timeout: float = ANSWER_SECONDS,  # noqa: ASYNC109
 ) -> list[FetchedClose]:
-    """The close of each day, or why there is none: one request per span of days, and a second kind for what it lacks.
+    """Return each day's close, or the reason for none: one request per span of days, a second kind of bars for gaps.
 
     Args:
         connection: connected.
-        pacer: says when.
+        pacer: admits each request.
         contract: qualified.
         windows: of the days.
         clock: UTC now.
@@ -159,7 +159,7 @@ async def daily_closes(
         for span in spans(missing, bar_type.longest_days):
             request = _request(contract, bar_type, span, now)
             try:
-                bars = await _persistently(connection, pacer, request, timeout)
+                bars = await _request_with_retries(connection, pacer, request, timeout)
             except (HistoryRefusedError, RequestTimeoutError) as error:
                 if not connection.is_connected:
                     raise
@@ -167,7 +167,7 @@ async def daily_closes(
                 log.warning("no close: %s", error)
                 reasons |= {window.day: reason for window in span}
                 if reason in {CloseReason.UNKNOWN_CONTRACT, CloseReason.EXPIRED, CloseReason.NO_PERMISSION}:
-                    # Of the contract, not of the span: no other request would fare better.
+                    # The reason is the contract, not the span: every other request would fail as well.
                     reasons |= {window.day: reason for window in missing}
                     return _complete(contract.conid, windows, found, reasons, now)
             else:
@@ -177,7 +177,7 @@ async def daily_closes(
 
 
 def reason_of(error: HistoryRefusedError | RequestTimeoutError) -> CloseReason:
-    """What a failed request says of the closes that it was for."""
+    """Return the reason that a failed request gives for the missing closes."""
     if isinstance(error, RequestTimeoutError):
         return CloseReason.NO_ANSWER
     if error.code == 200:
@@ -191,17 +191,17 @@ def reason_of(error: HistoryRefusedError | RequestTimeoutError) -> CloseReason:
 
 
 def without_close(conid: int, day: date, reason: CloseReason, now: datetime) -> FetchedClose:
-    """The entry of a day without a close."""
+    """Return the entry of a day without a close."""
     return FetchedClose(conid=conid, day=day, reason=reason.value, fetched_at=now)
 
 
-async def _persistently(
+async def _request_with_retries(
     connection: IBConnectionManager,
     pacer: HistoricalPacer,
     request: BarsRequest,
     timeout: float,  # noqa: ASYNC109
 ) -> list[Bar]:
-    """One request, made again when it came too fast or was not answered."""
+    """Make one request; repeat it when it came too fast or was not answered."""
     unanswered = too_fast = 0
     while True:
         async with pacer.admission():
@@ -219,12 +219,12 @@ async def _persistently(
 
 
 def is_too_fast(code: int, text: str) -> bool:
-    """Whether a refusal is about how fast, or how much at once, we ask."""
+    """Return whether IB refused because requests came too fast, or too many were open."""
     return reaction_to(code, text) is Reaction.BACK_OFF or (code == 322 and "simultaneous" in text.casefold())
 
 
 def _request(contract: ContractSpec, bar_type: BarType, span: Sequence[CloseWindow], now: datetime) -> BarsRequest:
-    """Of a span of days, the newest first; it ends with the newest one's cut-off, or now."""
+    """Return the request for a span of days, newest first; it ends with the newest one's cut-off, or now."""
     end = max(min(span[0].cut_off, now), span[-1].begins_at)
     seconds = days_of(end, span[-1]) * _DAY_SECONDS
     return BarsRequest(contract=contract, bar_type=bar_type, end=end, seconds=seconds)
@@ -241,7 +241,7 @@ def _contract(spec: ContractSpec) -> Contract:
 
 
 def _refused(error: GatewayError, request: BarsRequest) -> list[Bar]:
-    """No bars, if that is what IB's refusal says; else the refusal with its code."""
+    """Return no bars if IB's refusal means that there are none; else raise the refusal with its code."""
     cause = error.__cause__
     if not isinstance(cause, RequestError):
         raise error
@@ -252,7 +252,7 @@ def _refused(error: GatewayError, request: BarsRequest) -> list[Bar]:
 
 
 def _bar(item: BarData, contract: ContractSpec) -> Bar | None:
-    """What is used of IB's bar; one without a price has none."""
+    """Convert IB's bar; return None for one without a price."""
     close = known(item.close)
     if close is None or (close < 0 and contract.sec_type not in _SIGNED):
         return None
@@ -278,7 +278,7 @@ def _complete(
     reasons: dict[date, CloseReason],
     now: datetime,
 ) -> list[FetchedClose]:
-    """An entry for each day."""
+    """Return an entry for each day."""
     return [
         found.get(window.day) or without_close(conid, window.day, reasons.get(window.day, CloseReason.NO_DATA), now)
         for window in windows

@@ -1,7 +1,7 @@
-"""The queue in front of the wire: each message leaves at an instant of the allowance, in the order it was given.
+"""The queue in front of the socket: each message leaves at an instant of the allowance, first in, first out.
 
 ``MessagePacer`` lives as long as its connection manager, an ``Outbox`` as long as one socket. Urgent messages, which
-are heartbeats only, overtake the others: whether the gateway lives must not wait behind five hundred requests.
+are heartbeats only, overtake the others: the check that the gateway lives must not wait behind five hundred requests.
 Everything runs on one event loop and by its timers.
 """
 
@@ -19,7 +19,7 @@ from v6_pipeline.state.pacing.messages import GRANT_SECONDS, TOLERANCE
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 10_000
-"""Messages that one connection may have waiting: minutes of the allowance, and about two megabytes."""
+"""Limit of waiting messages per connection: minutes of the allowance, and about two megabytes."""
 _TOLERANCE = TOLERANCE.total_seconds()
 
 
@@ -27,26 +27,26 @@ class MessagePacer:
     """Spends an allowance for one connection manager.
 
     Args:
-        allowance: where instants come from.
+        allowance: source of the instants.
     """
 
     def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
         self._instants: deque[float] = deque()
         self._sent_at: deque[float] = deque()
-        self._telling: set[asyncio.Task[None]] = set()
+        self._reporting: set[asyncio.Task[None]] = set()
         self.sent = 0
         """Messages sent."""
         self.asked = 0
-        """Grants asked for; each is a transaction where the allowance is shared."""
+        """Grants requested; each is a transaction where the allowance is shared."""
         self.wasted = 0
         """Instants that had passed before they could be used."""
 
     def open(self, write: Callable[[bytes], None]) -> Outbox:
-        """The queue of a new socket; ``write`` puts one message on it."""
+        """Create the queue of a new socket; ``write`` puts one message on it."""
         return Outbox(self, write)
 
-    async def turn(self, waiting: int = 1) -> None:
+    async def wait_to_send(self, waiting: int = 1) -> None:
         """Wait until a message may be sent. It must be sent before anything else is awaited.
 
         Args:
@@ -55,10 +55,10 @@ class MessagePacer:
         loop = asyncio.get_running_loop()
         while True:
             while not self._instants:
-                if self._telling:  # else we would be granted a little more at the old rate
-                    await asyncio.wait(self._telling, timeout=SLOW_SECONDS)
+                if self._reporting:  # else the next grant could still be at the old rate
+                    await asyncio.wait(self._reporting, timeout=SLOW_SECONDS)
                 self.asked += 1
-                # Who asks for one thing after the other will ask again: as many as it sent in a grant's time.
+                # A sender of one message after another will send more: take as many as it sent in a grant's time.
                 self._instants.extend(await self._allowance.take(max(waiting, self._sent_lately(loop.time()))))
             instant = self._instants.popleft()
             if loop.time() < instant:
@@ -70,11 +70,11 @@ class MessagePacer:
             self.wasted += 1
 
     def back_off(self, code: int, text: str) -> None:
-        """The gateway said that messages came too fast (100, or a pacing 162 or 420): slow all processes down."""
+        """Slow all processes down, because messages came too fast (100, or a pacing 162 or 420)."""
         self._instants.clear()
-        telling = asyncio.get_running_loop().create_task(self._allowance.back_off(f"{code} {text}"), name="back off")
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
+        report = asyncio.get_running_loop().create_task(self._allowance.back_off(f"{code} {text}"), name="back off")
+        self._reporting.add(report)
+        report.add_done_callback(self._reporting.discard)
 
     def _sent_lately(self, now: float) -> int:
         while self._sent_at and self._sent_at[0] < now - GRANT_SECONDS:
@@ -83,7 +83,7 @@ class MessagePacer:
 
 
 class _Message:
-    """A message that waits, and who wants to know when it has left."""
+    """A waiting message, and the callbacks for when it has left."""
 
     __slots__ = ("payload", "when_left")
 
@@ -93,7 +93,7 @@ class _Message:
 
 
 class Outbox:
-    """Messages of one socket that wait for their turn: first in, first out, urgent ones before the others."""
+    """Waiting messages of one socket: first in, first out, urgent ones before the others."""
 
     def __init__(self, pacer: MessagePacer, write: Callable[[bytes], None]) -> None:
         self._pacer = pacer
@@ -118,7 +118,7 @@ class Outbox:
             raise GatewayUnreachableError("the connection to the gateway is closed")
         if len(self) >= MOST_WAITING:
             raise GatewayError(
-                f"{MOST_WAITING} messages wait for the gateway, more than V6_MESSAGES_PER_SECOND lets pass in minutes"
+                f"{MOST_WAITING} messages wait for the gateway, more than V6_MESSAGES_PER_SECOND allows in minutes"
             )
         (self._urgent if urgent else self._queue).append(_Message(payload))
         if self._pump is None:
@@ -126,9 +126,9 @@ class Outbox:
             self._pump.add_done_callback(self._ended)
 
     def when_left(self, callback: Callable[[], None], *, urgent: bool = False) -> Callable[[], None]:
-        """Call back, once, when all that is queued in the lane now has left, or will never leave.
+        """Call back, once, when all messages now queued in the lane have left, or never will.
 
-        At once if nothing waits. Returns a function that calls this off.
+        The call is immediate if none waits. Return a function that cancels the callback.
         """
         lane = self._urgent if urgent else self._queue
         if not lane:
@@ -139,7 +139,7 @@ class Outbox:
         return lambda: listeners.remove(callback) if callback in listeners else None
 
     def close(self) -> None:
-        """Send nothing more; harmless when already closed. What waits is dropped, and who waits for it is told."""
+        """Drop waiting messages, call their callbacks and send no more; harmless when already closed."""
         self.is_closed = True
         if self._pump is not None:
             self._pump.cancel()
@@ -147,26 +147,26 @@ class Outbox:
         self._urgent.clear()
         self._queue.clear()
         for message in dropped:
-            _tell(message)
+            _notify(message)
 
     async def _run(self) -> None:
         try:
             while len(self):
-                await self._pacer.turn(len(self))
+                await self._pacer.wait_to_send(len(self))
                 message = (self._urgent or self._queue).popleft()
                 self._write(message.payload)
-                _tell(message)
+                _notify(message)
         finally:
             self._pump = None
 
     def _ended(self, pump: asyncio.Task[None]) -> None:
-        """A defect must not leave requests waiting for ever: closed, each meets its deadline."""
+        """Close after a defect, so that each waiting request meets its deadline instead of waiting for ever."""
         if not pump.cancelled() and (error := pump.exception()) is not None:
             log.error("sending to the gateway failed", exc_info=error)
             self.close()
 
 
-def _tell(message: _Message) -> None:
+def _notify(message: _Message) -> None:
     listeners, message.when_left = message.when_left, []
     for callback in listeners:
         callback()

@@ -159,7 +159,7 @@ async def test_a_download_that_does_not_end_is_given_up_and_given_back(
     async with ScriptedGateway({ACCOUNT_UPDATES: [net_liquidation(FIRST)]}) as scripted:
         connection = await open_connection(port=scripted.port)
 
-        with pytest.raises(AccountFeedError, match=r"within 0\.1 s; nothing of it is used"):
+        with pytest.raises(AccountFeedError, match=r"within 0\.1 s; the partial download is discarded"):
             await AccountFeed(connection, clock, timeout=0.1).download(FIRST)
 
         await eventually(lambda: scripted.count(ACCOUNT_UPDATES) == 2)
@@ -212,7 +212,7 @@ async def test_a_download_without_a_base_currency_is_an_error(
     async with ScriptedGateway({ACCOUNT_UPDATES: [end_of(FIRST)]}) as scripted:
         connection = await open_connection(port=scripted.port)
 
-        with pytest.raises(AccountFeedError, match="no NetLiquidation in it"):
+        with pytest.raises(AccountFeedError, match="has no NetLiquidation"):
             await AccountFeed(connection, clock, pnl_timeout=0.01).download(FIRST)
 
 

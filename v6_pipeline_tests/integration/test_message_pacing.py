@@ -248,7 +248,7 @@ async def test_a_pacing_error_slows_every_process(
     gateway._sessions[1].error(-1, code, text)
     await heard.wait()
     await asyncio.sleep(0)
-    await eventually(lambda: not told._pacer._telling)
+    await eventually(lambda: not told._pacer._reporting)
     await other.round_trip()
 
     assert report(database).current_rate == rate
@@ -281,7 +281,7 @@ async def test_without_the_database_a_process_lives_on_its_share(
         instants = [(await shared.take(10))[0] for _ in range(5)]
 
         assert instants[-1] - began >= 4 * 16 / 160, "a sixteenth of 160 a second"
-        assert caplog.text.count("this process sends its share of 10.0 a second meanwhile") == 1
+        assert caplog.text.count("this process now sends its share of 10.0 a second") == 1
 
     # The ask that was under way ends by itself now.
     deadline = asyncio.get_running_loop().time() + 10
@@ -305,7 +305,7 @@ async def test_a_database_that_fails_is_not_asked_at_every_message(
     for _ in range(3):
         await shared.take(1)
 
-    assert shared._asking is None
+    assert shared._request is None
     assert caplog.text.count("message allowance:") == 1
     database.close()
 

@@ -10,7 +10,7 @@ from v6_pipeline.ib.codes import (
     farm_of,
     farms_away,
     is_healthy_notice,
-    lacks_subscription,
+    is_unsubscribed,
     new_port,
     reaction_to,
 )
@@ -137,6 +137,6 @@ def test_1300_names_the_new_port(text: str, port: int | None) -> None:
 def test_codes_that_a_subscription_helps() -> None:
     codes = {code for rule in RULES for code in rule.codes}
 
-    assert {code for code in codes if lacks_subscription(code)} == {354, 10089, 10090, 10091, 10167, 10168, 10186}
-    assert lacks_subscription(420, "Invalid Real-time Query: No market data permissions")
-    assert not lacks_subscription(420, "Invalid Real-time Query: pacing violation")
+    assert {code for code in codes if is_unsubscribed(code)} == {354, 10089, 10090, 10091, 10167, 10168, 10186}
+    assert is_unsubscribed(420, "Invalid Real-time Query: No market data permissions")
+    assert not is_unsubscribed(420, "Invalid Real-time Query: pacing violation")
