@@ -73,8 +73,8 @@ class Column:
 class TableSpec:
     """A table: its columns in order, its key, and how long its log is kept; partitioned by ``PARTITION_COLUMN``.
 
-    To add a column, append a nullable one with ``since`` one above the table's version: ``lake.definition`` adds it to
-    older tables. A column is never renamed, retyped or dropped.
+    To add a column, give a nullable one a ``since`` above the versions of all tables that get it: ``lake.definition``
+    adds it to older tables. A column is never renamed, retyped or dropped.
 
     Attributes:
         key: identifies a row within one commit.

@@ -26,7 +26,12 @@ NEWER = replace(
     QUEUED_POSITIONS,
     columns=(
         *QUEUED_POSITIONS.columns,
-        Column(name="rho", dtype=pl.Float64(), meaning="price change per point of interest", since=2),
+        Column(
+            name="rho",
+            dtype=pl.Float64(),
+            meaning="price change per point of interest",
+            since=QUEUED_POSITIONS.version + 1,
+        ),
     ),
 )
 
@@ -97,13 +102,15 @@ def test_a_migration_that_stopped_halfway_is_finished(tmp_path: Path) -> None:
     handle = store(tmp_path).open()
     store(tmp_path, NEWER).open()
     handle = DeltaTable(handle.table_uri)
-    handle.alter.set_table_properties({"v6.schema_version": "1"}, raise_if_not_exists=False)
-    assert store(tmp_path, NEWER).open().metadata().configuration["v6.schema_version"] == "2"
+    handle.alter.set_table_properties({"v6.schema_version": f"{QUEUED_POSITIONS.version}"}, raise_if_not_exists=False)
+    assert store(tmp_path, NEWER).open().metadata().configuration["v6.schema_version"] == f"{NEWER.version}"
 
 
 def test_a_table_newer_than_the_code_is_refused_in_one_line(tmp_path: Path) -> None:
     store(tmp_path, NEWER).open()
-    with pytest.raises(LakeError, match="has schema version 2, this v6_pipeline knows 1: upgrade"):
+    with pytest.raises(
+        LakeError, match=f"version {NEWER.version}, this v6_pipeline knows {QUEUED_POSITIONS.version}: upgrade"
+    ):
         store(tmp_path).append(queued([update()]), by_run())
 
 
