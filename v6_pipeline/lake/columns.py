@@ -8,6 +8,7 @@ Timestamps are microseconds in UTC, the only form that Delta stores.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Self
 
 import polars as pl
@@ -20,12 +21,6 @@ EXCHANGE_RATES = pl.List(pl.Struct({"currency": pl.String, "rate": pl.Float64}))
 used."""
 ATTRIBUTES = pl.List(pl.Struct({"name": pl.String, "value": pl.String}))
 """Attributes of a Flex statement that have no column, as typed pairs sorted by name."""
-
-UTC = "UTC"
-ISO_CURRENCY = "ISO 4217"
-CONTRACT_CURRENCY = "contract currency"
-BASE_CURRENCY = "base currency"
-PERCENT = "percent"
 
 
 class Origin(NamedTuple):
@@ -125,37 +120,50 @@ class TableSpec:
         return name in self.column_names
 
 
-def required(
-    name: str, dtype: pl.DataType, meaning: str, unit: str = "", *, origins: tuple[Origin, ...] = ()
+def column(
+    dtype: pl.DataType,
+    name: str,
+    meaning: str,
+    origins: tuple[Origin, ...] = (),
+    *,
+    unit: str = "",
+    required: bool = False,
+    since: int = 1,
+    provenance: bool = False,
 ) -> Column:
-    """Return a column without nulls."""
-    return Column(name=name, dtype=dtype, meaning=meaning, unit=unit, required=True, origins=origins)
+    """Return a column of this type; below are short forms for the types and units of the tables."""
+    return Column(
+        name=name,
+        dtype=dtype,
+        meaning=meaning,
+        unit=unit,
+        required=required,
+        since=since,
+        provenance=provenance,
+        origins=origins,
+    )
 
 
-def optional(
-    name: str, dtype: pl.DataType, meaning: str, unit: str = "", *, origins: tuple[Origin, ...] = (), since: int = 1
-) -> Column:
-    """Return a column where null is unknown."""
-    return Column(name=name, dtype=dtype, meaning=meaning, unit=unit, origins=origins, since=since)
+text = partial(column, pl.String())
+currency = partial(column, pl.String(), unit="ISO 4217")
+integer = partial(column, pl.Int64())
+flag = partial(column, pl.Boolean(), required=True)
+trading_day = partial(column, pl.Date(), PARTITION_COLUMN, required=True)
+day = partial(column, pl.Date())
+instant = partial(column, TIMESTAMP, unit="UTC")
+number = partial(column, pl.Float64())
+price = partial(column, pl.Float64(), unit="contract currency")
+base_amount = partial(column, pl.Float64(), unit="base currency")
+percent = partial(column, pl.Float64(), unit="percent")
+version_read = partial(column, pl.Int64(), provenance=True)
+"""Delta version of a table that was read for the row."""
 
-
-def number(name: str, meaning: str, unit: str, *, origins: tuple[Origin, ...] = (), since: int = 1) -> Column:
-    """Return an optional Float64 column."""
-    return optional(name, pl.Float64(), meaning, unit, origins=origins, since=since)
-
-
-def version_read(name: str, table: str, *, since: int = 1) -> Column:
-    """Return a column with the Delta version of a table that was read for the row; null if there was no table."""
-    meaning = f"Delta version of {table} that was read"
-    return Column(name=name, dtype=pl.Int64(), meaning=meaning, since=since, provenance=True)
-
-
-DAY = required(PARTITION_COLUMN, pl.Date(), "trading day; the partition")
-DAY_OF_TIMESTAMP = required(PARTITION_COLUMN, pl.Date(), "trading day that the timestamp belongs to; the partition")
-ACCOUNT = required("account", pl.String(), "IB account; simulated ones begin with SIM")
-CONID = required("conid", pl.Int64(), "IB's contract id")
-OBSERVED_AT = required("timestamp", TIMESTAMP, "when the observation was made", UTC)
-SOURCE = required("source", pl.String(), "the feed of the row: stream, queue or flex")
-EPOCH = required("epoch", pl.Int64(), "epoch of the streamer that wrote the row")
-RUN_ID = replace(required("run_id", pl.String(), "the run that wrote the row"), provenance=True)
-INGESTED_AT = replace(required("ingested_at", TIMESTAMP, "when the row was handed to Delta", UTC), provenance=True)
+DAY = trading_day("trading day; the partition")
+DAY_OF_TIMESTAMP = trading_day("trading day that the timestamp belongs to; the partition")
+ACCOUNT = text("account", "IB account; simulated ones begin with SIM", required=True)
+CONID = integer("conid", "IB's contract id", required=True)
+OBSERVED_AT = instant("timestamp", "when the observation was made", required=True)
+SOURCE = text("source", "the feed of the row: stream, queue or flex", required=True)
+EPOCH = integer("epoch", "epoch of the streamer that wrote the row", required=True)
+RUN_ID = text("run_id", "the run that wrote the row", required=True, provenance=True)
+INGESTED_AT = instant("ingested_at", "when the row was handed to Delta", required=True, provenance=True)

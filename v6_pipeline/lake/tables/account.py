@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from v6_pipeline.lake.columns import (
     ACCOUNT,
-    BASE_CURRENCY,
     DAY_OF_TIMESTAMP,
     EXCHANGE_RATES,
     INGESTED_AT,
-    ISO_CURRENCY,
     OBSERVED_AT,
     RUN_ID,
     SOURCE,
-    Column,
     TableSpec,
-    number,
-    optional,
-    required,
+    base_amount,
+    column,
+    currency,
 )
 from v6_pipeline.lake.tables.sources import broker
 
 _FEED = broker("updateAccountValue")
-
-
-def _figure(name: str, meaning: str) -> Column:
-    return number(name, meaning, BASE_CURRENCY, origins=_FEED)
-
 
 ACCOUNT_VALUES = TableSpec(
     name="account_values",
@@ -35,22 +25,22 @@ ACCOUNT_VALUES = TableSpec(
     columns=(
         DAY_OF_TIMESTAMP,
         ACCOUNT.made_from(_FEED),
-        required("base_currency", pl.String(), "the account's base currency", ISO_CURRENCY, origins=_FEED),
-        _figure("net_liquidation", "net liquidation value"),
-        _figure("total_cash", "cash over all currencies"),
-        _figure("gross_position_value", "sum of the positions' absolute values"),
-        _figure("buying_power", "buying power"),
-        _figure("initial_margin", "initial margin requirement"),
-        _figure("maintenance_margin", "maintenance margin requirement"),
-        _figure("excess_liquidity", "equity above the maintenance margin"),
-        _figure("unrealized_pnl", "unrealized profit and loss"),
-        _figure("realized_pnl", "profit and loss realized this trading day"),
-        number("daily_pnl", "profit and loss since the previous close", BASE_CURRENCY, origins=broker("pnl.dailyPnL")),
-        optional(
-            "exchange_rates",
+        currency("base_currency", "the account's base currency", _FEED, required=True),
+        base_amount("net_liquidation", "net liquidation value", _FEED),
+        base_amount("total_cash", "cash over all currencies", _FEED),
+        base_amount("gross_position_value", "sum of the positions' absolute values", _FEED),
+        base_amount("buying_power", "buying power", _FEED),
+        base_amount("initial_margin", "initial margin requirement", _FEED),
+        base_amount("maintenance_margin", "maintenance margin requirement", _FEED),
+        base_amount("excess_liquidity", "equity above the maintenance margin", _FEED),
+        base_amount("unrealized_pnl", "unrealized profit and loss", _FEED),
+        base_amount("realized_pnl", "profit and loss realized this trading day", _FEED),
+        base_amount("daily_pnl", "profit and loss since the previous close", broker("pnl.dailyPnL")),
+        column(
             EXCHANGE_RATES,
+            "exchange_rates",
             "base-currency value of one unit of each currency, sorted by currency",
-            origins=_FEED,
+            _FEED,
         ),
         OBSERVED_AT,
         SOURCE,

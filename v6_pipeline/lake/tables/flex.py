@@ -1,8 +1,6 @@
-"""Tables of Flex statements beside their positions: the statements themselves, and what changed quantities."""
+"""Tables of Flex statements in addition to their positions: the statements, and what changed quantities."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import polars as pl
 
@@ -10,26 +8,27 @@ from v6_pipeline.lake.columns import (
     ACCOUNT,
     ATTRIBUTES,
     CONID,
-    CONTRACT_CURRENCY,
     DAY,
     INGESTED_AT,
-    ISO_CURRENCY,
     PARTITION_COLUMN,
     RUN_ID,
-    TIMESTAMP,
-    UTC,
     Origin,
     TableSpec,
+    column,
+    currency,
+    day,
+    instant,
+    integer,
     number,
-    optional,
-    required,
+    price,
+    text,
 )
 from v6_pipeline.lake.tables.sources import MOVES, POSITION, flex
 
 _ACCOUNT = ACCOUNT.made_from(flex("FlexStatement.accountId"))
 
 
-def _of_each_move(attribute: str) -> tuple[Origin, ...]:
+def _each_move(attribute: str) -> tuple[Origin, ...]:
     return flex(*(f"{move}.{attribute}" for move in MOVES))
 
 
@@ -39,29 +38,26 @@ FLEX_STATEMENTS = TableSpec(
     columns=(
         DAY,
         _ACCOUNT,
-        required("from_date", pl.Date(), "first day of the statement's period", origins=flex("FlexStatement.fromDate")),
-        required(
+        day("from_date", "first day of the statement's period", flex("FlexStatement.fromDate"), required=True),
+        day(
             "to_date",
-            pl.Date(),
             "last day of the statement's period; the positions are those at its end",
-            origins=flex("FlexStatement.toDate"),
+            flex("FlexStatement.toDate"),
+            required=True,
         ),
-        optional("query_name", pl.String(), "name of the Flex query", origins=flex("FlexQueryResponse.queryName")),
-        optional(
-            "base_currency",
-            pl.String(),
-            "the account's base currency",
-            ISO_CURRENCY,
-            origins=flex("AccountInformation.currency"),
+        text("query_name", "name of the Flex query", flex("FlexQueryResponse.queryName")),
+        currency("base_currency", "the account's base currency", flex("AccountInformation.currency")),
+        integer("positions", "positions in the statement; 0 is a flat account", flex(POSITION), required=True),
+        integer("activities", "trades, exercises, transfers and corporate actions in the statement", required=True),
+        column(
+            pl.List(pl.String()),
+            "sections",
+            "sections that the statement has, empty ones included, sorted",
+            required=True,
         ),
-        required("positions", pl.Int64(), "positions in the statement; 0 is a flat account", origins=flex(POSITION)),
-        required("activities", pl.Int64(), "trades, exercises, transfers and corporate actions in the statement"),
-        required("sections", pl.List(pl.String()), "sections that the statement has, empty ones included, sorted"),
-        required("sha256", pl.String(), "SHA-256 of the statement's own XML element, hexadecimal"),
-        replace(required("origin", pl.String(), "name of the file that held it"), provenance=True),
-        required(
-            "timestamp", TIMESTAMP, "when IB generated the statement", UTC, origins=flex("FlexStatement.whenGenerated")
-        ),
+        text("sha256", "SHA-256 of the statement's own XML element, hexadecimal", required=True),
+        text("origin", "name of the file that held it", required=True, provenance=True),
+        instant("timestamp", "when IB generated the statement", flex("FlexStatement.whenGenerated"), required=True),
         RUN_ID,
         INGESTED_AT,
     ),
@@ -75,41 +71,30 @@ FLEX_ACTIVITY = TableSpec(
     columns=(
         DAY,
         _ACCOUNT,
-        CONID.made_from(_of_each_move("conid")),
-        required("ordinal", pl.Int64(), "place in the statement, from 0"),
-        required("kind", pl.String(), "trade, exercise, transfer or corporate_action"),
-        required(
+        CONID.made_from(_each_move("conid")),
+        integer("ordinal", "place in the statement, from 0", required=True),
+        text("kind", "trade, exercise, transfer or corporate_action", required=True),
+        day(
             "activity_date",
-            pl.Date(),
             "day on which IB booked it",
-            origins=flex("Trade.tradeDate", "OptionEAE.date", "Transfer.date", "CorporateAction.reportDate"),
+            flex("Trade.tradeDate", "OptionEAE.date", "Transfer.date", "CorporateAction.reportDate"),
+            required=True,
         ),
-        required(
-            "quantity",
-            pl.Float64(),
-            "signed change of the position, contracts or shares",
-            origins=_of_each_move("quantity"),
-        ),
-        optional("symbol", pl.String(), "symbol of the contract", origins=_of_each_move("symbol")),
-        optional("currency", pl.String(), "contract currency", ISO_CURRENCY, origins=_of_each_move("currency")),
-        number(
-            "price", "price of the trade", CONTRACT_CURRENCY, origins=flex("Trade.tradePrice", "OptionEAE.tradePrice")
-        ),
-        number(
+        number("quantity", "signed change of the position, contracts or shares", _each_move("quantity"), required=True),
+        text("symbol", "symbol of the contract", _each_move("symbol")),
+        currency("currency", "contract currency", _each_move("currency")),
+        price("price", "price of the trade", flex("Trade.tradePrice", "OptionEAE.tradePrice")),
+        price(
             "realized_pnl",
             "FIFO profit and loss that it realized",
-            CONTRACT_CURRENCY,
-            origins=flex("Trade.fifoPnlRealized", "OptionEAE.realizedPnl", "CorporateAction.fifoPnlRealized"),
+            flex("Trade.fifoPnlRealized", "OptionEAE.realizedPnl", "CorporateAction.fifoPnlRealized"),
         ),
         number(
-            "fx_rate_to_base",
-            "base-currency value of one unit of the contract currency",
-            "",
-            origins=_of_each_move("fxRateToBase"),
+            "fx_rate_to_base", "base-currency value of one unit of the contract currency", _each_move("fxRateToBase")
         ),
-        optional("transaction_id", pl.String(), "IB's id of the transaction", origins=_of_each_move("transactionID")),
-        optional("attributes", ATTRIBUTES, "the statement's further attributes"),
-        required("timestamp", TIMESTAMP, "end of the session of the day", UTC),
+        text("transaction_id", "IB's id of the transaction", _each_move("transactionID")),
+        column(ATTRIBUTES, "attributes", "the statement's further attributes"),
+        instant("timestamp", "end of the session of the day", required=True),
         RUN_ID,
         INGESTED_AT,
     ),

@@ -5,28 +5,25 @@ To add a column to the snapshots, append it to ``POSITION_SNAPSHOTS`` and comput
 
 from __future__ import annotations
 
-import polars as pl
-
 from v6_pipeline.lake.columns import (
     ACCOUNT,
-    BASE_CURRENCY,
     CONID,
-    CONTRACT_CURRENCY,
     DAY,
     INGESTED_AT,
-    ISO_CURRENCY,
     PARTITION_COLUMN,
-    PERCENT,
     RUN_ID,
     SOURCE,
-    TIMESTAMP,
-    UTC,
     Column,
     Origin,
     TableSpec,
-    number,
-    optional,
-    required,
+    base_amount,
+    currency,
+    flag,
+    instant,
+    integer,
+    percent,
+    price,
+    text,
     version_read,
 )
 from v6_pipeline.lake.tables.account import ACCOUNT_VALUES
@@ -58,21 +55,18 @@ HISTORICAL_CLOSES = TableSpec(
     columns=(
         DAY,
         CONID.made_from(_each(_HELD, "conid")),
-        required("symbol", pl.String(), "symbol of the contract or of its underlying", origins=_each(_HELD, "symbol")),
-        required("sec_type", pl.String(), "IB's security type", origins=_each(_HELD, "sec_type")),
-        required("currency", pl.String(), "contract currency", ISO_CURRENCY, origins=_each(_HELD, "currency")),
-        number("close", "last price of the day's session; null if IB has none", CONTRACT_CURRENCY, origins=_BAR),
-        optional(
-            "bar_size", pl.String(), "IB's bar size of the bar that gave the close, such as '1 day'", origins=_BAR
-        ),
-        optional("what_to_show", pl.String(), "IB's data of that bar: TRADES, MIDPOINT, ...", origins=_BAR),
-        optional("bar_time", TIMESTAMP, "end of that bar, never after the day's cut-off", UTC, origins=_BAR),
-        optional(
+        text("symbol", "symbol of the contract or of its underlying", _each(_HELD, "symbol"), required=True),
+        text("sec_type", "IB's security type", _each(_HELD, "sec_type"), required=True),
+        currency("currency", "contract currency", _each(_HELD, "currency"), required=True),
+        price("close", "last price of the day's session; null if IB has none", _BAR),
+        text("bar_size", "IB's bar size of the bar that gave the close, such as '1 day'", _BAR),
+        text("what_to_show", "IB's data of that bar: TRADES, MIDPOINT, ...", _BAR),
+        instant("bar_time", "end of that bar, never after the day's cut-off", _BAR),
+        text(
             "reason",
-            pl.String(),
             "why there is no close: expired, no_data, no_permission, unknown_contract, no_answer (is asked again)",
         ),
-        required("timestamp", TIMESTAMP, "end of the bar, or of the session where there is none", UTC),
+        instant("timestamp", "end of the bar, or of the session where there is none", required=True),
         SOURCE,
         RUN_ID,
         INGESTED_AT,
@@ -125,23 +119,21 @@ POSITION_SNAPSHOTS = TableSpec(
     description="A trading day's truth: one row per (account, conid), from what was observed until the day's cut-off.",
     columns=(
         *map(_in_snapshot, POSITION_COLUMNS),
-        required("position_source", pl.String(), "what the position is from: flex, stream or queue"),
-        required("carried_forward", pl.Boolean(), "the position was last observed on an earlier trading day"),
-        required("final", pl.Boolean(), "made after the day's cut-off; before it the day is provisional"),
-        version_read("streamed_version", STREAMED_POSITIONS.name),
-        version_read("queued_version", QUEUED_POSITIONS.name),
-        version_read("accounts_version", ACCOUNT_VALUES.name),
-        version_read("flex_version", FLEX_POSITIONS.name),
-        version_read("closes_version", HISTORICAL_CLOSES.name),
+        text("position_source", "what the position is from: flex, stream or queue", required=True),
+        flag("carried_forward", "the position was last observed on an earlier trading day"),
+        flag("final", "made after the day's cut-off; before it the day is provisional"),
+        version_read("streamed_version", "Delta version of streamed_positions that was read"),
+        version_read("queued_version", "Delta version of queued_positions that was read"),
+        version_read("accounts_version", "Delta version of account_values that was read"),
+        version_read("flex_version", "Delta version of flex_positions that was read"),
+        version_read("closes_version", "Delta version of historical_closes that was read"),
         RUN_ID,
         INGESTED_AT,
-        version_read("flex_activity_version", FLEX_ACTIVITY.name, since=2),
-        optional(
+        version_read("flex_activity_version", "Delta version of flex_activity that was read", since=2),
+        instant(
             "greeks_time",
-            TIMESTAMP,
             "time of the observation that greeks and the underlying's price are from",
-            UTC,
-            origins=_each(_OWN_LOGS, "timestamp"),
+            _each(_OWN_LOGS, "timestamp"),
             since=2,
         ),
         _given_by("price_table", "price"),
@@ -173,6 +165,10 @@ _DELTA = _snapshot("position", "multiplier", "delta", "underlying_price", "marke
 _GAMMA = _snapshot("position", "multiplier", "gamma", "underlying_price", "fx_rate_to_base")
 _VEGA = _snapshot("position", "multiplier", "vega", "fx_rate_to_base")
 _THETA = _snapshot("position", "multiplier", "theta", "fx_rate_to_base")
+_IN_THE_MONEY = _snapshot(
+    *("position", "right", "strike", "underlying_price", "greeks_time", "underlying_conid", "market_price"),
+    "price_time",
+)
 _SHARES = _snapshot("position") + registry("quantity", "priority")
 """By which the strategies of a position share its amounts."""
 
@@ -181,72 +177,57 @@ def _once(origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
     return tuple(dict.fromkeys(origins))
 
 
-def _amount(name: str, meaning: str, origins: tuple[Origin, ...]) -> Column:
-    return number(name, meaning, BASE_CURRENCY, origins=_once(origins + _SHARES))
-
-
 PORTFOLIO_EXPOSURE = TableSpec(
     name="portfolio_exposure",
     description="Where the risk is: per account, underlying and strategy, in the account's base currency.",
     columns=(
         DAY,
         ACCOUNT.made_from(_snapshot("account")),
-        required("underlying", pl.String(), "symbol of the underlying", origins=_snapshot("symbol")),
-        optional(
-            "underlying_conid",
-            pl.Int64(),
-            "contract id of the underlying",
-            origins=_snapshot("underlying_conid", "conid"),
-        ),
-        required(
+        text("underlying", "symbol of the underlying", _snapshot("symbol"), required=True),
+        integer("underlying_conid", "contract id of the underlying", _snapshot("underlying_conid", "conid")),
+        text(
             "strategy",
-            pl.String(),
             "strategy that the positions serve; the remainder is 'unassigned'",
-            origins=registry("strategy"),
+            registry("strategy"),
+            required=True,
         ),
-        optional(
-            "base_currency", pl.String(), "currency of the amounts", ISO_CURRENCY, origins=_snapshot("base_currency")
-        ),
-        required(
+        currency("base_currency", "currency of the amounts", _snapshot("base_currency")),
+        integer(
             "positions",
-            pl.Int64(),
             "positions that contribute, those split over strategies in each",
-            origins=_snapshot("position"),
+            _snapshot("position"),
+            required=True,
         ),
-        _amount("market_value", "value of the positions; null if none is known", _VALUE),
-        number("market_value_coverage", "positions whose value is known", PERCENT, origins=_VALUE),
-        _amount("daily_pnl", "profit and loss of the day; null if none is known", _DAILY_PNL),
-        number(
-            "daily_pnl_coverage", "positions whose profit and loss of the day is known", PERCENT, origins=_DAILY_PNL
+        base_amount("market_value", "value of the positions; null if none is known", _VALUE + _SHARES),
+        percent("market_value_coverage", "positions whose value is known", _VALUE),
+        base_amount("daily_pnl", "profit and loss of the day; null if none is known", _once(_DAILY_PNL + _SHARES)),
+        percent("daily_pnl_coverage", "positions whose profit and loss of the day is known", _DAILY_PNL),
+        base_amount(
+            "dollar_delta",
+            "net delta x price of the underlying; stocks and futures have delta 1",
+            _once(_DELTA + _SHARES),
         ),
-        _amount("dollar_delta", "net delta x price of the underlying; stocks and futures have delta 1", _DELTA),
-        _amount("dollar_gamma", "change of dollar_delta when the underlying moves by 1 percent", _GAMMA),
-        _amount("vega", "change of value per percentage point of volatility", _VEGA),
-        _amount("theta", "change of value per calendar day", _THETA),
-        number(
-            "greeks_coverage",
-            "positions whose greeks are known",
-            PERCENT,
-            origins=_once(_DELTA + _GAMMA + _VEGA + _THETA),
+        base_amount(
+            "dollar_gamma", "change of dollar_delta when the underlying moves by 1 percent", _once(_GAMMA + _SHARES)
         ),
-        required(
+        base_amount("vega", "change of value per percentage point of volatility", _once(_VEGA + _SHARES)),
+        base_amount("theta", "change of value per calendar day", _once(_THETA + _SHARES)),
+        percent("greeks_coverage", "positions whose greeks are known", _once(_DELTA + _GAMMA + _VEGA + _THETA)),
+        integer(
             "short_options_expiring",
-            pl.Int64(),
             "short options that expire by the next trading day",
-            origins=_snapshot("position", "expiry"),
+            _snapshot("position", "expiry"),
+            required=True,
         ),
-        required(
+        integer(
             "short_options_in_the_money",
-            pl.Int64(),
             "short options in the money, by the newest price of the underlying, where one is known",
-            origins=_snapshot(
-                *("position", "right", "strike", "underlying_price", "greeks_time"),
-                *("underlying_conid", "market_price", "price_time"),
-            ),
+            _IN_THE_MONEY,
+            required=True,
         ),
-        required("timestamp", TIMESTAMP, "newest observation among the positions", UTC),
-        required("final", pl.Boolean(), "made from a snapshot after the day's cut-off"),
-        version_read("snapshot_version", POSITION_SNAPSHOTS.name),
+        instant("timestamp", "newest observation among the positions", required=True),
+        flag("final", "made from a snapshot after the day's cut-off"),
+        version_read("snapshot_version", "Delta version of position_snapshots that was read"),
         RUN_ID,
         INGESTED_AT,
     ),

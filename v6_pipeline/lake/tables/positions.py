@@ -15,27 +15,26 @@ from v6_pipeline.lake.columns import (
     ACCOUNT,
     ATTRIBUTES,
     CONID,
-    CONTRACT_CURRENCY,
     DAY_OF_TIMESTAMP,
     EPOCH,
     INGESTED_AT,
-    ISO_CURRENCY,
     OBSERVED_AT,
     PARTITION_COLUMN,
     RUN_ID,
     SOURCE,
-    TIMESTAMP,
-    UTC,
     Column,
     Origin,
     TableSpec,
+    column,
+    currency,
+    day,
+    instant,
+    integer,
     number,
-    optional,
-    required,
+    price,
+    text,
 )
 from v6_pipeline.lake.tables.sources import POSITION, broker, flex, registry
-
-_UNIT_OF_UNDERLYING = "per unit of the underlying"
 
 
 class Part(enum.StrEnum):
@@ -78,29 +77,31 @@ class PositionColumn:
         return self.column.dtype
 
 
-def _shared(
-    column: Column,
-    part: Part | None = None,
-    *,
-    own: tuple[Origin, ...] = (),
-    stream: tuple[Origin, ...] = (),
-    queue: tuple[Origin, ...] = (),
-    flex: tuple[Origin, ...] = (),
+def _own(
+    column: Column, part: Part | None, origins: tuple[Origin, ...], flex: tuple[Origin, ...] = ()
 ) -> PositionColumn:
-    """Return a column; ``own`` are its origins in both own logs."""
-    return PositionColumn(column=column, part=part, stream=own or stream, queue=own or queue, flex=flex)
+    """Return a column of the same origins in both own logs."""
+    return PositionColumn(column=column, part=part, stream=origins, queue=origins, flex=flex)
 
 
-def _contract(column: Column, *, flex: tuple[Origin, ...] = ()) -> PositionColumn:
-    return _shared(column, Part.CONTRACT, own=broker("position.contract"), flex=flex)
+def _contract(column: Column, *attributes: str) -> PositionColumn:
+    return _own(column, Part.CONTRACT, broker("position.contract"), _open_position(*attributes))
+
+
+def _valued(
+    column: Column, part: Part, stream: tuple[Origin, ...], portfolio_field: str, *attributes: str
+) -> PositionColumn:
+    """Return a column that each of the three sources gives by itself."""
+    queue = broker(f"updatePortfolio.{portfolio_field}")
+    return PositionColumn(column=column, part=part, stream=stream, queue=queue, flex=_open_position(*attributes))
 
 
 def _tick(name: str, meaning: str) -> PositionColumn:
-    return _shared(number(name, meaning, CONTRACT_CURRENCY), Part.QUOTE, own=broker(f"tickPrice.{name}"))
+    return _own(price(name, meaning), Part.QUOTE, broker(f"tickPrice.{name}"))
 
 
-def _greek(name: str, meaning: str, unit: str = "") -> PositionColumn:
-    return _shared(number(name, meaning, unit), Part.GREEKS, own=broker("tickOptionComputation.model"))
+def _greek(name: str, meaning: str, unit: str = "per unit of the underlying") -> PositionColumn:
+    return _own(number(name, meaning, unit=unit), Part.GREEKS, broker("tickOptionComputation.model"))
 
 
 def _open_position(*attributes: str) -> tuple[Origin, ...]:
@@ -110,72 +111,63 @@ def _open_position(*attributes: str) -> tuple[Origin, ...]:
 _ACCOUNT_FEED = broker("updateAccountValue")
 _MARKS = broker(*(f"tickPrice.{tick}" for tick in ("markPrice", "bid", "ask", "last", "close")))
 _SIZE = broker("position.position", "position.contract")
-_MAGNIFIER = broker("contractDetails.priceMagnifier")
+_COST = broker("position.avgCost")
+_MAGNIFIED = broker("contractDetails.priceMagnifier") + _MARKS
+_PRICE_SOURCES = "what market_price is: mark, mid, last, close, portfolio, flex or historical_close"
 
 POSITION_COLUMNS: tuple[PositionColumn, ...] = (
-    _shared(DAY_OF_TIMESTAMP),
-    _shared(ACCOUNT, own=broker("position.account"), flex=flex("FlexStatement.accountId")),
-    _contract(CONID, flex=_open_position("conid")),
+    PositionColumn(column=DAY_OF_TIMESTAMP),
+    _own(ACCOUNT, None, broker("position.account"), flex("FlexStatement.accountId")),
+    _contract(CONID, "conid"),
     _contract(
-        required("symbol", pl.String(), "symbol of the contract or of its underlying"),
-        flex=_open_position("symbol", "underlyingSymbol"),
+        text("symbol", "symbol of the contract or of its underlying", required=True), "symbol", "underlyingSymbol"
     ),
-    _contract(
-        optional("local_symbol", pl.String(), "the exchange's symbol of the contract"), flex=_open_position("symbol")
-    ),
-    _contract(optional("trading_class", pl.String(), "IB's trading class")),
-    _contract(
-        required("sec_type", pl.String(), "IB's security type: STK, OPT, FUT, FOP, ..."),
-        flex=_open_position("assetCategory"),
-    ),
-    _contract(optional("right", pl.String(), "C or P for options"), flex=_open_position("putCall")),
-    _contract(number("strike", "strike price", CONTRACT_CURRENCY), flex=_open_position("strike")),
-    _contract(optional("expiry", pl.Date(), "last trading day of the contract"), flex=_open_position("expiry")),
-    _contract(number("multiplier", "units of the underlying per contract", ""), flex=_open_position("multiplier")),
-    _contract(required("currency", pl.String(), "contract currency", ISO_CURRENCY), flex=_open_position("currency")),
-    _shared(
-        optional("underlying_conid", pl.Int64(), "contract id of the underlying"),
+    _contract(text("local_symbol", "the exchange's symbol of the contract"), "symbol"),
+    _contract(text("trading_class", "IB's trading class")),
+    _contract(text("sec_type", "IB's security type: STK, OPT, FUT, FOP, ...", required=True), "assetCategory"),
+    _contract(text("right", "C or P for options"), "putCall"),
+    _contract(price("strike", "strike price"), "strike"),
+    _contract(day("expiry", "last trading day of the contract"), "expiry"),
+    _contract(number("multiplier", "units of the underlying per contract"), "multiplier"),
+    _contract(currency("currency", "contract currency", required=True), "currency"),
+    _own(
+        integer("underlying_conid", "contract id of the underlying"),
         Part.CONTRACT,
-        own=broker("contractDetails.underConId"),
-        flex=_open_position("underlyingConid"),
+        broker("contractDetails.underConId"),
+        _open_position("underlyingConid"),
     ),
-    _shared(
-        required("position", pl.Float64(), "contracts or shares held, negative if short, 0 once closed"),
+    _valued(
+        number("position", "contracts or shares held, negative if short, 0 once closed", required=True),
         Part.POSITION,
-        stream=broker("position.position"),
-        queue=broker("updatePortfolio.position"),
-        flex=_open_position("position"),
+        broker("position.position"),
+        "position",
+        "position",
     ),
-    _shared(
-        number("average_cost", "IB's cost per unit of position, multiplier included", CONTRACT_CURRENCY),
+    _valued(
+        price("average_cost", "IB's cost per unit of position, multiplier included"),
         Part.POSITION,
-        stream=broker("position.avgCost"),
-        queue=broker("updatePortfolio.averageCost"),
-        flex=_open_position("costBasisMoney", "position"),
+        _COST,
+        "averageCost",
+        "costBasisMoney",
+        "position",
     ),
-    _shared(
-        number("market_price", "price that values the position", CONTRACT_CURRENCY),
+    _valued(price("market_price", "price that values the position"), Part.PRICE, _MARKS, "marketPrice", "markPrice"),
+    _valued(
+        price("market_value", "value of the whole position"),
         Part.PRICE,
-        stream=_MARKS,
-        queue=broker("updatePortfolio.marketPrice"),
-        flex=_open_position("markPrice"),
+        _SIZE + _MAGNIFIED,
+        "marketValue",
+        "positionValue",
     ),
-    _shared(
-        number("market_value", "value of the whole position", CONTRACT_CURRENCY),
+    _valued(
+        price("unrealized_pnl", "unrealized profit and loss of the position"),
         Part.PRICE,
-        stream=_SIZE + _MAGNIFIER + _MARKS,
-        queue=broker("updatePortfolio.marketValue"),
-        flex=_open_position("positionValue"),
+        _SIZE + _COST + _MAGNIFIED,
+        "unrealizedPNL",
+        "fifoPnlUnrealized",
     ),
-    _shared(
-        number("unrealized_pnl", "unrealized profit and loss of the position", CONTRACT_CURRENCY),
-        Part.PRICE,
-        stream=_SIZE + broker("position.avgCost") + _MAGNIFIER + _MARKS,
-        queue=broker("updatePortfolio.unrealizedPNL"),
-        flex=_open_position("fifoPnlUnrealized"),
-    ),
-    _shared(
-        number("realized_pnl", "profit and loss realized this trading day; null for streamed rows", CONTRACT_CURRENCY),
+    PositionColumn(
+        column=price("realized_pnl", "profit and loss realized this trading day; null for streamed rows"),
         queue=broker("updatePortfolio.realizedPNL"),
     ),
     _tick("bid", "best bid"),
@@ -183,50 +175,36 @@ POSITION_COLUMNS: tuple[PositionColumn, ...] = (
     _tick("last", "last trade"),
     _tick("close", "close of the previous session"),
     _greek("implied_vol", "implied volatility", "fraction a year"),
-    _greek("delta", "price change per unit of the underlying's price", _UNIT_OF_UNDERLYING),
-    _greek("gamma", "change of delta per unit of the underlying's price", _UNIT_OF_UNDERLYING),
-    _greek("vega", "price change per percentage point of volatility", _UNIT_OF_UNDERLYING),
-    _greek("theta", "price change per calendar day", _UNIT_OF_UNDERLYING),
-    _greek("underlying_price", "the underlying's price that the greeks were computed with"),
-    _shared(
-        optional("market_data_type", pl.Int32(), "1 live, 2 frozen, 3 delayed, 4 delayed and frozen"),
-        own=broker("marketDataType"),
+    _greek("delta", "price change per unit of the underlying's price"),
+    _greek("gamma", "change of delta per unit of the underlying's price"),
+    _greek("vega", "price change per percentage point of volatility"),
+    _greek("theta", "price change per calendar day"),
+    _greek("underlying_price", "the underlying's price that the greeks were computed with", ""),
+    _own(
+        column(pl.Int32(), "market_data_type", "1 live, 2 frozen, 3 delayed, 4 delayed and frozen"),
+        None,
+        broker("marketDataType"),
     ),
-    _shared(
-        optional(
-            "price_source",
-            pl.String(),
-            "what market_price is: mark, mid, last, close, portfolio, flex or historical_close",
-        ),
-        Part.PRICE,
-        stream=_MARKS,
-        queue=broker("updatePortfolio.marketPrice"),
-        flex=_open_position("markPrice"),
-    ),
-    _shared(
-        optional("price_time", TIMESTAMP, "when the price was received", UTC),
-        Part.PRICE,
-        stream=_MARKS,
-        queue=broker("updatePortfolio.marketPrice"),
-        flex=_open_position("markPrice"),
-    ),
-    _shared(
-        optional("base_currency", pl.String(), "the account's base currency", ISO_CURRENCY),
+    _valued(text("price_source", _PRICE_SOURCES), Part.PRICE, _MARKS, "marketPrice", "markPrice"),
+    _valued(instant("price_time", "when the price was received"), Part.PRICE, _MARKS, "marketPrice", "markPrice"),
+    _own(
+        currency("base_currency", "the account's base currency"),
         Part.RATE,
-        own=_ACCOUNT_FEED,
-        flex=flex("AccountInformation.currency"),
+        _ACCOUNT_FEED,
+        flex("AccountInformation.currency"),
     ),
-    _shared(
-        number("fx_rate_to_base", "base-currency value of one unit of the contract currency", ""),
+    _own(
+        number("fx_rate_to_base", "base-currency value of one unit of the contract currency"),
         Part.RATE,
-        own=_ACCOUNT_FEED,
-        flex=_open_position("fxRateToBase"),
+        _ACCOUNT_FEED,
+        _open_position("fxRateToBase"),
     ),
-    _shared(
-        optional("strategy_ids", pl.List(pl.String()), "active strategies that the contract served, sorted"),
-        own=registry("strategy"),
+    _own(
+        column(pl.List(pl.String()), "strategy_ids", "active strategies that the contract served, sorted"),
+        None,
+        registry("strategy"),
     ),
-    _shared(OBSERVED_AT),
+    PositionColumn(column=OBSERVED_AT),
 )
 POSITION_SCHEMA = pl.Schema({shared.name: shared.dtype for shared in POSITION_COLUMNS})
 
@@ -257,13 +235,8 @@ FLEX_POSITIONS = TableSpec(
     description="Open positions at the end of a trading day, as IB's Flex statements give them.",
     columns=(
         *(shared.column.made_from(shared.flex) for shared in POSITION_COLUMNS),
-        number(
-            "accrued_interest",
-            "interest accrued on the position",
-            CONTRACT_CURRENCY,
-            origins=_open_position("accruedInt"),
-        ),
-        optional("attributes", ATTRIBUTES, "the statement's further attributes of the position"),
+        price("accrued_interest", "interest accrued on the position", _open_position("accruedInt")),
+        column(ATTRIBUTES, "attributes", "the statement's further attributes of the position"),
         SOURCE,
         RUN_ID,
         INGESTED_AT,

@@ -9,7 +9,7 @@ from datetime import date, datetime
 import polars as pl
 import pytest
 
-from v6_pipeline.lake.columns import TIMESTAMP, Column, Origin, TableSpec
+from v6_pipeline.lake.columns import TIMESTAMP, Origin, TableSpec, column
 from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.lake.tables.positions import POSITION_COLUMNS, Part, columns_of
 from v6_pipeline.lake.tables.sources import (
@@ -48,8 +48,8 @@ def test_a_position_update_has_a_field_for_each_column_but_the_date() -> None:
 def test_a_spec_is_sound(spec: TableSpec) -> None:
     assert len(set(spec.column_names)) == len(spec.columns)
     assert set(spec.key) | set(spec.replaced_by) | {"date"} <= set(spec.column_names)
-    newer = [column for column in spec.columns if column.since > 1]
-    assert not any(column.required for column in newer), "an older table cannot be given a required column"
+    newer = [one for one in spec.columns if one.since > 1]
+    assert not any(one.required for one in newer), "an older table cannot be given a required column"
 
 
 @pytest.mark.parametrize("spec", TABLES, ids=lambda spec: spec.name)
@@ -59,21 +59,14 @@ def test_every_origin_is_a_column_that_exists(spec: TableSpec) -> None:
         IB_FLEX: set(FLEX_ATTRIBUTES),
         STRATEGY_REGISTRY: set(REGISTRY_FIELDS),
     }
-    for column in spec.columns:
-        assert len(set(column.origins)) == len(column.origins), f"{column.name} names an origin twice"
-        for origin in column.origins:
-            assert origin.column in known[origin.table], f"{column.name}: {origin}"
+    for one in spec.columns:
+        assert len(set(one.origins)) == len(one.origins), f"{one.name} names an origin twice"
+        for origin in one.origins:
+            assert origin.column in known[origin.table], f"{one.name}: {origin}"
 
 
 def test_a_new_column_raises_the_version_and_what_is_upstream() -> None:
-    new = Column(
-        name="rho",
-        dtype=pl.Float64(),
-        meaning="price change",
-        unit="percent",
-        since=70,
-        origins=(Origin("rates", "r"),),
-    )
+    new = column(pl.Float64(), "rho", "price change", (Origin("rates", "r"),), unit="percent", since=70)
     newer = replace(POSITION_SNAPSHOTS, columns=(*POSITION_SNAPSHOTS.columns, new))
 
     assert POSITION_SNAPSHOTS.version < newer.version == 70
@@ -82,7 +75,7 @@ def test_a_new_column_raises_the_version_and_what_is_upstream() -> None:
 
 
 def test_both_logs_have_the_same_columns_of_a_position() -> None:
-    shared = [column.name for column in POSITION_COLUMNS]
+    shared = [one.name for one in POSITION_COLUMNS]
     for spec in (STREAMED_POSITIONS, QUEUED_POSITIONS, POSITION_SNAPSHOTS):
         assert list(spec.column_names[: len(shared)]) == shared
     assert columns_of(Part.QUOTE)[:4] == ("bid", "ask", "last", "close")
