@@ -105,13 +105,12 @@ def _in_snapshot(shared: PositionColumn) -> Column:
 
 
 def _given_by(name: str, part: str) -> Column:
-    meaning = f"table of the row that gave the {part}"
-    return Column(name=name, dtype=pl.String(), meaning=meaning, since=3, provenance=True)
+    return text(name, f"table of the row that gave the {part}", since=3, provenance=True)
 
 
 def _given_at(name: str, part: str, *tables: TableSpec) -> Column:
-    meaning, origins = f"timestamp of the row that gave the {part}", _each(tables, "timestamp")
-    return Column(name=name, dtype=TIMESTAMP, meaning=meaning, unit=UTC, since=3, provenance=True, origins=origins)
+    origins = _each(tables, "timestamp")
+    return instant(name, f"timestamp of the row that gave the {part}", origins, since=3, provenance=True)
 
 
 POSITION_SNAPSHOTS = TableSpec(
