@@ -57,22 +57,22 @@ class _Line:
 
 
 class LineListener:
-    """Receives the events of a connection's subscriptions, on the loop; each method does nothing unless overridden."""
+    """Receives the events of a connection's lines, on the loop; a method that is not overridden ignores its event."""
 
     def on_subscribed(self, spec: ContractSpec) -> None:
-        """A contract's market data was requested."""
+        """Take note that a contract's market data was requested."""
 
     def on_quote(self, conid: int, quote: Quote) -> None:
-        """A subscribed contract ticked."""
+        """Take note of a tick."""
 
     def on_cancelled(self, conid: int) -> None:
-        """The owner ended a subscription."""
+        """Take note that the owner ended a subscription."""
 
     def on_lost(self, conid: int) -> None:
-        """A subscription ended because its line expired in the ledger, could not be renewed, or IB lost its data."""
+        """Take note that a line expired in the ledger or could not be renewed, or that IB lost its data."""
 
     def on_refused(self, refusal: Refusal) -> None:
-        """The gateway refused a subscription; the next ``step`` or ``report`` gives its line back."""
+        """Take note of a refusal; the next ``step`` or ``report`` gives the line back."""
 
 
 class Subscriptions:
@@ -183,22 +183,17 @@ class Subscriptions:
         return answer
 
     async def report(self) -> None:
-        """Record in the ledger what has happened to the lines since the last report.
-
-        Raises:
-            GatewayError: the session ended.
-            StateError: the ledger cannot be used; the next step or report includes the same changes.
-        """
+        """Record the changes since the last report in the ledger; what fails is part of the next step or report."""
         await self._exchange()
 
-    async def renew(self, *, timeout: float, give_up_after: timedelta) -> bool:  # noqa: ASYNC109
+    async def renew(self, *, timeout: float, give_up_seconds: float) -> bool:  # noqa: ASYNC109
         """Extend the expiry of the lines in the ledger; return True if some were cancelled, so that routes change.
 
         A line whose row expired (this process was stopped for a while) may be used by another process: it is cancelled.
 
         Args:
             timeout: seconds after which a ledger that does not answer has failed.
-            give_up_after: cancel all lines once they could not be renewed for so long: their rows may soon expire.
+            give_up_seconds: cancel all lines that could not be renewed for so long, before their rows expire.
 
         Raises:
             StateError: the lines were not renewed.
@@ -208,7 +203,7 @@ class Subscriptions:
             async with asyncio.timeout(timeout):
                 kept = await asyncio.to_thread(self._ledger.renew, self._holder, ttl_seconds=self._ttl_seconds)
         except (StateError, TimeoutError) as error:
-            if before and self._clock() - self._renewed_at >= give_up_after:
+            if before and self._clock() - self._renewed_at >= timedelta(seconds=give_up_seconds):
                 log.warning("%d lines not renewed since %s: cancelled", len(before), self._renewed_at.isoformat())
                 self._abandon(self.conids)
             raise StateError(str(error) or f"lines were not renewed within {timeout:g} s") from error
@@ -219,7 +214,7 @@ class Subscriptions:
         return bool(self._having(LineState.CANCELLING))
 
     def market_data_lost(self) -> None:
-        """The gateway has ended every subscription (1101)."""
+        """End every subscription without a cancel, as the gateway did with message 1101."""
         lost = self.conids
         self.market.drop_all()
         for conid in lost:
@@ -261,7 +256,7 @@ class Subscriptions:
         await asyncio.to_thread(self._ledger.release, self._holder)
 
     async def _stop_steps(self) -> None:
-        """Wait for the ledger's answer to a step under way; the step then ends without subscribing what it took."""
+        """Wait for the ledger's answer to a step under way; the step then fails before it subscribes."""
         self._session += 1
         if self._ledger_call is not None:
             await asyncio.wait({self._ledger_call})
@@ -314,7 +309,7 @@ class Subscriptions:
         self.market.cancel(conid)
 
     def _abandon(self, conids: Iterable[int]) -> None:
-        """Cancel lines that the ledger may no longer know of."""
+        """Cancel lines whose rows have expired or soon will."""
         for conid in conids:
             self._cancel(conid)
             self._listener.on_lost(conid)

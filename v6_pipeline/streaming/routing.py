@@ -146,6 +146,7 @@ class StreamCapacity:
     """The capacity that routing may rely on. Pure: asked with the time."""
 
     def __init__(self) -> None:
+        self.offered: int | None = None
         self._usable: int | None = None
         self._more: tuple[datetime, int] | None = None
 
@@ -154,6 +155,7 @@ class StreamCapacity:
 
         While the ledger probes for more lines it has waited for minutes already, and gives them one at a time.
         """
+        self.offered = offered
         if self._usable is None or offered <= self._usable or probing:
             self._usable, self._more = offered, None
             return offered

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.ib.connection import IBConnectionManager
@@ -47,7 +47,7 @@ class NewStreams:
     pending: tuple[int, ...] = ()
 
 
-class StreamLines(LineListener):
+class StreamLines(Subscriptions, LineListener):
     """The streamer's subscriptions, a line each.
 
     Args:
@@ -56,8 +56,8 @@ class StreamLines(LineListener):
         holder: names this streamer in the ledger.
         clock: UTC now.
         contracts: the records that each event changes.
-        on_quote: called on the loop for each contract that ticked.
-        on_refused: called after a refusal: the line is given back with the next ``cancel``.
+        publish: called on the loop for each contract that ticked.
+        wake: called after a refusal: the line is given back with the next ``cancel``.
     """
 
     def __init__(
@@ -68,16 +68,14 @@ class StreamLines(LineListener):
         holder: str,
         clock: Clock,
         contracts: StreamedContracts,
-        on_quote: Callable[[int, Quote], None],
-        on_refused: Callable[[], None],
+        publish: Callable[[int, Quote], None],
+        wake: Callable[[], None],
     ) -> None:
-        self._connection = connection
-        self._clock = clock
         self._contracts = contracts
-        self._publish_quote = on_quote
-        self._after_refusal = on_refused
+        self._publish = publish
+        self._wake = wake
         self._waiting_since: datetime | None = None
-        self._subscriptions = Subscriptions(
+        super().__init__(
             connection,
             ledger,
             holder=holder,
@@ -88,34 +86,17 @@ class StreamLines(LineListener):
         )
 
     @property
-    def conids(self) -> frozenset[int]:
-        """Contracts subscribed now."""
-        return self._subscriptions.conids
-
-    @property
     def awaits_lines(self) -> bool:
         """True while lines are about to come free for contracts that wait: start another pass within a second."""
         return self._waiting_since is not None
 
-    def quote(self, conid: int) -> Quote | None:
-        """Return the newest quote of a subscribed contract."""
-        return self._subscriptions.market.quote(conid)
-
-    async def begin_session(self) -> None:
-        """Start without a line on a new connection.
-
-        Raises:
-            StateError: the ledger cannot be used.
-        """
-        self._waiting_since = None
-        await self._subscriptions.begin_session()
-
     async def end_session(self) -> None:
         """Cancel, disconnect, and give back the lines that IB surely has again."""
-        await self._subscriptions.cancel_all(timeout=CLOSING_SECONDS)
+        self._waiting_since = None
+        await self.cancel_all(timeout=CLOSING_SECONDS)
         await self._connection.close()
         try:
-            await self._subscriptions.release_all()
+            await self.release_all()
         except StateError as error:
             log.warning("lines are not given back, and expire: %s", error)
 
@@ -126,8 +107,8 @@ class StreamLines(LineListener):
             GatewayError: the gateway did not confirm; the lines are given back with a later call.
             StateError: the ledger cannot be used.
         """
-        await self._subscriptions.step(ended=conids)
-        await self._subscriptions.report()
+        await self.step(ended=conids)
+        await self.report()
 
     async def subscribe(
         self, specs: Mapping[int, ContractSpec], priorities: Mapping[int, int] | None = None
@@ -147,7 +128,7 @@ class StreamLines(LineListener):
         pass_ends_at = asyncio.get_running_loop().time() + PASS_SECONDS
         wait = Wait.NOT_NEEDED
         while wanted:
-            answer = await self._subscriptions.step(wanted, specs, priorities=priorities)
+            answer = await self.step(wanted, specs, priorities=priorities)
             wait = answer.wait
             streaming += [conid for conid in answer.granted if conid in self.conids]
             wanted = [conid for conid in wanted if conid not in answer.granted]
@@ -155,49 +136,35 @@ class StreamLines(LineListener):
                 break
             if not answer.granted:
                 await self._await_confirmations(pass_ends_at)
-        await self._subscriptions.report()
+        await self.report()
         return NewStreams(tuple(streaming), tuple(wanted) if self._may_come(wait, wanted) else ())
 
-    async def renew(self) -> bool:
-        """Extend the lines' expiry in the ledger; return True if some were cancelled and are to be routed again.
-
-        Raises:
-            StateError: the ledger cannot be used. Lines whose rows may soon expire are cancelled.
-        """
-        return await self._subscriptions.renew(
-            timeout=RENEWAL_SECONDS, give_up_after=timedelta(seconds=GIVE_UP_SECONDS)
-        )
-
-    def market_data_lost(self) -> None:
-        """The gateway has ended every subscription (1101): their lines are free and can be taken again."""
-        self._subscriptions.market_data_lost()
-
     def on_subscribed(self, spec: ContractSpec) -> None:
-        """Begin the contract's subscription in its record."""
+        """Begin a subscription in the contract's record."""
         self._contracts.subscribed(spec.conid, spec.sec_type, self._clock())
 
     def on_quote(self, conid: int, quote: Quote) -> None:
-        """Pass the quote on."""
-        self._publish_quote(conid, quote)
+        """Publish a quote."""
+        self._publish(conid, quote)
 
     def on_cancelled(self, conid: int) -> None:
-        """End the contract's subscription in its record."""
+        """End the subscription in the contract's record."""
         self._contracts.cancelled(conid, self._clock())
 
     def on_lost(self, conid: int) -> None:
-        """End the contract's subscription in its record."""
+        """End the subscription in the contract's record."""
         self._contracts.lost(conid)
 
     def on_refused(self, refusal: Refusal) -> None:
-        """Record the refusal."""
+        """Record a refusal, and have routes changed."""
         self._contracts.refused(refusal, self._clock())
-        self._after_refusal()
+        self._wake()
 
     async def _await_confirmations(self, until: float) -> None:
         """Wait until others have confirmed their new lines; reads only, so that no process is delayed by it."""
         while asyncio.get_running_loop().time() < until:
             await asyncio.sleep(CONFIRMATION_POLL_SECONDS)
-            usage = await self._subscriptions.usage()
+            usage = await self.usage()
             if usage.turns > 0 or usage.limit.is_paused:
                 return
 

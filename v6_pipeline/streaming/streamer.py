@@ -40,7 +40,7 @@ from v6_pipeline.streaming.routing import (
     queue_priorities,
 )
 from v6_pipeline.streaming.status import OVERFLOW_SAMPLE, StreamerStatus, StreamState
-from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS, NewStreams, StreamLines
+from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS, GIVE_UP_SECONDS, RENEWAL_SECONDS, StreamLines
 from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 
@@ -124,8 +124,8 @@ class IBPositionStreamer:
             holder=holder,
             clock=clock,
             contracts=self._contracts,
-            on_quote=self._on_quote,
-            on_refused=self._wake.set,
+            publish=self._on_quote,
+            wake=self._wake.set,
         )
         self._resync = asyncio.Event()
         self._feeds = FeedMonitor(
@@ -141,7 +141,6 @@ class IBPositionStreamer:
         self._queued: dict[Key, QueuePriority] = {}
         self._plan: RoutePlan | None = None
         self._capacity = StreamCapacity()
-        self._planned_lines: int | None = None
         self._started_at = clock()
         self._last_tick_at: datetime | None = None
         self._ticks = 0
@@ -161,8 +160,7 @@ class IBPositionStreamer:
             FencedError: another streamer has taken over; nothing was written after that.
         """
         if IBPositionStreamer._in_process:
-            msg = "one IBPositionStreamer per process: a second one would take the same lines again"
-            raise RuntimeError(msg)
+            raise RuntimeError("one IBPositionStreamer per process: a second one would take the same lines again")
         IBPositionStreamer._in_process = True
         tasks: list[asyncio.Task[Any]] = []
         try:
@@ -303,7 +301,7 @@ class IBPositionStreamer:
 
     def _is_route_due(self, usage: SlotUsage) -> bool:
         """Return True if the number of lines changed, or lines are about to come free or may have without an event."""
-        changed = usage.limit.stream_target != self._planned_lines
+        changed = usage.limit.stream_target != self._capacity.offered
         return changed or self._lines.awaits_lines or self._clock() - self._routed_at >= ROUTE_AT_LEAST_EVERY
 
     async def _route(self, usage: SlotUsage) -> None:
@@ -313,24 +311,20 @@ class IBPositionStreamer:
         await self._lines.cancel(renewed)
         now = self._clock()
         routes = self._routes(now)
-        self._planned_lines = usage.limit.stream_target
-        capacity = self._capacity.usable(self._planned_lines, now, probing=usage.limit.is_probing)
+        capacity = self._capacity.usable(usage.limit.stream_target, now, probing=usage.limit.is_probing)
         self._plan = plan = plan_routes(routes, subscribed=self._lines.conids, capacity=capacity)
         await self._lines.cancel(plan.cancel)
         # While another login has the data a new request would only wait: its contract is queued for that time.
         wanted = [conid for conid in plan.subscribe if not self._feeds.is_paused or conid in renewed]
-        new = await self._subscribe(wanted, routes)
+        specs = await self._book.qualified(wanted)
+        self._portfolio.contracts |= specs
+        qualified = {conid: specs[conid] for conid in wanted if conid in specs}
+        new = await self._lines.subscribe(qualified, line_priorities(routes))
         self._contracts.planned(self._lines.conids | set(plan.subscribe))
         for conid in new.streaming:
             if not self._feeds.is_blind(conid):
                 self._publish(conid, self._clock())
         await self._enqueue(plan, routes, set(plan.subscribe) - {*new.streaming, *new.pending})
-
-    async def _subscribe(self, wanted: list[int], routes: list[Route]) -> NewStreams:
-        specs = await self._book.qualified(wanted)
-        self._portfolio.contracts |= specs
-        qualified = {conid: specs[conid] for conid in wanted if conid in specs}
-        return await self._lines.subscribe(qualified, line_priorities(routes))
 
     def _routes(self, now: datetime) -> list[Route]:
         routes: list[Route] = []
@@ -379,7 +373,7 @@ class IBPositionStreamer:
                     self._portfolio.bases = await self._state.base_currencies()
                     rates_at = now
                 if self._holdings.is_complete and now - renewed_at >= SLOT_RENEWAL:
-                    if await self._lines.renew():
+                    if await self._lines.renew(timeout=RENEWAL_SECONDS, give_up_seconds=GIVE_UP_SECONDS):
                         self._wake.set()
                     renewed_at = now
             except StateError as error:
@@ -402,7 +396,7 @@ class IBPositionStreamer:
             if not self._feeds.is_blind(conid):
                 self._publish(conid, now)
         for conid in self._lines.conids:
-            quote = self._lines.quote(conid)
+            quote = self._lines.market.quote(conid)
             is_valued = quote is not None and mark_of(quote) is not None and not self._feeds.is_blind(conid)
             self._contracts.valued(conid, now, is_valued=is_valued)
         due = self._contracts.unvalued(now, after) if self._feeds.is_linked else []
@@ -414,7 +408,7 @@ class IBPositionStreamer:
     # Events of the gateway, on the loop
 
     def _publish(self, conid: int, now: datetime, quote: Quote | None = None) -> None:
-        for update in self._portfolio.updates(conid, quote or self._lines.quote(conid), now):
+        for update in self._portfolio.updates(conid, quote or self._lines.market.quote(conid), now):
             self._dispatcher.publish(update)
 
     def _on_quote(self, conid: int, quote: Quote) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -327,7 +326,7 @@ async def test_lines_are_renewed(rig: Rig) -> None:
     await rig.live(1)
     rig.clock.advance(TTL - 1)
 
-    assert await rig.lines.renew(timeout=5, give_up_after=timedelta(seconds=80)) is False
+    assert await rig.lines.renew(timeout=5, give_up_seconds=80) is False
 
     rig.clock.advance(TTL - 1)
     assert rig.ledger.rows() == {1}
@@ -338,7 +337,7 @@ async def test_a_line_whose_row_expired_is_cancelled(rig: Rig) -> None:
     rig.clock.advance(1)
     rig.ledger.release(ME, [1])
 
-    assert await rig.lines.renew(timeout=5, give_up_after=timedelta(seconds=80)) is True
+    assert await rig.lines.renew(timeout=5, give_up_seconds=80) is True
 
     assert (rig.state(1), rig.state(2)) == (LineState.CANCELLING, LineState.LIVE)
     assert rig.noted.events[-1] == ("lost", 1)
@@ -351,12 +350,12 @@ async def test_lines_that_cannot_be_renewed_are_given_up_and_their_rows_are_rele
     rig.ledger.is_away = True
     rig.clock.advance(79)
     with pytest.raises(StateError):
-        await rig.lines.renew(timeout=5, give_up_after=timedelta(seconds=80))
+        await rig.lines.renew(timeout=5, give_up_seconds=80)
     assert rig.state(1) is LineState.LIVE
 
     rig.clock.advance(1)
     with pytest.raises(StateError):
-        await rig.lines.renew(timeout=5, give_up_after=timedelta(seconds=80))
+        await rig.lines.renew(timeout=5, give_up_seconds=80)
     assert rig.state(1) is LineState.CANCELLING
     assert rig.noted.events[-1] == ("lost", 1)
 
