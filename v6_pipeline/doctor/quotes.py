@@ -1,7 +1,6 @@
-"""The examination of market data: are there lines, and what comes of a few quotes on them.
+"""Examination of market data: whether lines are available, and which data a few quotes on them bring.
 
-The trial takes lines of the ledger's batch share and gives them back; what its outcome means is ``judge``, which is
-pure.
+The trial takes lines of the ledger's batch share and gives them back; ``judge``, which is pure, rates its result.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _LOG_OUT = (
 _NO_DEFINITION, _INVALID = 200, 321
 _SLOT_TTL_SECONDS = 30
 """Longer than the trial; the lines of a dead process are free again after that."""
-_GRAVITY = (Verdict.OK, Verdict.SKIPPED, Verdict.WARNING, Verdict.FAULT)
+_BY_SEVERITY = (Verdict.OK, Verdict.SKIPPED, Verdict.WARNING, Verdict.FAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +55,12 @@ class Tried(LineListener):
     """Result of the trial.
 
     Attributes:
-        contracts: that were to be tried.
+        contracts: the contracts to try.
         asked: those that got a line.
         refused: IB's refusals.
         quotes: the newest of each contract that ticked.
-        advised: what IB said of permissions that lack, by contract; the request stays open, and data may come.
-        elsewhere: what IB said, if another login has the data; else empty.
+        advised: IB's message about a missing permission, by contract; the request stays open, and data may come.
+        elsewhere: IB's message that another login has the data; else empty.
     """
 
     contracts: Mapping[int, ContractSpec]
@@ -73,18 +72,18 @@ class Tried(LineListener):
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def heard(self) -> dict[int, Quote]:
+    def priced(self) -> dict[int, Quote]:
         """Quotes with a price."""
         return {conid: quote for conid, quote in self.quotes.items() if conid in self.asked and _has_price(quote)}
 
     @property
     def silent(self) -> list[int]:
-        """Contracts that were neither refused nor priced."""
-        return [conid for conid in self.asked if conid not in self.heard and conid not in self.refused]
+        """Contracts with a line that were neither refused nor priced."""
+        return [conid for conid in self.asked if conid not in self.priced and conid not in self.refused]
 
     @property
     def lines_are_exhausted(self) -> bool:
-        """Whether IB had no line left for one of them."""
+        """True if IB had no line left for one of them."""
         return any(refusal.reaction is Reaction.LINES_EXHAUSTED for refusal in self.refused.values())
 
     def names(self, conids: Iterable[int]) -> str:
@@ -186,7 +185,7 @@ def _judge_lines(tried: Tried, usage: SlotUsage) -> Finding:
     if tried.lines_are_exhausted:
         return fault(
             _LINES,
-            f"IB has none left (error 101) while v6 uses {len(usage.slots)} of the {usage.configured_ceiling} it may",
+            f"IB has none left (error 101) while v6 uses {len(usage.slots)} of its {usage.configured_ceiling}",
             "close TWS windows that show quotes and other programs, or lower V6_MARKET_DATA_LINES",
         )
     if usage.limit.is_learned:
@@ -196,23 +195,23 @@ def _judge_lines(tried: Tried, usage: SlotUsage) -> Finding:
             "close TWS windows that show quotes, or lower V6_MARKET_DATA_LINES",
         )
     if not tried.asked:
-        return warning(_LINES, f"all {usage.ceiling} are in use by v6 itself: none was tried")
+        return warning(_LINES, f"all {usage.ceiling} are in use by v6 itself: no quote was tried")
     return ok(_LINES, f"{len(usage.slots)} of {usage.ceiling} in use, {usage.free} free")
 
 
 def judge(tried: Tried, *, is_open: bool) -> Finding:
-    """What the quotes say of the data that this login is given.
+    """Rate the data that this login is given.
 
     Args:
-        tried: what came of them.
-        is_open: whether the exchange is in session: only then does silence say something.
+        tried: result of the trial.
+        is_open: True if the exchange is in session: only then does silence mean anything.
     """
     found = [*_elsewhere(tried), *_refusals(tried), *_prices(tried, is_open=is_open), *_silence(tried, is_open=is_open)]
     if not found:
-        return skipped(_DATA, "no line could be had for a quote")
+        return skipped(_DATA, "no line was available for a quote")
     return Finding(
         _DATA,
-        max((finding.verdict for finding in found), key=_GRAVITY.index),
+        max((finding.verdict for finding in found), key=_BY_SEVERITY.index),
         "; ".join(finding.says for finding in found),
         "; ".join(dict.fromkeys(finding.remedy for finding in found if finding.remedy)),
     )
@@ -224,24 +223,24 @@ def _elsewhere(tried: Tried) -> Iterator[Finding]:
 
 
 def _refusals(tried: Tried) -> Iterator[Finding]:
-    """Refusals and advisories that left a contract without a price, each code once."""
+    """Report refusals and advisories that left a contract without a price, each code once."""
     by_code: dict[int, list[Refusal]] = {}
     for refusal in tried.refused.values():
         if refusal.reaction is not Reaction.LINES_EXHAUSTED:
             by_code.setdefault(refusal.code, []).append(refusal)
     advised = [conid for conid in tried.silent if conid in tried.advised]
     lasting = {conid for conid, refusal in tried.refused.items() if _is_lasting(refusal)}.union(advised)
-    # Where others are served, these few are valued from the portfolio feed.
-    tell = fault if lasting >= tried.asked else warning
+    # If other contracts have data, the portfolio feed values these few.
+    rate = fault if lasting >= tried.asked else warning
     for code, refusals in by_code.items():
         names = tried.names(refusal.conid for refusal in refusals)
-        yield tell(_DATA, f"refused for {names}: {code} {refusals[0].text}", _remedy(refusals[0]))
+        yield rate(_DATA, f"refused for {names}: {code} {refusals[0].text}", _remedy(refusals[0]))
     if advised:
-        yield tell(_DATA, f"none came for {tried.names(advised)}: {tried.advised[advised[0]]}", _SUBSCRIBE)
+        yield rate(_DATA, f"none came for {tried.names(advised)}: {tried.advised[advised[0]]}", _SUBSCRIBE)
 
 
 def _is_lasting(refusal: Refusal) -> bool:
-    """Whether it says more than that messages came too fast, or that one contract is gone."""
+    """Return True unless messages came too fast, or only this contract is gone."""
     return refusal.reaction is Reaction.FAIL_REQUEST and refusal.code != _NO_DEFINITION
 
 
@@ -251,14 +250,14 @@ def _remedy(refusal: Refusal) -> str:
     if refusal.reaction is Reaction.BACK_OFF:
         return "wait a minute and look again; end other programs of this gateway, or lower V6_MESSAGES_PER_SECOND"
     if refusal.code == _NO_DEFINITION:
-        return "look whether the contract has expired, is delisted or was renamed: IB has no such contract now"
+        return "check whether the contract has expired, is delisted or was renamed: IB has no such contract now"
     if refusal.code == _INVALID:
-        return "report IB's words: they say what it finds wrong in the request, which no subscription changes"
-    return "look again in a minute; if it stays, IB's words say what it wants"
+        return "report IB's message: it names the error in the request, which no subscription changes"
+    return "look again in a minute; if the refusal stays, follow IB's message"
 
 
 def _prices(tried: Tried, *, is_open: bool) -> Iterator[Finding]:
-    kinds = [quote.market_data_type or _LIVE for quote in tried.heard.values()]
+    kinds = [quote.market_data_type or _LIVE for quote in tried.priced.values()]
     for kind in sorted(set(kinds)):
         says = f"{_KINDS.get(kind, f'type {kind}')} prices of {kinds.count(kind)} of {len(tried.asked)} contracts came"
         if kind == _LIVE:
@@ -269,7 +268,7 @@ def _prices(tried: Tried, *, is_open: bool) -> Iterator[Finding]:
             remedy = "look again in a minute; if it stays, restart the gateway: frozen prices are those of a close"
             yield warning(_DATA, f"{says} although the market is open", remedy)
         else:
-            yield ok(_DATA, f"{says}, those of the close; whether live ones come shows while the market is open")
+            yield ok(_DATA, f"{says}, those of the close; whether live ones come can be seen while the market is open")
 
 
 def _silence(tried: Tried, *, is_open: bool) -> Iterator[Finding]:
@@ -281,11 +280,11 @@ def _silence(tried: Tried, *, is_open: bool) -> Iterator[Finding]:
         yield warning(
             _DATA,
             f"no price of {names} came although the market is open",
-            "look whether TWS or the phone is logged in with the same user: IB gives its data to one session",
+            "check whether TWS or the phone is logged in with the same user: IB gives its data to one session",
         )
-    elif not tried.heard:
+    elif not tried.priced:
         yield skipped(
             _DATA,
-            f"no price of {names} came while the market is closed: whether the login is given data cannot be told",
+            f"no price of {names} came while the market is closed, so that data permissions are not known",
             "look again while the market is open",
         )

@@ -1,8 +1,8 @@
-"""Streaming market data: one subscription per contract, quotes out, refusals out.
+"""Market-data subscriptions: one per contract, quotes out, refusals out.
 
-Keeps its own map of conid to request, because ib_async's is no measure of lines in use: a refused ticker stays in it,
-and a second request for a contract takes a second line that nothing can cancel. Which contract deserves a line is
-decided in ``streaming`` and ``refresh``.
+It keeps its own map of conid to request, because ib_async's does not show the lines in use: a refused ticker stays in
+it, and a second request for a contract takes a second line that nothing can cancel. Does not belong here: the ledger of
+lines (``subscriptions``), and which contract gets one (``streaming``, ``refresh``).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _NO_CONTRACT = 200
 _INVALID_REQUEST = 321
 
 _ENDS_A_SUBSCRIPTION = frozenset({Reaction.FAIL_REQUEST, Reaction.LINES_EXHAUSTED, Reaction.BACK_OFF})
-"""Said of a request, as opposed to the connection, these mean that it gets no data."""
+"""For a request, as opposed to the connection, these mean that it gets no data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A subscription that the gateway refused: IB's code and text, and what the code asks for."""
+    """A subscription that the gateway refused: IB's code and text, and the reaction to it."""
 
     conid: int
     code: int
@@ -54,7 +54,7 @@ class _Subscription:
     is_option: bool
     generic_ticks: str
     retried: frozenset[int] = frozenset()
-    """Codes on which it was asked for again already."""
+    """Codes after which the request was repeated."""
 
 
 class MarketData:
@@ -90,18 +90,18 @@ class MarketData:
 
     @property
     def requests(self) -> dict[int, int]:
-        """The request of each subscribed contract, by conid: a new one where it had to be asked for once more."""
+        """Request id of each subscribed contract, by conid; a repeated request has a new id."""
         return {conid: subscription.req_id for conid, subscription in self._by_conid.items()}
 
     def attach(self) -> None:
-        """Listen on the connection as it is now made; what was subscribed on an earlier one is gone."""
+        """Listen on a new connection, without any subscription."""
         self.forget_all()
         ticks = self._connection.ib.pendingTickersEvent
         if self._on_tickers not in ticks:
             ticks += self._on_tickers
 
     def subscribe(self, spec: ContractSpec) -> None:
-        """Ask for a contract's market data; one that is subscribed already stays as it is.
+        """Request a contract's market data, unless it is subscribed.
 
         Raises:
             GatewayError: not connected, or the contract is not qualified.
@@ -121,20 +121,20 @@ class MarketData:
             return
         ib = self._connection.ib
         ib.cancelMktData(subscription.contract)
-        # A later subscription must begin with an empty quote, not with this one's.
+        # A later subscription must begin with an empty quote.
         ib.wrapper.tickers.pop(hash(subscription.contract), None)
 
     def quote(self, conid: int) -> Quote | None:
-        """The newest quote of a subscribed contract."""
+        """Return the newest quote of a subscribed contract."""
         subscription = self._by_conid.get(conid)
         return None if subscription is None else quote_from_ib(subscription.ticker)
 
     def conid_of(self, req_id: int) -> int | None:
-        """The subscribed contract that a request is for, as IB's messages name it."""
+        """Return the subscribed contract of a request id."""
         return self._conid_of_request.get(req_id)
 
     def is_filled(self, conid: int) -> bool:
-        """Whether a subscribed contract's quote has all that a row wants."""
+        """Return True if a subscribed contract's quote has all that a row needs."""
         subscription = self._by_conid.get(conid)
         return subscription is not None and is_filled(subscription.ticker, option=subscription.is_option)
 
@@ -144,7 +144,7 @@ class MarketData:
             self._drop(conid)
 
     def forget_all(self) -> None:
-        """The connection is gone, and with it every subscription."""
+        """Forget every subscription, as the connection is gone."""
         self._by_conid.clear()
         self._conid_of_request.clear()
 
@@ -164,7 +164,7 @@ class MarketData:
         self._conid_of_request[req_id] = conid
 
     def _drop(self, conid: int) -> None:
-        """Forget a subscription that the gateway has ended, so that the contract can be asked for anew."""
+        """Forget a subscription that the gateway has ended, so that the contract can be subscribed again."""
         subscription = self._forget(conid)
         if subscription is not None:
             wrapper = self._connection.ib.wrapper
@@ -183,7 +183,7 @@ class MarketData:
             conid = ticker.contract.conId if ticker.contract else 0
             subscription = self._by_conid.get(conid)
             if subscription is not None and subscription.ticker is ticker:
-                # ib_async stamps it by the system's clock; all that is stored goes by one clock, the one passed in.
+                # ib_async uses the system's clock; all stored instants come from the one clock that was passed in.
                 ticker.time = now
                 self._on_quote(conid, quote_from_ib(ticker))
 
@@ -206,12 +206,12 @@ class MarketData:
 
 
 def _second_try(subscription: _Subscription, code: int) -> tuple[Contract, str] | None:
-    """What to ask for, once, after a refusal that another request may not meet: contract and generic ticks."""
+    """Return the contract and generic ticks of a second request, if it may succeed after this refusal."""
     contract, generic_ticks = subscription.contract, subscription.generic_ticks
     if code in subscription.retried:
         return None
     if code == _INVALID_REQUEST and generic_ticks:
-        # Some contracts have no mark price, and IB refuses the request for it as invalid: the rest is worth having.
+        # Some contracts have no mark price, and IB refuses the request for it as invalid: request the rest.
         return contract, ""
     if code == _ID_IN_USE:  # each request has a new id
         return contract, generic_ticks
@@ -221,7 +221,7 @@ def _second_try(subscription: _Subscription, code: int) -> tuple[Contract, str] 
 
 
 def quote_from_ib(ticker: Ticker) -> Quote:
-    """Our quote from ib_async's ticker: NaN, -1 and sentinels become None; greeks are IB's model's (tick 13)."""
+    """Convert ib_async's ticker: NaN, -1 and sentinels become None; greeks are IB's model's (tick 13)."""
     greeks = ticker.modelGreeks
     return Quote(
         bid=known_price(ticker.bid),
@@ -235,24 +235,26 @@ def quote_from_ib(ticker: Ticker) -> Quote:
         vega=_computed(greeks.vega) if greeks else None,
         theta=_computed(greeks.theta) if greeks else None,
         underlying_price=known_price(greeks.undPrice) if greeks else None,
-        # ib_async says 1, live, of a ticker that has heard nothing.
+        # ib_async's default is 1, live, before the first tick.
         market_data_type=ticker.marketDataType if ticker.time else None,
         price_time=_utc(ticker.time),
     )
 
 
 def is_filled(ticker: Ticker, *, option: bool) -> bool:
-    """Whether both sides, the close and an option's greeks have been told.
+    """Return True if both sides, the close and an option's greeks have arrived.
 
-    IB tells -1 where a side has no quote, as for the bid of many far options: that is told as well, and waiting for
-    more would be in vain. ib_async keeps it apart from NaN, which it has until the first tick.
+    IB sends -1 for a side without a quote, as for the bid of many far options: that counts as arrived, for nothing else
+    will come. ib_async keeps it apart from NaN, its value until the first tick.
     """
-    told = not any(math.isnan(price) for price in (ticker.bid, ticker.ask, ticker.close))
-    return told and (not option or (ticker.modelGreeks is not None and known(ticker.modelGreeks.delta) is not None))
+    has_prices = not any(math.isnan(price) for price in (ticker.bid, ticker.ask, ticker.close))
+    return has_prices and (
+        not option or (ticker.modelGreeks is not None and known(ticker.modelGreeks.delta) is not None)
+    )
 
 
 def _computed(greek: float | None) -> float | None:
-    """A vega or theta; IB's -2 for 'not computed', which ib_async maps for delta and gamma only, is unknown."""
+    """Return a vega or theta; IB's -2, 'not computed', which ib_async maps for delta and gamma only, is unknown."""
     return None if greek == -2 else known(greek)
 
 

@@ -1,11 +1,10 @@
-"""Whether market data really flows: proven by ticks, not assumed from what the gateway says.
+"""Health of the market-data feeds: proven by ticks, not by what the gateway says.
 
-Pure: events and ticks in, a verdict per feed and what to subscribe again out; no sockets, no clock of its own. A feed
-is what one of IB's data farms serves: stocks, options, futures, currencies. The broker's own word does not suffice:
-streams were seen dead for hours after "connectivity restored, data maintained", and after a farm that was away for
-three seconds, with every heartbeat answered. So after each such event, and when a feed falls silent while the exchange
-is open, its contracts are watched, and subscribed again until they tick. No canary contract takes a line for it: asking
-anew for what is subscribed costs messages only, and its first ticks are the same proof.
+Pure: events and ticks in, a verdict per feed and the contracts to subscribe again out; no sockets, no clock. The
+broker's word does not suffice: streams were seen dead for hours after "connectivity restored, data maintained", and
+after a farm that was away for three seconds, with every heartbeat answered. So after each such event, and when a feed
+falls silent while the exchange is open, its contracts are subscribed again until they tick. No canary contract takes a
+line for that: renewing a subscription costs messages only, and its first ticks are the same proof.
 """
 
 from __future__ import annotations
@@ -42,20 +41,20 @@ FARM_TIMEOUT = timedelta(minutes=5)
 
 
 class FeedState(enum.StrEnum):
-    """What is known of a feed."""
+    """State of a feed."""
 
     FLOWING = "flowing"
     VERIFYING = "verifying"
-    """Said to be back; not believed before it ticks."""
+    """Reported to be back; not trusted before it ticks."""
     UNVERIFIED = "unverified"
-    """Said to be back while the exchange was closed and nothing ticked; verified at the open."""
+    """Reported to be back while the exchange was closed and nothing ticked; verified at the open."""
     STALE = "stale"
-    """Known to be away."""
+    """Away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """Contracts to subscribe again, and why."""
+    """Contracts to subscribe again, and the reason."""
 
     conids: frozenset[int]
     reason: str
@@ -66,7 +65,7 @@ class _FeedRecord:
     state: FeedState = FeedState.FLOWING
     reason: str = ""
     since: datetime | None = None
-    """Data is in doubt since; ``None`` while it flows."""
+    """Start of the doubt about its data; ``None`` while it flows."""
     event_at: datetime | None = None
     """Ticks prove something once they are ``FIRST_BURST`` later than this; ``None``: any tick does."""
     renew_at: datetime | None = None
@@ -92,7 +91,7 @@ class FeedHealth:
 
     Args:
         contracts: the records of the streamed contracts.
-        is_open: whether the exchange is in session at an instant; silence says nothing while it is closed.
+        is_open: True if the exchange is in session at an instant; silence says nothing while it is closed.
     """
 
     def __init__(self, contracts: StreamedContracts, is_open: Callable[[datetime], bool]) -> None:
@@ -107,7 +106,7 @@ class FeedHealth:
     # Events
 
     def begin_session(self) -> None:
-        """A new connection: everything is subscribed again, and no farm is known to be broken."""
+        """Begin a connection: everything is subscribed again, and no farm is known to be broken."""
         self._records = {feed: _FeedRecord() for feed in Feed}
         for feed in Feed:
             self._pause_tick_rate(feed)
@@ -115,7 +114,7 @@ class FeedHealth:
         self._competing.clear()
 
     def ticked(self, conid: int, now: datetime) -> None:
-        """A contract brought data."""
+        """Take a contract's tick as proof of its feed."""
         contract = self._contracts.ticked(conid, now)
         if contract is None or contract.subscribed_at is None:
             return
@@ -134,12 +133,12 @@ class FeedHealth:
             )
 
     def link_lost(self, now: datetime) -> None:
-        """The gateway lost IB: every feed is stale until it says otherwise, or ticks."""
+        """Mark every feed stale, as the gateway lost IB, until the gateway reports otherwise or the feed ticks."""
         for feed in Feed:
             self._mark_stale(feed, now, "the gateway lost its link to IB")
 
     def link_restored(self, now: datetime, *, farms_away: Iterable[str] = ()) -> None:
-        """The link is back and data is said to be kept, but for the farms that are still away."""
+        """Verify every feed: the link is back and data is reported to be kept, except for farms still away."""
         for feed in Feed:
             self._records[feed].farms.clear()
             self._verify(feed, now, "the link to IB was lost")
@@ -147,21 +146,21 @@ class FeedHealth:
             self.farm_broken(farm, now)
 
     def resubscribed(self, now: datetime) -> None:
-        """Market data was lost, and everything was asked for anew: the first ticks are the proof."""
+        """Verify every feed: market data was lost and all contracts are subscribed again, so any tick is proof."""
         for feed in Feed:
             self._records[feed].farms.clear()
             self._verify(feed, now, "market data was lost")
             self._records[feed].event_at = None
 
     def farm_broken(self, farm: str, now: datetime) -> None:
-        """A farm is away."""
+        """Mark the feeds of a broken farm stale."""
         for feed in Feed.of_farm(farm):
             self._mark_stale(feed, now, f"farm {farm or '(unnamed)'} is broken")
             self._records[feed].farms.add(farm)
             self._records[feed].renew_at = now + FARM_TIMEOUT
 
     def farm_ok(self, farm: str, now: datetime) -> None:
-        """A farm is there; no news unless it was broken."""
+        """Verify the feeds of a farm that was broken and is back."""
         for feed in Feed.of_farm(farm):
             record = self._records[feed]
             if farm in record.farms:
@@ -170,7 +169,7 @@ class FeedHealth:
                     self._verify(feed, now, f"farm {farm} was broken")
 
     def competing_session(self, now: datetime) -> bool:
-        """Another login has the data; whether that is to be told now, once in a quarter of an hour."""
+        """Mark every feed stale, as another login has the data; return True if an alert is due."""
         if self._competing.since is None:
             for contract in self._contracts:
                 contract.tries = 0
@@ -178,10 +177,10 @@ class FeedHealth:
                 self._mark_stale(feed, now, "another login of this username has the market data")
         return self._competing.reported(now)
 
-    # What follows
+    # Verdicts
 
     def due(self, now: datetime) -> list[Renewal]:
-        """What to subscribe again now; asked about once a second. Each answer counts as carried out."""
+        """Return what to subscribe again now. Call it about once a second; each renewal counts as made."""
         is_open = self._is_open(now)
         if is_open and self._open_since is None:
             self._open_since = now
@@ -202,12 +201,12 @@ class FeedHealth:
 
     @property
     def competing_since(self) -> datetime | None:
-        """Another login has had the data since; nothing new is subscribed meanwhile."""
+        """Start of another login's hold on the data; nothing new is subscribed during it."""
         return self._competing.since
 
     @property
     def stale_since(self) -> datetime | None:
-        """Since when data of some subscribed contract is away or in doubt; ``None`` if all of it flows."""
+        """Start of the outage or doubt of any subscribed contract's data; ``None`` if all of it flows."""
         feeds = {contract.feed for contract in self._contracts.subscribed_ones()}
         records = (self._records[feed] for feed in feeds)
         return min((record.since for record in records if record.since and record.is_blind), default=None)

@@ -1,8 +1,8 @@
-"""What the streamer makes of the broker's notices: since when it is blind, what to subscribe again, whether to go on.
+"""The streamer's reaction to the broker's notices: since when it is blind, what to subscribe again, when to reconnect.
 
-Between the connection, whose message codes and ticks it hears, and ``FeedHealth``, which judges. It subscribes nothing
-itself: what has to be asked for again goes through the routing like everything else, a line at a time, so that a line
-limit that has fallen meanwhile is found out by one error 101 and not by eighty.
+Between the connection, whose message codes and ticks arrive here, and ``FeedHealth``, which judges. It subscribes
+nothing itself: renewals go through the routing, a line at a time, so that a line limit that has fallen in the meantime
+costs one error 101 and not eighty.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ from v6_pipeline.ib.connection import ConnectionState, IBConnectionManager
 from v6_pipeline.ib.resets import expected_outage
 from v6_pipeline.model import IBRegion
 from v6_pipeline.streaming.feed_health import FeedHealth
-from v6_pipeline.streaming.status import FeedStatus
 from v6_pipeline.streaming.stream_lines import StreamLines
 from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 
 log = logging.getLogger(__name__)
 
 LINK_TIMEOUT = timedelta(minutes=5)
-"""A gateway without its link to IB is left to itself for that long; then a new session is tried, for the notice of its
-return may be lost."""
+"""A gateway without its link to IB has that long to restore it; then a new session is tried, for the notice of the
+link's return may be lost."""
 
 
 class FeedMonitor:
-    """Watches the feeds of one streamer, over all its connections.
+    """Monitors the feeds of one streamer, over all its connections.
 
     Args:
-        connection: whose notices are heard.
+        connection: the source of the notices.
         lines: what is subscribed.
         contracts: the records of the streamed contracts.
-        is_open: whether the exchange is in session at an instant.
+        is_open: True if the exchange is in session at an instant.
         region: decides when the broker's resets are.
         clock: UTC now.
-        wake: set when the routing has something new to do.
-        resync: set when positions are to be asked for again.
+        wake: set when routes change.
+        resync: set when positions are to be downloaded again.
+
+    Attributes:
+        health: the verdict on each feed.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class FeedMonitor:
     ) -> None:
         self._connection = connection
         self._lines = lines
-        self._health = FeedHealth(contracts, is_open)
+        self.health = FeedHealth(contracts, is_open)
         self._region = region
         self._clock = clock
         self._wake = wake
@@ -68,33 +70,23 @@ class FeedMonitor:
 
     @property
     def blind_since(self) -> datetime | None:
-        """Since when data of some streamed contract is away or not believed; ``None`` if all of it flows."""
-        doubts = (self._disconnected_since, self._health.stale_since)
+        """Start of the outage or doubt of any streamed contract's data; ``None`` if all of it flows."""
+        doubts = (self._disconnected_since, self.health.stale_since)
         return min((moment for moment in doubts if moment is not None), default=None)
 
     @property
     def is_linked(self) -> bool:
-        """Whether there is a session, and a link from the gateway to IB, as far as is known."""
+        """True while there is a session, and a link from the gateway to IB as far as is known."""
         return self._disconnected_since is None
 
     @property
     def is_paused(self) -> bool:
-        """Whether another login has the market data: a new request would only wait."""
-        return self._health.competing_since is not None
+        """True while another login has the market data: a new request would only wait."""
+        return self.health.competing_since is not None
 
     def is_blind(self, conid: int) -> bool:
-        """Whether a subscribed contract's data is away: without a tick no row is made of it."""
-        return not self.is_linked or self._health.is_blind(conid)
-
-    @property
-    def feeds(self) -> dict[str, FeedStatus]:
-        """The feeds that do not flow, by name."""
-        return self._health.describe()
-
-    @property
-    def competing_since(self) -> datetime | None:
-        """Start of another login's hold on the market data; ``None`` while there is none."""
-        return self._health.competing_since
+        """Return True if a subscribed contract's data is away: no row is made of it without a tick."""
+        return not self.is_linked or self.health.is_blind(conid)
 
     @property
     def expected_outage(self) -> str | None:
@@ -103,42 +95,42 @@ class FeedMonitor:
         return str(outage) if outage else None
 
     def begin_session(self) -> None:
-        """A new connection, on which nothing is subscribed yet."""
-        self._health.begin_session()
+        """Begin a connection, on which nothing is subscribed yet."""
+        self.health.begin_session()
         self._to_renew.clear()
         self._in_session = True
 
     def positions_known(self) -> None:
-        """A position download is complete: from here on the streamer sees, if the gateway does."""
+        """Count the streamer as linked: a position download is complete, so the gateway had its link to IB."""
         if self._connection.state is ConnectionState.CONNECTED:
             self._disconnected_since = None
 
     def end_session(self) -> None:
-        """The connection is gone, or about to be."""
+        """Count the streamer as blind: the connection is gone, or about to be."""
         self._in_session = False
         self._disconnected_since = self._disconnected_since or self._clock()
 
     def ticked(self, conid: int) -> None:
-        """A contract brought data."""
+        """Take a contract's tick as proof of its feed and of the link."""
         was_paused = self.is_paused
-        self._health.ticked(conid, self._clock())
+        self.health.ticked(conid, self._clock())
         if was_paused and not self.is_paused:
             log.warning("market data is back: contract %d ticks", conid)
             self._wake.set()
-        if self._connection.state is ConnectionState.LINK_LOST and not self._health.is_blind(conid):
-            log.warning("contract %d ticks, so the link to IB is back although nothing said so", conid)
+        if self._connection.state is ConnectionState.LINK_LOST and not self.health.is_blind(conid):
+            log.warning("contract %d ticks, so the link to IB is back although no notice came", conid)
             self._connection.link_proven()
             self._resync.set()
 
     def take_renewals(self) -> set[int]:
-        """Contracts whose subscription is to be ended and made anew; asking takes them."""
+        """Return the contracts to cancel and subscribe again, once."""
         renew, self._to_renew = self._to_renew, set()
         return renew
 
     async def look(self, now: datetime) -> None:
-        """Once a second: find what should tick and does not, and a gateway that will not find its link again."""
+        """Find contracts that should tick and do not, and a gateway that stays without its link. Once a second."""
         if self._in_session and self.is_linked:
-            for renewal in self._health.due(now):
+            for renewal in self.health.due(now):
                 log.warning("%s: %d contracts are subscribed again", renewal.reason, len(renewal.conids))
                 self._to_renew |= renewal.conids
                 self._wake.set()
@@ -152,21 +144,21 @@ class FeedMonitor:
         now = self._clock()
         match reaction_to(code, text):
             case Reaction.LINK_LOST:
-                self._health.link_lost(now)
+                self.health.link_lost(now)
                 self._disconnected_since = self._disconnected_since or now
             case Reaction.VERIFY if self._in_session:
-                self._health.link_restored(now, farms_away=farms_away(text))
+                self.health.link_restored(now, farms_away=farms_away(text))
                 self._resync.set()
             case Reaction.RESUBSCRIBE if self._in_session:
                 # First the feeds, whose state depends on what streamed until now.
-                self._health.resubscribed(now)
+                self.health.resubscribed(now)
                 self._lines.market_data_lost()
                 self._resync.set()
             case Reaction.FARM_BROKEN:
-                self._health.farm_broken(farm_of(text), now)
+                self.health.farm_broken(farm_of(text), now)
             case Reaction.FARM_OK:
-                self._health.farm_ok(farm_of(text), now)
-            case Reaction.COMPETING_SESSION if self._health.competing_session(now):
+                self.health.farm_ok(farm_of(text), now)
+            case Reaction.COMPETING_SESSION if self.health.competing_session(now):
                 log.warning(
                     "%d %s: another login of this username has the market data (TWS, phone, live or paper); streams "
                     "pause until it ends, values still come from the account: end that login, or use a username of "

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class HoldingsFeed:
-    """Keeps the portfolio and the state database at what the broker reports.
+    """Follows the broker's positions on each connection.
 
     Args:
         connection: may be made again; call ``begin_session`` after each connect.
@@ -49,19 +49,14 @@ class HoldingsFeed:
         """True once a download of this session is complete."""
 
     async def begin_session(self) -> None:
-        """Follow the positions on a new connection, and download them.
-
-        Raises:
-            GatewayError: the download failed.
-            StateError: it could not be stored.
-        """
+        """Subscribe to the positions and download them; raises as ``download``."""
         self._changes.clear()
         subscribe_positions(self._connection, self._on_position, self._clock)
         await self.download()
         self.is_complete = True
 
     def end_session(self) -> None:
-        """The connection is gone, or about to be."""
+        """Count every position event as a change until the next download."""
         self.is_complete = False
 
     async def download(self) -> None:
@@ -89,11 +84,7 @@ class HoldingsFeed:
         log.info("%d positions in %d accounts", len(kept), len(accounts))
 
     async def store_changes(self) -> list[Holding]:
-        """Store the changes since the last call, and return them; those that come during it are left for the next.
-
-        Raises:
-            StateError: nothing was stored; the next call includes the same changes.
-        """
+        """Store the changes since the last call, and return them; raises ``StateError`` and keeps them if it fails."""
         changed = list(self._changes.values())
         if changed:
             await self._state.take_in_changes(changed)

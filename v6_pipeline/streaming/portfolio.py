@@ -1,6 +1,6 @@
-"""What the streamer knows of the accounts at this moment: holdings, strategies, base currencies, contracts.
+"""The accounts at this moment: holdings, strategies, base currencies, contracts.
 
-In memory and without I/O, so that a tick becomes rows in microseconds. Who fills it is ``IBPositionStreamer``.
+In memory and without I/O, so that a tick becomes rows in microseconds. ``IBPositionStreamer`` fills it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from v6_pipeline.model import BaseCurrency, ContractSpec, Holding, PositionUpdat
 from v6_pipeline.state.keys import Key
 
 _INSTANT = timedelta(microseconds=1)
-"""What Delta distinguishes."""
+"""Resolution of Delta's timestamps."""
 
 
 class Portfolio:
@@ -39,15 +39,15 @@ class Portfolio:
         return sum(len(holders) for holders in self._by_conid.values())
 
     def holders(self, conid: int) -> tuple[Holding, ...]:
-        """The holdings of a contract, one per account."""
+        """Return the holdings of a contract, one per account."""
         return tuple(self._by_conid.get(conid, {}).values())
 
     def keeps(self, account: str) -> bool:
-        """Whether an account's holdings belong here."""
+        """Return True if an account's holdings belong here."""
         return not self._accounts or account in self._accounts
 
     def replace(self, holdings: Iterable[Holding]) -> None:
-        """Take in a complete download."""
+        """Apply a complete download."""
         self._by_conid.clear()
         for holding in holdings:
             self.put(holding)
@@ -55,12 +55,12 @@ class Portfolio:
         self._emitted_at = {key: moment for key, moment in self._emitted_at.items() if key in kept}
 
     def put(self, holding: Holding) -> None:
-        """Take in a change."""
+        """Apply a change."""
         if self.keeps(holding.account):
             self._by_conid.setdefault(holding.contract.conid, {})[holding.account] = holding
 
     def differs(self, holding: Holding) -> bool:
-        """Whether an observation says something else of position or cost than what is known; flat is the unknown."""
+        """Return True if an observation differs in position or cost from the known holding; unknown counts as flat."""
         known = self._by_conid.get(holding.contract.conid, {}).get(holding.account)
         if known is None:
             return holding.position != 0
@@ -76,13 +76,13 @@ class Portfolio:
             self._by_conid.pop(holding.contract.conid, None)
 
     def set_strategies(self, strategies: dict[Key, tuple[str, ...]]) -> None:
-        """Note which strategies each holding serves now."""
+        """Set the strategies that each holding serves now."""
         self._strategies = strategies
 
     def updates(self, conid: int, quote: Quote | None, now: datetime) -> list[PositionUpdate]:
-        """One row per account that holds a contract, at a quote.
+        """Return one row for each account that holds a contract, valued at a quote.
 
-        A holding's timestamps only grow, whatever the clock does: the lake never holds one (account, conid, timestamp)
+        A holding's timestamps increase even if the clock does not: the lake never holds one (account, conid, timestamp)
         twice, and the newest row is the last one that was made.
         """
         rows = []
@@ -103,7 +103,7 @@ class Portfolio:
         return rows
 
     def silent(self, conids: Iterable[int], now: datetime, after: timedelta) -> list[int]:
-        """Those of ``conids`` of which some account's newest row is older than ``after``."""
+        """Return those of ``conids`` of which some account's newest row is older than ``after``."""
         return [
             conid
             for conid in conids

@@ -1,7 +1,7 @@
-"""Which contracts to stream and which holdings to queue: one pure function, and what it must remember between calls.
+"""The decision which contracts stream and which holdings are queued, and the line capacity that it may rely on.
 
-No sockets, no database: data in, decision out. ``IBPositionStreamer`` carries the decision out, and ``SlotLedger`` may
-still refuse a line.
+Pure: no sockets, no database. ``IBPositionStreamer`` carries the decision out, and ``SlotLedger`` may still refuse a
+line.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from v6_pipeline.model import Holding, QueuePriority
 from v6_pipeline.state.keys import Key
 
 RISE_AFTER = timedelta(seconds=5)
-"""Capacity that has come back is used once it has stayed for that long: what was given up for want of it must not flap.
-"""
+"""Capacity that has come back is used once it has stayed for that long, so that streams do not flap."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A holding and what the registry says of it.
+    """A holding, its strategies' priority, and what is known of its contract.
 
     ``priority`` is the best one of the active strategies it serves (lower is more important), ``None`` if it serves
-    none. ``refused`` holds where the broker gives no market data for the contract (not subscribed, unknown): it can
-    only be queued. ``silent`` holds where a stream of the contract brought nothing: it streams if nobody else wants the
-    line. ``since`` is when the contract was first wanted; ``None`` is before all others.
+    none. ``refused``: the broker gives no market data for the contract (not subscribed, unknown), so it can only be
+    queued. ``silent``: a stream of the contract brought no tick, so it streams only if no other contract needs the
+    line. ``since`` is when the contract was first wanted; ``None`` comes before all others.
     """
 
     holding: Holding
@@ -48,18 +47,20 @@ class QueueEntry:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """What to do next: cancel first, then subscribe, most important first. ``queue`` names every holding left over."""
+    """The next steps: cancel first, then subscribe, most important first. ``queue`` has all holdings without a line."""
 
     subscribe: tuple[int, ...]
     cancel: tuple[int, ...]
     queue: tuple[QueueEntry, ...]
     overflow: tuple[int, ...]
     """Active contracts beyond the capacity; they are in ``queue`` too, at priority 1."""
+    priorities: dict[int, int]
+    """Best priority of each contract that can stream, by conid."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What a contract has to say for itself, over all its holdings."""
+    """A contract's rank, over all its holdings."""
 
     silent: bool
     priority: int
@@ -96,6 +97,7 @@ def plan_routes(routes: Iterable[Route], *, subscribed: frozenset[int], capacity
         cancel=tuple(sorted(subscribed - chosen)),
         queue=tuple(_queue_entry(route) for route in held if route.holding.contract.conid not in chosen),
         overflow=tuple(overflow),
+        priorities={conid: claim.priority for conid, claim in wanted.items()},
     )
 
 
@@ -115,26 +117,16 @@ def _claims(held: Iterable[Route]) -> dict[int, _Claim]:
 
 
 def _queue_entry(route: Route) -> QueueEntry:
-    """An active holding without a line is more urgent than one that no strategy asks for."""
+    """Queue an active holding without a line before one that serves no strategy."""
     contract = route.holding.contract
     priority = QueuePriority.NORMAL if route.priority is None else QueuePriority.OVERFLOW
     return QueueEntry(route.holding.account, contract.conid, contract.symbol, priority)
 
 
-def line_priorities(routes: Iterable[Route]) -> dict[int, int]:
-    """Return the best priority of each active contract, by conid."""
-    priorities: dict[int, int] = {}
-    for route in routes:
-        if route.priority is not None:
-            conid = route.holding.contract.conid
-            priorities[conid] = min(route.priority, priorities.get(conid, route.priority))
-    return priorities
-
-
 def queue_priorities(
     plan: RoutePlan, routes: Iterable[Route], without_line: Collection[int]
 ) -> dict[Key, QueuePriority]:
-    """Return the priority of each holding to queue: what the plan queues, and what found no line after all."""
+    """Return the priority of each holding to queue: those of the plan, and those that found no line after all."""
     priorities: dict[Key, QueuePriority] = {(item.account, item.conid): item.priority for item in plan.queue}
     held = (route.holding for route in routes if route.holding.position)
     return priorities | {
@@ -143,7 +135,7 @@ def queue_priorities(
 
 
 class StreamCapacity:
-    """The capacity that routing may rely on. Pure: asked with the time."""
+    """The line capacity that routing may rely on."""
 
     def __init__(self) -> None:
         self.offered: int | None = None
@@ -151,9 +143,9 @@ class StreamCapacity:
         self._more: tuple[datetime, int] | None = None
 
     def usable(self, offered: int, now: datetime, *, probing: bool = False) -> int:
-        """Return the lines to plan with: fewer at once, more once they have stayed for a while.
+        """Return the number of lines to plan with: fewer at once, more once they have stayed for a while.
 
-        While the ledger probes for more lines it has waited for minutes already, and gives them one at a time.
+        While the ledger probes for more lines, it has waited for minutes and gives them one at a time.
         """
         self.offered = offered
         if self._usable is None or offered <= self._usable or probing:

@@ -131,20 +131,20 @@ class StreamedContracts:
     # Events
 
     def begin_session(self) -> None:
-        """A new connection: nothing is subscribed or known to be refused or silent."""
+        """Begin a connection: nothing is subscribed, or known to be refused or silent."""
         for record in self:
             record.end_session()
         self._last_tick_at = None
 
     def subscribed(self, conid: int, sec_type: SecType, now: datetime) -> None:
-        """A contract has a line. A subscription begins with the last values of its contract: without any it is dead."""
+        """Begin a subscription and expect its first tick, as IB sends a contract's last values at once."""
         record = self._of(conid)
         record.end_subscription()
         record.feed, record.subscribed_at = Feed.of(sec_type), now
         record.expected_by = now + min(CONTRACT_VERIFY_WITHIN * 2**record.retries, RETRY_MAX)
 
     def ticked(self, conid: int, now: datetime) -> StreamedContract | None:
-        """A contract brought data; return its record, ``None`` if it is not subscribed."""
+        """Record a tick; return the contract's record, ``None`` if it is not subscribed."""
         record = self._records.get(conid)
         if record is None or record.subscribed_at is None:
             return None
@@ -154,20 +154,20 @@ class StreamedContracts:
         return record
 
     def cancelled(self, conid: int, now: datetime) -> None:
-        """A contract has lost its line to another, or is to be subscribed again; a silent one begins its cooldown."""
+        """End a subscription by the streamer's decision; a silent contract begins its cooldown."""
         record = self._of(conid)
         if self._is_silent(now)(record):
             record.cooldown_until = now + COOLDOWN
         record.end_subscription()
 
     def lost(self, conid: int) -> None:
-        """A contract has lost its line through no fault of its own, so its silence counts no more."""
+        """End a subscription without a cooldown: the contract lost its line through no fault of its own."""
         self._of(conid).end_subscription()
 
     def refused(self, refusal: Refusal, now: datetime) -> None:
-        """The gateway refused a contract: for a while if messages came too fast, for the session if data is not sold.
+        """End a refused subscription: for a while if messages came too fast, for the session if data is not sold.
 
-        Error 101 says nothing of the contract: the ledger learns from it and limits further requests.
+        Error 101 says nothing about the contract: the ledger learns from it and limits further requests.
         """
         record = self._of(refusal.conid)
         record.end_subscription()
@@ -177,7 +177,7 @@ class StreamedContracts:
             record.refusal = refusal
 
     def wanted(self, conids: Collection[int], now: datetime) -> dict[int, datetime]:
-        """Active strategies want these contracts now; return since when each has been wanted without a break."""
+        """Record which contracts active strategies want; return since when each was wanted without a break."""
         since = {}
         for conid in conids:
             record = self._of(conid)
@@ -190,18 +190,18 @@ class StreamedContracts:
         return since
 
     def valued(self, conid: int, now: datetime, *, is_valued: bool) -> None:
-        """A subscribed contract's line gives it a value at this moment, or none."""
+        """Record whether a subscribed contract's line gives it a value at this moment."""
         record = self._of(conid)
         record.unvalued_since = None if is_valued else record.unvalued_since or now
 
     def planned(self, conids: Collection[int]) -> None:
-        """These contracts have lines or are about to; all others are valued by the queue as they have none."""
+        """Record which contracts have lines or are about to; the queue values all others as they have none."""
         for record in self:
             if record.conid not in conids:
                 record.unvalued_since = None
 
     def queued(self, conids: Iterable[int], now: datetime) -> None:
-        """The queue values these contracts once; if they stay without a value, it does so again after the same time."""
+        """Record that the queue values these contracts; without a value they are due again after the same time."""
         for conid in conids:
             self._of(conid).unvalued_since = now
 

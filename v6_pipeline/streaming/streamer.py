@@ -31,14 +31,7 @@ from v6_pipeline.streaming.feed_monitor import FeedMonitor
 from v6_pipeline.streaming.handlers import HandlerDispatcher
 from v6_pipeline.streaming.holdings import HoldingsFeed
 from v6_pipeline.streaming.portfolio import Portfolio
-from v6_pipeline.streaming.routing import (
-    Route,
-    RoutePlan,
-    StreamCapacity,
-    line_priorities,
-    plan_routes,
-    queue_priorities,
-)
+from v6_pipeline.streaming.routing import Route, RoutePlan, StreamCapacity, plan_routes, queue_priorities
 from v6_pipeline.streaming.status import OVERFLOW_SAMPLE, StreamerStatus, StreamState
 from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS, GIVE_UP_SECONDS, RENEWAL_SECONDS, StreamLines
 from v6_pipeline.streaming.streamed_contracts import StreamedContracts
@@ -194,8 +187,8 @@ class IBPositionStreamer:
             connects=self._connection.connects,
             started_at=self._started_at,
             blind_since=blind_since,
-            feeds=self._feeds.feeds,
-            competing_session_since=self._feeds.competing_since,
+            feeds=self._feeds.health.describe(),
+            competing_session_since=self._feeds.health.competing_since,
             expected_outage=self._feeds.expected_outage,
             holdings=len(self._portfolio),
             streamed_contracts=len(self._lines.conids),
@@ -319,7 +312,7 @@ class IBPositionStreamer:
         specs = await self._book.qualified(wanted)
         self._portfolio.contracts |= specs
         qualified = {conid: specs[conid] for conid in wanted if conid in specs}
-        new = await self._lines.subscribe(qualified, line_priorities(routes))
+        new = await self._lines.subscribe(qualified, plan.priorities)
         self._contracts.planned(self._lines.conids | set(plan.subscribe))
         for conid in new.streaming:
             if not self._feeds.is_blind(conid):

@@ -290,9 +290,7 @@ async def test_silence_tells_nothing_while_the_market_is_closed(
     found = await examine()
 
     assert found.verdict("market data") == "skipped"
-    assert (
-        "came while the market is closed: whether the login is given data cannot be told" in found["market data"].says
-    )
+    assert "came while the market is closed, so that data permissions are not known" in found["market data"].says
     assert found["market data"].remedy == "look again while the market is open"
 
 

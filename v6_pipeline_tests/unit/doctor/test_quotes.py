@@ -93,8 +93,8 @@ def test_only_a_lack_of_permission_calls_for_a_subscription(code: int, text: str
 @pytest.mark.parametrize(
     ("code", "text", "verdict", "remedy"),
     [
-        (200, "No security definition", Verdict.WARNING, "look whether the contract has expired"),
-        (321, "Error validating request", Verdict.FAULT, "report IB's words"),
+        (200, "No security definition", Verdict.WARNING, "check whether the contract has expired"),
+        (321, "Error validating request", Verdict.FAULT, "report IB's message"),
         (322, "Error processing request", Verdict.FAULT, "look again in a minute"),
         (100, "Max rate of messages", Verdict.WARNING, "wait a minute and look again"),
         (420, "pacing violation", Verdict.WARNING, "wait a minute and look again"),
