@@ -33,7 +33,7 @@ from v6_pipeline.lake.tables import (
     POSITION_SNAPSHOTS,
     QUEUED_POSITIONS,
 )
-from v6_pipeline.state.registry.history import RegistryAt
+from v6_pipeline.state.registry.assignments import RegistryAt
 
 ACCOUNT = "SIM1"
 FIRST = date(2025, 3, 3)

@@ -19,7 +19,7 @@ from v6_pipeline.history.positions import day_positions
 from v6_pipeline.history.snapshot_days import is_flat
 from v6_pipeline.history.snapshots import assemble
 from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
-from v6_pipeline.state.registry.history import RegistryAt
+from v6_pipeline.state.registry.assignments import RegistryAt
 
 
 def no_day_missing(inputs: CheckInputs) -> Verdict:

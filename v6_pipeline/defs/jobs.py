@@ -27,8 +27,9 @@ from v6_pipeline.lake.tables import (
     TABLES,
 )
 from v6_pipeline.lake.tables.sources import STRATEGY_REGISTRY
-from v6_pipeline.state.registry.edit import ChangeMode, StrategyChange, entries_of
-from v6_pipeline.state.registry.registry import DEFAULT_PRIORITY, RegistryEntry, StrategyRegistry
+from v6_pipeline.state.registry.assignments import RegistryEntry
+from v6_pipeline.state.registry.changes import DEFAULT_PRIORITY, ChangeMode, StrategyChange
+from v6_pipeline.state.registry.registry import StrategyRegistry
 
 REFRESH_JOB = "refresh_queued_positions"
 SNAPSHOT_JOB = "snapshot_positions"
@@ -154,9 +155,9 @@ def _change(context: dg.OpExecutionContext, config: StrategyContracts, pipeline:
     if config.conids and change.mode is not ChangeMode.REMOVE and not config.unchecked:
         asyncio.run(check_contracts(settings, database, config.conids, pipeline.now))
     registry = StrategyRegistry(database, pipeline.now, timezone=settings.timezone)
-    before = entries_of(registry, config.strategy)
+    before = registry.entries(config.strategy)
     change.apply(registry)
-    after = entries_of(registry, config.strategy)
+    after = registry.entries(config.strategy)
     context.log.info("%s: %d entries before, %d now", config.strategy, len(before), len(after))
     context.log_event(
         dg.AssetObservation(STRATEGY_REGISTRY, metadata=_metadata(config.strategy, before, after, registry.entries()))
@@ -164,7 +165,10 @@ def _change(context: dg.OpExecutionContext, config: StrategyContracts, pipeline:
 
 
 def _metadata(
-    strategy: str, before: list[RegistryEntry], after: list[RegistryEntry], everything: tuple[RegistryEntry, ...]
+    strategy: str,
+    before: tuple[RegistryEntry, ...],
+    after: tuple[RegistryEntry, ...],
+    everything: tuple[RegistryEntry, ...],
 ) -> dict[str, Any]:
     was, now = set(map(_text, before)), set(map(_text, after))
     return {

@@ -21,7 +21,7 @@ from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state.account import contracts as contract_cache
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
-from v6_pipeline.state.registry.history import RegistryAt
+from v6_pipeline.state.registry.assignments import RegistryAt
 from v6_pipeline.state.registry.registry import StrategyRegistry
 
 

@@ -17,8 +17,7 @@ from v6_pipeline.history.inputs import DayWindow
 from v6_pipeline.history.positions import HOLDING_COLUMNS, holding_of
 from v6_pipeline.lake.tables import PORTFOLIO_EXPOSURE
 from v6_pipeline.model import ContractSpec, Holding, SecType
-from v6_pipeline.state.registry.history import RegistryAt
-from v6_pipeline.state.registry.registry import Assignment
+from v6_pipeline.state.registry.assignments import Assignment, RegistryAt
 
 UNASSIGNED = "unassigned"
 _COLUMNS = (

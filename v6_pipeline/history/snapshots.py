@@ -24,7 +24,7 @@ from v6_pipeline.lake.tables import (
     QUEUED_POSITIONS,
 )
 from v6_pipeline.model import ContractSpec, PriceSource, UpdateSource
-from v6_pipeline.state.registry.history import RegistryAt
+from v6_pipeline.state.registry.assignments import RegistryAt, strategy_ids
 
 _IS_FLEX = pl.col("position_source") == UpdateSource.FLEX.value
 _COSTS_WITHIN = 1e-4
@@ -239,7 +239,7 @@ def _with_values(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec], regi
         value, profit = _value(row, holding.contract)
         values.append(value)
         profits.append(profit)
-        strategies.append(sorted(assignment.strategy for assignment in registry.assignments(holding)))
+        strategies.append(list(strategy_ids(registry.assignments(holding))))
     return rows.with_columns(
         pl.Series("market_value", values, dtype=pl.Float64),
         pl.Series("unrealized_pnl", profits, dtype=pl.Float64),

@@ -34,6 +34,7 @@ from v6_pipeline.state.keys import Key
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.queue.items import Batch, NewItem, QueueItem, QueueState
 from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.registry.assignments import strategy_ids
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.ledger import SlotLedger
 
@@ -337,7 +338,7 @@ class QueueWorker:
                     value,
                     quotes.get(conid),
                     base=downloads.base(account),
-                    strategy_ids=tuple(sorted({item.strategy for item in assignments})),
+                    strategy_ids=strategy_ids(assignments),
                     now=now,
                 )
             )

@@ -24,6 +24,7 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.keys import Key
 from v6_pipeline.state.position_feed import StreamerState
 from v6_pipeline.state.queue.queue import PositionQueue
+from v6_pipeline.state.registry.assignments import strategy_ids
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.allocation import SlotUsage
 from v6_pipeline.state.slots.ledger import SlotLedger
@@ -327,7 +328,7 @@ class IBPositionStreamer:
             conid, assignments = holding.contract.conid, self._registry.assignments(holding)
             priority = min((item.priority for item in assignments), default=None)
             routes.append(Route(holding, priority, refused=conid in refused, silent=conid in silent))
-            strategies[holding.key] = tuple(sorted({item.strategy for item in assignments}))
+            strategies[holding.key] = strategy_ids(assignments)
         self._portfolio.set_strategies(strategies)
         active = {route.holding.contract.conid for route in routes if route.priority is not None}
         since = self._contracts.wanted(active, now)

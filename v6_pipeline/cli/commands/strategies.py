@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from v6_pipeline.model import Holding
     from v6_pipeline.settings import Settings
     from v6_pipeline.state.database import StateDatabase
-    from v6_pipeline.state.registry.registry import RegistryEntry, Selector
+    from v6_pipeline.state.registry.assignments import RegistryEntry
+    from v6_pipeline.state.registry.selector import Selector
 
 DEFAULT_PRIORITY = 100
 """The registry's; named here so that the help needs no import of it."""
@@ -159,7 +160,7 @@ def list_strategies(*, as_json: JsonOption = False) -> None:
         held = holdings.list_open(database)
         known = contracts.get(database, [entry.conid for entry in entries if entry.conid is not None])
     names = {conid: cached.spec.local_symbol or cached.spec.symbol for conid, cached in known.items()}
-    rows = [(entry, sum(_covers(entry, holding) for holding in held)) for entry in entries]
+    rows = [(entry, sum(map(entry.covers, held))) for entry in entries]
     if as_json:
         names_in_force = sorted({entry.strategy for entry in entries})
         output.document(
@@ -252,12 +253,6 @@ def _selector(text: str, account: str | None) -> Selector:
     from v6_pipeline.state.registry.selector import Selector
 
     return Selector.parse(text).within(account)
-
-
-def _covers(entry: RegistryEntry, holding: Holding) -> bool:
-    if entry.selector is not None:
-        return entry.selector.matches(holding)
-    return holding.contract.conid == entry.conid and entry.account in {None, holding.account}
 
 
 def _as_document(entry: RegistryEntry, holdings: int) -> dict[str, object]:

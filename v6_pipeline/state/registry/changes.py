@@ -5,17 +5,23 @@ A change closes the row in force and adds another; what is so already stays as i
 
 from __future__ import annotations
 
+import enum
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from v6_pipeline.errors import UsageError
 from v6_pipeline.state.registry import rows
-from v6_pipeline.state.registry.rows import MembershipRow, SelectorRow
+from v6_pipeline.state.registry.assignments import RegistryEntry
 from v6_pipeline.state.registry.selector import Selector
+
+if TYPE_CHECKING:
+    from v6_pipeline.state.registry.registry import StrategyRegistry
 
 DEFAULT_PRIORITY = 100
 """Leaves room on both sides: 1 is more important, 200 less."""
@@ -37,14 +43,6 @@ class RegistryChanges:
         self.made = False
         """Whether anything has changed."""
         self._ended: set[str] = set()
-
-    def members(self, strategy: str) -> tuple[MembershipRow, ...]:
-        """The contracts that a strategy uses now."""
-        return rows.memberships_in_force(self._connection, strategy)
-
-    def selectors(self, strategy: str) -> tuple[SelectorRow, ...]:
-        """The selectors that a strategy uses now."""
-        return rows.selectors_in_force(self._connection, strategy)
 
     def add_active(
         self,
@@ -70,24 +68,21 @@ class RegistryChanges:
         wanted = tuple(dict.fromkeys(conids))
         account = None if account is None else account.strip().upper()
         check_membership(strategy, wanted, account=account, quantity=quantity, priority=priority)
-        present = {(row.conid, row.account): row for row in self.members(strategy)}
+        present = {(entry.conid, entry.account): entry for entry in rows.in_force(self._connection, strategy)}
         self._open_strategy(strategy)
         for conid in wanted:
-            old = present.get((conid, account))
-            if old is not None and (old.quantity, old.priority) == (quantity, priority):
-                continue
-            if old is not None:
-                rows.close_membership(self._connection, old, at=self._now)
-            rows.open_membership(
-                self._connection,
+            entry = RegistryEntry(
                 strategy=strategy,
+                priority=priority,
+                valid_from=self._now,
+                valid_to=None,
                 account=account,
                 conid=conid,
                 quantity=quantity,
-                priority=priority,
-                at=self._now,
             )
-            self.made = True
+            old = present.get((conid, account))
+            if old is None or (old.quantity, old.priority) != (quantity, priority):
+                self._replace(old, entry)
 
     def add_selector(self, strategy: str, selector: Selector | str, priority: int = DEFAULT_PRIORITY) -> None:
         """Let a strategy use every holding that a selector matches, those to come included.
@@ -95,17 +90,16 @@ class RegistryChanges:
         Raises:
             UsageError: a name, selector or priority that cannot be.
         """
-        text = Selector.parse(_parsed(selector).text).text  # what is stored can be read again
+        parsed = _parsed(selector)
         check_strategy(strategy)
         check_priority(priority)
         self._open_strategy(strategy)
-        old = next((row for row in self.selectors(strategy) if row.selector == text), None)
-        if old is not None and old.priority == priority:
-            return
-        if old is not None:
-            rows.close_selector(self._connection, old, at=self._now)
-        rows.open_selector(self._connection, strategy=strategy, selector=text, priority=priority, at=self._now)
-        self.made = True
+        old = next((entry for entry in rows.in_force(self._connection, strategy) if entry.selector == parsed), None)
+        if old is None or old.priority != priority:
+            entry = RegistryEntry(
+                strategy=strategy, priority=priority, valid_from=self._now, valid_to=None, selector=parsed
+            )
+            self._replace(old, entry)
 
     def remove_active(self, strategy: str, conids: Iterable[int] | None = None) -> int:
         """End a strategy's use of contracts, in all accounts; of everything, selectors too, if ``conids`` is left out.
@@ -119,15 +113,15 @@ class RegistryChanges:
             UsageError: there is no such strategy, or it does not use one of the contracts.
         """
         self._check_exists(strategy)
-        members = self.members(strategy)
+        entries = rows.in_force(self._connection, strategy)
         if conids is None:
-            return self._end(strategy, members, self.selectors(strategy))
+            return self._end(strategy, entries)
         wanted = set(conids)
-        missing = wanted - {row.conid for row in members}
+        missing = wanted - {entry.conid for entry in entries}
         if missing:
             listed = ", ".join(str(conid) for conid in sorted(missing))
             raise UsageError(f"strategy {strategy} does not use {listed}: 'v6 strategies list' shows what it does")
-        return self._end(strategy, [row for row in members if row.conid in wanted], ())
+        return self._end(strategy, [entry for entry in entries if entry.conid in wanted])
 
     def remove_selector(self, strategy: str, selector: Selector | str) -> None:
         """End a strategy's use of what a selector matches.
@@ -135,36 +129,42 @@ class RegistryChanges:
         Raises:
             UsageError: there is no such strategy, or it has no such selector.
         """
-        text = _parsed(selector).text
+        parsed = _parsed(selector)
         self._check_exists(strategy)
-        found = [row for row in self.selectors(strategy) if row.selector == text]
+        found = [entry for entry in rows.in_force(self._connection, strategy) if entry.selector == parsed]
         if not found:
-            raise UsageError(f"strategy {strategy} has no selector {text}: 'v6 strategies list' shows them")
-        self._end(strategy, (), found)
+            raise UsageError(f"strategy {strategy} has no selector {parsed.text}: 'v6 strategies list' shows them")
+        self._end(strategy, found)
 
     def end_others(
         self, strategy: str, *, members: Collection[tuple[int, str | None]], selectors: Collection[str]
     ) -> None:
-        """End all that a strategy uses but these contracts, each with its account or any, and texts of selectors."""
+        """End all that a strategy uses except these contracts, each with its account or any, and selector texts."""
         kept = {(conid, account and account.strip().upper()) for conid, account in members}
-        others = [row for row in self.members(strategy) if (row.conid, row.account) not in kept]
-        more = [row for row in self.selectors(strategy) if row.selector not in selectors]
-        if others or more:
-            self._end(strategy, others, more)
 
-    def _end(self, strategy: str, members: Iterable[MembershipRow], selectors: Iterable[SelectorRow]) -> int:
-        ended = 0
-        for member in members:
-            rows.close_membership(self._connection, member, at=self._now)
-            ended += 1
-        for selector in selectors:
-            rows.close_selector(self._connection, selector, at=self._now)
-            ended += 1
-        if not self.members(strategy) and not self.selectors(strategy):
+        def is_kept(entry: RegistryEntry) -> bool:
+            if entry.selector is not None:
+                return entry.selector.text in selectors
+            return (entry.conid, entry.account) in kept
+
+        others = [entry for entry in rows.in_force(self._connection, strategy) if not is_kept(entry)]
+        if others:
+            self._end(strategy, others)
+
+    def _replace(self, old: RegistryEntry | None, new: RegistryEntry) -> None:
+        if old is not None:
+            rows.close_entry(self._connection, old, at=self._now)
+        rows.open_entry(self._connection, new)
+        self.made = True
+
+    def _end(self, strategy: str, entries: Collection[RegistryEntry]) -> int:
+        for entry in entries:
+            rows.close_entry(self._connection, entry, at=self._now)
+        if not rows.in_force(self._connection, strategy):
             rows.close_strategy(self._connection, strategy, at=self._now)
             self._ended.add(strategy)
         self.made = True
-        return ended
+        return len(entries)
 
     def _open_strategy(self, strategy: str) -> None:
         if not rows.strategy_exists(self._connection, strategy):
@@ -179,7 +179,8 @@ class RegistryChanges:
 
 
 def _parsed(selector: Selector | str) -> Selector:
-    return Selector.parse(selector) if isinstance(selector, str) else selector
+    """Read a selector in its one spelling, as it is stored."""
+    return Selector.parse(selector if isinstance(selector, str) else selector.text)
 
 
 def check_membership(
@@ -228,3 +229,85 @@ def _check_contracts(conids: tuple[int, ...], *, account: str | None, quantity: 
         raise UsageError("the account is empty: leave it out for any account")
     if quantity is not None and (not math.isfinite(quantity) or quantity == 0):
         raise UsageError(f"quantity {quantity} cannot be: leave it out for all that is held")
+
+
+class ChangeMode(enum.StrEnum):
+    """What becomes of what the strategy used before."""
+
+    REPLACE = "replace"
+    """It uses what is named, and nothing else."""
+    ADD = "add"
+    """It uses what is named beside the rest."""
+    REMOVE = "remove"
+    """It no longer uses what is named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyChange:
+    """What is to change.
+
+    Attributes:
+        strategy: its name.
+        mode: how.
+        conids: contracts.
+        selectors: kinds of holdings, as ``symbol=SPX,sec_type=OPT``.
+        account: of the contracts; any if left out.
+        quantity: of each contract, negative for short; all that is held if left out.
+        priority: the smaller number streams first.
+    """
+
+    strategy: str
+    mode: ChangeMode
+    conids: Sequence[int] = ()
+    selectors: Sequence[str] = ()
+    account: str | None = None
+    quantity: float | None = None
+    priority: int = DEFAULT_PRIORITY
+
+    _parsed: list[Selector] = field(init=False, default_factory=list, repr=False, compare=False)
+
+    def check(self) -> None:
+        """Refuse what cannot be, without looking at the registry.
+
+        Raises:
+            UsageError: a name, conid, selector, quantity or priority that cannot be, or nothing is named.
+        """
+        self._parsed[:] = map(Selector.parse, self.selectors)
+        if not self.conids and not self.selectors and self.mode is not ChangeMode.REPLACE:
+            raise UsageError(f"nothing to {self.mode}: name conids or selectors")
+        if self.quantity is not None and not self.conids:
+            raise UsageError("quantity goes with conids: a selector takes all that is held")
+        check_membership(
+            self.strategy, self.conids or [1], account=self.account, quantity=self.quantity, priority=self.priority
+        )
+
+    def apply(self, registry: StrategyRegistry) -> None:
+        """Write it, as a whole or not at all; what is so already stays as it is.
+
+        Raises:
+            UsageError: see ``check``; or what is to be removed is not there.
+            StateError: the state database cannot be used.
+        """
+        self.check()
+        with registry.changes() as changes:
+            if self.mode is ChangeMode.REMOVE:
+                self._remove(changes)
+                return
+            if self.conids:
+                changes.add_active(
+                    self.strategy, self.conids, account=self.account, quantity=self.quantity, priority=self.priority
+                )
+            for selector in self._parsed:
+                changes.add_selector(self.strategy, selector, self.priority)
+            if self.mode is ChangeMode.REPLACE:
+                changes.end_others(
+                    self.strategy,
+                    members={(conid, self.account) for conid in self.conids},
+                    selectors={selector.text for selector in self._parsed},
+                )
+
+    def _remove(self, changes: RegistryChanges) -> None:
+        if self.conids:
+            changes.remove_active(self.strategy, self.conids)
+        for selector in self._parsed:
+            changes.remove_selector(self.strategy, selector)

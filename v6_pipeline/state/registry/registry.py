@@ -24,37 +24,12 @@ from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
 from v6_pipeline.state.registry import rows
+from v6_pipeline.state.registry.assignments import Assignment, Entries, RegistryEntry, is_account
 from v6_pipeline.state.registry.changes import DEFAULT_PRIORITY, RegistryChanges
-from v6_pipeline.state.registry.rows import MembershipRow, SelectorRow
 from v6_pipeline.state.registry.selector import Selector
 from v6_pipeline.state.revisions import Revision
 
-__all__ = ["DEFAULT_PRIORITY", "Assignment", "RegistryChanges", "RegistryEntry", "Selector", "StrategyRegistry"]
-
 _ONE_INSTANT = timedelta(microseconds=1)  # what the database distinguishes
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """A holding serves a strategy with ``quantity`` of it, or all (``None``), at the strategy's best priority."""
-
-    strategy: str
-    priority: int
-    quantity: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistryEntry:
-    """A membership (has ``conid``) or a selector (has ``selector``) and when it was in force."""
-
-    strategy: str
-    priority: int
-    valid_from: datetime
-    valid_to: datetime | None
-    account: str | None = None
-    conid: int | None = None
-    quantity: float | None = None
-    selector: Selector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +37,7 @@ class _View:
     """What the registry answers from; replaced as a whole, so that threads see one state or the next."""
 
     revisions: dict[Revision, int] = field(default_factory=dict)
-    members: dict[int, tuple[MembershipRow, ...]] = field(default_factory=dict)
-    selectors: tuple[tuple[Selector, SelectorRow], ...] = ()
+    entries: Entries = field(default_factory=Entries)
     contracts: dict[int, ContractSpec] = field(default_factory=dict)
     held: dict[int, tuple[Holding, ...]] = field(default_factory=dict)
 
@@ -119,12 +93,12 @@ class StrategyRegistry:
         view = self._view
         if self._has_expired(view.contracts.get(conid)):
             return False
-        if any(is_account(row.account, account) for row in view.members.get(conid, ())):
+        if any(is_account(entry.account, account) for entry in view.entries.members.get(conid, ())):
             return True
         return any(
-            is_account(holding.account, account) and selector.matches(holding)
+            is_account(holding.account, account) and entry.covers(holding)
             for holding in view.held.get(conid, ())
-            for selector, _ in view.selectors
+            for entry in view.entries.selectors
         )
 
     def assignments(self, holding: Holding) -> tuple[Assignment, ...]:
@@ -137,25 +111,17 @@ class StrategyRegistry:
         holding = replace(holding, contract=view.contracts.get(holding.contract.conid, holding.contract))
         if self._has_expired(holding.contract):
             return ()
-        found: dict[str, Assignment] = {}
-        for selector, row in view.selectors:
-            if selector.matches(holding):
-                add_assignment(found, Assignment(row.strategy, row.priority))
-        members = view.members.get(holding.contract.conid, ())
-        for member in sorted(members, key=lambda row: row.account is not None):
-            if is_account(member.account, holding.account):
-                add_assignment(found, Assignment(member.strategy, member.priority, member.quantity))
-        return tuple(sorted(found.values(), key=lambda item: (item.priority, item.strategy)))
+        return view.entries.assignments(holding)
 
     def get_all_active(self) -> frozenset[int]:
         """All active contracts: the members, and of the holdings those that selectors match. From memory."""
         view = self._view
-        return frozenset(conid for conid in view.members.keys() | view.held.keys() if self.is_active(conid))
+        return frozenset(conid for conid in view.entries.members.keys() | view.held.keys() if self.is_active(conid))
 
-    def entries(self) -> tuple[RegistryEntry, ...]:
-        """All memberships and selectors in force, by strategy."""
+    def entries(self, strategy: str | None = None) -> tuple[RegistryEntry, ...]:
+        """Memberships and selectors in force, of one strategy or all, by strategy."""
         with self._database.read() as connection:
-            return _entries(rows.memberships_in_force(connection), rows.selectors_in_force(connection))
+            return _by_strategy(rows.in_force(connection, strategy))
 
     def active_on(self, when: date | datetime) -> tuple[RegistryEntry, ...]:
         """What was in force at an instant, or at some time of a day."""
@@ -165,9 +131,7 @@ class StrategyRegistry:
             start = datetime.combine(when, time(), self._zone)
             end = datetime.combine(when + timedelta(days=1), time(), self._zone)
         with self._database.read() as connection:
-            return _entries(
-                rows.memberships_between(connection, start, end), rows.selectors_between(connection, start, end)
-            )
+            return _by_strategy(rows.between(connection, start, end))
 
     @contextmanager
     def changes(self) -> Iterator[RegistryChanges]:
@@ -222,40 +186,18 @@ class StrategyRegistry:
 def _read_view(connection: Connection) -> _View:
     """What questions are answered from. The counters are read first: a change while reading is seen next time."""
     counted = revisions.read(connection)
-    members: dict[int, list[MembershipRow]] = {}
-    for row in rows.memberships_in_force(connection):
-        members.setdefault(row.conid, []).append(row)
+    entries = Entries(rows.in_force(connection))
     held: dict[int, list[Holding]] = {}
     for holding in holdings_store.list_open(connection):
         held.setdefault(holding.contract.conid, []).append(holding)
-    known = contract_cache.get(connection, members.keys() | held.keys())
+    known = contract_cache.get(connection, entries.members.keys() | held.keys())
     return _View(
         revisions=counted,
-        members={conid: tuple(found) for conid, found in members.items()},
-        selectors=tuple((Selector.parse(row.selector), row) for row in rows.selectors_in_force(connection)),
+        entries=entries,
         contracts={conid: item.spec for conid, item in known.items()},
         held={conid: tuple(found) for conid, found in held.items()},
     )
 
 
-def add_assignment(found: dict[str, Assignment], new: Assignment) -> None:
-    """Keep one assignment per strategy: the newer one's quantity, the better one's priority."""
-    old = found.get(new.strategy)
-    priority = new.priority if old is None else min(old.priority, new.priority)
-    found[new.strategy] = Assignment(new.strategy, priority, new.quantity)
-
-
-def is_account(account: str | None, asked: str | None) -> bool:
-    """Whether what is in force in ``account`` matters in ``asked``; ``None`` is any account, on both sides."""
-    return account is None or asked is None or account == asked
-
-
-def _entries(members: Iterable[MembershipRow], selectors: Iterable[SelectorRow]) -> tuple[RegistryEntry, ...]:
-    found = [replace(_entry(row), account=row.account, conid=row.conid, quantity=row.quantity) for row in members] + [
-        replace(_entry(row), selector=Selector.parse(row.selector)) for row in selectors
-    ]
-    return tuple(sorted(found, key=lambda entry: entry.strategy))
-
-
-def _entry(row: MembershipRow | SelectorRow) -> RegistryEntry:
-    return RegistryEntry(strategy=row.strategy, priority=row.priority, valid_from=row.valid_from, valid_to=row.valid_to)
+def _by_strategy(entries: Iterable[RegistryEntry]) -> tuple[RegistryEntry, ...]:
+    return tuple(sorted(entries, key=lambda entry: entry.strategy))

@@ -21,8 +21,7 @@ from v6_pipeline.lake.tables import (
     POSITION_SNAPSHOTS,
 )
 from v6_pipeline.model import ContractSpec
-from v6_pipeline.state.registry.history import RegistryAt
-from v6_pipeline.state.registry.registry import RegistryEntry
+from v6_pipeline.state.registry.assignments import RegistryAt, RegistryEntry
 
 CALENDAR = TradingCalendar()
 DAY, BEFORE, AFTER = date(2026, 3, 6), date(2026, 3, 5), date(2026, 3, 9)

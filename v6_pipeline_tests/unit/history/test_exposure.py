@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from v6_pipeline.history.exposure import UNASSIGNED, allocate, exposure
 from v6_pipeline.lake.tables import FLEX_ACTIVITY, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.model import ContractSpec, SecType
-from v6_pipeline.state.registry.history import RegistryAt
-from v6_pipeline.state.registry.registry import Assignment, RegistryEntry
+from v6_pipeline.state.registry.assignments import Assignment, RegistryAt, RegistryEntry
 from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.history.day_builders import AFTER, BEFORE, DAY, LATER, NOON, WINDOW, YESTERDAY, table
 

@@ -9,7 +9,8 @@ import pytest
 
 from v6_pipeline.history.inputs import Versions
 from v6_pipeline.model import ContractSpec, SecType
-from v6_pipeline.state.registry.registry import RegistryEntry, Selector
+from v6_pipeline.state.registry.assignments import RegistryEntry
+from v6_pipeline.state.registry.selector import Selector
 from v6_pipeline_tests.unit.history.day_builders import (
     BEFORE,
     CLOSE,

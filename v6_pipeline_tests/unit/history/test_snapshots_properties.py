@@ -26,8 +26,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.replace import replace as replace_rows
 from v6_pipeline.lake.tables import HISTORICAL_CLOSES, POSITION_SNAPSHOTS, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.state.registry.history import RegistryAt
-from v6_pipeline.state.registry.registry import RegistryEntry
+from v6_pipeline.state.registry.assignments import RegistryAt, RegistryEntry
 from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.history.day_builders import CALENDAR, CLOSE, DAY, LATER, WINDOW, day, observations, table
 from v6_pipeline_tests.unit.lake.builders import no_fsync

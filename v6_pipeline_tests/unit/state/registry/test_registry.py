@@ -11,7 +11,10 @@ from v6_pipeline.errors import UsageError
 from v6_pipeline.model import Holding
 from v6_pipeline.state.account import contracts, holdings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.registry.registry import DEFAULT_PRIORITY, Assignment, Selector, StrategyRegistry
+from v6_pipeline.state.registry.assignments import Assignment
+from v6_pipeline.state.registry.changes import DEFAULT_PRIORITY
+from v6_pipeline.state.registry.registry import StrategyRegistry
+from v6_pipeline.state.registry.selector import Selector
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 from v6_pipeline_tests.unit.state.samples import holding, option, stock
 

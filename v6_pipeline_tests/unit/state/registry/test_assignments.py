@@ -9,8 +9,9 @@ from datetime import timedelta
 import pytest
 
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.registry.history import RegistryAt
-from v6_pipeline.state.registry.registry import Assignment, RegistryEntry, Selector, StrategyRegistry
+from v6_pipeline.state.registry.assignments import Assignment, RegistryAt, RegistryEntry
+from v6_pipeline.state.registry.registry import StrategyRegistry
+from v6_pipeline.state.registry.selector import Selector
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 from v6_pipeline_tests.unit.state.samples import holding, option, stock
 
