@@ -19,7 +19,7 @@ from v6_pipeline.defs.jobs import FLEX_JOB
 from v6_pipeline.defs.partitions import KEY_FORMAT, RANGE_END, RANGE_START
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import FlexError, V6Error
-from v6_pipeline.flex.folder import ChangedFiles, FileState, changed, scan
+from v6_pipeline.flex.files import ChangedFiles, FileState, changed, scan
 from v6_pipeline.flex.index import index_file
 from v6_pipeline.flex.reader import read_statements
 from v6_pipeline.settings import Settings

@@ -7,10 +7,10 @@ A Flex file passes these modules in this order, and none of them imports a later
 
 1. ``exchange``, ``replies``, ``service``, ``archive``: the web service's statements become files of the archive.
    Files that the user drops into ``V6_FLEX_DIR`` start at 2.
-2. ``folder``: lists the files and finds those that are new and complete.
-3. ``values``, ``statement``, ``reader``: the bytes of a file become statements.
-4. ``index``, ``files``: the newest statement of each account and day is chosen, and returned day by day.
-5. ``rows``: a day's statements become rows of ``flex_positions``, ``flex_activity`` and ``flex_statements``.
+2. ``statement``, ``reader``: the bytes of a file become statements.
+3. ``index``, ``files``: the files are listed, the newest statement of each account and day is chosen, and returned day
+   by day.
+4. ``rows``: a day's statements become rows of ``flex_positions``, ``flex_activity`` and ``flex_statements``.
 
 ``history.flex_days`` writes the rows, and ``history.position_days`` builds the snapshot rows of the day from them.
 """

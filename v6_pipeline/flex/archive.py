@@ -19,7 +19,7 @@ from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.exchange import FlexLimits, Monotonic
 from v6_pipeline.flex.model import covered_day
 from v6_pipeline.flex.replies import Period, ReplyScanner, Statements, parse_date
-from v6_pipeline.flex.service import Download, FlexService, SharedPace, spans
+from v6_pipeline.flex.service import FlexService, SharedPace, spans
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
@@ -71,20 +71,11 @@ def fetch_range(
     clock: Monotonic = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> FlexFetch:
-    """Fetch statements of the trading days of a range that the archive does not cover yet.
+    """Fetch statements of the trading days of a range, the last day included, that the archive does not cover yet.
 
-    Args:
-        settings: address, token, query, home.
-        database: holds the shared request rate.
-        first: first day.
-        last: last day, included.
-        accounts: each day needs a statement of each of these; by default of any, because one reply holds all accounts.
-        covered: trading days that another folder covers; they are not requested.
-        refetch: request all days, including those of the archive: IB corrects statements.
-        limits: time and size of each download.
-        utcnow: now, UTC.
-        clock: monotonic seconds.
-        sleep: waits so many seconds.
+    Each day needs a statement of each of `accounts`, by default of any, because one reply holds all accounts. Days in
+    `covered`, which another folder has, are not requested. `refetch` requests the days of the archive too, because IB
+    corrects statements. `clock` gives monotonic seconds.
 
     Raises:
         FlexServiceError: not configured, or a download failed; earlier downloads are in the archive.
@@ -106,22 +97,24 @@ def fetch_range(
         sleep=sleep,
     )
     asked = missing_ranges(wanted, covered_days(there, wanted, calendar, accounts) | set(covered))
-    downloads: list[Download] = []
+    files: list[Path] = []
     periods = [*there]
 
-    def fetch(days: Range) -> None:
-        downloads.append(service.download(*days, folder / _file_name(query_id, days, utcnow())))
-        periods.extend(downloads[-1].periods)
+    def fetch(days: Range) -> tuple[Period, ...]:
+        file = folder / _file_name(query_id, days, utcnow())
+        downloaded = service.download(*days, file)
+        files.append(file)
+        periods.extend(downloaded)
+        return downloaded
 
     for days in asked:
-        fetch(days)
-        missing = days_in_between(downloads[-1].periods, wanted)
+        missing = days_in_between(fetch(days), wanted)
         if missing:
             log.info("the query does not break out by day: %d days are fetched one by one", len(missing))
         for day in sorted(missing - covered_days(periods, wanted, calendar, accounts)):
             fetch((day, day))
     fetched = FlexFetch(
-        files=tuple(download.file for download in downloads),
+        files=tuple(files),
         asked=tuple(asked),
         not_covered=tuple(sorted(set(wanted) - set(covered) - covered_days(periods, wanted, calendar, accounts))),
     )
@@ -136,12 +129,7 @@ def days_in_between(periods: Iterable[Period], wanted: Iterable[date]) -> set[da
 
 
 def missing_ranges(wanted: Sequence[date], covered: Collection[date]) -> list[Range]:
-    """Return the ranges to request: consecutive wanted days that are not covered, in spans that one request may have.
-
-    Args:
-        wanted: trading days, in order.
-        covered: trading days that are not requested.
-    """
+    """Return the ranges to request: runs of wanted days, in order, that are not covered, in spans of one request."""
     ranges: list[Range] = []
     run: list[date] = []
     for day in [*wanted, None]:

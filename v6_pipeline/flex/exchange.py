@@ -56,13 +56,7 @@ class FlexLimits:
 
 
 class Exchange:
-    """Sends requests to the service.
-
-    Args:
-        token: sent with each request, and kept out of everything else.
-        limits: see ``FlexLimits``.
-        clock: monotonic seconds.
-    """
+    """Sends requests with the token to the service; `clock` gives monotonic seconds."""
 
     def __init__(self, token: SecretStr, *, limits: FlexLimits, clock: Monotonic = time.monotonic) -> None:
         self._token = token
@@ -153,11 +147,7 @@ def host_of(url: str) -> str:
 
 
 def check_address(url: str, *, configured: str) -> str:
-    """Return ``url`` if the token may be sent there.
-
-    Args:
-        url: address from a reply of the service.
-        configured: address of the service in the settings.
+    """Return ``url``, from a reply, if the token may be sent there; ``configured`` is the address in the settings.
 
     Raises:
         FlexServiceError: the token must not be sent there; the message names the host only.

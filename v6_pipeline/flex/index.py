@@ -60,13 +60,7 @@ class IndexedFile:
 def index_file(
     file: Path, calendar: TradingCalendar, read: ReadStatements, accounts: Collection[str] = ()
 ) -> IndexedFile:
-    """Read a file once and index its statements.
-
-    Args:
-        file: a file of Flex XML.
-        calendar: decides what a trading day is.
-        read: the reader.
-        accounts: keep only these; empty keeps all.
+    """Read a file once and index its statements, of `accounts` only, or of all if it is empty.
 
     Raises:
         FlexError: the file cannot be read to its end; none of its statements counts then.

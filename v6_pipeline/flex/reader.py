@@ -14,8 +14,7 @@ from xml.parsers import expat
 
 from v6_pipeline.errors import FlexError
 from v6_pipeline.flex.model import FlexStatement
-from v6_pipeline.flex.statement import ROWS, StatementParts
-from v6_pipeline.flex.values import Row
+from v6_pipeline.flex.statement import ROWS, Row, StatementParts
 
 ROOT = "FlexQueryResponse"
 REPLY = "FlexStatementResponse"
@@ -29,10 +28,6 @@ def read_statements(file: BinaryIO, name: str) -> Iterator[FlexStatement]:
     """Yield the statements of a file, in its order.
 
     Use none of them before the iteration has ended without an error: a truncated file raises only at its end.
-
-    Args:
-        file: its bytes.
-        name: name of the file in messages.
 
     Raises:
         FlexError: the file is truncated, is not a Flex statement, or a statement cannot be read; one line.

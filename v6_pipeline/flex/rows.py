@@ -49,12 +49,7 @@ class FlexDay:
 def flex_statement_rows(
     statements: Iterable[FlexStatement], of: FlexDay, *, origins: Mapping[str, str]
 ) -> pl.DataFrame:
-    """Return rows of ``flex_statements``, one per account, sorted by it.
-
-    Args:
-        statements: those that cover the day, one per account.
-        of: the day.
-        origins: name of the file that holds each account's statement.
+    """Return rows of ``flex_statements``, one per account, sorted by it; `origins` names each account's file.
 
     Raises:
         FlexError: a statement does not cover the day.

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import SecretStr
 
@@ -43,8 +42,6 @@ log = logging.getLogger(__name__)
 
 THROTTLED = 1018
 """Too many requests with this token: all processes pause, and each later wait of this download is doubled."""
-IN_PROGRESS = 1019
-"""The statement is being generated: request it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ REACTIONS = {
         Reaction(1016, "account is invalid", None, "choose accounts in the query that the token's user may see"),
         Reaction(1017, "reference code is invalid", None, "retry: the statement was dropped before it was fetched"),
         Reaction(THROTTLED, "too many requests with this token", 10, "stop other programs that use this token"),
-        Reaction(IN_PROGRESS, "statement generation is in progress", 5, "try again later, or request fewer days"),
+        Reaction(1019, "statement generation is in progress", 5, "try again later, or request fewer days"),
         Reaction(1020, "request is invalid or not validated", None, "check V6_FLEX_TOKEN and V6_FLEX_QUERY_ID"),
         Reaction(1021, "statement could not be retrieved at this time", 15, _LATER),
     )
@@ -109,24 +106,8 @@ WINDOWS = (Window(1, timedelta(seconds=1.25)), Window(10, timedelta(seconds=61))
 may be under way a quarter of a second longer than the next."""
 
 
-class Pace(Protocol):
-    """Decides when the next request may be sent."""
-
-    def take(self) -> float:
-        """Return the seconds to wait before the next call; 0 permits one request now."""
-
-    def pause(self, seconds: float) -> None:
-        """Stop all requests for so long, because the service reported too many."""
-
-
 class SharedPace:
-    """Request rate of one token, kept in the state database by all processes that use the token.
-
-    Args:
-        database: shared by all processes.
-        token: only a hash of it is stored.
-        clock: UTC.
-    """
+    """Request rate of one token, kept in the state database by all processes that use it; only a hash is stored."""
 
     def __init__(self, database: StateDatabase, token: SecretStr, *, clock: Clock = utc_now) -> None:
         self._database = database
@@ -134,20 +115,12 @@ class SharedPace:
         self._clock = clock
 
     def take(self) -> float:
-        """See ``Pace``."""
+        """Return the seconds to wait before the next call; 0 permits one request now."""
         return request_rates.take(self._database, self._name, WINDOWS, clock=self._clock).total_seconds()
 
     def pause(self, seconds: float) -> None:
-        """See ``Pace``."""
+        """Stop all requests for so long, because the service reported too many."""
         request_rates.pause(self._database, self._name, timedelta(seconds=seconds), clock=self._clock)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Download:
-    """A file of statements, complete in its folder."""
-
-    file: Path
-    periods: tuple[Period, ...]
 
 
 class FlexService:
@@ -155,12 +128,8 @@ class FlexService:
 
     Args:
         url: address of the service, without ``/SendRequest``.
-        token: of the Flex Web Service.
-        query_id: of an Activity Flex query.
-        pace: decides when a request may be sent.
-        limits: time and size.
+        query_id: id of an Activity Flex query.
         clock: monotonic seconds.
-        sleep: waits so many seconds.
     """
 
     def __init__(
@@ -169,7 +138,7 @@ class FlexService:
         url: str,
         token: SecretStr,
         query_id: str,
-        pace: Pace,
+        pace: SharedPace,
         limits: FlexLimits | None = None,
         clock: Monotonic = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -183,19 +152,21 @@ class FlexService:
         self._sleep = sleep
         self._exchange = Exchange(token, limits=self._limits, clock=clock)
 
-    def download(self, first: date, last: date, file: Path) -> Download:
+    def download(self, first: date, last: date, file: Path) -> tuple[Period, ...]:
         """Fetch the statements of ``first`` to ``last`` into ``file``, which appears complete or not at all.
 
+        Returns:
+            The periods of the statements, which may leave out some of the days.
+
         Raises:
-            FlexServiceError: refused, too late, or not what was requested. A download that succeeds may still have no
-                statement of some days: see its periods.
+            FlexServiceError: refused, too late, or not what was requested.
         """
         if not 0 <= (last - first).days < MOST_DAYS:
             raise FlexServiceError(f"{first} to {last}: one Flex request spans 1 to {MOST_DAYS} days")
         with _part_of(file) as part:
             periods = self._fetch(first, last, part)
             part.replace(file)
-        return Download(file=file, periods=periods)
+        return periods
 
     def _fetch(self, first: date, last: date, part: Path) -> tuple[Period, ...]:
         until = self._clock() + self._limits.deadline

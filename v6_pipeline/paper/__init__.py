@@ -6,9 +6,8 @@ only the errors, and it does not import ib_async, so that the two can disagree.
 
 from v6_pipeline.paper.config import AccountConflict, GatewayConfig, simulated_accounts
 from v6_pipeline.paper.control import ControlClient
-from v6_pipeline.paper.gateway import PaperGateway
+from v6_pipeline.paper.gateway import GatewayThread, PaperGateway
 from v6_pipeline.paper.prices import Quote, quote_at
-from v6_pipeline.paper.runner import GatewayThread
 from v6_pipeline.paper.scenario import Scenario, load_scenario, shipped_scenario, shipped_scenarios
 
 __all__ = [

@@ -106,24 +106,13 @@ def distorted(quote: Quote, prices: Prices) -> Quote:
         Prices.MAX_DOUBLE: (sys.float_info.max, float(MAX_INTEGER)),
         Prices.MAX_INT: (float(MAX_INTEGER), float(MAX_INTEGER)),
     }[prices]
-    side = None if prices == Prices.MINUS_ONE else price
-    return replace(
-        quote,
-        bid=side,
-        ask=side,
-        last=price,
-        close=price,
-        mark=price,
-        bid_size=size,
-        ask_size=size,
-        last_size=size,
-        implied_vol=None,
-        delta=None,
-        gamma=None,
-        vega=None,
-        theta=None,
-        option_price=None,
+    changes = (
+        dict.fromkeys(("bid", "ask"), None if prices == Prices.MINUS_ONE else price)
+        | dict.fromkeys(("last", "close", "mark"), price)
+        | dict.fromkeys(("bid_size", "ask_size", "last_size"), size)
+        | dict.fromkeys(("implied_vol", "delta", "gamma", "vega", "theta", "option_price"))
     )
+    return replace(quote, **changes)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """The simulated Flex Web Service: version 3 of IB's protocol over HTTP, on loopback only.
 
-Belongs here: the protocol and its rules (token, version, User-Agent, days, 1 request a second and 10 a minute).
-`flex_statements` writes the statements, `flex_faults` orders faults.
+Belongs here: the protocol and its rules (token, version, User-Agent, days, 1 request a second and 10 a minute), and the
+faults of the service. `flex_statements` writes the statements.
 """
 
 import itertools
@@ -12,8 +12,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper.config import LOOPBACK, utcnow
-from v6_pipeline.paper.flex_faults import FlexFault, FlexFaults
+from v6_pipeline.paper.fields import Code, Count, Seconds
 from v6_pipeline.paper.flex_statements import FlexQuery, Section, statements
 from v6_pipeline.paper.past import Past
 
@@ -44,6 +44,87 @@ _TEXTS = {
 _WEB_PAGE = (
     b"<!DOCTYPE html>\n<html><head><title>System maintenance</title></head><body>We will be back.</body></html>\n"
 )
+
+
+class FlexFault(StrEnum):
+    """Kinds of faults of a request."""
+
+    REQUEST_ERROR = "request_error"
+    """SendRequest is answered with an error code."""
+    STATEMENT_ERROR = "statement_error"
+    """GetStatement is answered with an error code: 1019 for ever, 1018, ..."""
+    FOREIGN_URL = "foreign_url"
+    """The reply names another address for the statement."""
+    REDIRECT = "redirect"
+    """GetStatement is redirected to another address."""
+    HALF_DOCUMENT = "half_document"
+    """Half a document, with a Content-Length that fits."""
+    CUT_CONNECTION = "cut_connection"
+    """A connection that ends in the middle of the document."""
+    OTHER_DATES = "other_dates"
+    """Statements of the days before the requested ones."""
+    COLLAPSED = "collapsed"
+    """Only the last day's statements, reported as a success."""
+    NO_STATEMENTS = "no_statements"
+    """A document without any statement."""
+    EMPTY_POSITIONS = "empty_positions"
+    """An empty section OpenPositions, as of a flat account."""
+    NO_POSITIONS = "no_positions"
+    """The section OpenPositions is missing."""
+    WEB_PAGE = "web_page"
+    """HTML with status 200, as in a maintenance window."""
+    HTTP_ERROR = "http_error"
+    """An HTTP status instead of an answer."""
+    SILENCE = "silence"
+    """A pause in the middle of the document."""
+
+
+@dataclass(slots=True)
+class ArmedFault:
+    """An ordered fault; `left` is the number of times that it still happens, `None` until it is healed."""
+
+    fault: FlexFault
+    code: int
+    url: str
+    seconds: float
+    left: int | None
+
+
+class FlexFaults:
+    """The faults of one service; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._armed: list[ArmedFault] = []
+
+    def flex_fault(
+        self,
+        fault: FlexFault,
+        code: Code = 1019,
+        url: str = "https://example.invalid/GetStatement",
+        seconds: Seconds = 60.0,
+        count: Count | None = None,
+    ) -> None:
+        """Let the Flex Web Service fail in some way, for the next `count` requests or until healed."""
+        with self._lock:
+            self._armed.append(ArmedFault(fault, code, url, seconds, count))
+
+    def heal(self) -> None:
+        """Cancel all ordered faults."""
+        with self._lock:
+            self._armed.clear()
+
+    def take(self, fault: FlexFault) -> ArmedFault | None:
+        """Return the fault if it is to happen now, and count it."""
+        with self._lock:
+            for armed in self._armed:
+                if armed.fault == fault:
+                    if armed.left is not None:
+                        armed.left -= 1
+                        if not armed.left:
+                            self._armed.remove(armed)
+                    return armed
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +222,7 @@ class FlexServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property

@@ -1,15 +1,17 @@
 """The paper gateway: its parts and its life cycle.
 
-Belongs here: starting, ticking, stopping, serving connections. IB's rules are in the desks (`market_data`, `history`,
-`account_feeds`) and in `session`; faults are in the modules named so.
+Belongs here: starting, ticking, stopping, serving connections, and the thread for callers without an event loop. IB's
+rules are in the desks (`market_data`, `history`, `account_feeds`) and in `session`; faults are in the modules named so.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper.account_faults import AccountFaults
@@ -35,7 +37,11 @@ from v6_pipeline.paper.statistics import Statistics
 from v6_pipeline.paper.timers import Timers
 from v6_pipeline.paper.universe import build_universe
 
+T = TypeVar("T")
+
 _STOP_SECONDS = 2.0
+_THREAD_START_SECONDS = 30.0
+_THREAD_STOP_SECONDS = 10.0
 
 
 class PaperGateway:
@@ -161,9 +167,7 @@ class PaperGateway:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
@@ -296,3 +300,73 @@ class PaperGateway:
         except Exception as problem:
             self._failed(problem)
             raise
+
+
+class GatewayThread:
+    """A paper gateway in a thread of its own, for callers without an event loop; a context manager.
+
+    `call` runs a function in the gateway's loop; ports and the universe may be read from any thread.
+
+    Raises:
+        GatewayError: the gateway could not start; the message has the reason.
+    """
+
+    def __init__(self, config: GatewayConfig | None = None) -> None:
+        self.gateway: PaperGateway
+        self._config = config or GatewayConfig()
+        self._started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._run, name="paper gateway", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def port(self) -> int:
+        """The API port."""
+        return self.gateway.port
+
+    @property
+    def control_port(self) -> int:
+        """The control port."""
+        return self.gateway.control_port
+
+    def call(self, function: Callable[[PaperGateway], T], timeout: float = 10.0) -> T:
+        """Run `function` with the gateway in its loop and return what it returns, or raise what it raises."""
+        if self._loop is None:
+            raise GatewayError("the paper gateway's thread is not running")
+
+        async def run() -> T:
+            return function(self.gateway)
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._loop = self._started.result(_THREAD_START_SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self.gateway.request_stop)
+        self._thread.join(_THREAD_STOP_SECONDS)
+        self._loop = None
+        if self._thread.is_alive():
+            raise GatewayError(f"the paper gateway's thread did not end within {_THREAD_STOP_SECONDS:g} s")
+        if self._failure is not None and problem is None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as problem:  # noqa: BLE001 - raised in the thread that waits for it
+            if self._started.done():
+                self._failure = problem
+            else:
+                self._started.set_exception(problem)
+
+    async def _serve(self) -> None:
+        self.gateway = PaperGateway(self._config)
+        async with self.gateway:
+            self._started.set_result(asyncio.get_running_loop())
+            await self.gateway.wait_stopped()

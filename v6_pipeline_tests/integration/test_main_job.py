@@ -22,7 +22,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.control import ControlClient
-from v6_pipeline.paper.runner import GatewayThread
+from v6_pipeline.paper.gateway import GatewayThread
 
 V6 = Path(sys.executable).with_name("v6")
 ACTIVE = 12

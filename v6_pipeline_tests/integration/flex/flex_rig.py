@@ -9,7 +9,7 @@ from functools import cache
 from pydantic import SecretStr
 
 from v6_pipeline.flex.exchange import FlexLimits
-from v6_pipeline.flex.service import WINDOWS, FlexService
+from v6_pipeline.flex.service import WINDOWS, FlexService, SharedPace
 from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexConfig, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery
 from v6_pipeline.paper.past import Past
@@ -45,7 +45,7 @@ class VirtualTime:
         self.seconds += seconds
 
 
-class OwnPace:
+class OwnPace(SharedPace):
     """The product's windows without a database."""
 
     def __init__(self, time: VirtualTime) -> None:

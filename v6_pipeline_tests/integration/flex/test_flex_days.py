@@ -18,8 +18,7 @@ from v6_pipeline.flex.archive import fetch_range
 from v6_pipeline.flex.exchange import FlexLimits
 from v6_pipeline.history import flex_days
 from v6_pipeline.lake.tables import FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
-from v6_pipeline.paper.flex_faults import FlexFault
-from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexServer
+from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexFault, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery, Section
 from v6_pipeline_tests.history_runs import FLEX_ASSETS, SNAPSHOTS, Ran, failure, made, run, stored
 from v6_pipeline_tests.integration.flex.flex_rig import ACCOUNTS, FIRST, LAST, VirtualTime, past, server_of

@@ -14,8 +14,7 @@ from pydantic import SecretStr
 
 from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.archive import FlexFetch, fetch_range
-from v6_pipeline.paper.flex_faults import FlexFault
-from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexServer
+from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexFault, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase

@@ -18,8 +18,7 @@ import pytest
 from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.exchange import FlexLimits
 from v6_pipeline.flex.service import REACTIONS, FlexService, Reaction
-from v6_pipeline.paper.flex_faults import FlexFault
-from v6_pipeline.paper.flex_server import TOKEN, FlexServer
+from v6_pipeline.paper.flex_server import TOKEN, FlexFault, FlexServer
 from v6_pipeline.paper.flex_statements import FlexQuery
 from v6_pipeline_tests.integration.flex.flex_rig import (
     ACCOUNTS,
@@ -66,10 +65,10 @@ def refused(service: FlexService, file: Path, first: date = FIRST, last: date = 
 def test_a_range_comes_as_one_statement_per_account_and_day(
     service: FlexService, server: FlexServer, file: Path
 ) -> None:
-    download = service.download(FIRST, LAST, file)
+    periods = service.download(FIRST, LAST, file)
 
     days = [FIRST + timedelta(days=number) for number in range(5)]
-    assert [(row.account, row.first, row.last) for row in download.periods] == [
+    assert [(row.account, row.first, row.last) for row in periods] == [
         (account, day, day) for day in days for account in ACCOUNTS
     ]
     assert len(ET.parse(file).getroot().findall(".//FlexStatement")) == 10
@@ -191,14 +190,14 @@ def test_nothing_that_goes_wrong_is_taken_for_a_flat_account(
 def test_a_collapsed_window_says_which_days_it_has(server: FlexServer, service: FlexService, file: Path) -> None:
     server.faults.flex_fault(FlexFault.COLLAPSED)
 
-    assert {row.last for row in service.download(FIRST, LAST, file).periods} == {LAST}
+    assert {row.last for row in service.download(FIRST, LAST, file)} == {LAST}
 
 
 def test_a_whole_period_in_one_statement_says_so(time: VirtualTime, file: Path) -> None:
     with server_of(time, query=FlexQuery(by_day=False)) as server:
-        download = service_of(server, time).download(FIRST, LAST, file)
+        periods = service_of(server, time).download(FIRST, LAST, file)
 
-    assert [(row.first, row.last) for row in download.periods] == [(FIRST, LAST)] * 2
+    assert [(row.first, row.last) for row in periods] == [(FIRST, LAST)] * 2
 
 
 def test_silence_ends_with_the_read_time_out(server: FlexServer, time: VirtualTime, file: Path) -> None:

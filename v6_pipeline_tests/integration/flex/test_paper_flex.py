@@ -13,8 +13,7 @@ import requests
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper import ControlClient, GatewayConfig, GatewayThread
-from v6_pipeline.paper.flex_faults import FlexFault
-from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexConfig, FlexServer
+from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexConfig, FlexFault, FlexServer
 from v6_pipeline_tests.integration.flex.flex_rig import VirtualTime, past, server_of
 
 DAYS = {"fd": "20261102", "td": "20261106"}

@@ -13,7 +13,7 @@ from v6_pipeline.defs import flex_sensor
 from v6_pipeline.defs.flex_sensor import _of_one_tick, flex_statements_sensor, tick
 from v6_pipeline.defs.partitions import RANGE_END, RANGE_START
 from v6_pipeline.errors import FlexError
-from v6_pipeline.flex.folder import FileState
+from v6_pipeline.flex.files import FileState
 from v6_pipeline_tests.history_days import CALENDAR, drop
 from v6_pipeline_tests.unit.defs.conftest import FRIDAY_NOON, Clock, ClockedPipeline
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v6_pipeline.errors import FlexError
-from v6_pipeline.flex.folder import ChangedFiles, FileState, changed, scan
+from v6_pipeline.flex.files import ChangedFiles, FileState, changed, scan
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
