@@ -1,7 +1,6 @@
-"""The program ``v6``: its commands, its global options, and what becomes of errors.
+"""The program ``v6``: its commands, its global options, and the one place that turns an error into an exit code.
 
-Belongs here: the one place where an error turns into a line on stderr and an exit code. What a command does is in
-``commands``.
+Does not belong here: what a command does (``commands``).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Annotated
 import typer
 
 from v6_pipeline import __version__
-from v6_pipeline.cli import output
+from v6_pipeline.cli import FAILED, WRONG_USE, output
 from v6_pipeline.cli.commands import (
     demo,
     doctor,
@@ -33,9 +32,6 @@ from v6_pipeline.cli.commands import (
     up,
 )
 from v6_pipeline.errors import ExaminationError, UsageError, V6Error
-
-FAILED = 1
-WRONG_USE = 2
 
 app = typer.Typer(
     name="v6",
@@ -73,7 +69,7 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it so)
 def _global_options(
     *,
     home: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Home to use; stands in for V6_HOME.", show_default=False)
+        Path | None, typer.Option(metavar="PATH", help="Home to use, instead of V6_HOME.", show_default=False)
     ] = None,
     version: Annotated[  # noqa: ARG001  (its callback does the work)
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
@@ -86,12 +82,12 @@ def _global_options(
 
 @functools.cache
 def _command() -> Callable[..., object]:
-    """Made once a process: typer reads the signature of every command for it."""
+    """Return the command, built once per process: typer reads the signature of every command for it."""
     return typer.main.get_command(app)
 
 
 def run(arguments: Sequence[str] | None) -> int:
-    """Run the program with ``arguments``, or those of the process; returns the exit code."""
+    """Run the program with ``arguments``, or those of the process; return the exit code."""
     try:
         code = _command()(args=None if arguments is None else list(arguments), prog_name="v6", standalone_mode=False)
     except UsageError as error:
@@ -106,10 +102,10 @@ def run(arguments: Sequence[str] | None) -> int:
         return FAILED
     except _ClickUsageError as error:
         return _wrong_use(error)
-    except typer.Abort:  # what some versions of typer make of KeyboardInterrupt; it is 130 by the others
+    except typer.Abort:  # some versions of typer turn KeyboardInterrupt into it
         raise KeyboardInterrupt from None
     except BrokenPipeError:
-        # Whoever read our output (``head``) has enough. Python would complain again when it flushes at exit.
+        # The reader of the output, such as ``head``, has closed it. Without this Python fails again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code if isinstance(code, int) else 0
@@ -118,8 +114,8 @@ def run(arguments: Sequence[str] | None) -> int:
 def _wrong_use(error: Exception) -> int:
     message: str = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
-    if "\n" in message:  # no command was named, and the message is the help
+    if "\n" in message:  # no command was named, so the message is the help
         output.notice(message)
-    elif message:  # else the help was shown already
+    elif message:  # without a message the help has been shown
         output.error(f"{message.rstrip('.')}; see '{context.command_path if context else 'v6'} --help'")
     return WRONG_USE

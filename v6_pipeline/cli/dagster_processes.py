@@ -1,10 +1,10 @@
 """Dagster as ``v6 up`` runs it: code server, webserver and daemon, each a child process on 127.0.0.1.
 
-``dagster dev`` would start the same three, but says nothing of one that died, and prints that it is superseded. With
-the code server on its own the daemon does not replace it every minute.
+``dagster dev`` would start the same three, but does not report one that died, and prints that it is superseded. The
+daemon does not replace a code server of its own process every minute.
 
-Belongs here: their command lines, environment and workspace, and asking the webserver whether the location is loaded.
-Dagster is never imported.
+Belongs here: their command lines, environment and workspace, and the query for the state of the code location. Dagster
+is never imported.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _QUERY = """
 
 
 class LoadState(enum.StrEnum):
-    """How far the code location is."""
+    """Load state of the code location."""
 
     LOADING = "loading"
     LOADED = "loaded"
@@ -63,22 +63,22 @@ class LoadState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LocationStatus:
-    """What the webserver says of the code location; ``error`` is Dagster's text if it failed."""
+    """The webserver's report on the code location; ``error`` is Dagster's text if it failed."""
 
     state: LoadState
     error: str = ""
 
 
 def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment of Dagster's processes, and so of the runs and of the streamer that they start."""
-    # Dagster takes the first entry of the path for the script's folder and removes it: it shall not be the user's.
+    """Return the environment of Dagster's processes, and so of the runs and the streamer that they start."""
+    # Dagster removes the first entry of the path, assuming that it is the script's folder: it must not be the user's.
     path = [str(settings.log_dir), *filter(None, [base.get("PYTHONPATH")])]
     return {
         **base,
         "V6_HOME": str(settings.home),
         "DAGSTER_HOME": str(settings.dagster_home),
         "DAGSTER_DISABLE_TELEMETRY": "1",
-        # A file called calendar.py or gql.py in the folder where v6 was started must not stand in for a library.
+        # A file such as calendar.py or gql.py in the folder where v6 was started must not hide a library.
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
@@ -86,7 +86,7 @@ def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
 
 
 def code_server(settings: Settings, port: int) -> Command:
-    """Loads ``definitions`` and serves them to the others."""
+    """Return the command that loads ``definitions`` and serves them to the others."""
     return Command(
         "code server",
         (
@@ -98,7 +98,7 @@ def code_server(settings: Settings, port: int) -> Command:
 
 
 def webserver(workspace: Path, port: int) -> Command:
-    """The UI and GraphQL."""
+    """Return the command of the UI and GraphQL."""
     return Command(
         "webserver",
         (
@@ -109,12 +109,12 @@ def webserver(workspace: Path, port: int) -> Command:
 
 
 def daemon(workspace: Path) -> Command:
-    """Ticks sensors and schedules, launches queued runs."""
+    """Return the command that ticks sensors and schedules and launches queued runs."""
     return Command("daemon", (sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace)))
 
 
 def instance_fault(settings: Settings, base: Mapping[str, str]) -> str | None:
-    """Why Dagster cannot use its instance, as it says itself; ``None`` if it can."""
+    """Return Dagster's own reason why it cannot use its instance; ``None`` if it can."""
     try:
         done = subprocess.run(
             (sys.executable, "-m", "dagster", "instance", "info"),
@@ -125,7 +125,7 @@ def instance_fault(settings: Settings, base: Mapping[str, str]) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer within {INSTANCE_SECONDS:g} s: its database may be out of reach"
+        return f"no answer within {INSTANCE_SECONDS:g} s: its database may be unreachable"
     if done.returncode == 0:
         return None
     lines = [line for line in done.stderr.splitlines() if line.strip()]
@@ -135,14 +135,14 @@ def instance_fault(settings: Settings, base: Mapping[str, str]) -> str | None:
 
 
 def write_workspace(settings: Settings, port: int) -> Path:
-    """The workspace file that leads webserver and daemon to the code server at ``port``."""
+    """Write the workspace file by which webserver and daemon find the code server at ``port``."""
     path = settings.dagster_home / "up-workspace.yaml"
     path.write_text(_WORKSPACE % port, encoding="utf-8")
     return path
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """Return a port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -150,9 +150,11 @@ def free_port() -> int:
 
 
 def is_port_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1."""
+    """Return whether a server can listen on this port of 127.0.0.1."""
     with socket.socket() as probe:
-        if os.name == "posix":  # a port whose last connections are winding down is free; elsewhere this means otherwise
+        if (
+            os.name == "posix"
+        ):  # a port whose last connections are closing is free; on Windows the option means something else
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -162,7 +164,7 @@ def is_port_free(port: int) -> bool:
 
 
 def accepts_connections(port: int) -> bool:
-    """Whether someone listens on this port of 127.0.0.1."""
+    """Return whether a server listens on this port of 127.0.0.1."""
     try:
         with socket.create_connection((HOST, port), 1):
             return True
@@ -171,7 +173,7 @@ def accepts_connections(port: int) -> bool:
 
 
 def location_status(url: str) -> LocationStatus | None:
-    """Ask the webserver at ``url`` for the code location; ``None`` while it does not answer."""
+    """Query the webserver at ``url`` for the code location; return ``None`` while it does not answer."""
     request = urllib.request.Request(  # noqa: S310  (our own http address)
         f"{url}/graphql", json.dumps({"query": _QUERY}).encode(), {"Content-Type": "application/json"}
     )

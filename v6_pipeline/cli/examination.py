@@ -1,6 +1,6 @@
-"""Everything that ``v6 doctor`` looks at, in order; and the same ahead of a start, which a fault refuses.
+"""The examination of an installation by ``v6 doctor``, and before a start, which a fault prevents.
 
-The probes are in ``doctor``; only Dagster's instance is examined here.
+Belongs here: the order of the probes, and the probe of Dagster's instance. The other probes are in ``doctor``.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from v6_pipeline.doctor.findings import Finding
     from v6_pipeline.settings import Settings
 
-Tell = Callable[["Finding"], None]
+Report = Callable[["Finding"], None]
 Clock = Callable[[], datetime]
 
 
-def examine(settings: Settings, tell: Tell, clock: Clock) -> None:
-    """Look at everything.
+def examine(settings: Settings, report: Report, clock: Clock) -> None:
+    """Examine everything.
 
     Args:
-        settings: of the home.
-        tell: called with each finding as it is made.
+        settings: settings of the home.
+        report: called with each finding as it is made.
         clock: UTC now.
     """
     from v6_pipeline.doctor.findings import Verdict
@@ -37,45 +37,45 @@ def examine(settings: Settings, tell: Tell, clock: Clock) -> None:
 
     with _silent_logs():
         for finding in examine_settings(settings):
-            tell(finding)
+            report(finding)
         state_is_usable = False
         for finding in examine_places(settings, clock()):
             if finding.what == "state":
                 state_is_usable = finding.verdict is Verdict.OK
-            tell(finding)
-        tell(_dagster(settings))
-        asyncio.run(_gateway(settings, tell, clock, with_state=state_is_usable))
+            report(finding)
+        report(_dagster(settings))
+        asyncio.run(_gateway(settings, report, clock, with_state=state_is_usable))
 
 
 def require(settings: Settings, clock: Clock) -> None:
-    """Look at everything ahead of a start; what is no fault and still worth a line is told beside the result.
+    """Examine everything before a start; print warnings and what could not be examined on stderr.
 
     Args:
-        settings: of the home.
+        settings: settings of the home.
         clock: UTC now.
 
     Raises:
-        ExaminationError: something is at fault.
+        ExaminationError: there are faults.
     """
     from v6_pipeline.doctor.findings import Verdict
 
     faults: list[str] = []
 
-    def tell(finding: Finding) -> None:
+    def report(finding: Finding) -> None:
         text = f"{finding.what}: {finding.says}" + (f"; {finding.remedy}" if finding.remedy else "")
         if finding.verdict is Verdict.FAULT:
             faults.append(text)
         elif finding.verdict is not Verdict.OK:
             output.notice(f"{finding.verdict}: {text}")
 
-    examine(settings, tell, clock)
+    examine(settings, report, clock)
     if faults:
         raise ExaminationError(*faults)
 
 
 @contextlib.contextmanager
 def _silent_logs() -> Iterator[None]:
-    """What the parts log meanwhile is told as findings; without a handler Python would print it between them."""
+    """Keep logs of the parts out of the output: findings report the same, and without a handler Python prints logs."""
     log, handler = logging.getLogger("v6_pipeline"), logging.NullHandler()
     log.addHandler(handler)
     try:
@@ -84,7 +84,7 @@ def _silent_logs() -> Iterator[None]:
         log.removeHandler(handler)
 
 
-async def _gateway(settings: Settings, tell: Tell, clock: Clock, *, with_state: bool) -> None:
+async def _gateway(settings: Settings, report: Report, clock: Clock, *, with_state: bool) -> None:
     from v6_pipeline.doctor.findings import fault
     from v6_pipeline.doctor.gateway import examine_gateway
 
@@ -92,9 +92,9 @@ async def _gateway(settings: Settings, tell: Tell, clock: Clock, *, with_state: 
         database = stack.enter_context(home.open_state(settings, must_exist=True)) if with_state else None
         try:
             async for finding in examine_gateway(settings, database, clock):
-                tell(finding)
-        except StateError as error:  # locked by others for longer than all attempts
-            tell(fault("state", str(error)))
+                report(finding)
+        except StateError as error:  # locked by other processes for longer than all attempts
+            report(fault("state", str(error)))
 
 
 def _dagster(settings: Settings) -> Finding:

@@ -1,8 +1,7 @@
-"""What stands on the command line: tables, dates, and holdings as ACCOUNT:CONID. Wrong ones are ``UsageError``."""
+"""Arguments that commands share: tables, dates, and holdings as ACCOUNT:CONID. Wrong ones are ``UsageError``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import date
 from typing import Annotated
 
@@ -14,7 +13,7 @@ Key = tuple[str, int]
 
 
 def complete_table(incomplete: str) -> list[str]:
-    """Tables of the lake that begin so."""
+    """Return the tables of the lake whose names begin with ``incomplete``."""
     from v6_pipeline.lake.tables import TABLES
 
     return [spec.name for spec in TABLES if spec.name.startswith(incomplete)]
@@ -30,19 +29,15 @@ TablesArgument = Annotated[
 
 
 def parse_date(option: str, text: str) -> date:
-    """A date such as 2026-11-20."""
+    """Parse a date such as 2026-11-20."""
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{option} {text}: no date such as 2026-11-20") from None
+        raise UsageError(f"{option} {text} is not a date such as 2026-11-20") from None
 
 
-def parse_keys(texts: Iterable[str]) -> list[Key]:
-    """Holdings, each as ACCOUNT:CONID."""
-    return [_parse_key(text) for text in texts]
-
-
-def _parse_key(text: str) -> Key:
+def parse_key(text: str) -> Key:
+    """Parse a holding such as U1234567:265598."""
     account, _, conid = text.rpartition(":")
     if not account or not conid.isascii() or not conid.isdigit() or not 0 < int(conid) < 2**63:
         raise UsageError(f"{text!r} is not ACCOUNT:CONID, such as U1234567:265598")

@@ -1,4 +1,4 @@
-"""What a person or a program reads: tables or one JSON document on stdout, everything else on stderr."""
+"""Output: tables or one JSON document on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 Branch = tuple[str, tuple["Branch", ...]]
-"""A line of a tree and what hangs below it."""
+"""A line of a tree and its children."""
 
 _PIPE_WIDTH = 10_000
-"""Columns of a line that goes to a file or another program: a table is as wide as it is."""
+"""Columns of output to a file or a pipe, so that no table is wrapped."""
 
 
 def line(text: str) -> None:
-    """One line of result."""
+    """Print one line of result."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def notice(text: str) -> None:
-    """One line beside the result."""
+    """Print one line on stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def error(text: str) -> None:
-    """Why the command failed, as one line whatever the text holds."""
+    """Print why the command failed, as one line even if the text has several."""
     notice("error: " + " ".join(text.split()))
 
 
 def document(content: Mapping[str, Any]) -> None:
-    """The result as JSON, on one line: instants in ISO 8601, what is not a number as null."""
+    """Print the result as one line of JSON: instants in ISO 8601, NaN and infinity as null."""
     line(json.dumps(_plain(content), allow_nan=False))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
-    """Rows under their headings.
+    """Print rows under their headings.
 
     Args:
         columns: the headings.
-        rows: a cell per column; ``None`` is shown as nothing.
-        numbers: headings of columns that are aligned to the right.
+        rows: one cell per column; ``None`` is shown as empty.
+        numbers: headings of the columns to align to the right.
     """
     from rich import box
     from rich.table import Table
@@ -63,18 +63,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: 
     for column in columns:
         shown.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        # Text, for a name may hold what rich takes for markup.
+        # As Text: a name may contain what rich reads as markup.
         shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     _print(shown)
 
 
 def tree(root: Branch) -> None:
-    """Lines with what hangs below each."""
+    """Print a line and its children as a tree."""
     from rich.text import Text
     from rich.tree import Tree
 
     def grow(branch: Branch) -> Tree:
-        # Text, for a name may hold what rich takes for markup.
+        # As Text: a name may contain what rich reads as markup.
         grown = Tree(Text(branch[0]))
         grown.children.extend(grow(child) for child in branch[1])
         return grown
@@ -83,22 +83,22 @@ def tree(root: Branch) -> None:
 
 
 def amount(value: float | None, *, digits: int = 2) -> str:
-    """A number with thousands separated; nothing if it is unknown."""
+    """Format a number with thousands separators; empty if it is unknown."""
     return "" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def quantity(value: float | None) -> str:
-    """A quantity without zeros that say nothing."""
+    """Format a quantity without trailing zeros."""
     return "" if value is None else f"{value:,.10g}"
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """A number with its noun, whose plural ends in s if none is given."""
+    """Format a number with its noun; the plural ends in s unless given."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def duration(seconds: float | None) -> str:
-    """A time span in its largest sensible unit."""
+    """Format a time span in its largest sensible unit."""
     if seconds is None:
         return ""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):

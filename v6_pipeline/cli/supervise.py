@@ -1,9 +1,8 @@
-"""Child processes that live and end together, and a parent that ends on a signal.
+"""Child processes that run and end together, and a parent that ends on a signal.
 
-Belongs here: starting, watching and ending processes, whatever they run. What ``v6 up`` runs is in
-``dagster_processes``. Each child leads a process group of its own, so that Ctrl-C in the terminal reaches the parent
-alone, which then ends everything in order. A record in the home names the children, so that those of a parent that was
-killed are ended by the next one.
+Belongs here: starting, watching and ending any processes. The processes of ``v6 up`` are in ``dagster_processes``. Each
+child leads a process group of its own, so that Ctrl-C in the terminal reaches only the parent, which ends the children
+in order. A record in the home names the children, so that the next parent can end those of a parent that was killed.
 """
 
 from __future__ import annotations
@@ -37,26 +36,26 @@ _LOG_BYTES = 10_000_000
 
 
 class SupervisionError(V6Error):
-    """A child process could not be started, ended by itself, or is another parent's."""
+    """A child process could not be started, ended by itself, or belongs to another parent."""
 
 
 class StopRequested(Exception):  # noqa: N818  (no error: the way out of a wait)
-    """A signal asked this process to end."""
+    """A signal requested the end of this process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A child process: what people call it, and its command line."""
+    """Name and command line of a child process."""
 
     name: str
     arguments: tuple[str, ...]
 
 
 class StopSignals:
-    """SIGINT, SIGTERM and SIGHUP as a flag, while in its context; the second one counts no more than the first.
+    """SIGINT, SIGTERM and SIGHUP as a flag, within its context; a second signal has no further effect.
 
-    Handlers of our own also have children start with the default ones: a shell hands SIGINT down as ignored to what it
-    runs in the background, and Dagster then ignores SIGTERM too.
+    With handlers of our own, children start with the default ones. A shell starts background processes with SIGINT
+    ignored, and Dagster then ignores SIGTERM too.
     """
 
     def __init__(self) -> None:
@@ -67,7 +66,7 @@ class StopSignals:
     def __enter__(self) -> Self:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
-            # Ignored on purpose (nohup) a hang-up stays so.
+            # A hang-up that is ignored on purpose (nohup) stays ignored.
             if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
                 self._before[number] = signal.signal(number, self._request)
         return self
@@ -79,20 +78,20 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned before
 
     def check(self) -> None:
-        """Leave if a signal came.
+        """Raise if a signal arrived.
 
         Raises:
-            StopRequested: it did.
+            StopRequested: a signal arrived.
         """
         if self.requested:
             raise StopRequested
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within it a signal interrupts at once: for what may take long and has started nothing that must be ended.
+        """Let a signal interrupt the block at once; for long work that starts no process.
 
         Raises:
-            KeyboardInterrupt: a signal came, now or before.
+            KeyboardInterrupt: a signal arrived, now or before.
         """
         self._interrupts = True
         try:
@@ -103,7 +102,7 @@ class StopSignals:
             self._interrupts = False
 
     def _request(self, _number: int, _frame: FrameType | None) -> None:
-        # No lock, no output: the main thread may be anywhere.
+        # No lock and no output: the main thread may hold any lock.
         self.requested = True
         if self._interrupts:
             raise KeyboardInterrupt
@@ -113,8 +112,8 @@ class Children:
     """The child processes of one parent.
 
     Args:
-        log_path: where they write.
-        record_path: the file that names them while they run.
+        log_path: file of their output.
+        record_path: file that names them while they run.
         environ: their environment.
     """
 
@@ -125,7 +124,7 @@ class Children:
         self._running: list[tuple[Command, subprocess.Popen[bytes]]] = []
 
     def take_over(self) -> list[str]:
-        """End what a killed parent left behind, before the first start; the names of what that was.
+        """End the children of a killed parent, before the first start; return their names.
 
         Raises:
             SupervisionError: that parent still runs.
@@ -166,7 +165,7 @@ class Children:
         self._write_record()
 
     def check(self) -> None:
-        """See that all run.
+        """Check that all run.
 
         Raises:
             SupervisionError: one has ended by itself.
@@ -178,7 +177,7 @@ class Children:
                 raise SupervisionError(f"{command.name} ended by itself ({how}): see {self.log_path}")
 
     def stop(self, seconds: float = END_SECONDS) -> None:
-        """End all, the last one started first, with everything that they started; by force after ``seconds``."""
+        """End all children with their descendants, the last started first; by force after ``seconds``."""
         members = [member for _, process in self._running for member in _family_of(process.pid)]
         for _, process in reversed(self._running):
             _signal_group(process.pid, signal.SIGTERM)
@@ -214,10 +213,10 @@ class Children:
 
 
 def check_unused(record_path: Path) -> None:
-    """See that no other parent runs its children under this record.
+    """Check that no other parent runs children under this record.
 
     Raises:
-        SupervisionError: one does.
+        SupervisionError: another parent does.
     """
     record = _read_record(record_path)
     if record is not None and record[0].pid != os.getpid() and record[0].is_alive():
@@ -234,13 +233,13 @@ def wait_until(
     checks: Sequence[Callable[[], None]],
     sleep: Callable[[float], None] = time.sleep,
 ) -> T | None:
-    """Wait until ``condition`` answers something, and return it; ``None`` after ``seconds``.
+    """Return the first result of ``condition`` that is not None; ``None`` after ``seconds``.
 
     Args:
-        condition: asked several times a second.
-        seconds: how long at most; ``None`` for ever.
-        checks: called before each question; what they raise ends the wait.
-        sleep: how to wait.
+        condition: called several times a second.
+        seconds: longest time to wait; ``None`` for no limit.
+        checks: called before each call of ``condition``; an exception of theirs ends the wait.
+        sleep: waits between two calls.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
@@ -272,11 +271,11 @@ def _read_record(path: Path) -> tuple[ProcessIdentity, list[tuple[str, ProcessId
         children = [(str(child["name"]), _identity(child)) for child in record["children"]]
         return _identity(record["parent"]), children
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # none, or torn by a power cut, which ended the processes too
+        return None  # missing, or torn by a power cut, which ended the processes too
 
 
 def _is_same_group(identity: ProcessIdentity) -> bool:
-    """Whether the group is still the recorded one: its leader lives, or no later process took the leader's number."""
+    """Return whether the group is still the recorded one: its leader runs, or no later process has its pid."""
     return identity.is_alive() is True or not psutil.pid_exists(identity.pid)
 
 
@@ -288,7 +287,7 @@ def _family_of(pid: int) -> list[psutil.Process]:
 
 
 def _group_of(pid: int) -> list[psutil.Process]:
-    """What runs of a process group; elsewhere than on POSIX, of a family."""
+    """Return the running processes of a group; on Windows, of a family."""
     if sys.platform == "win32":
         return _family_of(pid)
     found = []
@@ -313,7 +312,7 @@ def _wait_gone(processes: Sequence[psutil.Process], seconds: float) -> None:
 
 
 def _end(processes: Sequence[psutil.Process], group: int) -> None:
-    """End what is left: asked once more, then by force."""
+    """End the remaining processes: by SIGTERM, then by force."""
     if not any(map(_runs, processes)):
         return
     _signal_group(group, signal.SIGTERM)

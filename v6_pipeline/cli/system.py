@@ -1,6 +1,7 @@
-"""The whole system in the foreground: Dagster over one home, started in order, watched, and ended in order.
+"""The whole system in the foreground, for ``v6 up`` and ``v6 demo``: Dagster over one home.
 
-Used by ``v6 up`` on the configured gateway and by ``v6 demo`` on the paper gateway, which each bring their own.
+Belongs here: the order in which its processes start, are watched and end. Their command lines are in
+``dagster_processes``; child processes as such are in ``supervise``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from v6_pipeline.cli import dagster_processes, home, output, supervise
+from v6_pipeline.cli import dagster_processes, home, output
 from v6_pipeline.cli.dagster_processes import HOST, LoadState, LocationStatus
 from v6_pipeline.cli.supervise import Children, StopRequested, StopSignals, SupervisionError, wait_until
 from v6_pipeline.errors import GatewayUnreachableError, UsageError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "up.json"
 CODE_SECONDS = 180.0
-"""The code server loads everything first: 10 to 16 s on a busy machine."""
+"""The code server first loads everything, which takes 10 to 16 s on a busy machine."""
 WEB_SECONDS = 120.0
 STREAMER_SECONDS = 10.0
 
@@ -45,7 +45,7 @@ class Pages:
 
     @classmethod
     def at(cls, url: str) -> Pages:
-        """The pages of the webserver at ``url``."""
+        """Return the pages of the webserver at ``url``."""
         location = f"{url}/locations/{dagster_processes.LOCATION}"
         return cls(
             ui=url,
@@ -59,34 +59,25 @@ class Pages:
 
 
 def check_port(port: int) -> None:
-    """See that the UI can listen there.
+    """Check that the UI can listen on ``port``.
 
     Raises:
         UsageError: there is no such port.
-        SupervisionError: it is taken.
+        SupervisionError: it is in use.
     """
     if not 1 <= port <= 65535:
         raise UsageError(f"--port {port} is not between 1 and 65535")
     if not dagster_processes.is_port_free(port):
-        raise SupervisionError(f"port {port} of {HOST} is taken: choose another with --port")
-
-
-def check_unused(folder: Path) -> None:
-    """See that the system does not run in a home already."""
-    supervise.check_unused(folder / RECORD_FILE)
+        raise SupervisionError(f"port {port} of {HOST} is in use: choose another with --port")
 
 
 def prepare_by_doctor(settings: Settings, clock: Callable[[], datetime]) -> None:
-    """Make and migrate what is missing in the home, then see that ``v6 doctor`` finds no fault; warnings are told.
-
-    Args:
-        settings: of the home.
-        clock: UTC now.
+    """Create and migrate what is missing in the home, then check that ``v6 doctor`` finds no fault.
 
     Raises:
         StateError: the state database cannot be used.
-        LakeError: the lake cannot.
-        ExaminationError: what else is at fault.
+        LakeError: the lake cannot be used.
+        ExaminationError: the examination found faults.
     """
     from v6_pipeline.cli import examination
 
@@ -96,12 +87,12 @@ def prepare_by_doctor(settings: Settings, clock: Callable[[], datetime]) -> None
 
 
 def check_parts(settings: Settings) -> None:
-    """See that state and lake can be opened and the gateway answers.
+    """Check that state and lake can be opened and that the gateway answers.
 
     Raises:
         StateError: the state database cannot be used.
-        LakeError: the lake cannot.
-        GatewayUnreachableError: no IB gateway is there.
+        LakeError: the lake cannot be used.
+        GatewayUnreachableError: no IB gateway answers.
     """
     from v6_pipeline.ib.probe import PROBE_SECONDS, explain, probe
 
@@ -125,19 +116,19 @@ def run(
     on_ready: Callable[[Pages], None],
     seconds: float | None = None,
 ) -> None:
-    """Run Dagster over the home of ``settings`` until a signal comes, or for ``seconds`` from when it is ready.
+    """Run Dagster over the home of ``settings`` until a signal, or for ``seconds`` after it is ready.
 
     Args:
-        settings: of the home; what differs from its file is in the environment.
-        port: of the UI.
-        prepare: called before anything is started and once nothing else runs in the home; a signal interrupts it.
+        settings: settings of the home; differences from its file are in the environment.
+        port: port of the UI.
+        prepare: called before the first start, when nothing else runs in the home; a signal interrupts it.
         on_ready: called once the UI shows the code location.
-        seconds: how long.
+        seconds: how long to run.
 
     Raises:
-        SupervisionError: the port is taken, the location does not load, or a process ended by itself; the rest is
-            stopped.
-        V6Error: what ``prepare`` raises.
+        SupervisionError: the port is in use, the location does not load, or a process ended by itself; the others are
+            then stopped.
+        V6Error: raised by ``prepare``.
     """
     home.prepare_log_folder(settings)
     children = Children(
@@ -170,7 +161,7 @@ def _start(settings: Settings, children: Children, signals: StopSignals, port: i
     grpc_port = dagster_processes.free_port()
     workspace = dagster_processes.write_workspace(settings, grpc_port)
     children.start(dagster_processes.code_server(settings, grpc_port))
-    # The others look for it once, when they start.
+    # The others look for it only when they start.
     listening = wait_until(
         lambda: dagster_processes.accepts_connections(grpc_port) or None, seconds=CODE_SECONDS, checks=checks
     )
@@ -178,7 +169,7 @@ def _start(settings: Settings, children: Children, signals: StopSignals, port: i
         raise SupervisionError(f"the code server did not come up within {CODE_SECONDS:g} s: see {children.log_path}")
     children.start(dagster_processes.webserver(workspace, port))
     children.start(dagster_processes.daemon(workspace))
-    status = wait_until(lambda: _settled(f"http://{HOST}:{port}"), seconds=WEB_SECONDS, checks=checks)
+    status = wait_until(lambda: _loaded_or_failed(f"http://{HOST}:{port}"), seconds=WEB_SECONDS, checks=checks)
     if status is None:
         raise SupervisionError(f"the webserver did not answer within {WEB_SECONDS:g} s: see {children.log_path}")
     if status.state is LoadState.FAILED:
@@ -186,13 +177,13 @@ def _start(settings: Settings, children: Children, signals: StopSignals, port: i
         raise SupervisionError(f"Dagster cannot load {dagster_processes.MODULE}: {reason}; see {children.log_path}")
 
 
-def _settled(url: str) -> LocationStatus | None:
+def _loaded_or_failed(url: str) -> LocationStatus | None:
     status = dagster_processes.location_status(url)
     return None if status is None or status.state is LoadState.LOADING else status
 
 
 def _ready_streamer(settings: Settings) -> None:
-    """A streamer of an earlier start is on that one's settings; a request to stop was for then."""
+    """End the streamer of an earlier start, which has that start's settings, and withdraw a stop request."""
     from v6_pipeline.state.leases.streamer import StreamerLease
 
     with home.open_state(settings) as database:
@@ -202,19 +193,19 @@ def _ready_streamer(settings: Settings) -> None:
 
 
 def _stop(settings: Settings, children: Children) -> None:
-    """The streamer first, while Dagster can still be asked; it would otherwise live until its lease ends."""
+    """Stop the streamer, then Dagster; without this the streamer would run until its lease expires."""
     from v6_pipeline.state.leases.streamer import StreamerLease
 
     try:
         with home.open_state(settings) as database:
-            spawned = settings.streamer is StreamerMode.SPAWN  # a supervised one is its supervisor's to stop
+            spawned = settings.streamer is StreamerMode.SPAWN  # its supervisor stops a supervised one
             if spawned:
-                # Asked for even if none runs: the sensor must not start one now.
+                # Requested even if none runs: the sensor must not start one now.
                 StreamerLease(database).request_stop()
                 control.end_spawned(settings, database, seconds=STREAMER_SECONDS)
             children.stop()
             if spawned:
-                # A tick may have claimed the lease in the instant of the request.
+                # A tick may have claimed the lease at the moment of the request.
                 control.end_spawned(settings, database, seconds=STREAMER_SECONDS)
                 StreamerLease(database).request_run()
     finally:

@@ -1,4 +1,4 @@
-"""What an examination finds: one line each, and what to do about it. No secret is in either."""
+"""Findings of an examination: one line each, with what to do about it. Neither contains a secret."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 
 class Verdict(enum.StrEnum):
-    """How a finding is meant."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
-    """Works, and will surprise somebody."""
+    """It works, but not as expected."""
     FAULT = "fault"
-    """The product cannot do its work like this."""
+    """The product cannot do its work."""
     SKIPPED = "skipped"
-    """Could not be looked at, for what came before, or showed nothing that could be judged."""
+    """It was not examined because of an earlier finding, or gave no result that can be judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was examined.
 
     Attributes:
-        what: names it.
-        verdict: how it is meant.
-        says: what was found.
-        remedy: what to do; empty where nothing is to be done or ``says`` ends with it.
+        what: its name.
+        verdict: severity.
+        says: the result.
+        remedy: what to do; empty if there is nothing to do or ``says`` ends with it.
     """
 
     what: str
@@ -36,20 +36,20 @@ class Finding:
 
 
 def ok(what: str, says: str) -> Finding:
-    """All is well."""
+    """Return the finding that ``what`` is as it must be."""
     return Finding(what, Verdict.OK, says)
 
 
 def warning(what: str, says: str, remedy: str = "") -> Finding:
-    """Works, and will surprise somebody."""
+    """Return the finding that ``what`` works, but not as expected."""
     return Finding(what, Verdict.WARNING, says, remedy)
 
 
 def fault(what: str, says: str, remedy: str = "") -> Finding:
-    """Does not work."""
+    """Return the finding that ``what`` does not work."""
     return Finding(what, Verdict.FAULT, says, remedy)
 
 
 def skipped(what: str, why: str, remedy: str = "") -> Finding:
-    """Not looked at, or nothing could be seen."""
+    """Return the finding that ``what`` was not examined or gave no result."""
     return Finding(what, Verdict.SKIPPED, why, remedy)

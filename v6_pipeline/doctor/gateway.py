@@ -1,9 +1,8 @@
-"""The examination of the broker's side: is it a gateway, does it let us in, may we read, and what does it grant.
+"""The examination of the gateway: that it is one, accepts a session, permits reading, and grants market data.
 
-Each step is what the product does in its work, by the same parts: a bare handshake, a session under each client id, a
-request for positions, quotes of a few contracts on lines of the ledger's batch share. Nothing is stored but contracts
-in the cache, and no order message is ever sent: whether the gateway's Read-Only API setting is on shows in its answer
-to a question about open orders.
+Each step uses the product's own parts: a bare handshake, a session under each client id, a request for positions,
+quotes of a few contracts on lines of the ledger's batch share. Only contracts are stored, in the cache, and no order
+message is ever sent: the answer to a request for open orders shows the gateway's Read-Only API setting.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from v6_pipeline.state.leases.client_ids import ClientIds
 from v6_pipeline.state.leases.streamer import StreamerLease
 
 CLOCK_WARNING, CLOCK_FAULT = timedelta(seconds=5), timedelta(seconds=30)
-"""The gateway tells whole seconds, and an answer may take two: less than five is no news."""
+"""The gateway reports whole seconds, and an answer may take two, so less than five seconds is no finding."""
 KNOWN_STOCK = 265598
-"""IB's conid of AAPL on NASDAQ, asked for where nothing is held."""
+"""IB's conid of AAPL on NASDAQ, used if nothing is held."""
 QUOTES = 4
-"""Contracts whose quotes are tried, one of each security type."""
+"""Number of contracts whose quotes are tried, one per security type."""
 _OF_A_SESSION = "client ids, accounts, clock, read-only, positions and market data"
 _READ_ONLY = re.compile(r"read.?only", re.IGNORECASE)
 
@@ -44,10 +43,10 @@ _READ_ONLY = re.compile(r"read.?only", re.IGNORECASE)
 async def examine_gateway(
     settings: Settings, database: StateDatabase | None, clock: Clock, timeouts: TrialTimeouts | None = None
 ) -> AsyncIterator[Finding]:
-    """Look at the gateway, as far as one step lets the next begin.
+    """Examine the gateway; a step that fails ends the examination.
 
     Args:
-        settings: which gateway, and as whom.
+        settings: address, client ids and accounts.
         database: leases, lines and the message rate; without it only the handshake is tried.
         clock: UTC now, compared with the gateway's.
         timeouts: how long to wait for quotes.
@@ -61,16 +60,16 @@ async def examine_gateway(
     if reason is not None:
         yield _away("gateway", reason, outage)
         yield skipped(
-            "session", f"{_OF_A_SESSION} were not examined: the gateway is away", "look again when it is back"
+            "session", f"{_OF_A_SESSION} were not examined: the gateway is away", "run 'v6 doctor' when it is back"
         )
         return
     yield ok("gateway", f"an IB gateway listens at {settings.ib_address}")
     if database is None:
         yield skipped(
             "session",
-            f"{_OF_A_SESSION} were not examined: that needs the state database, which holds the leases of client ids "
+            f"{_OF_A_SESSION} were not examined: this needs the state database, which holds the leases of client ids "
             "and lines",
-            "do what is said of the state above, then look again",
+            "correct the state as shown above, then run 'v6 doctor' again",
         )
         return
     yield await _client_ids(settings, database, clock)
@@ -85,14 +84,14 @@ async def examine_gateway(
 
 
 def _away(what: str, says: str, outage: ExpectedOutage | None, remedy: str = "") -> Finding:
-    """What the gateway cannot do: a fault, unless the broker is known to be away now."""
+    """Return a fault, or a warning while the broker is expected to be away."""
     if outage is None:
         return fault(what, says, remedy)
-    return warning(what, f"{says}; that is expected in {outage}", "look again after it")
+    return warning(what, f"{says}; this is expected in {outage}", "run 'v6 doctor' after it")
 
 
 async def _client_ids(settings: Settings, database: StateDatabase, clock: Clock) -> Finding:
-    """A short session under each id that is not in use by ourselves."""
+    """Open a short session under each client id that v6 does not use itself."""
     ours = set(ClientIds(database, settings.run_client_ids, clock).leased())
     if StreamerLease(database, clock).read().is_live(clock()):
         ours.add(settings.ib_client_id)
@@ -102,15 +101,15 @@ async def _client_ids(settings: Settings, database: StateDatabase, clock: Clock)
         for client_id in wanted
         if client_id not in ours and await _is_taken(settings, database, client_id, clock)
     ]
-    in_use = f", but for {len(ours)} that v6 itself uses now" if ours else ""
+    in_use = f", except {len(ours)} that v6 itself uses now" if ours else ""
     if settings.ib_client_id in taken:
         return fault(
             "client ids",
-            f"client id {settings.ib_client_id}, the streamer's, is taken by another program",
+            f"client id {settings.ib_client_id}, the streamer's, is in use by another program",
             "end that program, or set V6_IB_CLIENT_ID to another id",
         )
     if taken:
-        says = f"{', '.join(map(str, taken))} of {wanted[0]} to {wanted[-1]} are taken by other programs"
+        says = f"{', '.join(map(str, taken))} of {wanted[0]} to {wanted[-1]} are in use by other programs"
         remedy = "runs use the others; set V6_IB_CLIENT_ID so that 15 ids after it are free to have all"
         return warning("client ids", says, remedy)
     return ok("client ids", f"{wanted[0]} to {wanted[-1]} are free{in_use}")
@@ -128,7 +127,7 @@ async def _is_taken(settings: Settings, database: StateDatabase, client_id: int,
         await connection.connect()
     except ClientIdInUseError:
         return True
-    except GatewayError:  # what else is wrong is found by the session
+    except GatewayError:  # the session will report it
         return False
     await connection.close()
     return False
@@ -154,7 +153,7 @@ async def _session(
 
 
 def _to_try(positions: Iterable[Holding], today: date) -> list[int]:
-    """One contract of each security type that is held; an option that has expired is held on, and has no quotes."""
+    """Return one held contract of each security type; an expired option is still held but has no quotes."""
     live = [holding.contract for holding in positions if not is_forgotten(holding.contract, today)]
     one_each = {contract.sec_type: contract.conid for contract in live}
     return list(one_each.values())[:QUOTES] or [KNOWN_STOCK]
@@ -163,8 +162,8 @@ def _to_try(positions: Iterable[Holding], today: date) -> list[int]:
 def _accounts(settings: Settings, managed: Iterable[str]) -> Finding:
     missing = sorted(set(settings.ib_accounts) - set(managed))
     if missing:
-        says = f"the login does not manage {', '.join(missing)} of V6_IB_ACCOUNTS, but {', '.join(managed)}"
-        return fault("accounts", says, "correct V6_IB_ACCOUNTS, or log in as the user who has them")
+        says = f"the login does not manage {', '.join(missing)} of V6_IB_ACCOUNTS; it manages {', '.join(managed)}"
+        return fault("accounts", says, "correct V6_IB_ACCOUNTS, or log in as a user who manages them")
     return ok("accounts", ", ".join(settings.ib_accounts or managed))
 
 
@@ -172,12 +171,12 @@ async def _clock(connection: IBConnectionManager, clock: Clock) -> Finding:
     before = clock()
     gateway = await connection.gateway_time()
     after = clock()
-    # The gateway's second began at most one before it was told, which was between the two.
+    # The gateway's second began at most one second before its answer, which it gave between the two readings.
     earliest, latest = gateway - after, gateway + timedelta(seconds=1) - before
     off = max(earliest, -latest, timedelta(0))
     side = "behind" if earliest > timedelta(0) else "ahead of"
     says = f"this machine's is {off.total_seconds():.0f} s {side} the gateway's"
-    remedy = "synchronise both by NTP: prices are dated by this clock, and trading days and leases counted by it"
+    remedy = "synchronise both clocks by NTP: prices, trading days and leases depend on this one"
     if off > CLOCK_FAULT:
         return fault("clock", says, remedy)
     if off > CLOCK_WARNING:
@@ -198,9 +197,9 @@ async def _read_only(connection: IBConnectionManager) -> Finding:
     client.reqOpenOrders()
     await connection.round_trip()
     if refused:
-        return ok("read-only", "the gateway refuses everything about orders, and so does this client")
+        return ok("read-only", "the gateway refuses order messages, and this client sends none")
     return warning(
         "read-only",
-        "the gateway would take orders; this client refuses to send any",
+        "the gateway would accept orders; this client refuses to send any",
         "tick 'Read-Only API' under API > Settings, for the other programs of this machine",
     )

@@ -1,6 +1,6 @@
-"""The examination of what is on our side: home, state database, lake and calendar.
+"""The examination of this machine: home, state database, lake and calendar.
 
-Nothing is created or migrated; what is written, to see that it can be, is gone at once.
+Nothing is created or migrated; a file that is written as a test is deleted at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from v6_pipeline import plugins as factories
+from v6_pipeline import plugins
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.doctor.findings import Finding, fault, ok, warning
 from v6_pipeline.errors import LakeError, SettingsError, StateError
@@ -28,12 +28,7 @@ CALENDAR_AHEAD = timedelta(days=365)
 
 
 def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Look at everything that needs no gateway.
-
-    Args:
-        settings: of the home.
-        now: UTC.
-    """
+    """Examine everything that needs no gateway; ``now`` is in UTC."""
     yield _home(settings)
     yield _state(settings)
     yield _lake(settings)
@@ -41,11 +36,7 @@ def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def examine_settings(settings: Settings) -> Iterator[Finding]:
-    """Look at what settings name: handlers and notifiers, which are found and not made, and the folder of statements.
-
-    Args:
-        settings: of the home.
-    """
+    """Examine what settings name: handlers and notifiers, which are found and not built, and the Flex folder."""
     by_streamer = settings.streamer is StreamerMode.SPAWN  # Dagster's processes load the notifiers, as python -m
     found = [
         *_unloadable("V6_HANDLERS", settings.handlers, from_working_folder=by_streamer),
@@ -55,12 +46,12 @@ def examine_settings(settings: Settings) -> Iterator[Finding]:
         found.append(
             warning(
                 "settings",
-                f"V6_FLEX_DIR: {why}: no statement is found in it",
-                "make the folder, or set V6_FLEX_DIR to the right one",
+                f"V6_FLEX_DIR: {why}, so no statement is found",
+                "create the folder, or set V6_FLEX_DIR to the right one",
             )
         )
-    there = str(settings.file) if settings.file.exists() else "defaults and environment; there is no v6.toml"
-    yield from found or [ok("settings", there)]
+    source = str(settings.file) if settings.file.exists() else "defaults and environment; there is no v6.toml"
+    yield from found or [ok("settings", source)]
 
 
 def _unusable(folder: Path) -> str | None:
@@ -75,14 +66,14 @@ def _unloadable(variable: str, specs: Iterable[str], *, from_working_folder: boo
     for spec in specs:
         try:
             with _working_folder_on_path() if from_working_folder else contextlib.nullcontext():
-                factories.find(variable, spec)
+                plugins.find(variable, spec)
         except SettingsError as error:
             yield fault("settings", str(error), remedy)
 
 
 @contextlib.contextmanager
 def _working_folder_on_path() -> Iterator[None]:
-    """As ``python -m`` has it, by which the sensor starts the streamer; the program ``v6`` has not."""
+    """Add the working folder to the path, as ``python -m`` does for the streamer; the program ``v6`` does not."""
     before = list(sys.path)
     sys.path.append(str(Path.cwd()))
     try:
@@ -105,7 +96,7 @@ def _home(settings: Settings) -> Finding:
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Why a file cannot be made in a folder; None if it can. Permissions do not tell: a disk may be read-only."""
+    """Return why no file can be created in a folder; None if it can. Permissions do not show a read-only disk."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"v6")
@@ -126,7 +117,7 @@ def _state(settings: Settings) -> Finding:
         return warning(
             "state",
             f"{name} has schema {revision.stored}, this version's is {revision.current}",
-            "run 'v6 init', which migrates it and keeps the rest as it is, then look again",
+            "run 'v6 init', which migrates it and changes nothing else, then run 'v6 doctor' again",
         )
     return ok("state", f"{name}, schema {revision.stored}, can be written")
 
@@ -144,10 +135,10 @@ def _lake(settings: Settings) -> Finding:
     unwritable = {} if folder is None else {path: why for path in _written(folder) if (why := _unwritable(path))}
     if unwritable:
         first, reason = next(iter(unwritable.items()))
-        others = f", nor can {len(unwritable) - 1} more of its folders" if len(unwritable) > 1 else ""
+        others = f", nor can {len(unwritable) - 1} more folders of it" if len(unwritable) > 1 else ""
         remedy = (
-            "give the lake with all that is in it to this user (after a run as root it is root's) and see that there "
-            "is space left, or set V6_LAKE_URI to another folder"
+            "make this user the owner of the lake and all files in it (after a run as root, root owns them), check that "
+            "space is left, or set V6_LAKE_URI to another folder"
         )
         return fault("lake", f"{first} cannot be written: {reason}{others}", remedy)
     if folder is None:
@@ -160,7 +151,7 @@ def _lake(settings: Settings) -> Finding:
 
 
 def _written(lake: Path) -> Iterator[Path]:
-    """Folders that commits write into, of those that exist: the lake, tables, their logs and newest partitions."""
+    """Return the existing folders that commits write into: the lake, tables, their logs and newest partitions."""
     yield next(parent for parent in (lake, *lake.parents) if parent.exists())
     for table in (lake / spec.name for spec in TABLES):
         partitions = sorted(table.glob("*=*"))
@@ -171,7 +162,7 @@ def _calendar(settings: Settings, now: datetime) -> Finding:
     calendar = TradingCalendar(settings.timezone)
     says = f"sessions until {calendar.last}"
     if calendar.last <= now.date():
-        return fault("calendar", says, "upgrade v6_pipeline: no trading day is known from now on")
+        return fault("calendar", says, "upgrade v6_pipeline: it knows no further trading day")
     if calendar.last - now.date() < CALENDAR_AHEAD:
         return warning("calendar", says, "upgrade v6_pipeline before that day")
     return ok("calendar", says)

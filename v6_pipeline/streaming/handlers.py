@@ -1,6 +1,6 @@
-"""Handlers of streamed positions: the protocol, and the dispatcher that keeps a slow one from delaying anybody.
+"""Handlers of streamed positions: the protocol, and the dispatcher that isolates a slow one from the others.
 
-The Delta writer is one handler among others; further ones come from the setting ``V6_HANDLERS``.
+The Delta writer is one handler; the setting ``V6_HANDLERS`` names further ones.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class PositionUpdateHandler(Protocol):
-    """Something that wants to hear of streamed positions."""
+    """Receiver of streamed positions."""
 
     async def on_position_update(self, update: PositionUpdate) -> None:
-        """Called for each update of a streamed holding, in order per (account, conid).
+        """Handle an update of a streamed holding; called in order per (account, conid).
 
-        A handler that is busy while several updates of one holding come hears of the newest only. What it raises is
-        counted and logged, and the next update comes all the same.
+        A handler that is busy while several updates of one holding arrive gets the newest only. An exception is counted
+        and logged, and the next update is delivered.
         """
 
 
 class _Mailbox:
-    """The updates that wait for one handler: the newest per (account, conid), so never more than there are holdings."""
+    """The updates that wait for one handler: the newest per (account, conid), so never more than one per holding."""
 
     def __init__(self, name: str, handler: PositionUpdateHandler) -> None:
         self.name = name
@@ -67,16 +67,16 @@ class _Mailbox:
                 if _is_cancelled():
                     self._put_back(update)
                     raise
-                self._note_failure(update, error)  # the handler's own, of something that it waited for
+                self._note_failure(update, error)  # the handler awaited something that was cancelled
             except Exception as error:  # noqa: BLE001
-                # A handler is foreign code: whatever it raises is its own failure, shown in the streamer's status.
+                # A handler is the user's code: any exception is its failure, shown in the streamer's status.
                 self._note_failure(update, error)
             else:
                 self._handled += 1
         self._filled.clear()
 
     def _put_back(self, update: PositionUpdate) -> None:
-        """It was interrupted, so it waits again, before all others; unless a newer one of its holding came."""
+        """Return an interrupted update to the front, unless a newer one of its holding waits."""
         if update.key in self._waiting:
             self._conflated += 1
             return
@@ -95,7 +95,7 @@ class _Mailbox:
 
 
 class HandlerDispatcher:
-    """Hands each update to every handler, each at its own pace."""
+    """Delivers each update to every handler; each handler works at its own pace."""
 
     def __init__(self, handlers: dict[str, PositionUpdateHandler]) -> None:
         self._mailboxes = [_Mailbox(name, handler) for name, handler in handlers.items()]
@@ -109,12 +109,12 @@ class HandlerDispatcher:
         """Serve the mailboxes until cancelled.
 
         Raises:
-            FencedError: a handler says that another streamer has taken over.
+            FencedError: a handler found that another streamer has taken over.
         """
         await _together(mailbox.run() for mailbox in self._mailboxes)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109
-        """Hand over what still waits, for at most ``timeout`` seconds: the last act before the writer's last flush.
+        """Deliver the waiting updates for at most ``timeout`` seconds, before the writer's last flush.
 
         ``run`` must have ended.
 
@@ -125,7 +125,9 @@ class HandlerDispatcher:
             async with asyncio.timeout(timeout):
                 await _together(mailbox.drain() for mailbox in self._mailboxes)
         except TimeoutError:
-            log.warning("handlers still busy %g s after the end of the stream: the rest is dropped", timeout)
+            log.warning(
+                "handlers still busy %g s after the end of the stream: their waiting updates are dropped", timeout
+            )
 
     def status(self) -> tuple[HandlerStatus, ...]:
         """Return one entry per handler."""
@@ -136,7 +138,7 @@ def load_handlers(settings: Settings) -> dict[str, PositionUpdateHandler]:
     """Build the handlers that ``V6_HANDLERS`` names; each factory is called with the settings.
 
     Raises:
-        SettingsError: a module or factory does not exist or fails, or what it makes is no handler.
+        SettingsError: a module or factory does not exist or fails, or its result is no handler.
     """
     made = make_all("V6_HANDLERS", settings.handlers, settings)
     return {spec: _checked(spec, handler) for spec, handler in made.items()}
@@ -149,13 +151,13 @@ def _checked(spec: str, handler: object) -> PositionUpdateHandler:
 
 
 def _is_cancelled() -> bool:
-    """Whether the running task itself was asked to end, as opposed to something that it waits for."""
+    """Return whether the running task itself is being cancelled, as opposed to something that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def _together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all until the last has ended or one fails; the others are then ended, and its error comes as it is."""
+    """Run all until the last ends or one fails; a failure cancels the others and is raised unchanged."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         await asyncio.gather(*tasks)

@@ -1,6 +1,6 @@
-"""What is new in ``streamed_positions`` since it was last reported: pure, for the sensor.
+"""Reports of new rows in ``streamed_positions``, for the sensor: pure.
 
-At most one report a minute; a report covers Delta versions a to b, and reporting the same ones again says the same.
+At most one report a minute. A report covers a range of Delta versions; repeating it reports the same.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from v6_pipeline.lake.lineage import CommitInfo, CommitKind
 
 REPORT_EVERY = timedelta(seconds=60)
 PICTURE_EVERY = timedelta(minutes=15)
-"""A picture is some 30 KB with its sample rows beside it, and Dagster keeps each."""
+"""A picture with its sample rows takes some 30 KB, and Dagster keeps every one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportCursor:
-    """The newest version that was reported (-1: none), and when; ``checks`` is the checks' part, which they read.
+    """Cursor of the sensor.
 
-    ``pictured_at`` is when a report had a picture last.
+    ``version`` is the newest version reported, -1 for none, at ``reported_at``; ``pictured_at`` is the time of the last
+    report with a picture; ``checks`` is the part that the checks read.
     """
 
     version: int = -1
@@ -31,7 +32,7 @@ class ReportCursor:
 
     @classmethod
     def parse(cls, text: str | None) -> ReportCursor:
-        """From the sensor's cursor; an unreadable one starts over, since reporting twice does no harm."""
+        """Read the sensor's cursor; an unreadable one starts over, since reporting twice does no harm."""
         try:
             values = json.loads(text or "{}")
             version, reported_at = max(-1, int(values["version"])), values.get("reported_at")
@@ -44,25 +45,26 @@ class ReportCursor:
         return cls(version, reported_at, checks, pictured_at)
 
     def dump(self) -> str:
-        """As the sensor's cursor."""
+        """Return the text of the sensor's cursor."""
         return json.dumps(asdict(self))
 
     def is_due(self, now: datetime) -> bool:
-        """Whether a report may be made at ``now``; also where the last one is in the future: a clock was set back."""
-        if self.reported_at is None:
-            return True
-        return not timedelta() <= now - datetime.fromisoformat(self.reported_at) < REPORT_EVERY
+        """Return whether a report is due at ``now``."""
+        return _has_passed(REPORT_EVERY, self.reported_at, now)
 
     def is_picture_due(self, now: datetime) -> bool:
-        """Whether a report at ``now`` may have a picture; also where the last one is in the future."""
-        if self.pictured_at is None:
-            return True
-        return not timedelta() <= now - datetime.fromisoformat(self.pictured_at) < PICTURE_EVERY
+        """Return whether a report at ``now`` gets a picture."""
+        return _has_passed(PICTURE_EVERY, self.pictured_at, now)
+
+
+def _has_passed(span: timedelta, since: str | None, now: datetime) -> bool:
+    # An instant in the future means that the clock was set back.
+    return since is None or not timedelta() <= now - datetime.fromisoformat(since) < span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayReport:
-    """New rows of one trading day: Delta versions that hold them, rows, epochs; ``contracts`` of the largest commit."""
+    """New rows of one trading day, with their Delta versions and epochs; ``contracts`` is of the largest commit."""
 
     day: date
     first_version: int
@@ -75,7 +77,7 @@ class DayReport:
 
 
 def summarize(commits: Sequence[CommitInfo]) -> list[DayReport]:
-    """One report per trading day that got rows; fencing, compaction and schema changes brought none."""
+    """Return one report per trading day with new rows; fencing, compaction and schema changes bring none."""
     days: dict[date, list[CommitInfo]] = {}
     for commit in commits:
         if commit.kind is CommitKind.DATA:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PlainSerializer, TypeAdapter, ValidationError
 
 OVERFLOW_SAMPLE = 5
 """Contracts without a line that the report names."""
+
+
+Instant = Annotated[datetime, PlainSerializer(datetime.isoformat)]
 
 
 class StreamState(enum.StrEnum):
@@ -31,7 +34,7 @@ class FeedStatus:
     """One feed that does not flow."""
 
     state: str = ""
-    since: datetime | None = None
+    since: Instant | None = None
     reason: str = ""
 
 
@@ -48,8 +51,8 @@ class WriterStatus:
     rows: int = 0
     buffered: int = 0
     last_version: int | None = None
-    last_commit_at: datetime | None = None
-    failing_since: datetime | None = None
+    last_commit_at: Instant | None = None
+    failing_since: Instant | None = None
     last_error: str | None = None
     last_compaction_error: str | None = None
 
@@ -80,10 +83,10 @@ class StreamerStatus:
     gateway: str | None = None
     client_id: int | None = None
     connects: int | None = None
-    started_at: datetime | None = None
-    blind_since: datetime | None = None
+    started_at: Instant | None = None
+    blind_since: Instant | None = None
     feeds: Mapping[str, FeedStatus] = field(default_factory=dict)
-    competing_session_since: datetime | None = None
+    competing_session_since: Instant | None = None
     expected_outage: str | None = None
     holdings: int | None = None
     streamed_contracts: int | None = None
@@ -92,7 +95,7 @@ class StreamerStatus:
     queued_holdings: int | None = None
     refused: Mapping[int, str] = field(default_factory=dict)
     ticks: int | None = None
-    last_tick_at: datetime | None = None
+    last_tick_at: Instant | None = None
     error_codes: Mapping[int, int] = field(default_factory=dict)
     writer: WriterStatus = field(default_factory=WriterStatus)
     handlers: tuple[HandlerStatus, ...] = ()
@@ -119,23 +122,8 @@ class StreamerStatus:
         """Return the JSON form; instants are ISO 8601 in UTC."""
         if self.state is StreamState.FAILED:
             return {"state": self.state.value, "error": self.error}
-        report: dict[str, Any] = _json(asdict(self))
-        del report["error"]
+        report: dict[str, Any] = _STATUS.dump_python(self, mode="json", exclude={"error"})
         return report
 
 
 _STATUS = TypeAdapter(StreamerStatus)
-
-
-def _json(value: Any) -> Any:  # noqa: ANN401  any part of a report
-    match value:
-        case Mapping():
-            return {str(key): _json(item) for key, item in value.items()}
-        case tuple() | list():
-            return [_json(item) for item in value]
-        case datetime():
-            return value.isoformat()
-        case enum.StrEnum():
-            return value.value
-        case _:
-            return value

@@ -1,11 +1,11 @@
 """``DeltaLakePositionWriter``: the handler that puts streamed positions into Delta Lake.
 
-It keeps the newest update per (account, conid) and writes them in one commit every ``V6_FLUSH_SECONDS``. How a commit
-is made, fenced, compacted and made durable is in ``v6_pipeline.lake``.
+It keeps the newest update per (account, conid) and writes them in one commit every ``V6_FLUSH_SECONDS``. Commits,
+fencing, compaction and durability are in ``v6_pipeline.lake``.
 
-While the lake cannot be written (disk full, unmounted, unreachable) the rows wait: those of the flush that failed,
-which may have landed and so are tried again as they are, and the newest update of each holding since. That is at most
-two rows per holding, however long it lasts.
+While the lake cannot be written (disk full, unmounted, unreachable) the rows wait: those of the failed flush, which may
+have landed and are therefore retried unchanged, and the newest update of each holding after it. These are at most two
+rows per holding, however long the outage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from v6_pipeline.streaming.status import WriterStatus
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = "v6_pipeline.streamer"
-"""Constant over all owners: an id per owner would let a stalled old one write."""
+"""The same for all owners: with an id of its own a stalled old owner could still write."""
 
 
 class DeltaLakePositionWriter:
@@ -37,12 +37,12 @@ class DeltaLakePositionWriter:
 
     Args:
         store: the table.
-        epoch: from the streamer's lease.
+        epoch: epoch of the streamer's lease.
         gateway: ``host:port`` that the updates come from; every commit names it.
-        trading_day: day of an instant.
+        trading_day: returns the trading day of an instant.
         clock: UTC now.
-        flush_seconds: from one commit to the next.
-        sleep: how to wait for it.
+        flush_seconds: time between commits.
+        sleep: waits for that time.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class DeltaLakePositionWriter:
         """Take the table over; must come before the first flush.
 
         Raises:
-            FencedError: a newer owner was here.
+            FencedError: an owner with a newer epoch wrote to the table.
             LakeError: the table is damaged, not writable or unreachable.
         """
         self._last_version = await asyncio.to_thread(self._appender.open)
@@ -90,27 +90,27 @@ class DeltaLakePositionWriter:
         self._newest[update.key] = update
 
     async def run(self) -> None:
-        """Flush again and again until cancelled.
+        """Flush every ``flush_seconds`` until cancelled.
 
         Raises:
             FencedError: another streamer has taken over.
         """
         while True:
             await self._sleep(self._flush_seconds)
-            # The rows stay and land once the lake is back; that it is away is said once, and shown in the status.
+            # The rows are kept and written once the lake is back; its failure is logged once and in the status.
             with contextlib.suppress(LakeError):
                 await self.flush()
 
     async def flush(self) -> Commit | None:
-        """Write what has come since the last flush in one commit; None if nothing has.
+        """Write the updates since the last flush in one commit; return None if there are none.
 
         Raises:
             FencedError: another streamer has taken over; the rows are not written.
-            LakeError: nothing is lost: the same rows are tried again with the next flush.
+            LakeError: the lake refused the rows; the next flush tries them again, so none is lost.
         """
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush())
-        # A caller that is cancelled must not leave a thread behind that commits beside the next flush.
+        # The thread of a cancelled caller must not commit at the same time as the next flush.
         return await asyncio.shield(self._flushing)
 
     async def _flush(self) -> Commit | None:
@@ -141,7 +141,7 @@ class DeltaLakePositionWriter:
         if self._failing_since is None:
             self._failing_since = self._clock()
             log.warning(
-                "the lake takes no rows since %s, %d wait, the newest of each holding is kept: %s",
+                "the lake accepts no rows since %s, %d wait, the newest of each holding is kept: %s",
                 f"{self._failing_since:%Y-%m-%d %H:%M:%SZ}",
                 self._buffered,
                 error,
@@ -150,12 +150,12 @@ class DeltaLakePositionWriter:
     def _note_success(self, rows: int) -> None:
         if self._failing_since is not None:
             away = (self._clock() - self._failing_since).total_seconds()
-            log.info("the lake takes rows again after %.0f s: %d landed, %d follow", away, rows, len(self._newest))
+            log.info("the lake accepts rows again after %.0f s: %d written, %d follow", away, rows, len(self._newest))
         self._failing_since = None
         self._last_error = None
 
     async def close(self) -> None:
-        """The last flushes, unless another streamer has taken over."""
+        """Flush what is left, unless another streamer has taken over."""
         while not self._fenced and (self._newest or self._pending):
             try:
                 await self.flush()

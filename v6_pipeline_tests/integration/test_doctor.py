@@ -161,7 +161,7 @@ async def test_the_streamers_client_id_is_taken(examine: Examine, gateway: Paper
     found = await examine()
 
     assert found.faults == {"client ids"}
-    assert f"client id {settings.ib_client_id}, the streamer's, is taken" in found["client ids"].says
+    assert f"client id {settings.ib_client_id}, the streamer's, is in use" in found["client ids"].says
     assert "V6_IB_CLIENT_ID" in found["client ids"].remedy
     assert found.verdict("market data") == "ok", "the rest is looked at under another id"
 
@@ -173,7 +173,7 @@ async def test_a_runs_client_id_is_taken(examine: Examine, gateway: PaperGateway
     found = await examine()
 
     assert found.verdict("client ids") == "warning"
-    assert found["client ids"].says == f"{first} of {settings.ib_client_id} to {last} are taken by other programs"
+    assert found["client ids"].says == f"{first} of {settings.ib_client_id} to {last} are in use by other programs"
     assert found.verdict("market data") == "ok"
 
 
@@ -188,7 +188,7 @@ async def test_an_id_that_we_use_ourselves_is_not_tried(
     found = await examine()
 
     assert found.verdict("client ids") == "ok"
-    assert "but for 1 that v6 itself uses now" in found["client ids"].says
+    assert "except 1 that v6 itself uses now" in found["client ids"].says
 
 
 class TestOrdersAreTaken:
@@ -207,7 +207,7 @@ class TestOrdersAreTaken:
 async def test_a_read_only_gateway_says_so(examine: Examine) -> None:
     found = await examine()
 
-    assert found["read-only"].says == "the gateway refuses everything about orders, and so does this client"
+    assert found["read-only"].says == "the gateway refuses order messages, and this client sends none"
 
 
 async def test_no_permission_for_market_data(examine: Examine, gateway: PaperGateway) -> None:

@@ -51,11 +51,11 @@ def demo(
     folder = home.path_in_use() / "demo"
     _leave_environment(folder)
     home.write_settings_file(folder, SETTINGS | {"start_date": _six_weeks_ago()})
-    from v6_pipeline.cli import system
+    from v6_pipeline.cli import supervise, system
     from v6_pipeline.paper import GatewayConfig, GatewayThread
 
     home.load()  # a setting that someone broke is told before anything starts
-    system.check_unused(folder)  # before its file is changed
+    supervise.check_unused(folder / system.RECORD_FILE)  # before its file is changed
     with GatewayThread(GatewayConfig(positions=60, seed=1, flex_port=0)) as gateway:
         # In the file, so that 'v6 --home .v6/demo refresh' finds the gateway from another terminal.
         flex = gateway.gateway.flex

@@ -1,19 +1,18 @@
-"""``v6 queue``: what waits to be refreshed, dead letters included."""
+"""``v6 queue``: the holdings that wait to be refreshed, including dead letters."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from v6_pipeline.cli import home, output
-from v6_pipeline.cli.options import Key, parse_keys
+from v6_pipeline.cli import FAILED, home, output
+from v6_pipeline.cli.options import Key, parse_key
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import UsageError
 
-app = typer.Typer(help="Show and mend the queue of holdings to be refreshed.", no_args_is_help=True)
-
-_FAILED = 1
+app = typer.Typer(help="Show and repair the queue of holdings to be refreshed.", no_args_is_help=True)
 
 KeysArgument = Annotated[list[str] | None, typer.Argument(metavar="[ACCOUNT:CONID]...", show_default=False)]
 
@@ -27,39 +26,27 @@ def stats(*, as_json: JsonOption = False) -> None:
     with home.open_state(settings, must_exist=True) as database:
         found = PositionQueue(database).stats()
     if as_json:
-        output.document(
-            {
-                "open": found.open,
-                "leased": found.leased,
-                "waiting": found.waiting,
-                "dead": found.dead,
-                "pending": found.pending,
-                "oldest_age_seconds": found.oldest_age_seconds,
-                "by_priority": found.by_priority,
-            }
-        )
+        output.document({**asdict(found), "pending": found.pending})
         return
-    output.table(
-        ("open", "leased", "waiting", "dead", "oldest"),
-        [(found.open, found.leased, found.waiting, found.dead, output.duration(found.oldest_age_seconds))],
-        numbers=("open", "leased", "waiting", "dead", "oldest"),
-    )
+    columns = ("open", "leased", "waiting", "dead", "oldest")
+    row = (found.open, found.leased, found.waiting, found.dead, output.duration(found.oldest_age_seconds))
+    output.table(columns, [row], numbers=columns)
     for priority, count in found.by_priority.items():
         output.line(f"priority {priority}: {count}")
     if found.dead:
-        output.notice("'v6 queue list --state dead' says why items died; 'v6 queue retry --all' tries them again")
+        output.notice("'v6 queue list --state dead' shows why items died; 'v6 queue retry --all' tries them again")
 
 
 @app.command("list")
 def list_items(
     *,
     state: Annotated[str | None, typer.Option(help="Only open, leased, waiting or dead ones.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Show that many at most.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number to show.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the items in the order in which they are served."""
     if limit is not None and limit < 1:
-        raise UsageError(f"--limit {limit} is not 1 or more")
+        raise UsageError(f"--limit {limit} is less than 1")
     settings = home.load()
     from v6_pipeline.state.queue.items import QueueState
     from v6_pipeline.state.queue.queue import PositionQueue
@@ -73,7 +60,7 @@ def list_items(
         output.document({"items": items})
         return
     if not items:
-        output.notice("the queue is empty" if wanted is None else f"no item of the queue is {wanted}")
+        output.notice("the queue is empty" if wanted is None else f"the queue has no {wanted} item")
         return
     output.table(
         ("account", "conid", "symbol", "state", "priority", "attempts", "queued at", "not before", "last error"),
@@ -102,10 +89,10 @@ def retry(
     everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Put dead letters back into the queue, all or those named; exit code 1 if none of those named is one."""
+    """Return dead letters to the queue, all or the named ones; exit code 1 if none of the named items is one."""
     if bool(keys) == everything:
         raise UsageError("name dead letters as ACCOUNT:CONID, or give --all")
-    wanted = None if everything else parse_keys(keys or ())
+    wanted = None if everything else [parse_key(key) for key in keys or ()]
     settings = home.load()
     from v6_pipeline.state.queue.items import QueueState
     from v6_pipeline.state.queue.queue import PositionQueue
@@ -118,8 +105,8 @@ def retry(
     if as_json:
         output.document({"retried": retried, "not_dead": _texts(missing)})
     else:
-        said = f"{output.counted(retried, 'dead letter')} put back: the next refresh takes them"
-        _tell(retried, said, missing, "dead letter")
+        result = f"{output.counted(retried, 'dead letter')} returned to the queue for the next refresh"
+        _report(retried, result, missing, "dead letter")
     return _exit_code(retried, missing)
 
 
@@ -130,17 +117,17 @@ def purge(
     state: Annotated[str, typer.Option(help="Delete the items that are dead, open or waiting.")] = "dead",
     as_json: JsonOption = False,
 ) -> int:
-    """Delete items, by default all dead letters; exit code 1 if none of those named is in that state.
+    """Delete items, by default all dead letters; exit code 1 if none of the named items is in that state.
 
     Holdings that are due are queued again.
     """
-    wanted = parse_keys(keys) if keys else None
+    wanted = [parse_key(key) for key in keys] if keys else None
     settings = home.load()
     from v6_pipeline.state.queue.items import QueueState
     from v6_pipeline.state.queue.queue import PositionQueue
 
     if state == QueueState.LEASED:
-        raise UsageError("leased items cannot be purged, a worker is about to acknowledge them: wait for the lease")
+        raise UsageError("leased items cannot be purged, because a worker has them: wait until the lease ends")
     if state not in set(QueueState):
         raise UsageError(f"--state {state} is none of dead, open, waiting")
     with home.open_state(settings, must_exist=True) as database:
@@ -151,20 +138,20 @@ def purge(
     if as_json:
         output.document({"purged": purged, "state": state, "missing": _texts(missing)})
     else:
-        _tell(purged, f"{output.counted(purged, f'{state} item')} deleted", missing, f"{state} item")
+        _report(purged, f"{output.counted(purged, f'{state} item')} deleted", missing, f"{state} item")
     return _exit_code(purged, missing)
 
 
 def _exit_code(done: int, missing: list[Key]) -> int:
-    return _FAILED if missing and not done else 0
+    return FAILED if missing and not done else 0
 
 
-def _tell(done: int, said: str, missing: list[Key], kind: str) -> None:
-    """Which of the items that were named are not of that kind; what was done, unless they all are not."""
+def _report(done: int, result: str, missing: list[Key], kind: str) -> None:
+    """Print the named items that are not of that kind, and the result unless that is all of them."""
     for key in _texts(missing):
-        output.notice(f"{key} is no {kind}")
+        output.notice(f"{key} is not a {kind}")
     if _exit_code(done, missing) == 0:
-        output.line(said)
+        output.line(result)
 
 
 def _texts(keys: list[Key]) -> list[str]:

@@ -66,8 +66,8 @@ def test_without_a_command_the_help_is_shown(v6: Run, arguments: tuple[str, ...]
         (("stream", "--stop", "--owned"), "--stop and --start go with no other option"),
         (("stream", "--stop", "--start"), "--stop and --start go with no other option"),
         (("demo", "--seconds", "-1"), "--seconds -1 is not more than 0"),
-        (("positions", "--limit", "0"), "--limit 0 is not 1 or more"),
-        (("positions", "--as-of", "20.11.2026"), "no date such as 2026-11-20"),
+        (("positions", "--limit", "0"), "--limit 0 is less than 1"),
+        (("positions", "--as-of", "20.11.2026"), "is not a date such as 2026-11-20"),
         (("queue", "list", "--state", "gone"), "--state gone is none of open, leased, waiting, dead"),
         (("queue", "retry"), "give --all"),
         (("queue", "retry", "--all", "DU1:1"), "or give --all"),
@@ -77,7 +77,7 @@ def test_without_a_command_the_help_is_shown(v6: Run, arguments: tuple[str, ...]
         (("strategies", "add", "s"), "name at least one CONID, or a selector"),
         (("strategies", "add", "s", "x"), "see 'v6 strategies add --help'"),
         (("gateway", "--accounts", "0"), "--accounts 0 is not between 1 and 1000"),
-        (("gateway", "--port", "0", "--as-of", "never"), "--as-of never: no date"),
+        (("gateway", "--port", "0", "--as-of", "never"), "--as-of never is not a date"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(v6: Run, home: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -136,4 +136,4 @@ def test_an_instance_that_does_not_answer_in_time_is_one_line(
 ) -> None:
     monkeypatch.setattr(processes, "INSTANCE_SECONDS", 0.001)
     fault = processes.instance_fault(settings, os.environ)
-    assert fault == "no answer within 0.001 s: its database may be out of reach"
+    assert fault == "no answer within 0.001 s: its database may be unreachable"

@@ -61,18 +61,18 @@ def test_dead_letters_are_retried_by_key(v6: Run) -> None:
     assert result.document == {"retried": 1, "not_dead": ["DU1:2"]}
     assert v6("queue", "stats", "--json").document["open"] == 2
     nothing = v6("queue", "retry", "DU1:2")
-    assert (nothing.code, nothing.out, nothing.err) == (1, "", "DU1:2 is no dead letter\n")
+    assert (nothing.code, nothing.out, nothing.err) == (1, "", "DU1:2 is not a dead letter\n")
 
 
 @pytest.mark.usefixtures("filled")
 def test_all_dead_letters_are_retried(v6: Run) -> None:
-    assert v6("queue", "retry", "--all").out == "1 dead letter put back: the next refresh takes them\n"
+    assert v6("queue", "retry", "--all").out == "1 dead letter returned to the queue for the next refresh\n"
 
 
 @pytest.mark.usefixtures("filled")
 def test_purge_takes_dead_letters_unless_told_otherwise(v6: Run) -> None:
     nothing = v6("queue", "purge", "DU1:2")
-    assert (nothing.code, nothing.out, nothing.err) == (1, "", "DU1:2 is no dead item\n")
+    assert (nothing.code, nothing.out, nothing.err) == (1, "", "DU1:2 is not a dead item\n")
     assert v6("queue", "purge", "--json").document == {"purged": 1, "state": "dead", "missing": []}
     assert v6("queue", "purge").out == "0 dead items deleted\n"
     assert v6("queue", "purge", "DU1:2", "--state", "open").out == "1 open item deleted\n"

@@ -136,7 +136,7 @@ def test_a_stop_request_is_taken_back_at_the_start_and_none_is_left_at_the_end(
 
 def test_a_taken_port_is_told_before_anything_starts(v6: Run, settings: Settings, taken_port: int) -> None:
     result = v6("up", "--port", taken_port)
-    assert (result.code, result.error) == (1, f"port {taken_port} of 127.0.0.1 is taken: choose another with --port")
+    assert (result.code, result.error) == (1, f"port {taken_port} of 127.0.0.1 is in use: choose another with --port")
     assert not (settings.log_dir / "dagster.log").exists()
 
 
@@ -204,7 +204,7 @@ def test_a_gateway_that_is_away_in_the_nightly_reset_does_not_keep_up_from_start
 
     told = capsys.readouterr().err
     assert "warning: gateway: no gateway at" in told
-    assert "expected in IB's nightly reset until 06:45 UTC; look again after it" in told
+    assert "expected in IB's nightly reset until 06:45 UTC; run 'v6 doctor' after it" in told
     assert "skipped: session:" in told
 
 
@@ -227,7 +227,7 @@ def test_a_streamer_of_ours_that_still_runs_is_no_fault(settings: Settings, monk
         monkeypatch.setenv("V6_IB_PORT", str(gateway.port))
         chosen = load_settings()
         gateway.call(lambda paper: paper.perform("occupy_client_id", client_id=chosen.ib_client_id, seconds=60))
-        with pytest.raises(ExaminationError, match=r"client ids: client id 60, the streamer's, is taken"):
+        with pytest.raises(ExaminationError, match=r"client ids: client id 60, the streamer's, is in use"):
             system.prepare_by_doctor(chosen, utc_now)
         StreamerLease(database).claim("one", granted_by=GrantedBy.SENSOR, ttl_seconds=60)
 

@@ -73,7 +73,7 @@ def test_what_settings_name_must_be_there(settings: Settings, tmp_path: Path, mo
     assert "correct V6_HANDLERS" in handler.remedy
     assert (folder.what, folder.verdict) == ("settings", Verdict.WARNING)
     assert f"there is no folder {tmp_path / 'none'}" in folder.says
-    assert folder.remedy.startswith("make the folder")
+    assert folder.remedy.startswith("create the folder")
     assert [finding.verdict for finding in examine_settings(settings)] == [Verdict.OK]
     assert sys.path == path
 

@@ -274,7 +274,7 @@ async def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(
     begun, ended = [record.getMessage() for record in caplog.records if record.name == "v6_pipeline.streaming.writer"]
     assert "since 2026-03-04 17:00:00Z, 2 wait" in begun
     assert "Not a directory" in begun  # what the system said
-    assert "again after 15 s: 2 landed, 0 follow" in ended
+    assert "again after 15 s: 2 written, 0 follow" in ended
     assert writer.status().last_error is None
 
 
