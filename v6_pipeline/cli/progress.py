@@ -1,4 +1,4 @@
-"""How far long work is: a bar on stderr for a person at a terminal; nothing for a file, a pipe, or with ``--json``."""
+"""Progress of long work: a bar on stderr at a terminal; nothing for a file, a pipe, or with ``--json``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Done = tuple[int, int | None]
-"""How much is done, and of how much, if that is known."""
+"""Number done, and total if it is known."""
 
 
 class Above(logging.Handler):
-    """Writes to the stderr of the moment, which is above a bar while there is one."""
+    """Writes to the current ``sys.stderr``, which is above the bar while one is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -28,7 +28,7 @@ class Above(logging.Handler):
 
 
 def each(items: Sequence[Item], label: str, *, shown: bool) -> Iterator[Item]:
-    """The items one by one, with a bar over them."""
+    """Yield the items, with a bar of how many are done."""
     done = 0
     with bar(label, lambda: (done, len(items)), shown=shown):
         for item in items:
@@ -38,13 +38,13 @@ def each(items: Sequence[Item], label: str, *, shown: bool) -> Iterator[Item]:
 
 @contextmanager
 def bar(label: str, done: Callable[[], Done], *, shown: bool, console: Console | None = None) -> Iterator[None]:
-    """A bar while the block runs.
+    """Show a bar while the block runs.
 
     Args:
-        label: what is done.
-        done: asked several times a second, from a thread of its own.
-        shown: off for ``--json``.
-        console: where to; stderr by default.
+        label: description of the work.
+        done: called several times a second, from another thread.
+        shown: False for ``--json``.
+        console: stderr by default.
     """
     if not shown or (console is None and not sys.stderr.isatty()):
         yield  # without the time that importing rich takes
@@ -58,7 +58,7 @@ def bar(label: str, done: Callable[[], Done], *, shown: bool, console: Console |
         return
 
     class Polled(Progress):
-        """Asks how far the work is each time that it is drawn."""
+        """Updates the number done each time that it is drawn."""
 
         def get_renderables(self) -> Iterable[RenderableType]:
             for task in self.task_ids:
@@ -73,7 +73,7 @@ def bar(label: str, done: Callable[[], Done], *, shown: bool, console: Console |
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    # What the work prints on stdout is its result, and stays there.
+    # Output of the work on stdout is its result and must not be redirected.
     with Polled(*columns, console=console, transient=True, redirect_stdout=False) as progress:
         progress.add_task(label, total=None)
         yield

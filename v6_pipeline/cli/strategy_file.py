@@ -1,7 +1,7 @@
-"""The file of ``v6 strategies import``, CSV or YAML: read and checked as a whole before anything is written.
+"""The file of ``v6 strategies import``, CSV or YAML, which is read and checked as a whole before anything is written.
 
-Both give entries of texts, which are read alike. YAML's are taken as they stand in the file, so that no conid is a
-number of another base and no account a truth value.
+Both formats give entries of texts, which are parsed alike. Scalars of YAML are taken as text, so that no conid becomes
+a number of another base and no account a truth value.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ CSV_COLUMNS = ("strategy", "conid", "selector", "account", "quantity", "priority
 YAML_KEYS = ("strategy", "conids", "selectors", "account", "quantity", "priority")
 YAML_SUFFIXES = {".yaml", ".yml"}
 _DIGITS = 19
-"""Of a number of 64 bits; Python refuses to read some thousands with an exception of its own."""
+"""Digits of a 64-bit number; Python raises its own exception on some thousands of digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyEntry:
-    """A strategy uses contracts, in one account or any (``None``), a quantity of each or all (``None``), and kinds."""
+    """Contracts and selectors of a strategy, in one account or any (``None``), a quantity of each or all (``None``)."""
 
     strategy: str
     conids: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class StrategyEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Texts:
-    """An entry as it stands in the file, and where."""
+    """An entry as texts, and its place in the file."""
 
     place: str
     strategy: str
@@ -53,22 +53,22 @@ class _Texts:
 
 
 def read_strategies(path: Path, *, default_priority: int) -> list[StrategyEntry]:
-    """The entries of a file; what it ends with says how it is read.
+    """Return the entries of a file.
 
     Args:
         path: ``.yaml`` or ``.yml`` is a list of entries with ``strategy``, ``conids``, ``selectors``, ``account``,
-            ``quantity``, ``priority``; any other is CSV, a conid or a selector a row.
-        default_priority: of entries that name none.
+            ``quantity``, ``priority``; any other is CSV with one conid or selector per row.
+        default_priority: priority of entries without one.
 
     Raises:
-        UsageError: the file cannot be read, or an entry cannot be: file, line and field are named.
+        UsageError: the file cannot be read or an entry is wrong; it names file, line and field.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8: {error}") from None
+        raise UsageError(f"{path} is not UTF-8 text: {error}") from None
     found = _yaml_entries(path, text) if path.suffix.lower() in YAML_SUFFIXES else _csv_entries(path, text)
     return [_entry(texts, default_priority) for texts in found]
 
@@ -81,7 +81,7 @@ def _csv_entries(path: Path, text: str) -> list[_Texts]:
             _csv_entry(f"{path}, line {reader.line_num}", row) for row in reader if any(value for value in row.values())
         ]
     except csv.Error as error:
-        raise UsageError(f"{path} is no CSV file: {error}") from None
+        raise UsageError(f"{path} is not a CSV file: {error}") from None
     if not rows:
         raise UsageError(f"{path} has no rows under its header")
     return rows
@@ -102,11 +102,11 @@ def _check_header(path: Path, header: object) -> None:
 # None is csv's key for cells beyond the header.
 def _csv_entry(place: str, row: Mapping[str | None, str | list[str] | None]) -> _Texts:
     if None in row:
-        raise UsageError(f"{place}: more fields than the header: put a selector in quotes, for its commas")
+        raise UsageError(f"{place}: more fields than the header: put a selector in quotes, because it has commas")
     cells = {name: value.strip() if isinstance(value, str) else "" for name, value in row.items() if name}
     conid, selector = cells.get("conid", ""), cells.get("selector", "")
     if conid and selector:
-        raise UsageError(f"{place}: a conid and a selector: give each its own row")
+        raise UsageError(f"{place}: a conid and a selector in one row: give each its own row")
     return _Texts(
         place=place,
         strategy=cells["strategy"],
@@ -125,11 +125,11 @@ def _yaml_entries(path: Path, text: str) -> list[_Texts]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{path}{line}: no YAML: {error.problem or error}") from None
+        raise UsageError(f"{path}{line}: not YAML: {error.problem or error}") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise UsageError(f"{path}: no YAML: nested too deeply") from None
+        raise UsageError(f"{path}: not YAML: nested too deeply") from None
     if not isinstance(root, yaml.SequenceNode) or not root.value:
         empty = " is empty" if root is None else ""
         raise UsageError(f"{path}{empty}: it must be a list of entries, each with {', '.join(YAML_KEYS)}")
@@ -172,8 +172,8 @@ def _texts(path: Path, name: str, node: Node) -> list[str]:
         return [text] if text else []
     for item in node.value:
         if name == "selectors" and node.flow_style and isinstance(item, yaml.ScalarNode) and item.style is None:
-            # Its comma would have made two selectors of it, each of which takes far more.
-            raise UsageError(f"{_place(path, item)}, selectors: within [...] put each into quotes, for it has commas")
+            # Its comma would split it into two selectors, each of which matches far more.
+            raise UsageError(f"{_place(path, item)}, selectors: within [...] put each in quotes, because it has commas")
     found = [_text(path, name, item) for item in node.value]
     if "" in found:
         raise UsageError(f"{_place(path, node)}, {name}: one of them is empty")
@@ -202,7 +202,7 @@ def _entry(texts: _Texts, default_priority: int) -> StrategyEntry:
     place = texts.place
     account = texts.account.upper() or None
     if texts.selectors and texts.quantity:
-        raise UsageError(f"{place}, quantity: it goes with conids, a selector takes all that is held")
+        raise UsageError(f"{place}, quantity: it goes with conids, a selector takes the whole holding")
     return StrategyEntry(
         strategy=_strategy(place, texts.strategy),
         conids=tuple(_conid(place, text) for text in texts.conids),
@@ -238,7 +238,7 @@ def _is_number(text: str) -> bool:
 
 def _conid(place: str, text: str) -> int:
     if not _is_number(text) or not 0 < int(text) < 2**63:
-        raise UsageError(f"{place}, conid: {text!r} is no conid: they are positive numbers")
+        raise UsageError(f"{place}, conid: {text!r} is not a conid, which is a positive number")
     return int(text)
 
 
@@ -250,7 +250,9 @@ def _quantity(place: str, text: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or number == 0:
-        raise UsageError(f"{place}, quantity: {text!r} is no quantity: a number other than 0, or nothing for all")
+        raise UsageError(
+            f"{place}, quantity: {text!r} is not a quantity: a number other than 0, or empty for the whole holding"
+        )
     return number
 
 

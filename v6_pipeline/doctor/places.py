@@ -135,10 +135,10 @@ def _lake(settings: Settings) -> Finding:
     unwritable = {} if folder is None else {path: why for path in _written(folder) if (why := _unwritable(path))}
     if unwritable:
         first, reason = next(iter(unwritable.items()))
-        others = f", nor can {len(unwritable) - 1} more folders of it" if len(unwritable) > 1 else ""
+        others = f", nor can {len(unwritable) - 1} more of its folders" if len(unwritable) > 1 else ""
         remedy = (
-            "make this user the owner of the lake and all files in it (after a run as root, root owns them), check that "
-            "space is left, or set V6_LAKE_URI to another folder"
+            "make this user the owner of the lake and all files in it (after a run as root, root owns them), check "
+            "that space is left, or set V6_LAKE_URI to another folder"
         )
         return fault("lake", f"{first} cannot be written: {reason}{others}", remedy)
     if folder is None:

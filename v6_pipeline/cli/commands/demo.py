@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from v6_pipeline.settings import Settings
 
 SETTINGS = {"market_hours": '"always"', "refresh_seconds": "60"}
-"""As TOML: refreshes on weekends too, and often enough to watch."""
+"""As TOML: refreshes run on weekends too, every minute."""
 STRATEGIES = {
     "iron-condors": (10, ("symbol=SPX,sec_type=OPT", "symbol=NDX,sec_type=OPT", "symbol=RUT,sec_type=OPT")),
     "spx-puts": (20, ("symbol=SPX,sec_type=OPT,right=P",)),
 }
-"""Priority and selectors. Of the 60 positions 12 are in the first, whatever the expiries are; the second overlaps."""
+"""Priority and selectors. The first has 12 of the 60 positions with any expiries; the second overlaps."""
 
 
 def demo(
@@ -37,27 +37,27 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
     seconds: Annotated[
         float | None,
-        typer.Option(help="End that many seconds after it is ready. Default: at Ctrl-C.", show_default=False),
+        typer.Option(help="End this many seconds after it is ready. Default: at Ctrl-C.", show_default=False),
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the UI once it is ready.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole system on a simulated account, without IB or network, until Ctrl-C ends all.
+    """Run the whole system on a simulated account, without IB or network, until Ctrl-C.
 
-    Its home is the folder demo in the home in use; what a real home's settings or environment say does not count.
+    Its home is the folder demo in the home in use; settings and environment of a real home have no effect.
     """
     if seconds is not None and not seconds > 0:
-        raise UsageError(f"--seconds {seconds:g} is not more than 0")
+        raise UsageError(f"--seconds {seconds:g} is not greater than 0")
     folder = home.path_in_use() / "demo"
     _leave_environment(folder)
     home.write_settings_file(folder, SETTINGS | {"start_date": _six_weeks_ago()})
     from v6_pipeline.cli import supervise, system
     from v6_pipeline.paper import GatewayConfig, GatewayThread
 
-    home.load()  # a setting that someone broke is told before anything starts
+    home.load()  # reports a broken setting before anything starts
     supervise.check_unused(folder / system.RECORD_FILE)  # before its file is changed
     with GatewayThread(GatewayConfig(positions=60, seed=1, flex_port=0)) as gateway:
-        # In the file, so that 'v6 --home .v6/demo refresh' finds the gateway from another terminal.
+        # In the file, so that 'v6 --home .v6/demo refresh' in another terminal finds the gateway.
         flex = gateway.gateway.flex
         addresses = {
             "ib_port": str(gateway.port),
@@ -83,12 +83,12 @@ def demo(
 
 
 def _six_weeks_ago() -> str:
-    """As TOML: so few partitions that the current day can be seen among them."""
+    """Return a start date as TOML, recent enough that the current day is visible among the partitions."""
     return (datetime.now(UTC).date() - timedelta(weeks=6)).isoformat()
 
 
 def _leave_environment(folder: Path) -> None:
-    """Forget the V6_ variables: simulated rows must not reach the lake or the state that they name."""
+    """Remove the V6_ variables: simulated rows must not reach the lake or the state that they name."""
     dropped = [name for name in os.environ if name.startswith("V6_") and name != "V6_HOME"]
     for name in dropped:
         del os.environ[name]
@@ -98,7 +98,7 @@ def _leave_environment(folder: Path) -> None:
 
 
 def _set(path: Path, values: dict[str, str]) -> None:
-    """Set lines of a settings file, values as TOML; a line that an older version did not write is added."""
+    """Set lines of a settings file, values as TOML; add a line that an older version did not write."""
     with home.disk_faults():
         text = path.read_text(encoding="utf-8")
         for name, value in values.items():
@@ -110,7 +110,7 @@ def _set(path: Path, values: dict[str, str]) -> None:
 
 
 def _seed(settings: Settings) -> None:
-    """The strategies of a new demo; those that someone made or changed stay as they are."""
+    """Add the strategies of a new demo; existing strategies stay unchanged."""
     from v6_pipeline.state.registry.registry import StrategyRegistry
 
     with home.open_state(settings) as database:
@@ -143,13 +143,13 @@ def _show(settings: Settings, gateway: GatewayThread, pages: Pages, *, as_json: 
     output.line(f"  schedule  {pages.schedule}")
     output.line(f"  slots     {command} slots")
     output.line(f"  values    {command} positions")
-    output.line(f"  what is streamed for whom: {command} strategies list")
+    output.line(f"  strategies and their contracts: {command} strategies list")
     output.line(f"  gateway   127.0.0.1:{gateway.port}, control port {gateway.control_port}")
     output.line(f"  logs      {settings.log_dir}")
 
 
 def _program() -> str:
-    """How this program is called here: by its name if that finds it, else by its path, as after ``make demo``."""
+    """Return how to call this program: by its name if the shell finds it, else by its path, as after ``make demo``."""
     own = Path(sys.argv[0]).absolute()
     if own.name == "__main__.py":
         return "python -m v6_pipeline.cli"
@@ -160,6 +160,6 @@ def _program() -> str:
 
 
 def _short(path: Path) -> str:
-    """As one would type it here."""
+    """Return the path relative to the working folder, if it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

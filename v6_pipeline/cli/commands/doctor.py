@@ -1,26 +1,24 @@
-"""``v6 doctor``: is everything as it must be, and if not, what to do."""
+"""``v6 doctor``: the examination of an installation, with what to do about each fault."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from v6_pipeline.cli import home, output
+from v6_pipeline.cli import FAILED, home, output
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
     from v6_pipeline.doctor.findings import Finding
 
-_FAILED = 1
-
 
 def doctor(*, as_json: JsonOption = False) -> int:
-    """Look at settings, home, state, lake, calendar, Dagster and the gateway; exit code 1 if anything is at fault.
+    """Examine settings, home, state, lake, calendar, Dagster and the gateway; exit code 1 if there is a fault.
 
     Warnings, and what could not be examined, are counted and leave the exit code at 0. Nothing is created, migrated or
     ordered; an object that is written to a lake in an object store is deleted at once. At the gateway it opens a short
-    session under each client id that is free, and asks for a quote of up to four contracts.
+    session under each free client id, and requests quotes of up to four contracts.
     """
     from v6_pipeline.cli import examination
     from v6_pipeline.doctor.findings import Verdict, fault
@@ -28,16 +26,16 @@ def doctor(*, as_json: JsonOption = False) -> int:
 
     found: list[Finding] = []
 
-    def tell(finding: Finding) -> None:
+    def report(finding: Finding) -> None:
         found.append(finding)
         if not as_json:
             for text in _lines(finding):
                 output.line(text)
 
     try:
-        examination.examine(home.load(), tell, utc_now)
+        examination.examine(home.load(), report, utc_now)
     except SettingsError as error:
-        tell(fault("settings", str(error)))
+        report(fault("settings", str(error)))
     count = Counter(finding.verdict for finding in found)
     faults, warnings, unseen = count[Verdict.FAULT], count[Verdict.WARNING], count[Verdict.SKIPPED]
     if as_json:
@@ -45,7 +43,7 @@ def doctor(*, as_json: JsonOption = False) -> int:
     else:
         counts = f"{output.counted(faults, 'fault')}, {output.counted(warnings, 'warning')}"
         output.line(f"{counts}, {unseen} not examined")
-    return _FAILED if faults else 0
+    return FAILED if faults else 0
 
 
 def _lines(finding: Finding) -> list[str]:

@@ -27,11 +27,11 @@ def gateway(
         int | None,
         typer.Option(help="Port of a Flex Web Service for these accounts; 0 picks a free one. Default: none."),
     ] = None,
-    accounts: Annotated[str, typer.Option(help="How many accounts, or their names: SIM1,SIM2.")] = "2",
-    positions: Annotated[int, typer.Option(help="Positions that the accounts hold together.")] = 60,
-    seed: Annotated[int, typer.Option(help="What quantities, costs and prices derive from.")] = 1,
+    accounts: Annotated[str, typer.Option(help="Number of accounts, or their names: SIM1,SIM2.")] = "2",
+    positions: Annotated[int, typer.Option(help="Number of positions in all accounts together.")] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of quantities, costs and prices.")] = 1,
     lines: Annotated[int, typer.Option(help="Market-data lines over all clients.")] = 100,
-    message_rate: Annotated[int, typer.Option(help="Messages that one client may send in a second.")] = 100,
+    message_rate: Annotated[int, typer.Option(help="Messages that one client may send per second.")] = 100,
     tick_seconds: Annotated[float, typer.Option(help="Time between price changes.")] = 1.0,
     portfolio_seconds: Annotated[float, typer.Option(help="Time between updates of account values.")] = 180.0,
     snapshot_seconds: Annotated[
@@ -41,17 +41,17 @@ def gateway(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Faults to play from the start on: a TOML file, or the name of one that is shipped (nightly_reset).",
+            help="Faults to play from the start: a TOML file, or the name of a shipped one (nightly_reset).",
         ),
     ] = None,
     list_actions: Annotated[
-        bool, typer.Option("--actions", help="List what a scenario and the control port can do, and start nothing.")
+        bool, typer.Option("--actions", help="List the actions of scenarios and the control port, and start nothing.")
     ] = False,
     as_of: Annotated[
         str | None, typer.Option(metavar="DATE", help="Day from which expiries are laid out. Default: today.")
     ] = None,
 ) -> None:
-    """Run the paper gateway until Ctrl-C; prints its ports, accounts and number of positions as one line of JSON.
+    """Run the paper gateway until Ctrl-C; print its ports, accounts and number of positions as one line of JSON.
 
     It serves on 127.0.0.1 only, and its accounts are named SIM...
     """
@@ -88,7 +88,7 @@ def _account_names(text: str) -> tuple[str, ...]:
 
 
 def _read_scenario(name: str, paper: PaperGateway) -> Scenario:
-    """The file of this name, or else the shipped scenario; checked as a whole before the gateway starts."""
+    """Read the file of this name, or else the shipped scenario; check all of it before the gateway starts."""
     from v6_pipeline.paper import load_scenario, shipped_scenario, shipped_scenarios
 
     if name in shipped_scenarios() and not Path(name).exists():
@@ -103,7 +103,7 @@ async def _serve(config: GatewayConfig, scenario: str | None) -> None:
     script = None if scenario is None else _read_scenario(scenario, paper)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # A process started in the background by a shell inherits SIGINT as ignored: it must be set anew.
+        # A process that a shell starts in the background inherits SIGINT as ignored, so it must be set again.
         try:
             loop.add_signal_handler(number, paper.request_stop)
         except NotImplementedError:  # Windows
@@ -124,7 +124,7 @@ async def _serve(config: GatewayConfig, scenario: str | None) -> None:
 
 
 def _flex(paper: PaperGateway) -> dict[str, object]:
-    """What V6_FLEX_URL, V6_FLEX_TOKEN and V6_FLEX_QUERY_ID have to be; the token opens nothing but the simulation."""
+    """Return the values of V6_FLEX_URL, V6_FLEX_TOKEN and V6_FLEX_QUERY_ID; the token opens only the simulation."""
     return {
         "flex_port": paper.flex.port,
         "flex_url": paper.flex.url,

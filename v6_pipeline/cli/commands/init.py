@@ -1,4 +1,4 @@
-"""``v6 init``: make a home."""
+"""``v6 init``: create a home."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from v6_pipeline.cli.output import JsonOption
 def init(
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Write v6.toml anew; the old one is kept as v6.toml.old.")
+        bool, typer.Option("--force", help="Write a new v6.toml; keep the old one as v6.toml.old.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a home: settings file, state database, logs and Dagster home. What is there is kept."""
+    """Create a home: settings file, state database, logs and Dagster home. Existing files are kept."""
     if not force:
-        home.load()  # nothing is written while the environment or the file is wrong
+        home.load()  # fails before anything is written if the environment or the file is wrong
     steps = [home.write_settings_file(home.path_in_use(), force=force)]
     settings = home.load()
     steps += [home.prepare_state(settings), home.prepare_log_folder(settings), home.prepare_dagster_home(settings)]

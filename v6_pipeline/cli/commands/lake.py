@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
     from v6_pipeline.settings import Settings
 
 Kept = tuple[dict[str, object], str]
-"""What was done to a table: as fields, and as a line."""
+"""The result for a table: as fields, and as a line."""
 
-app = typer.Typer(help="Look after the Delta tables: history, compaction, clean-up, repair.", no_args_is_help=True)
+app = typer.Typer(help="Maintain the Delta tables: history, compaction, clean-up, repair.", no_args_is_help=True)
 
 
 @app.command("history")
 def history(
     table: TableArgument,
     *,
-    limit: Annotated[int, typer.Option(help="Show that many commits, the newest ones.")] = 20,
+    limit: Annotated[int, typer.Option(help="Number of commits to show.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a table's commits, newest first: what each did, how many rows it holds and who made it."""
+    """Show a table's commits, newest first: operation, rows and author of each."""
     if limit < 1:
-        raise UsageError(f"--limit {limit} is not 1 or more")
+        raise UsageError(f"--limit {limit} is less than 1")
     [store] = _stores(table)
     from v6_pipeline.lake.commits import read_commits
 
@@ -68,7 +69,7 @@ def history(
 
 @app.command("optimize")
 def optimize(table: TablesArgument = None, *, as_json: JsonOption = False) -> None:
-    """Merge the small files of a table, or of all; who writes to it goes on meanwhile."""
+    """Merge the small files of a table, or of all; writers are not interrupted."""
     from v6_pipeline.lake.maintenance import compact
 
     def merge(store: DeltaTableStore) -> Kept:
@@ -79,12 +80,7 @@ def optimize(table: TablesArgument = None, *, as_json: JsonOption = False) -> No
             else f"{output.counted(made.files_removed, 'file')} merged into {made.files_added}, "
             f"Delta version {made.version}"
         )
-        fields: dict[str, object] = {
-            "version": made.version,
-            "files_removed": made.files_removed,
-            "files_added": made.files_added,
-        }
-        return fields, said
+        return asdict(made), said
 
     _keep_up(table, "tables merged", merge, {}, as_json=as_json)
 
@@ -94,24 +90,26 @@ def vacuum(
     table: TablesArgument = None,
     *,
     retention_hours: Annotated[
-        int, typer.Option(help="Keep what versions of that many hours need; 168, a week, at least.")
+        int, typer.Option(help="Keep the files of versions of this many hours; at least 168, a week.")
     ] = 168,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete data files that no version of the last week needs, and what failed commits left."""
+    """Delete data files that no version of the last week needs, and files of failed commits."""
     from v6_pipeline.lake.maintenance import RETENTION_HOURS
     from v6_pipeline.lake.maintenance import vacuum as clean
 
     if retention_hours < RETENTION_HOURS:
-        raise UsageError(f"--retention-hours {retention_hours} is below {RETENTION_HOURS}: files in use would go")
+        raise UsageError(
+            f"--retention-hours {retention_hours} is below {RETENTION_HOURS}: files in use would be deleted"
+        )
     verb = "would be deleted" if dry_run else "deleted"
 
     def delete(store: DeltaTableStore) -> Kept:
         found = clean(store, retention_hours=retention_hours, dry_run=dry_run)
         size = "" if found.size_bytes is None else f", {found.size_bytes / 2**20:.1f} MiB"
         said = f"{output.counted(len(found.files), 'file')} {verb}{size}"
-        return {"files": found.files, "size_bytes": found.size_bytes}, said
+        return asdict(found), said
 
     head = {"dry_run": dry_run, "retention_hours": retention_hours}
     _keep_up(table, "tables cleaned", delete, head, as_json=as_json)
@@ -125,21 +123,21 @@ def _keep_up(
     *,
     as_json: bool,
 ) -> None:
-    """Do a work to each table that exists; one that fails holds up no other. Upkeep creates nothing.
+    """Do ``work`` on the named table, or on each table that exists; a failure does not stop the others.
 
     Args:
-        table: the one to keep up; None is all.
-        label: of the bar.
-        work: gives what it did.
-        head: what the document has besides.
-        as_json: whether to print a document.
+        table: name of a table; None is all.
+        label: label of the progress bar.
+        work: returns its result.
+        head: further fields of the document.
+        as_json: print a document.
 
     Raises:
-        LakeError: some failed, each with its reason; or the named one does not exist.
+        LakeError: some tables failed, each with its reason; or the named table does not exist.
     """
     done: list[dict[str, object]] = []
     failed: list[str] = []
-    with _told(as_json=as_json) as said:
+    with _printed_at_end(as_json=as_json) as lines:
         for store in progress.each(_stores(table), label, shown=not as_json):
             try:
                 if store.load() is None:
@@ -151,7 +149,7 @@ def _keep_up(
                 failed.append(str(error))  # it names its table
                 continue
             done.append({"table": store.spec.name} | fields)
-            said.append(f"{store.spec.name}: {text}")
+            lines.append(f"{store.spec.name}: {text}")
     failure = "; ".join(failed) or None
     if as_json:
         output.document({**head, "tables": done, "error": failure})
@@ -160,13 +158,13 @@ def _keep_up(
 
 
 @contextmanager
-def _told(*, as_json: bool) -> Iterator[list[str]]:
-    """Lines of result, which are printed once the bar is gone, and also if the work ends early."""
-    said: list[str] = []
+def _printed_at_end(*, as_json: bool) -> Iterator[list[str]]:
+    """Yield the list of result lines; print them when the progress bar is gone, even after an early end."""
+    lines: list[str] = []
     try:
-        yield said
+        yield lines
     finally:
-        for text in () if as_json else said:
+        for text in () if as_json else lines:
             output.line(text)
 
 
@@ -194,7 +192,7 @@ def _missing(table: str) -> LakeError:
 
 
 def _partitions(commit: CommitInfo) -> str:
-    """The partition that the commit belongs to, else the trading days of its rows."""
+    """Return the partition that the commit belongs to, else the trading days of its rows."""
     return commit.partition or ", ".join(day.isoformat() for day in commit.rows_by_date)
 
 
@@ -211,18 +209,18 @@ def _author(commit: CommitInfo) -> str | None:
 def repair(
     table: TablesArgument = None,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is wrong and what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the damage and what would be done.")] = False,
     accept_loss: Annotated[
         bool,
         typer.Option(
-            "--accept-loss", help="Also mend damage that costs rows which were reported as written; says how many."
+            "--accept-loss", help="Also repair damage that loses rows reported as written; the number is shown."
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Mend tables after a power cut: unusable newest commits are set aside, never deleted.
+    """Repair tables after a power cut: unusable newest commits are moved aside, never deleted.
 
-    Exit code 0 if nothing is wrong any more, 1 if a table could not be repaired.
+    Exit code 0 if no damage is left, 1 if a table could not be repaired.
     """
     from v6_pipeline.lake.lake import MARKER_TABLE, Lake
     from v6_pipeline.lake.recovery.durability import local_path
@@ -234,15 +232,15 @@ def repair(
     settings = home.load()
     lake = Lake.from_settings(settings)
     if local_path(lake.root) is None:
-        note = "in an object store an object is there whole or not: a power cut leaves nothing to repair"
+        note = "in an object store each object exists whole or not at all: a power cut leaves nothing to repair"
         if as_json:
             output.document({"dry_run": dry_run, "tables": [], "note": note})
         else:
             output.line(note)
         return
     uris = {name: f"{lake.root}/{name}" for name in names}
-    looked_at = progress.each(list(uris.items()), "tables looked at", shown=not as_json)
-    plans = [plan_repair(name, uri, accept_loss=accept_loss) for name, uri in looked_at]
+    examined = progress.each(list(uris.items()), "tables examined", shown=not as_json)
+    plans = [plan_repair(name, uri, accept_loss=accept_loss) for name, uri in examined]
     done = [_carry_out(settings, plan, uris[plan.table], dry_run=dry_run) for plan in plans]
     if as_json:
         output.document({"dry_run": dry_run, "tables": done})
@@ -257,8 +255,8 @@ def repair(
 
 
 def _carry_out(settings: Settings, plan: RepairPlan, uri: str, *, dry_run: bool) -> dict[str, Any]:
-    """Mend a table as planned, unless someone may be writing to it; what was found and done, for ``--json``."""
-    from v6_pipeline.lake.recovery.repair import repair as mend
+    """Repair a table as planned, unless a process may be writing to it; return the result for ``--json``."""
+    from v6_pipeline.lake.recovery.repair import repair as repair_table
     from v6_pipeline.state.instants import utc_now
 
     error = plan.refused
@@ -267,7 +265,7 @@ def _carry_out(settings: Settings, plan: RepairPlan, uri: str, *, dry_run: bool)
         error = _writer_alive(settings, plan.table)
         if error is None:
             try:
-                aside = mend(plan, uri, now=utc_now())
+                aside = repair_table(plan, uri, now=utc_now())
             except LakeError as failure:
                 error = str(failure)
     return {
@@ -291,9 +289,9 @@ def _carry_out(settings: Settings, plan: RepairPlan, uri: str, *, dry_run: bool)
 
 
 def _writer_alive(settings: Settings, table: str) -> str | None:
-    """Who may be writing to the table now, and what to do about that; ``None`` if nobody.
+    """Return which process may be writing to the table now, and what to do about it; ``None`` if there is none.
 
-    The streamer writes its own table, runs write all others; the marker is written by whoever writes first.
+    The streamer writes its own table, runs write all others; the first writer of either kind writes the marker.
     """
     from v6_pipeline.lake.lake import MARKER_TABLE
     from v6_pipeline.lake.tables import STREAMED_POSITIONS
@@ -306,19 +304,19 @@ def _writer_alive(settings: Settings, table: str) -> str | None:
             process = None if state is None else process_of(state)
             if state is not None and (process is None or process.is_alive() is not False):
                 return (
-                    f"the streamer of epoch {state.epoch} is running or about to: switch ib_streamer_sensor off, stop "
-                    "it with 'v6 stream --stop', then repair"
+                    f"the streamer of epoch {state.epoch} runs or is about to: switch ib_streamer_sensor off, stop the "
+                    "streamer with 'v6 stream --stop', then repair"
                 )
         if table != STREAMED_POSITIONS.name:
             for client_id, owner in ClientIds(database, range(0)).leased().items():
-                return f"run {owner} (client id {client_id}) may be writing: repair once it has ended"
+                return f"run {owner} (client id {client_id}) may be writing: repair after it has ended"
     return None
 
 
 def _show_repair(plan: RepairPlan, result: dict[str, Any]) -> None:
     name = plan.table
     if not plan.findings:
-        output.line(f"{name}: nothing wrong")
+        output.line(f"{name}: no damage")
         return
     for finding in plan.findings:
         reason = f": {finding.why}" if finding.why else ""
@@ -328,7 +326,7 @@ def _show_repair(plan: RepairPlan, result: dict[str, Any]) -> None:
     if result["error"] is not None:
         output.line(f"{name}: not repaired: {result['error']}")
     elif result["repaired"]:
-        kept = "" if result["quarantine"] is None else f"; what was taken out is in {result['quarantine']}"
+        kept = "" if result["quarantine"] is None else f"; the removed files are in {result['quarantine']}"
         output.line(f"{name}: repaired{kept}")
     else:
         output.line(f"{name}: would be repaired")

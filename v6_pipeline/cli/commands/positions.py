@@ -1,4 +1,4 @@
-"""``v6 positions``: the newest known position of each contract, from the lake."""
+"""``v6 positions``: the newest known position of each contract in the lake."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ Row = Mapping[str, Any]
 def positions(
     *,
     as_of: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Day: what was known at the end of its session. Default: now.")
+        str | None,
+        typer.Option(metavar="DATE", help="Positions as known at the end of this day's session. Default: now."),
     ] = None,
     account: Annotated[str | None, typer.Option(help="Only this account.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Show that many at most.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number to show.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the newest known position per account and contract, where it comes from and how old it is.
+    """Show the newest known position per account and contract, with its source and age.
 
     Exit code 1 if nothing is known as of that day, or of that account.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"--limit {limit} is not 1 or more")
+        raise UsageError(f"--limit {limit} is less than 1")
     day = None if as_of is None else parse_date("--as-of", as_of)
     settings = home.load()
     now = datetime.now(UTC)
@@ -62,17 +63,13 @@ def positions(
 
 
 def _check_day(day: date, now: datetime) -> None:
-    """See that a day has begun somewhere. One without a session is fine: what was known is that of the session before.
-
-    Raises:
-        UsageError: it has not.
-    """
+    # A day without a session has the positions of the session before. Tomorrow has begun in some time zones.
     if day > (now + timedelta(days=1)).date():
         raise UsageError(f"--as-of {day} is in the future")
 
 
 def _why_empty(lake: Lake, day: date | None, account: str | None, known: list[Row]) -> str:
-    """Why nothing is shown.
+    """Return why nothing is shown.
 
     Raises:
         LakeError: nothing is known of that day, or of that account.
@@ -92,10 +89,10 @@ def _of_snapshots(lake: Lake, day: date) -> str:
     from v6_pipeline.lake.reader import row_count
     from v6_pipeline.lake.tables import POSITION_SNAPSHOTS
 
-    own = "--as-of reads our own logs, which begin later or are empty"
+    own = "--as-of reads streamed_positions and queued_positions, which begin later or are empty"
     rows = row_count(lake.table(POSITION_SNAPSHOTS), day)
     if not rows:
-        return f"{own}; position_snapshots has nothing of that day either"
+        return f"{own}; position_snapshots has no row of that day either"
     return (
         f"{own}; position_snapshots has {output.counted(rows, 'row')} of {day}: "
         f"'v6 lake history position_snapshots', 'v6 trace CONID --date {day}'"

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from v6_pipeline.lake.table import Commit
     from v6_pipeline.refresh.worker import RefreshReport
 
+_COUNTS = ("held", "enqueued", "refreshed", "closed", "retried", "quoted", "batches", "rows")
+
 
 def refresh(
     *,
     everything: Annotated[
-        bool, typer.Option("--all", help="Refresh every holding that is not streamed, not only what is due.")
+        bool, typer.Option("--all", help="Refresh every holding that is not streamed, not only those that are due.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue the holdings whose values are due, then value all that is queued and write it to the lake."""
+    """Queue the holdings whose values are due, then value everything queued and write it to the lake."""
     settings = home.load()
     from v6_pipeline.calendar import TradingCalendar
     from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
@@ -47,7 +49,7 @@ def refresh(
             with progress.bar("holdings refreshed", lambda: _done(worker.report), shown=not as_json):
                 asyncio.run(worker.run(RefreshScope(everything=everything, interval_seconds=0)))
         except V6Error as error:
-            # What was acknowledged before is done, and is said.
+            # The batches before the error are done and shown.
             if as_json or worker.report.batches:
                 _show(run_id, worker.report, as_json=as_json, failure=str(error))
             raise
@@ -55,22 +57,13 @@ def refresh(
 
 
 def _done(report: RefreshReport) -> progress.Done:
-    """What was queued before the run is among what it does, so that the total may grow."""
+    """Return how much is done; the total grows with items that were queued before the run."""
     done = report.refreshed + report.closed
     return done, max(done, report.enqueued) or None
 
 
 def _show(run_id: str, report: RefreshReport, *, as_json: bool, failure: str | None = None) -> None:
-    counts = {
-        "held": report.held,
-        "enqueued": report.enqueued,
-        "refreshed": report.refreshed,
-        "closed": report.closed,
-        "retried": report.retried,
-        "quoted": report.quoted,
-        "batches": report.batches,
-        "rows": report.rows,
-    }
+    counts = {name: getattr(report, name) for name in _COUNTS}
     versions = {"queued_positions": _versions(report.commits), "account_values": _versions(report.account_commits)}
     if as_json:
         output.document({"run_id": run_id, **counts, "delta_versions": versions, "error": failure})

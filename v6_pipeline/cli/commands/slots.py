@@ -1,4 +1,4 @@
-"""``v6 slots``: who uses the market-data lines, and how fast messages may go."""
+"""``v6 slots``: the use of market-data lines, and the message rate."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def _summary(usage: SlotUsage, settings: Settings) -> list[str]:
         f"{usage.unconfirmed} of them unconfirmed); {usage.free} free, {usage.free_for_streams} of them for streams"
     )
     granted = (
-        f"IB grants {settings.market_data_lines}, {settings.reserved_lines} are kept in reserve, "
-        f"{usage.batch_floor} are left to batches"
+        f"IB grants {settings.market_data_lines}, {settings.reserved_lines} are in reserve, "
+        f"batches get at least {usage.batch_floor}"
     )
     lines = [used, granted]
     if usage.limit.is_learned:
@@ -133,16 +133,16 @@ def _pace(rate: PacingReport) -> str:
     allowed = f"{rate.current_rate:g} messages a second to {rate.gateway}, for all processes together"
     if rate.since is None:
         return allowed
-    return f"{allowed}; {rate.configured_rate:g} again after some quiet minutes, slowed by {rate.reason}"
+    return f"{allowed}; slowed by {rate.reason}, {rate.configured_rate:g} again after some minutes without errors"
 
 
 def _learned(usage: SlotUsage, now: datetime) -> str:
     known = usage.learned
     since = output.duration((now - known.learned_at).total_seconds()) if known.learned_at else ""
     if usage.limit.is_probing or known.probe_at is None:
-        next_step = "more are being tried now"
+        next_step = "more lines are being tried now"
     else:
-        next_step = f"more are tried in {output.duration((known.probe_at - now).total_seconds())}"
+        next_step = f"more lines are tried in {output.duration((known.probe_at - now).total_seconds())}"
     return (
         f"learned ceiling: {known.learned} instead of {usage.configured_ceiling}, for {since}, by {known.reason}; "
         f"{output.counted(known.exhaustions, 'error 101', 'errors 101')} since, {next_step}: "

@@ -1,4 +1,4 @@
-"""``v6 strategies``: which contracts are streamed, for which strategy."""
+"""``v6 strategies``: the contracts of each active strategy, which are streamed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ DEFAULT_PRIORITY = 100
 """The registry's; named here so that the help needs no import of it."""
 
 UncheckedOption = Annotated[
-    bool, typer.Option("--unchecked", help="Do not ask the gateway whether conids exist that were not seen before.")
+    bool, typer.Option("--unchecked", help="Do not check with the gateway that new conids exist.")
 ]
 
 
 def _complete_strategy(context: typer.Context, incomplete: str) -> list[str]:
-    """Those of the home in use; none where its state is not there, or of another version: TAB changes nothing."""
+    """Return the strategies of the home in use; none if its state is missing or of another version."""
     from v6_pipeline.errors import V6Error
     from v6_pipeline.state.database import StateDatabase
     from v6_pipeline.state.registry.registry import StrategyRegistry
@@ -57,9 +57,7 @@ StrategyArgument = Annotated[
     str, typer.Argument(metavar="STRATEGY", show_default=False, autocompletion=_complete_strategy)
 ]
 
-app = typer.Typer(
-    help="Show and change which contracts active strategies use: those are streamed.", no_args_is_help=True
-)
+app = typer.Typer(help="Show and change the contracts of active strategies, which are streamed.", no_args_is_help=True)
 
 
 @app.command("add")
@@ -71,14 +69,14 @@ def add(
         list[str] | None,
         typer.Option(
             metavar="SELECTOR",
-            help="Every holding of a kind, those to come included: symbol=SPX,sec_type=OPT,right=P. May be repeated.",
+            help="Every present and future holding of a kind: symbol=SPX,sec_type=OPT,right=P. May be repeated.",
             show_default=False,
         ),
     ] = None,
-    priority: Annotated[int, typer.Option(help="The smaller number streams first.")] = DEFAULT_PRIORITY,
+    priority: Annotated[int, typer.Option(help="The smallest number streams first.")] = DEFAULT_PRIORITY,
     account: Annotated[str | None, typer.Option(help="Only in this account. Default: in any.")] = None,
     quantity: Annotated[
-        float | None, typer.Option(help="Of each conid, negative for short. Default: all that is held.")
+        float | None, typer.Option(help="Of each conid, negative for short. Default: the whole holding.")
     ] = None,
     unchecked: UncheckedOption = False,
     as_json: JsonOption = False,
@@ -87,29 +85,20 @@ def add(
     if not conids and not match:
         raise UsageError("name at least one CONID, or a selector with --match symbol=SPX")
     if quantity is not None and not conids:
-        raise UsageError("--quantity goes with conids: a selector takes all that is held")
+        raise UsageError("--quantity goes with conids: a selector takes the whole holding")
     settings = home.load()
-    from v6_pipeline.state.account import holdings
     from v6_pipeline.state.registry.changes import check_membership
-    from v6_pipeline.state.registry.registry import StrategyRegistry
+    from v6_pipeline.state.registry.selector import Selector
 
-    # All are read before any is written.
-    selectors = [_selector(text, account) for text in match or ()]
-    with home.open_state(settings) as database:
-        registry = StrategyRegistry(database, timezone=settings.timezone)
-        if conids:
-            check_membership(strategy, conids, account=account, quantity=quantity, priority=priority)
-            if not unchecked:
-                _check(settings, database, conids)
-        with registry.changes() as changes:
-            if conids:
-                changes.add_active(strategy, conids, account=account, quantity=quantity, priority=priority)
-            for selector in selectors:
-                changes.add_selector(strategy, selector, priority)
-        held = holdings.list_open(database)
-    warnings = _not_held(dict.fromkeys(conids or ()), held) + _not_matched(selectors, held)
-    warnings += _no_such_account([account] if conids else [], held)
-    chosen = list(dict.fromkeys(conids or ()))
+    # All are checked before any is written.
+    chosen = tuple(dict.fromkeys(conids or ()))
+    selectors = tuple(Selector.parse(text).within(account) for text in match or ())
+    if chosen:
+        check_membership(strategy, chosen, account=account, quantity=quantity, priority=priority)
+    entry = StrategyEntry(
+        strategy=strategy, conids=chosen, selectors=selectors, account=account, quantity=quantity, priority=priority
+    )
+    warnings = _add(settings, [entry], unchecked=unchecked)
     texts = [selector.text for selector in selectors]
     if as_json:
         output.document({"strategy": strategy, "conids": chosen, "selectors": texts, "warnings": warnings})
@@ -129,9 +118,9 @@ def remove(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a strategy's use of contracts or of a selector; of everything, if none is named."""
+    """Remove contracts or a selector from a strategy; everything, if none is named."""
     if conids and match is not None:
-        raise UsageError("remove contracts or a selector, one after the other")
+        raise UsageError("--match cannot be combined with conids: remove contracts and selectors one after the other")
     settings = home.load()
     from v6_pipeline.state.registry.registry import StrategyRegistry
 
@@ -186,25 +175,14 @@ def import_file(
     unchecked: UncheckedOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Add what a CSV or YAML file names: contracts by conid, and selectors.
+    """Add the contracts and selectors of a CSV or YAML file.
 
     CSV: a header of strategy and conid or selector, and any of account, quantity, priority. YAML: a list of entries
-    with strategy, conids, selectors, account, quantity, priority. All is checked first: if anything is wrong, nothing
+    with strategy, conids, selectors, account, quantity, priority. Everything is checked first; after an error nothing
     is written.
     """
     rows = read_strategies(file, default_priority=DEFAULT_PRIORITY)
-    settings = home.load()
-    from v6_pipeline.state.account import holdings
-
-    conids = list(dict.fromkeys(conid for row in rows for conid in row.conids))
-    selectors = [selector for row in rows for selector in row.selectors]
-    with home.open_state(settings) as database:
-        if conids and not unchecked:
-            _check(settings, database, conids)
-        _add_all(database, settings.timezone, rows)
-        held = holdings.list_open(database)
-    warnings = _not_held(conids, held) + _not_matched(selectors, held)
-    warnings += _no_such_account([row.account for row in rows if row.conids], held)
+    warnings = _add(home.load(), rows, unchecked=unchecked)
     names = sorted({row.strategy for row in rows})
     if as_json:
         output.document({"file": file, "rows": len(rows), "strategies": names, "warnings": warnings})
@@ -213,8 +191,41 @@ def import_file(
     output.line(f"{output.counted(len(rows), 'row')} of {file} imported into {', '.join(names)}")
 
 
+def _add(settings: Settings, entries: list[StrategyEntry], *, unchecked: bool) -> list[str]:
+    """Add all entries in one transaction, unless the broker does not know a conid; return warnings.
+
+    Neighbours that differ by conid only are one change.
+    """
+    from v6_pipeline.state.account import holdings
+    from v6_pipeline.state.registry.registry import StrategyRegistry
+
+    conids = list(dict.fromkeys(conid for entry in entries for conid in entry.conids))
+    with home.open_state(settings) as database:
+        if conids and not unchecked:
+            _check(settings, database, conids)
+        with StrategyRegistry(database, timezone=settings.timezone).changes() as changes:
+            for first, group in groupby(entries, key=lambda entry: replace(entry, conids=(), selectors=())):
+                alike = list(group)
+                if together := [conid for entry in alike for conid in entry.conids]:
+                    changes.add_active(
+                        first.strategy,
+                        together,
+                        account=first.account,
+                        quantity=first.quantity,
+                        priority=first.priority,
+                    )
+                for selector in (selector for entry in alike for selector in entry.selectors):
+                    changes.add_selector(first.strategy, selector, first.priority)
+        held = holdings.list_open(database)
+    return [
+        *_not_held(conids, held),
+        *_not_matched([selector for entry in entries for selector in entry.selectors], held),
+        *_no_such_account([entry.account for entry in entries if entry.conids], held),
+    ]
+
+
 def _check(settings: Settings, database: StateDatabase, conids: list[int]) -> None:
-    """Refuse conids that the broker does not know; those seen before need no gateway."""
+    """Refuse conids that the broker does not know; conids seen before need no gateway."""
     from v6_pipeline.errors import GatewayError, UnknownContractError
     from v6_pipeline.ib.contract_cache import check_contracts
 
@@ -223,36 +234,7 @@ def _check(settings: Settings, database: StateDatabase, conids: list[int]) -> No
     except UnknownContractError:
         raise
     except GatewayError as error:
-        raise GatewayError(
-            f"cannot check the conids ({error}); with --unchecked they are added all the same"
-        ) from error
-
-
-def _add_all(database: StateDatabase, timezone: str, rows: list[StrategyEntry]) -> None:
-    """In one transaction; rows that differ by conid only are one change, in the file's order."""
-    from v6_pipeline.state.registry.registry import StrategyRegistry
-
-    with StrategyRegistry(database, timezone=timezone).changes() as changes:
-        for first, group in groupby(rows, key=lambda row: replace(row, conids=(), selectors=())):
-            entries = list(group)
-            conids = [conid for entry in entries for conid in entry.conids]
-            if conids:
-                changes.add_active(
-                    first.strategy,
-                    conids,
-                    account=first.account,
-                    quantity=first.quantity,
-                    priority=first.priority,
-                )
-            for entry in entries:
-                for selector in entry.selectors:
-                    changes.add_selector(first.strategy, selector, first.priority)
-
-
-def _selector(text: str, account: str | None) -> Selector:
-    from v6_pipeline.state.registry.selector import Selector
-
-    return Selector.parse(text).within(account)
+        raise GatewayError(f"cannot check the conids ({error}); --unchecked adds them without the check") from error
 
 
 def _as_document(entry: RegistryEntry, holdings: int) -> dict[str, object]:
@@ -282,11 +264,7 @@ def _as_cells(entry: RegistryEntry, names: Mapping[int, str], holdings: int) -> 
 
 
 def _not_matched(selectors: Collection[Selector], held: Collection[Holding]) -> list[str]:
-    return [
-        f"{selector} matches no holding that is known now"
-        for selector in selectors
-        if not any(map(selector.matches, held))
-    ]
+    return [f"{selector} matches no holding that is known now" for selector in selectors if not any(map(selector.matches, held))]
 
 
 def _not_held(conids: Collection[int], held: Collection[Holding]) -> list[str]:
@@ -301,11 +279,11 @@ def _not_held(conids: Collection[int], held: Collection[Holding]) -> list[str]:
 
 
 def _no_such_account(accounts: Collection[str | None], held: Collection[Holding]) -> list[str]:
-    """Of entries by conid: a selector that names such an account matches nothing, which is told already."""
+    """Warn of unknown accounts of entries by conid; a selector of such an account matches no holding, as reported."""
     known = sorted({holding.account for holding in held})
     wanted = dict.fromkeys(account for account in accounts if account is not None)
     return [
-        f"account {account} holds nothing that is known now: the accounts are {', '.join(known)}"
+        f"account {account} has no known holding: the known accounts are {', '.join(known)}"
         for account in wanted
         if known and account.strip().casefold() not in {name.casefold() for name in known}
     ]

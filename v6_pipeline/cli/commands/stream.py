@@ -1,4 +1,4 @@
-"""``v6 stream``: the streamer in the foreground; stopping one, and taking that back."""
+"""``v6 stream``: the streamer in the foreground; ``--stop`` and ``--start`` for the one of the sensor."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ STOP_SECONDS = 30
 def stream(
     *,
     seconds: Annotated[
-        float | None, typer.Option(help="End after that many seconds. Default: at Ctrl-C.", show_default=False)
+        float | None, typer.Option(help="End after this many seconds. Default: at Ctrl-C.", show_default=False)
     ] = None,
     owned: Annotated[
         bool, typer.Option("--owned", help="For a supervisor: stream whenever ib_streamer_sensor grants the lease.")
     ] = False,
     stop: Annotated[
         bool,
-        typer.Option("--stop", help="Stop the streamer that runs; none is started by the sensor until --start."),
+        typer.Option("--stop", help="Stop the running streamer; the sensor starts none until --start."),
     ] = False,
-    start: Annotated[bool, typer.Option("--start", help="Take --stop back: the sensor may start one again.")] = False,
+    start: Annotated[
+        bool, typer.Option("--start", help="Withdraw --stop: the sensor may start a streamer again.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stream the contracts of active strategies into the lake, without Dagster, until Ctrl-C."""
     if stop + start + (owned or seconds is not None) > 1:
-        raise UsageError("--stop and --start go with no other option")
+        raise UsageError("--stop and --start cannot be combined with other options")
     if seconds is not None and not seconds > 0:
-        raise UsageError(f"--seconds {seconds:g} is not more than 0")
+        raise UsageError(f"--seconds {seconds:g} is not greater than 0")
     settings = home.load()
     if stop:
         _stop(settings, as_json=as_json)
@@ -88,26 +90,19 @@ def _stop(settings: Settings, *, as_json: bool) -> None:
         elif not control.stop_and_wait(database, running.epoch, seconds=STOP_SECONDS, sleep=time.sleep):
             raise FencedError(
                 f"the streamer, pid {running.pid} on {running.host}, did not stop within {STOP_SECONDS} s: "
-                f"see {settings.log_dir}/streamer.log, then end that process"
+                f"see {settings.log_dir}/streamer.log, then end this process"
             )
     if as_json:
-        output.document(
-            {
-                "stopped": running is not None,
-                "pid": running.pid if running else None,
-                "host": running.host if running else None,
-                "epoch": running.epoch if running else None,
-                "desired_state": "stop",
-            }
-        )
+        of_process = {name: getattr(running, name, None) for name in ("pid", "host", "epoch")}
+        output.document({"stopped": running is not None, **of_process, "desired_state": "stop"})
         return
     if running is not None:
         output.line(f"stopped the streamer, pid {running.pid} on {running.host}")
     elif dead is not None:
-        output.line(f"no streamer runs: pid {dead.pid} had died; its lease is cleared")
+        output.line(f"no streamer runs: pid {dead.pid} had died; its lease is released")
     else:
         output.line("no streamer runs")
-    output.notice("ib_streamer_sensor starts none until 'v6 stream --start'")
+    output.notice("ib_streamer_sensor starts no streamer until 'v6 stream --start'")
 
 
 def _start(settings: Settings, *, as_json: bool) -> None:
@@ -118,4 +113,4 @@ def _start(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         output.document({"desired_state": "run"})
     else:
-        output.line("the stop request is taken back: ib_streamer_sensor starts the streamer at its next tick")
+        output.line("the stop request is withdrawn: ib_streamer_sensor starts the streamer at its next tick")

@@ -1,8 +1,9 @@
-"""``v6 trace``: where a snapshot's numbers come from, down to commit and run; and the reverse, what a run wrote."""
+"""``v6 trace``: the sources of a snapshot's numbers, down to commit and run; and the commits of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,13 +31,15 @@ def trace(
     account: Annotated[str | None, typer.Option(help="Only this account.")] = None,
     run: Annotated[
         str | None,
-        typer.Option(metavar="RUN_ID", help="Show what a Dagster run wrote instead; 8 characters of its id do."),
+        typer.Option(
+            metavar="RUN_ID", help="Show the commits of a Dagster run instead; 8 characters of its id suffice."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show where a snapshot's numbers come from: source rows, Delta commits, runs. With --run: what a run wrote."""
+    """Show the sources of a snapshot's numbers: rows, Delta commits, runs. With --run: the commits of a run."""
     if (conid is None) == (run is None):
-        raise UsageError("name a contract, or a run with --run RUN_ID: one of the two")
+        raise UsageError("name either a contract or, with --run RUN_ID, a run")
     if run is not None:
         if date is not None or account is not None:
             raise UsageError("--run takes neither --date nor --account")
@@ -47,7 +50,7 @@ def trace(
 
 def _trace_contract(conid: int, date: str | None, account: str | None, *, as_json: bool) -> None:
     if not 0 < conid < 2**63:
-        raise UsageError(f"{conid} is no contract id")
+        raise UsageError(f"{conid} is not a contract id")
     day = None if date is None else parse_date("--date", date)
     settings = home.load()
     from v6_pipeline.calendar import TradingCalendar
@@ -103,24 +106,15 @@ def _document(item: Trace) -> dict[str, Any]:
         "snapshot": {"row": item.row, "version": item.version, "commit": _commit_document(item.writer)},
         "agrees": item.agrees,
         "value": {"computed": item.value, "numbers": item.value_numbers},
-        "sources": [
-            {
-                "table": source.table,
-                "parts": source.parts,
-                "recorded_version": source.recorded_version,
-                "read_version": source.read_version,
-                "row": source.row,
-                "summed": source.summed,
-                "numbers": source.numbers,
-                "commit": None if source.writer is None else _commit_document(source.writer),
-                "account": item.row["account"],
-                "gateway": _gateway(source),
-                "origin": source.origin,
-                "notes": source.notes,
-            }
-            for source in item.sources
-        ],
+        "sources": [_source_document(source, item.row["account"]) for source in item.sources],
     }
+
+
+def _source_document(source: Source, account: str) -> dict[str, Any]:
+    document = asdict(source)
+    del document["writer"]
+    commit = None if source.writer is None else _commit_document(source.writer)
+    return document | {"commit": commit, "account": account, "gateway": _gateway(source)}
 
 
 def _commit_document(writer: Writer) -> dict[str, Any]:
@@ -156,8 +150,8 @@ def _source_branch(source: Source, snapshot: Mapping[str, Any]) -> Branch:
     parts = ", ".join(source.parts)
     at = "no version" if source.recorded_version is None else f"version {source.recorded_version}"
     stamp = "" if source.row is None else f", row of {source.row['timestamp']}"
-    told = [number for number in source.numbers if not number.agrees or number.source is not None]
-    children: list[Branch] = [(_number(number), ()) for number in told]
+    shown = [number for number in source.numbers if not number.agrees or number.source is not None]
+    children: list[Branch] = [(_number(number), ()) for number in shown]
     children += [(_booked(row), ()) for row in source.summed]
     children += [(note, ()) for note in source.notes]
     if source.writer is not None:
@@ -167,7 +161,7 @@ def _source_branch(source: Source, snapshot: Mapping[str, Any]) -> Branch:
 
 
 def _booked(row: Mapping[str, Any]) -> str:
-    """A row of Flex activity."""
+    """Format a row of Flex activity."""
     price = "" if row["price"] is None else f" at {output.quantity(row['price'])}"
     return (
         f"{row['kind']} of {row['activity_date']}: {output.quantity(row['quantity'])}{price}, "
@@ -176,7 +170,7 @@ def _booked(row: Mapping[str, Any]) -> str:
 
 
 def _broker(source: Source) -> str:
-    """Through what the broker told the row."""
+    """Return the broker's channel that the row came through."""
     if source.table in _OF_FLEX:
         return f"Flex statement {source.origin or 'replaced since'}"
     gateway = _gateway(source)
@@ -205,7 +199,7 @@ def _written(writer: Writer, table: str) -> str:
     if commit is None:
         return str(writer.note)
     author = f"Dagster run {commit.run_id}" if commit.run_id is not None else f"streamer epoch {commit.epoch}"
-    sure = "" if writer.confirmed else "; by its metadata, its files are gone or were not looked at"
+    sure = "" if writer.confirmed else "; by its metadata only: its files are gone or were not read"
     return (
         f"{table} version {commit.version}, {commit.committed_at:%Y-%m-%d %H:%M:%S}Z, {commit.operation}, "
         f"{output.counted(commit.rows, 'row')}, by {author}, v6_pipeline {commit.code_version}{sure}"

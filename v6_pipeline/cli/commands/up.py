@@ -24,10 +24,11 @@ def up(
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Run Dagster and, through its sensor, the streamer, on the configured gateway, until Ctrl-C ends all.
+    """Run Dagster and, through its sensor, the streamer, on the configured gateway, until Ctrl-C.
 
-    What is missing in the home is made. Then all that v6 doctor looks at is looked at: a fault refuses the start with
-    exit code 1, a line each; warnings do not. With --no-doctor only state, lake and the gateway's greeting are tried.
+    Creates what is missing in the home. Then examines everything that v6 doctor examines: a fault prevents the start
+    with exit code 1 and one line per fault; warnings do not. With --no-doctor only state, lake and the gateway's
+    handshake are tried.
     """
     settings = home.load()
     from v6_pipeline.cli import system

@@ -168,16 +168,16 @@ def test_with_nothing_wrong_nothing_is_done(v6: Run, table: DeltaTableStore) -> 
     found = v6("lake", "repair")
     assert found.code == 0
     assert found.out.splitlines() == [
-        "v6_lake: nothing wrong",
-        "streamed_positions: nothing wrong",
-        "queued_positions: nothing wrong",
-        "account_values: nothing wrong",
-        "flex_statements: nothing wrong",
-        "flex_positions: nothing wrong",
-        "flex_activity: nothing wrong",
-        "historical_closes: nothing wrong",
-        "position_snapshots: nothing wrong",
-        "portfolio_exposure: nothing wrong",
+        "v6_lake: no damage",
+        "streamed_positions: no damage",
+        "queued_positions: no damage",
+        "account_values: no damage",
+        "flex_statements: no damage",
+        "flex_positions: no damage",
+        "flex_activity: no damage",
+        "historical_closes: no damage",
+        "position_snapshots: no damage",
+        "portfolio_exposure: no damage",
     ]
 
 
@@ -195,7 +195,7 @@ def test_a_commit_that_a_power_cut_left_half_written_is_set_aside(v6: Run, torn:
     assert (done["repaired"], done["error"], done["lost_rows"]) == (True, None, {})
     assert Path(done["quarantine"], "_delta_log", f"{UNACKNOWLEDGED:020}.json").read_text() == '{"commitInfo":{"time'
     assert v6("positions").code == 0
-    assert "nothing wrong" in v6("lake", "repair", "queued_positions").out
+    assert "no damage" in v6("lake", "repair", "queued_positions").out
 
 
 def test_a_loss_of_what_was_reported_needs_consent_and_is_counted(v6: Run, table: DeltaTableStore) -> None:

@@ -50,8 +50,9 @@ def test_before_the_first_partition_nothing_is_known(v6: Run) -> None:
     result = v6("positions", "--as-of", "2020-01-02", "--json")
     assert (result.code, result.out) == (1, "")
     assert result.error == (
-        "no positions are known as of 2020-01-02: --as-of reads our own logs, which begin later or are empty; "
-        "position_snapshots has nothing of that day either"
+        "no positions are known as of 2020-01-02: --as-of reads streamed_positions and queued_positions, "
+        "which begin later or are empty; "
+        "position_snapshots has no row of that day either"
     )
 
 

@@ -52,7 +52,7 @@ def test_list(v6: Run) -> None:
     ]
     assert "no such contract" in v6("queue", "list", "--state", "dead").out
     assert len(v6("queue", "list", "--limit", 1, "--json").document["items"]) == 1
-    assert v6("queue", "list", "--state", "leased").err == "no item of the queue is leased\n"
+    assert v6("queue", "list", "--state", "leased").err == "the queue has no leased item\n"
 
 
 @pytest.mark.usefixtures("filled")

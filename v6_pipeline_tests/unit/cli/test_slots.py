@@ -67,7 +67,7 @@ def test_a_learned_ceiling_says_since_when_why_and_what_comes_next(v6: Run, ledg
     assert learned["reason"] == "error 101 for contract 13 with 2 lines in use"
     shown = v6("slots").out
     assert "learned ceiling: 2 instead of 90, for " in shown
-    assert "1 error 101 since, more are tried in " in shown
+    assert "1 error 101 since, more lines are tried in " in shown
 
 
 def test_who_waits(v6: Run, settings: Settings) -> None:

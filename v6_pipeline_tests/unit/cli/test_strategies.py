@@ -83,7 +83,7 @@ def test_what_nobody_holds_is_a_warning(v6: Run) -> None:
 
 @pytest.mark.usefixtures("held")
 def test_an_account_that_holds_nothing_is_a_warning(v6: Run, tmp_path: Path) -> None:
-    said = "warning: account NOSUCH holds nothing that is known now: the accounts are DU1, DU2\n"
+    said = "warning: account NOSUCH has no known holding: the known accounts are DU1, DU2\n"
     assert v6("strategies", "add", "s", 1, "--account", "NOSUCH").err == said
     assert v6("strategies", "add", "s", 2, "--account", "du2").err == "", "not held there, which may well be"
     file = tmp_path / "strategies.csv"
@@ -119,7 +119,7 @@ def test_without_a_gateway_a_conid_never_seen_is_not_taken_on_trust(v6: Run, set
     result = v6("strategies", "add", "s", 1)
     assert result.code == 1
     assert "cannot check the conids (no gateway at 127.0.0.1:" in result.error
-    assert "with --unchecked they are added all the same" in result.error
+    assert "--unchecked adds them without the check" in result.error
     assert entries(v6) == []
 
 
@@ -161,7 +161,7 @@ def test_a_file_is_imported(v6: Run, settings: Settings, tmp_path: Path) -> None
         ("a,1,,,high", "line 3, priority: 'high'"),
         ("a,1,,,1000001", "line 3, priority: '1000001'"),
         ("a,1,,,,6", "line 3: more fields than the header: put a selector in quotes"),
-        ('a,"1', "no CSV file"),
+        ('a,"1', "is not a CSV file"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_written(
@@ -247,8 +247,8 @@ def test_yaml_is_imported_as_a_whole(v6: Run, settings: Settings, tmp_path: Path
         ("# nothing yet", "is empty: it must be a list of entries"),
         ("strategy: a", "it must be a list of entries"),
         ("[]", "it must be a list of entries"),
-        ("- strategy: a\n  conids: [1", "line 2: no YAML"),
-        ("- strategy: a\n\tconids: 1", "line 2: no YAML"),
+        ("- strategy: a\n  conids: [1", "line 2: not YAML"),
+        ("- strategy: a\n\tconids: 1", "line 2: not YAML"),
         ("- a", "line 1: an entry has strategy, conids"),
         (
             "- strategy: a\n  conid: 1",
@@ -274,15 +274,15 @@ def test_yaml_is_imported_as_a_whole(v6: Run, settings: Settings, tmp_path: Path
         ),
         ("- strategy: a\n  conids: [1, null]", "line 2, conids: one of them is empty"),
         ("- strategy: a\n  conids: [1, '']", "line 2, conids: one of them is empty"),
-        (f"- strategy: a\n  conids: {'9' * 5000}", "is no conid"),
+        (f"- strategy: a\n  conids: {'9' * 5000}", "is not a conid"),
         (f"- strategy: a\n  conids: 1\n  priority: {'9' * 5000}", "is not between 0"),
-        ("[" * 2000, "no YAML"),
+        ("[" * 2000, "not YAML"),
         ("- ? [a]\n  : b", "a seq is not among them"),
         ("- [a]", "this one is a seq"),
         ("- strategy: a\n  conids: 1\n  priority: yes", "line 1, priority: 'yes'"),
         ("- strategy: a\n  conids: 1\n- strategy: b\n  conids: 0", "line 3, conid: '0'"),
         ("- !!python/object:os.system {}", "line 1: no conids and no selectors"),
-        ("\x00", "no YAML"),
+        ("\x00", "not YAML"),
     ],
 )
 def test_bad_yaml_is_named_and_nothing_is_written(

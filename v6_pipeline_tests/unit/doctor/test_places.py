@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_looked_at_is_a_finding(settings: Settings, monk
 
     assert (folder.verdict, folder.says) == (
         Verdict.WARNING,
-        "V6_FLEX_DIR: /there: Permission denied: no statement is found in it",
+        "V6_FLEX_DIR: /there: Permission denied, so no statement is found",
     )
 
 
@@ -165,7 +165,7 @@ def test_a_part_of_the_lake_that_cannot_be_written(as_plain_user: Settings, part
         Verdict.FAULT,
         f"{lake / part} cannot be written: Permission denied",
     )
-    assert "give the lake with all that is in it to this user" in finding.remedy
+    assert "make this user the owner of the lake and all files in it" in finding.remedy
     assert sorted(lake.rglob("*")) == before
 
 
