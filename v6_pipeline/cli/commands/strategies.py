@@ -264,7 +264,11 @@ def _as_cells(entry: RegistryEntry, names: Mapping[int, str], holdings: int) -> 
 
 
 def _not_matched(selectors: Collection[Selector], held: Collection[Holding]) -> list[str]:
-    return [f"{selector} matches no holding that is known now" for selector in selectors if not any(map(selector.matches, held))]
+    return [
+        f"{selector} matches no holding that is known now"
+        for selector in selectors
+        if not any(map(selector.matches, held))
+    ]
 
 
 def _not_held(conids: Collection[int], held: Collection[Holding]) -> list[str]:
