@@ -103,7 +103,7 @@ async def test_nobody_listens_while_the_broker_resets(
     found = await examine(chosen=settings.model_copy(update={"ib_port": unused_tcp_port}))
 
     assert {what: finding.verdict for what, finding in found.items()} == {"gateway": "warning", "session": "skipped"}
-    assert found["gateway"].says.endswith("; that is expected in IB's nightly reset until 06:45 UTC")
+    assert found["gateway"].says.endswith("; this is expected in IB's nightly reset until 06:45 UTC")
 
 
 @pytest.mark.parametrize(("instant", "verdict"), [(IN_THE_RESET, "warning"), (START, "fault")])
@@ -360,7 +360,7 @@ async def test_without_state_only_the_handshake_is_tried(examine: Examine, gatew
 
     assert (found.verdict("gateway"), found.verdict("session")) == ("ok", "skipped")
     assert "positions and market data were not examined" in found["session"].says
-    assert "what is said of the state above" in found["session"].remedy
+    assert "correct the state as shown above" in found["session"].remedy
     assert gateway.statistics.messages_total == 0
 
 
