@@ -114,15 +114,7 @@ async def examine_quotes(
     clock: Clock,
     timeouts: TrialTimeouts,
 ) -> AsyncIterator[Finding]:
-    """Request a quote of each contract; yield what is found of lines and of data.
-
-    Args:
-        settings: how many lines there are.
-        database: holds the ledger of lines.
-        connection: connected.
-        contracts: to try, by conid; qualified.
-        clock: UTC now.
-        timeouts: how long to wait for what.
+    """Request a quote of each of ``contracts``, which are qualified; yield what is found of lines and of data.
 
     Raises:
         GatewayError: the gateway does not answer.
@@ -200,12 +192,7 @@ def _judge_lines(tried: Tried, usage: SlotUsage) -> Finding:
 
 
 def judge(tried: Tried, *, is_open: bool) -> Finding:
-    """Rate the data that this login is given.
-
-    Args:
-        tried: result of the trial.
-        is_open: True if the exchange is in session: only then does silence mean anything.
-    """
+    """Rate the data that this login is given; silence means something only while the exchange is open."""
     found = [*_elsewhere(tried), *_refusals(tried), *_prices(tried, is_open=is_open), *_silence(tried, is_open=is_open)]
     if not found:
         return skipped(_DATA, "no line was available for a quote")

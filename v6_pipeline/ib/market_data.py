@@ -64,7 +64,7 @@ class MarketData:
         connection: may be made again; call ``attach`` after each connect.
         on_quote: called on the loop with (conid, quote) after each packet that brought ticks.
         on_refused: called when a subscription is refused; its line is free again, and it is forgotten here.
-        clock: UTC now; a quote's ``price_time`` is its.
+        clock: gives each quote its ``price_time``.
     """
 
     def __init__(

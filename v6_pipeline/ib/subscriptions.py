@@ -80,12 +80,8 @@ class Subscriptions:
 
     Args:
         connection: may be made again; call ``begin_session`` after each connect.
-        ledger: the lines of all processes.
         holder: names this process in the ledger.
-        purpose: what its lines are for.
         ttl_seconds: how long its lines stay in the ledger unless renewed.
-        clock: UTC now.
-        listener: receives what happens to the lines.
 
     Attributes:
         market: the quotes; only this class subscribes and cancels there.

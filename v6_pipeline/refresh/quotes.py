@@ -49,16 +49,7 @@ class QuoteTimeouts:
 
 
 class BatchQuotes(LineListener):
-    """Collects quotes over one connection.
-
-    Args:
-        connection: connected.
-        book: qualifies contracts.
-        ledger: the lines.
-        holder: names this worker in the ledger.
-        clock: UTC now.
-        timeouts: how long to wait for what.
-    """
+    """Collects quotes over a connection that is connected; ``holder`` names this worker in the ledger."""
 
     def __init__(
         self,

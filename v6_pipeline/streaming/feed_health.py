@@ -87,12 +87,7 @@ class _FeedRecord:
 
 
 class FeedHealth:
-    """The verdict on each feed of one connection.
-
-    Args:
-        contracts: the records of the streamed contracts.
-        is_open: True if the exchange is in session at an instant; silence says nothing while it is closed.
-    """
+    """The verdict on each feed of one connection; silence says nothing while ``is_open`` is False: no session."""
 
     def __init__(self, contracts: StreamedContracts, is_open: Callable[[datetime], bool]) -> None:
         self._contracts = contracts

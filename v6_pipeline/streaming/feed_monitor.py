@@ -31,12 +31,8 @@ class FeedMonitor:
     """Monitors the feeds of one streamer, over all its connections.
 
     Args:
-        connection: the source of the notices.
-        lines: what is subscribed.
-        contracts: the records of the streamed contracts.
         is_open: True if the exchange is in session at an instant.
         region: decides when the broker's resets are.
-        clock: UTC now.
         wake: set when routes change.
         resync: set when positions are to be downloaded again.
 

@@ -20,15 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class HoldingsFeed:
-    """Follows the broker's positions on each connection.
-
-    Args:
-        connection: may be made again; call ``begin_session`` after each connect.
-        state: where holdings are stored.
-        portfolio: the streamer's holdings.
-        clock: UTC now.
-        on_change: called on the loop for each change.
-    """
+    """Follows the broker's positions; call ``begin_session`` after each connect. ``on_change`` runs on the loop."""
 
     def __init__(
         self,

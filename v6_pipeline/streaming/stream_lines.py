@@ -43,18 +43,14 @@ YIELD_SECONDS = 10.0
 class NewStreams:
     """The result of a pass: contracts that stream, and contracts that will within seconds."""
 
-    streaming: tuple[int, ...] = ()
-    pending: tuple[int, ...] = ()
+    streaming: tuple[int, ...]
+    pending: tuple[int, ...]
 
 
 class StreamLines(Subscriptions, LineListener):
     """The streamer's subscriptions, a line each.
 
     Args:
-        connection: may be made again; call ``begin_session`` after each connect.
-        ledger: the lines of all processes.
-        holder: names this streamer in the ledger.
-        clock: UTC now.
         contracts: the records that each event changes.
         publish: called on the loop for each contract that ticked.
         wake: called after a refusal: the line is given back with the next ``cancel``.

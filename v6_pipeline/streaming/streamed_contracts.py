@@ -7,7 +7,7 @@ Pure: events and instants in, no I/O. The state of its line is in ``ib.subscript
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -59,39 +59,30 @@ class Feed(enum.StrEnum):
 
 @dataclass(slots=True)
 class StreamedContract:
-    """What is known of one contract.
-
-    Lifetimes: ``subscribed_at``, ``last_tick_at`` and ``expected_by`` end with the subscription. ``retries``,
-    ``tries``, ``cooldown_until``, ``refusal`` and ``refused_until`` outlive it and end with the session; a tick ends
-    ``retries`` and ``cooldown_until`` before that. ``unvalued_since`` and ``wanted_since`` outlive the session: the one
-    ends when the contract has no line and gets none, the other when no active strategy wants it.
-
-    Attributes:
-        conid: IB's id.
-        feed: what serves it; set when it is subscribed.
-        subscribed_at: when its market data was last requested; ``None`` without a subscription.
-        last_tick_at: ``None`` before the first tick of the subscription.
-        expected_by: when it is subscribed again unless it has ticked; ``None``: no tick is expected.
-        retries: subscriptions in a row that brought no tick by their deadline.
-        tries: how often it was subscribed to see whether another login still has the data.
-        cooldown_until: it was silent and lost its line; until then it stands behind all others.
-        refusal: the gateway gives no data for it in this session.
-        refused_until: its request came too fast.
-        unvalued_since: it has had a line and no value since then, or since the queue last valued it.
-        wanted_since: it has been wanted by an active strategy without a break.
-    """
+    """What is known of one contract, grouped by what ends it."""
 
     conid: int
     feed: Feed = Feed.STOCKS
+
+    # Ends with the subscription.
     subscribed_at: datetime | None = None
     last_tick_at: datetime | None = None
     expected_by: datetime | None = None
+    """Subscribed again unless it has ticked by then."""
+
+    # Ends with the session, the first two with a tick too.
     retries: int = 0
-    tries: int = 0
+    """Subscriptions in a row that brought no tick by their deadline."""
     cooldown_until: datetime | None = None
+    """It was silent and lost its line; until then it comes after all others."""
+    tries: int = 0
+    """Subscriptions made to see whether another login still has the data."""
     refusal: Refusal | None = None
     refused_until: datetime | None = None
+
+    # Outlives the session: ends when it has no line and gets none, or when no active strategy wants it.
     unvalued_since: datetime | None = None
+    """It has had a line and no value since then, or since the queue last valued it."""
     wanted_since: datetime | None = None
 
     @property
@@ -156,7 +147,7 @@ class StreamedContracts:
     def cancelled(self, conid: int, now: datetime) -> None:
         """End a subscription by the streamer's decision; a silent contract begins its cooldown."""
         record = self._of(conid)
-        if self._is_silent(now)(record):
+        if self._is_silent(record, now):
             record.cooldown_until = now + COOLDOWN
         record.end_subscription()
 
@@ -213,7 +204,7 @@ class StreamedContracts:
         Outside of trading hours nothing ticks, and then nothing is silent. A silent contract loses its line to an
         active one that waits, and keeps it otherwise.
         """
-        return frozenset(record.conid for record in filter(self._is_silent(now), self))
+        return frozenset(record.conid for record in self if self._is_silent(record, now))
 
     def unvalued(self, now: datetime, after: timedelta) -> list[int]:
         """Return the contracts without a value for at least ``after``; the queue can value them by the account's feed.
@@ -238,16 +229,12 @@ class StreamedContracts:
         """Return the lasting refusals for the status: conid -> IB's code and text."""
         return {record.conid: f"{record.refusal.code} {record.refusal.text}" for record in self if record.refusal}
 
-    def _is_silent(self, now: datetime) -> Callable[[StreamedContract], bool]:
-        others_tick = self._last_tick_at is not None and now - self._last_tick_at < SILENT_AFTER
-
-        def is_silent(record: StreamedContract) -> bool:
-            if record.cooldown_until is not None and now < record.cooldown_until:
-                return True
-            since = record.subscribed_at if record.last_tick_at is None else None
-            return others_tick and since is not None and now - since >= SILENT_AFTER
-
-        return is_silent
+    def _is_silent(self, record: StreamedContract, now: datetime) -> bool:
+        if record.cooldown_until is not None and now < record.cooldown_until:
+            return True
+        if self._last_tick_at is None or now - self._last_tick_at >= SILENT_AFTER or record.last_tick_at is not None:
+            return False
+        return record.subscribed_at is not None and now - record.subscribed_at >= SILENT_AFTER
 
     def _of(self, conid: int) -> StreamedContract:
         return self._records.setdefault(conid, StreamedContract(conid))

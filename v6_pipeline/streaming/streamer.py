@@ -66,18 +66,11 @@ class IBPositionStreamer:
     One instance per process: two would each take the lines.
 
     Args:
-        settings: gateway, accounts and intervals.
-        database: state.
         connection: not connected yet.
-        writer: where streamed rows go; one of ``dispatcher``'s handlers.
-        dispatcher: hands rows to all handlers.
+        writer: one of ``dispatcher``'s handlers.
         registry: initialized.
-        queue: for what is not streamed.
-        ledger: the lines.
         holder: names this process in the ledger.
         is_open: True if the exchange is in session at an instant; while it is closed, silence says nothing.
-        clock: UTC now.
-        policy: the intervals at which it reads what others may have changed.
     """
 
     _in_process: ClassVar[bool] = False
