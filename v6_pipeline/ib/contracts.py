@@ -8,6 +8,7 @@ it so, else at its own exchange. The answers are cached in ``v6_pipeline.ib.cont
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import date, datetime
 
 from ib_async import Contract, ContractDetails
@@ -42,21 +43,10 @@ def spec_from_details(details: ContractDetails) -> ContractSpec:
     contract = details.contract
     if contract is None:
         raise GatewayError("the gateway sent a contract definition without a contract")
-    base = spec_from_ib(contract)
     exchanges = details.validExchanges.split(",")
-    exchange = SMART if SMART in exchanges else contract.exchange or contract.primaryExchange or exchanges[0]
-    return ContractSpec(
-        conid=base.conid,
-        symbol=base.symbol,
-        sec_type=base.sec_type,
-        currency=base.currency,
-        local_symbol=base.local_symbol,
-        trading_class=base.trading_class,
-        right=base.right,
-        strike=base.strike,
-        expiry=base.expiry,
-        multiplier=base.multiplier,
-        exchange=exchange,
+    return replace(
+        spec_from_ib(contract),
+        exchange=SMART if SMART in exchanges else contract.exchange or contract.primaryExchange or exchanges[0],
         price_magnifier=details.priceMagnifier or 1,
         underlying_conid=details.underConId or None,
     )

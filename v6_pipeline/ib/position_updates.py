@@ -1,10 +1,11 @@
-"""Puts an observation together: holding, contract, quote and valuation become one ``PositionUpdate``.
+"""Assembles an observation: holding, contract, quote and valuation become one ``PositionUpdate``.
 
 Pure functions. A streamed value is our arithmetic on the quote's mark; a queued one is IB's own from the account feed.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from v6_pipeline.ib.account_feed import PortfolioValue
@@ -23,35 +24,28 @@ def streamed_update(
     strategy_ids: tuple[str, ...],
     now: datetime,
 ) -> PositionUpdate:
-    """A row of a streamed holding. ``realized_pnl`` is null: no quote tells it.
+    """Return a row of a streamed holding. ``realized_pnl`` is null: no quote carries it.
 
     Args:
-        holding: what the account holds; position 0 says that it was closed, and its value is then 0.
+        holding: of the account; position 0 means that it was closed, and its value is then 0.
         contract: qualified.
         quote: the newest; None before the first tick.
         base: the account's base currency, if known yet.
         strategy_ids: active strategies that the contract serves.
         now: UTC.
     """
-    seen = quote or NO_QUOTE
-    marked = mark_of(seen)
-    price, source = marked or (None, None)
+    newest = quote or NO_QUOTE
+    price, source = mark_of(newest) or (None, None)
     value = 0.0 if holding.position == 0 else market_value(contract, holding.position, price)
-    return _update(
-        contract,
-        seen,
-        account=holding.account,
-        position=holding.position,
+    return replace(
+        _unvalued(contract, newest, holding.account, holding.position, base=base, now=now),
         average_cost=holding.average_cost,
         market_price=price,
         market_value=value,
         unrealized_pnl=unrealized_pnl(holding.position, value, holding.average_cost),
-        realized_pnl=None,
         price_source=source,
-        price_time=seen.price_time if price is not None else None,
-        base=base,
+        price_time=newest.price_time if price is not None else None,
         strategy_ids=strategy_ids,
-        now=now,
     )
 
 
@@ -65,63 +59,31 @@ def queued_update(
     strategy_ids: tuple[str, ...],
     now: datetime,
 ) -> PositionUpdate:
-    """A row of a queued holding: price, value and P&L are IB's own; a quote, if any, adds bid, ask and greeks."""
-    return _update(
-        contract,
-        quote or NO_QUOTE,
-        account=account,
-        position=valued.position,
+    """Return a row of a queued holding: price, value and P&L are IB's own; a quote adds bid, ask and greeks."""
+    has_price = valued.market_price is not None
+    return replace(
+        _unvalued(contract, quote or NO_QUOTE, account, valued.position, base=base, now=now),
         average_cost=valued.average_cost,
         market_price=valued.market_price,
         market_value=valued.market_value,
         unrealized_pnl=valued.unrealized_pnl,
         realized_pnl=valued.realized_pnl,
-        price_source=None if valued.market_price is None else PriceSource.PORTFOLIO,
-        price_time=None if valued.market_price is None else valued.received_at,
-        base=base,
+        price_source=PriceSource.PORTFOLIO if has_price else None,
+        price_time=valued.received_at if has_price else None,
         strategy_ids=strategy_ids,
-        now=now,
     )
 
 
 def closing_update(
     holding: Holding, contract: ContractSpec, *, base: BaseCurrency | None, now: datetime
 ) -> PositionUpdate:
-    """The last row of a position that is gone and that the account feed no longer lists at all."""
-    return _update(
-        contract,
-        NO_QUOTE,
-        account=holding.account,
-        position=0.0,
-        average_cost=None,
-        market_price=None,
-        market_value=0.0,
-        unrealized_pnl=0.0,
-        realized_pnl=None,
-        price_source=None,
-        price_time=None,
-        base=base,
-        strategy_ids=(),
-        now=now,
-    )
+    """Return the last row of a position that is gone and that the account feed no longer lists at all."""
+    gone = _unvalued(contract, NO_QUOTE, holding.account, 0.0, base=base, now=now)
+    return replace(gone, market_value=0.0, unrealized_pnl=0.0)
 
 
-def _update(
-    contract: ContractSpec,
-    quote: Quote,
-    *,
-    account: str,
-    position: float,
-    average_cost: float | None,
-    market_price: float | None,
-    market_value: float | None,
-    unrealized_pnl: float | None,
-    realized_pnl: float | None,
-    price_source: PriceSource | None,
-    price_time: datetime | None,
-    base: BaseCurrency | None,
-    strategy_ids: tuple[str, ...],
-    now: datetime,
+def _unvalued(
+    contract: ContractSpec, quote: Quote, account: str, position: float, *, base: BaseCurrency | None, now: datetime
 ) -> PositionUpdate:
     return PositionUpdate(
         account=account,
@@ -137,11 +99,6 @@ def _update(
         currency=contract.currency,
         underlying_conid=contract.underlying_conid,
         position=position,
-        average_cost=average_cost,
-        market_price=market_price,
-        market_value=market_value,
-        unrealized_pnl=unrealized_pnl,
-        realized_pnl=realized_pnl,
         bid=quote.bid,
         ask=quote.ask,
         last=quote.last,
@@ -153,10 +110,7 @@ def _update(
         theta=quote.theta,
         underlying_price=quote.underlying_price,
         market_data_type=quote.market_data_type,
-        price_source=price_source,
-        price_time=price_time,
         base_currency=base.currency if base else None,
         fx_rate_to_base=base.rate(contract.currency) if base else None,
-        strategy_ids=strategy_ids,
         timestamp=now,
     )
