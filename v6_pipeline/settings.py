@@ -39,123 +39,110 @@ _WINTER_AND_SUMMER = (date(2026, 1, 14), date(2026, 7, 15))
 """Sessions in which New York and most others keep the one time and the other."""
 RUN_CLIENT_IDS = 15
 """Runs lease the client ids after the streamer's: ``ib_client_id + 1`` to ``ib_client_id + 15``."""
+_Names = Annotated[tuple[str, ...], NoDecode]
+"""Comma-separated in the environment; a list in the file."""
 
 
 class StreamerMode(enum.StrEnum):
-    """Who starts the streamer process."""
+    """The process that starts the streamer."""
 
     SPAWN = "spawn"
     SUPERVISED = "supervised"
 
 
 class MarketHours(enum.StrEnum):
-    """When schedules refresh, and when prices are expected to move."""
+    """Hours in which schedules refresh, and in which prices are expected to move."""
 
     SESSION = "session"
     ALWAYS = "always"
 
     def is_open(self, calendar: TradingCalendar, instant: datetime, *, until_cut_off: bool = False) -> bool:
-        """Return whether the market counts as open at an aware instant: always, or while the exchange is in session.
-
-        Args:
-            calendar: knows the sessions.
-            instant: aware.
-            until_cut_off: count the minutes between the close and the day's cut-off as open.
-        """
+        """Return whether the market counts as open at an aware instant; see ``TradingCalendar.is_open``."""
         return self is MarketHours.ALWAYS or calendar.is_open(instant, until_cut_off=until_cut_off)
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Build it with ``load_settings``, which turns faults into one line."""
+    """All settings. Build it with ``load_settings``, which turns faults into one line."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    home: Annotated[Path, Field(description="folder of the state database, the lake, the logs and Dagster's home")] = (
-        Path(".v6")
+    home: Path = Field(
+        default=Path(".v6"), description="folder of the state database, the lake, the logs and Dagster's home"
     )
-    ib_host: Annotated[str, Field(min_length=1, description="host of the gateway's socket")] = "127.0.0.1"
-    ib_port: Annotated[
-        int, Field(ge=1, le=65535, description="port of the gateway's socket (4001 live, 4002 paper; TWS 7496, 7497)")
-    ] = 4002
-    ib_client_id: Annotated[
-        int,
-        Field(
-            ge=1, le=2**31 - 1 - RUN_CLIENT_IDS, description="client id of the streamer; runs lease the 15 ids after it"
-        ),
-    ] = 60
-    ib_accounts: Annotated[
-        tuple[str, ...],
-        NoDecode,
-        Field(description="accounts to keep, comma separated; empty: all that the login manages"),
-    ] = ()
-    ib_region: Annotated[
-        IBRegion, Field(description="IB's data centre, america, europe or asia: decides when its nightly reset is")
-    ] = IBRegion.AMERICA
-    market_data_lines: Annotated[
-        int, Field(ge=1, le=10_000, description="market-data lines that IB grants the username")
-    ] = 100
-    reserved_lines: Annotated[int, Field(ge=0, description="lines kept free for TWS windows and the phone")] = 10
-    batch_lines: Annotated[int, Field(ge=0, description="lines that streams leave to batch quotes")] = 10
-    messages_per_second: Annotated[
-        int, Field(ge=1, le=1_000, description="messages a second to the gateway, for all processes together")
-    ] = 45
-    state_url: Annotated[
-        str,
-        Field(
-            repr=False,
-            description="state database: sqlite:///PATH or postgresql+psycopg://...; empty: state.db in the home",
-        ),
-    ] = ""
-    lake_uri: Annotated[
-        str, Field(description="folder or object-store address of the Delta tables; empty: lake in the home")
-    ] = ""
-    lake_options: Annotated[dict[str, SecretStr], Field(description="object-store options of the lake")] = Field(
-        default_factory=dict
+    ib_host: str = Field(default="127.0.0.1", min_length=1, description="host of the gateway's socket")
+    ib_port: int = Field(
+        default=4002, ge=1, le=65535, description="port of the gateway's socket (4001 live, 4002 paper; TWS 7496, 7497)"
     )
-    flush_seconds: Annotated[float, Field(ge=0.05, le=3_600, description="how often the streamer writes to Delta")] = 3
-    queue_batch: Annotated[int, Field(ge=1, le=10_000, description="queue items per batch, one Delta commit each")] = 50
-    refresh_seconds: Annotated[
-        int, Field(ge=60, le=86_400, description="no queued position's value gets older than this")
-    ] = 300
-    lease_seconds: Annotated[
-        int, Field(ge=15, le=3_600, description="how long the streamer lives without a tick of its sensor")
-    ] = 120
-    streamer: Annotated[
-        StreamerMode,
-        Field(description="spawn: the sensor starts the streamer; supervised: others keep 'v6 stream --owned' running"),
-    ] = StreamerMode.SPAWN
-    market_hours: Annotated[
-        MarketHours, Field(description="when schedules refresh: session (the exchange's hours) or always")
-    ] = MarketHours.SESSION
-    timezone: Annotated[
-        str,
-        Field(description="time zone of trading days; its 04:00, when they begin, must be outside New York's session"),
-    ] = "America/New_York"
-    start_date: Annotated[date, Field(description="first trading day of the partitions")] = date(2025, 1, 2)
-    flex_dir: Annotated[Path | None, Field(description="folder in which Flex statements are dropped")] = None
-    flex_token: Annotated[SecretStr | None, Field(description="token of the Flex Web Service")] = None
-    flex_query_id: Annotated[
-        str | None, Field(pattern=r"^[0-9]+$", description="activity query of the Flex Web Service")
-    ] = None
-    flex_url: Annotated[str, Field(description="address of the Flex Web Service; https, or on this machine")] = (
-        "https://ndcdyn.interactivebrokers.com/AccountManagement/FlexWebService"
+    ib_client_id: int = Field(
+        default=60,
+        ge=1,
+        le=2**31 - 1 - RUN_CLIENT_IDS,
+        description="client id of the streamer; runs lease the 15 ids after it",
     )
-    handlers: Annotated[
-        tuple[str, ...],
-        NoDecode,
-        Field(description="extra handlers of streamed positions, module:factory, comma separated"),
-    ] = ()
-    alert_webhook: Annotated[
-        SecretStr | None, Field(description="address to which alerts are posted as JSON; https, or on this machine")
-    ] = None
-    notifiers: Annotated[
-        tuple[str, ...], NoDecode, Field(description="extra notifiers of alerts, module:factory, comma separated")
-    ] = ()
-    owners: Annotated[
-        tuple[str, ...],
-        NoDecode,
-        Field(description="who answers for the assets, as Dagster shows it: team:NAME or addresses, comma separated"),
-    ] = ("team:trading",)
+    ib_accounts: _Names = Field(
+        default=(), description="accounts to keep, comma separated; empty: all that the login manages"
+    )
+    ib_region: IBRegion = Field(
+        default=IBRegion.AMERICA,
+        description="IB's data centre, america, europe or asia: decides when its nightly reset is",
+    )
+    market_data_lines: int = Field(
+        default=100, ge=1, le=10_000, description="market-data lines that IB grants the username"
+    )
+    reserved_lines: int = Field(default=10, ge=0, description="lines kept free for TWS windows and the phone")
+    batch_lines: int = Field(default=10, ge=0, description="lines that streams leave to batch quotes")
+    messages_per_second: int = Field(
+        default=45, ge=1, le=1_000, description="messages a second to the gateway, for all processes together"
+    )
+    state_url: str = Field(
+        default="",
+        repr=False,
+        description="state database: sqlite:///PATH or postgresql+psycopg://...; empty: state.db in the home",
+    )
+    lake_uri: str = Field(
+        default="", description="folder or object-store address of the Delta tables; empty: lake in the home"
+    )
+    lake_options: dict[str, SecretStr] = Field(default_factory=dict, description="object-store options of the lake")
+    flush_seconds: float = Field(default=3, ge=0.05, le=3_600, description="how often the streamer writes to Delta")
+    queue_batch: int = Field(default=50, ge=1, le=10_000, description="queue items per batch, one Delta commit each")
+    refresh_seconds: int = Field(
+        default=300, ge=60, le=86_400, description="no queued position's value gets older than this"
+    )
+    lease_seconds: int = Field(
+        default=120, ge=15, le=3_600, description="how long the streamer lives without a tick of its sensor"
+    )
+    streamer: StreamerMode = Field(
+        default=StreamerMode.SPAWN,
+        description="spawn: the sensor starts the streamer; supervised: others keep 'v6 stream --owned' running",
+    )
+    market_hours: MarketHours = Field(
+        default=MarketHours.SESSION, description="when schedules refresh: session (the exchange's hours) or always"
+    )
+    timezone: str = Field(
+        default="America/New_York",
+        description="time zone of trading days; its 04:00, when they begin, must be outside New York's session",
+    )
+    start_date: date = Field(default=date(2025, 1, 2), description="first trading day of the partitions")
+    flex_dir: Path | None = Field(default=None, description="folder in which Flex statements are dropped")
+    flex_token: SecretStr | None = Field(default=None, description="token of the Flex Web Service")
+    flex_query_id: str | None = Field(
+        default=None, pattern=r"^[0-9]+$", description="activity query of the Flex Web Service"
+    )
+    flex_url: str = Field(
+        default="https://ndcdyn.interactivebrokers.com/AccountManagement/FlexWebService",
+        description="address of the Flex Web Service; https, or on this machine",
+    )
+    handlers: _Names = Field(
+        default=(), description="extra handlers of streamed positions, module:factory, comma separated"
+    )
+    alert_webhook: SecretStr | None = Field(
+        default=None, description="address to which alerts are posted as JSON; https, or on this machine"
+    )
+    notifiers: _Names = Field(default=(), description="extra notifiers of alerts, module:factory, comma separated")
+    owners: _Names = Field(
+        default=("team:trading",),
+        description="who answers for the assets, as Dagster shows it: team:NAME or addresses, comma separated",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -166,7 +153,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic-settings passes these by name)
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What the program itself sets, then the environment, then the file of the home that those two name."""
+        """Sources by precedence: the program's arguments, the environment, the file of the home that those two name."""
         home = init_settings().get("home") or env_settings().get("home") or cls.model_fields["home"].default
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file_in(home))
 
@@ -185,7 +172,7 @@ class Settings(BaseSettings):
     @field_validator("flex_query_id", mode="before")
     @classmethod
     def _number_is_text(cls, value: object) -> object:
-        """In the file the id may well stand without quotes."""
+        """Accept an id that stands without quotes in the file."""
         return str(value) if type(value) is int else value
 
     @field_validator("flex_url")
@@ -195,8 +182,7 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"https://[\w.-]+(:\d{1,5})?(/[\w./-]*)?", value, re.ASCII) and not (
             re.fullmatch(r"http://[\w.:\[\]-]+(/[\w./-]*)?", value, re.ASCII) and parts.hostname in _THIS_MACHINE
         ):
-            msg = "must be a plain https:// address, or http:// on this machine: the token is sent there"
-            raise ValueError(msg)
+            raise ValueError("must be a plain https:// address, or http:// on this machine: the token is sent there")
         return value.rstrip("/")
 
     @field_validator("alert_webhook")
@@ -207,8 +193,7 @@ class Settings(BaseSettings):
             parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _THIS_MACHINE))
         ):
             # The address holds a secret: it is not shown.
-            msg = "must be an https:// address, or http:// on this machine"
-            raise ValueError(msg)
+            raise ValueError("must be an https:// address, or http:// on this machine")
         return value
 
     @field_validator("handlers", "notifiers")
@@ -216,8 +201,7 @@ class Settings(BaseSettings):
     def _factory_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for spec in value:
             if not re.fullmatch(r"[\w.]+:\w+", spec):
-                msg = f"{spec!r} is not module:factory"
-                raise ValueError(msg)
+                raise ValueError(f"{spec!r} is not module:factory")
         return value
 
     @field_validator("owners")
@@ -236,8 +220,7 @@ class Settings(BaseSettings):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
-            msg = f"{value!r} is no time zone of the IANA database, such as America/New_York"
-            raise ValueError(msg) from None
+            raise ValueError(f"{value!r} is no time zone of the IANA database, such as America/New_York") from None
         calendar = TradingCalendar(value)
         for day in _WINTER_AND_SUMMER:
             session = calendar.session(day)
@@ -255,8 +238,7 @@ class Settings(BaseSettings):
     def _known_database(cls, value: str) -> str:
         if value and not value.startswith(("sqlite:///", "postgresql+psycopg://")):
             # The value may hold a password: name the scheme at most.
-            msg = "must begin with sqlite:/// or postgresql+psycopg://"
-            raise ValueError(msg)
+            raise ValueError("must begin with sqlite:/// or postgresql+psycopg://")
         return value
 
     @field_validator("home", "flex_dir")
@@ -285,13 +267,12 @@ class Settings(BaseSettings):
     def _flex_is_whole(self) -> Settings:
         if (self.flex_token is None) != (self.flex_query_id is None):
             missing = "flex_query_id" if self.flex_query_id is None else "flex_token"
-            msg = f"{missing} is not set: the Flex Web Service needs both flex_token and flex_query_id"
-            raise ValueError(msg)
+            raise ValueError(f"{missing} is not set: the Flex Web Service needs both flex_token and flex_query_id")
         return self
 
     @property
     def flex_archive(self) -> Path:
-        """Where statements that were fetched from the Flex Web Service are kept."""
+        """Folder of the statements that were fetched from the Flex Web Service."""
         return self.home / "flex"
 
     @property
@@ -315,7 +296,7 @@ class Settings(BaseSettings):
 
     @property
     def log_dir(self) -> Path:
-        """Where processes write their logs."""
+        """Folder of the processes' logs."""
         return self.home / "logs"
 
     @property
@@ -340,7 +321,7 @@ class Settings(BaseSettings):
 
     @property
     def safe_state_url(self) -> str:
-        """The state database for messages: user and password left out."""
+        """Address of the state database for messages, without user and password."""
         url = self.state_database_url
         if url.startswith("sqlite:///"):
             return url.removeprefix("sqlite:///")
@@ -349,10 +330,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(home: Path | None = None) -> Settings:
-    """Read the settings of this process.
-
-    Args:
-        home: stands in for ``V6_HOME``.
+    """Read the settings of this process; ``home`` overrides ``V6_HOME``.
 
     Raises:
         SettingsError: an unknown name, a value of the wrong form or out of range, or an unreadable file: one line that
@@ -395,12 +373,11 @@ def _file_in(home: str | Path) -> Path:
 
 
 def _file_in_use(home: Path | None) -> Path:
-    default: Path = Settings.model_fields["home"].default
-    return _file_in(home or _from_environment(PREFIX + "HOME") or default).absolute()
+    return _file_in(home or _from_environment(PREFIX + "HOME") or Settings.model_fields["home"].default).absolute()
 
 
 def _from_environment(variable: str) -> str | None:
-    """As pydantic reads it: in whatever case."""
+    """Look a variable up without regard to case, as pydantic does."""
     return next((value for name, value in os.environ.items() if name.upper() == variable and value), None)
 
 
@@ -417,14 +394,14 @@ def _one_line(error: ValidationError, file: Path) -> str:
         else:
             variable = PREFIX + name.upper()
             where = variable if _from_environment(variable) else f"{name} in {file}"
-            told = finding["type"] == "value_error" and text.startswith("'")  # such a text names the value itself
-            shown = "" if told or name in _SECRET else f" (got {finding['input']!r})"
+            names_value = finding["type"] == "value_error" and text.startswith("'")
+            shown = "" if names_value or name in _SECRET else f" (got {finding['input']!r})"
             parts.append(f"{where}: {_wanted(name) or text.replace('Input should be', 'must be')}{shown}")
     return "; ".join(parts)
 
 
 def _wanted(name: str) -> str:
-    """What a number must be, in plain words; empty for other settings."""
+    """Kind and bounds that a number must have, in plain words; empty for other settings."""
     field = Settings.model_fields[name]
     if field.annotation not in {int, float}:
         return ""
