@@ -1,8 +1,8 @@
-"""The code location ``v6_pipeline``: everything Dagster is to know, put together in one function."""
+"""The code location ``v6_pipeline``: all definitions, assembled by one function."""
 
 from __future__ import annotations
 
-import v6_pipeline.quick_start  # noqa: F401  for what it does to the interpreter, before the other imports
+import v6_pipeline.quick_start  # noqa: F401  sets up the interpreter, so before the other imports
 
 # isort: split
 import dagster as dg
@@ -13,13 +13,7 @@ from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_po
 from v6_pipeline.defs.checks import asset_checks
 from v6_pipeline.defs.flex_sensor import flex_statements_sensor
 from v6_pipeline.defs.history import flex_source, history
-from v6_pipeline.defs.jobs import (
-    import_flex_statements,
-    maintain_lake,
-    refresh_queued_positions,
-    set_strategy_contracts,
-    snapshot_positions,
-)
+from v6_pipeline.defs.jobs import asset_jobs, maintain_lake, set_strategy_contracts
 from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import lake_maintenance_schedule, position_snapshots_schedule, queued_positions_schedule
@@ -29,11 +23,11 @@ from v6_pipeline.settings import Settings, load_settings
 
 
 def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource | None = None) -> dg.Definitions:
-    """A fresh set of definitions.
+    """Return a fresh set of definitions.
 
     Args:
-        settings: partitions and addresses are made from these; the process's own by default.
-        pipeline: what runs and ticks work on; tests pass their own.
+        settings: by default those of the process.
+        pipeline: the resource of runs and ticks; tests pass their own.
 
     Raises:
         SettingsError: the process's settings are wrong; Dagster shows the line as the code location's error.
@@ -52,10 +46,7 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
             history(lake, days, calendar, owners),
         ],
         asset_checks=asset_checks(),
-        jobs=[
-            *(refresh_queued_positions(), snapshot_positions(), import_flex_statements()),
-            *(maintain_lake(), set_strategy_contracts()),
-        ],
+        jobs=[*asset_jobs(), maintain_lake(), set_strategy_contracts()],
         schedules=[
             queued_positions_schedule(settings, calendar),
             position_snapshots_schedule(settings, calendar),
@@ -63,7 +54,7 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
         ],
         sensors=[ib_streamer_sensor(), flex_statements_sensor(), alerts_sensor()],
         resources={"pipeline": pipeline or PipelineResource()},
-        # A run is one short step: a process per step would spend five seconds importing for each.
+        # A run is one short step: a process per step would import for five seconds each time.
         executor=dg.in_process_executor,
     )
 

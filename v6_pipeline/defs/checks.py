@@ -9,7 +9,6 @@ https://docs.dagster.io/guides/test/asset-checks
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -89,40 +88,25 @@ def verdicts_of_tick(
     return {_key(check): verdict for check, verdict in judged}
 
 
-@dataclass(frozen=True, slots=True)
-class CheckCursor:
-    """The verdicts that a sensor reported last, by asset and name, and the time of the report."""
-
-    reported_at: str | None = None
-    passed: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def parse(cls, values: object) -> "CheckCursor":
-        """Return the part of a sensor's cursor; an unreadable one starts over."""
-        try:
-            reported_at, passed = values["reported_at"], values["passed"]  # type: ignore[index]
-            datetime.fromisoformat(reported_at)
-            return cls(reported_at, tuple(sorted((str(name), str(state)) for name, state in passed.items())))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return cls()
-
-    def dump(self) -> dict[str, object]:
-        """Return the part of the sensor's cursor."""
-        return {"reported_at": self.reported_at, "passed": dict(self.passed)}
-
-
 def evaluations_due(
-    found: Mapping[dg.AssetCheckKey, Verdict], cursor: CheckCursor, now: datetime
-) -> tuple[list[dg.AssetCheckEvaluation], CheckCursor]:
-    """Return the evaluations of all checks if one has changed or five minutes have passed, else none."""
-    state = tuple(
-        sorted((key.to_user_string(), json.dumps([verdict.passed, verdict.serious])) for key, verdict in found.items())
-    )
-    if state == cursor.passed and cursor.reported_at is not None:
-        since = now - datetime.fromisoformat(cursor.reported_at)
-        if timedelta() <= since < EVALUATE_EVERY:
+    found: Mapping[dg.AssetCheckKey, Verdict], cursor: Mapping[str, object], now: datetime
+) -> tuple[list[dg.AssetCheckEvaluation], Mapping[str, object]]:
+    """Return the evaluations of all checks if one has changed or five minutes have passed, else none.
+
+    Args:
+        found: the verdicts now.
+        cursor: the second result of the call before; an unreadable one starts over.
+        now: UTC.
+    """
+    states = {key.to_user_string(): json.dumps([verdict.passed, verdict.serious]) for key, verdict in found.items()}
+    try:
+        since = now - datetime.fromisoformat(cursor["reported_at"])  # type: ignore[arg-type]  # fails if it is no text
+        if cursor["passed"] == states and timedelta() <= since < EVALUATE_EVERY:
             return [], cursor
-    return [_evaluation(key, verdict) for key, verdict in found.items()], CheckCursor(now.isoformat(), state)
+    except (KeyError, TypeError, ValueError):
+        pass
+    reported = [_evaluation(key, verdict) for key, verdict in found.items()]
+    return reported, {"reported_at": now.isoformat(), "passed": states}
 
 
 def _inputs(

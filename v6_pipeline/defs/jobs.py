@@ -1,4 +1,4 @@
-"""Jobs: selections of assets that schedules and people launch by name.
+"""Jobs that schedules, sensors and people launch by name.
 
 https://docs.dagster.io/guides/build/jobs
 """
@@ -37,39 +37,41 @@ FLEX_JOB = "import_flex_statements"
 MAINTENANCE_JOB = "maintain_lake"
 STRATEGY_JOB = "set_strategy_contracts"
 MAINTENANCE_POOL = "lake_maintenance"
-"""One at a time: no lock keeps two compactions apart in an object store."""
+"""One run at a time: in an object store no lock separates two compactions."""
 
 
-def refresh_queued_positions() -> "dg.UnresolvedAssetJobDefinition":
-    """Drains the position queue for one trading day."""
-    return dg.define_asset_job(
+_SNAPSHOT = (POSITION_SNAPSHOTS, PORTFOLIO_EXPOSURE)
+_ASSET_JOBS = (
+    (
         REFRESH_JOB,
-        selection=dg.AssetSelection.assets(QUEUED_POSITIONS.name, ACCOUNT_VALUES.name),
-        description="Refreshes the positions that are not streamed, and the account figures.",
-    )
-
-
-def snapshot_positions() -> "dg.UnresolvedAssetJobDefinition":
-    """Makes a trading day's snapshot and what it says of the risk."""
-    return dg.define_asset_job(
+        (QUEUED_POSITIONS, ACCOUNT_VALUES),
+        "Refreshes the positions that are not streamed, and the account figures.",
+    ),
+    (
         SNAPSHOT_JOB,
-        selection=dg.AssetSelection.assets(POSITION_SNAPSHOTS.name, PORTFOLIO_EXPOSURE.name),
-        description="Makes the snapshot of a trading day from what was observed until its cut-off, and the exposure.",
-    )
-
-
-def import_flex_statements() -> "dg.UnresolvedAssetJobDefinition":
-    """Takes in trading days' Flex statements, and makes the snapshots anew that they tell better."""
-    tables = (FLEX_STATEMENTS, FLEX_POSITIONS, FLEX_ACTIVITY, POSITION_SNAPSHOTS, PORTFOLIO_EXPOSURE)
-    return dg.define_asset_job(
+        _SNAPSHOT,
+        "Makes a trading day's snapshot from the observations until its cut-off, and the exposure.",
+    ),
+    (
         FLEX_JOB,
-        selection=dg.AssetSelection.assets(*(spec.name for spec in tables)),
-        description="Takes in the Flex statements of trading days, then makes their snapshots and exposure anew.",
-    )
+        (FLEX_STATEMENTS, FLEX_POSITIONS, FLEX_ACTIVITY, *_SNAPSHOT),
+        "Imports the Flex statements of trading days, then remakes their snapshots and exposure.",
+    ),
+)
+
+
+def asset_jobs() -> "list[dg.UnresolvedAssetJobDefinition]":
+    """Return the jobs that materialize assets."""
+    return [
+        dg.define_asset_job(
+            name, selection=dg.AssetSelection.assets(*(table.name for table in tables)), description=description
+        )
+        for name, tables, description in _ASSET_JOBS
+    ]
 
 
 def maintain_lake() -> dg.JobDefinition:
-    """Merges small files of every table and deletes what no version of the last week needs."""
+    """Return the job that merges small files and deletes those that no version of the last week needs."""
 
     @dg.op(name="keep_up_tables", pool=MAINTENANCE_POOL)
     def keep_up_tables(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
@@ -84,7 +86,7 @@ def maintain_lake() -> dg.JobDefinition:
 
     @dg.job(
         name=MAINTENANCE_JOB,
-        description="Merges small files of every table and deletes what no version of the last week needs.",
+        description="Merges small files of every table and deletes files that no version of the last week needs.",
     )
     def job() -> None:
         keep_up_tables()
@@ -93,38 +95,39 @@ def maintain_lake() -> dg.JobDefinition:
 
 
 def describe_upkeep(table: Upkeep) -> str:
-    """What was done to a table, in one line."""
+    """Return the maintenance of a table in one line."""
     done = (
-        f"{table.table}: {table.files_merged} small files merged, {table.files_deleted} dead ones deleted "
+        f"{table.table}: {table.files_merged} small files merged, {table.files_deleted} unused files deleted "
         f"({table.bytes_deleted / 2**20:.1f} MiB)"
     )
     return f"{done}; {table.note}" if table.note else done
 
 
 class StrategyContracts(dg.Config):
-    """What a strategy is to use."""
+    """Run config of ``set_strategy_contracts``."""
 
     strategy: str = Field(description="The strategy's name; a new one is created.")
     mode: ChangeMode = Field(
         default=ChangeMode.REPLACE,
-        description="REPLACE: it uses what is named and nothing else; nothing named ends it. ADD, REMOVE: as they say.",
+        description="REPLACE: it uses the named contracts alone; naming none ends it. ADD, REMOVE: only these change.",
     )
     conids: list[int] = Field(default=[], description="Contracts, by IB's contract id.")
     selectors: list[str] = Field(
-        default=[], description="Kinds of holdings, those to come included: symbol=SPX,sec_type=OPT,right=P."
+        default=[], description="Kinds of holdings, future ones included: symbol=SPX,sec_type=OPT,right=P."
     )
-    account: str | None = Field(default=None, description="Only in this account; in any if left out.")
+    account: str | None = Field(default=None, description="Only in this account; by default in any.")
     quantity: float | None = Field(
-        default=None, description="Of each conid, negative for short; all that is held if left out."
+        default=None, description="Of each conid, negative for short; by default all that is held."
     )
     priority: int = Field(default=DEFAULT_PRIORITY, description="The smaller number streams first.")
-    unchecked: bool = Field(
-        default=False, description="Do not ask the gateway whether conids exist that were not seen before."
-    )
+    unchecked: bool = Field(default=False, description="Do not check at the gateway that new conids exist.")
 
 
 def set_strategy_contracts() -> dg.JobDefinition:
-    """Changes what a strategy uses, and tells Dagster's ``strategy_registry`` of it."""
+    """Return the job that changes the contracts of a strategy and reports it as an observation of the registry.
+
+    It does what ``v6 strategies`` does: a running streamer follows within seconds.
+    """
 
     @dg.op(name="change_registry")
     def change_registry(context: dg.OpExecutionContext, config: StrategyContracts, pipeline: PipelineResource) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from v6_pipeline.defs.checks import CheckCursor, evaluations_due, verdicts_of_tick
+from v6_pipeline.defs.checks import evaluations_due, verdicts_of_tick
 from v6_pipeline.defs.metadata import data_version_tag, sample_rows, table_materialization
 from v6_pipeline.defs.partitions import KEY_FORMAT
 from v6_pipeline.defs.resources import PipelineResource
@@ -75,8 +75,8 @@ def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResul
     cursor = ReportCursor.parse(cursor_text)
     events, cursor, reported = _report(pipeline, cursor, settings, usage, now)
     checked = verdicts_of_tick(pipeline, outcome.lease, usage)
-    judged, checks = evaluations_due(checked, CheckCursor.parse(cursor.checks), now)
-    cursor = replace(cursor, checks=checks.dump())
+    judged, checks = evaluations_due(checked, cursor.checks, now)
+    cursor = replace(cursor, checks=checks)
     said = [outcome.decision.reason]
     if outcome.decision.action in {Action.RENEW, Action.GRANT, Action.LEAVE}:
         said.append(describe_streamer(outcome.lease, usage, now))
