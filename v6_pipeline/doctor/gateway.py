@@ -54,7 +54,7 @@ async def examine_gateway(
     outage = expected_outage(clock(), settings.ib_region)
     found = await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS)
     reason = explain(found, settings.ib_address)
-    if reason is not None and (outage is None or found.answer not in {ProbeAnswer.NOBODY, ProbeAnswer.SILENT}):
+    if reason is not None and (outage is None or found.answer not in {ProbeAnswer.NO_PROCESS, ProbeAnswer.SILENT}):
         yield fault("gateway", reason)
         return
     if reason is not None:

@@ -1,5 +1,5 @@
-"""Interactive Brokers: connection, contracts, market data, account feed, and the arithmetic of prices.
+"""Interactive Brokers: connection, requests, pacing, contracts, market data, account feed, history.
 
-The only package that imports ib_async; what leaves it are the dataclasses of ``v6_pipeline.model``. Which contracts to
-stream, when to refresh and where rows go is decided in ``streaming`` and ``refresh``.
+Belongs here: everything that speaks to ib_async, which no other package imports; results are dataclasses of ``model``.
+Does not belong here: the choice of contracts to stream or refresh (``streaming``, ``refresh``), and tables (``lake``).
 """

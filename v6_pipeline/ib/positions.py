@@ -1,6 +1,6 @@
 """The position feed: a complete download, and the changes after it.
 
-What a change means for streams and queue is decided in ``streaming`` and ``refresh``.
+``streaming`` and ``refresh`` decide on the effect of a change on streams and queue.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from v6_pipeline.model import Holding, known
 
 
 async def download_positions(connection: IBConnectionManager, clock: Callable[[], datetime]) -> list[Holding]:
-    """All positions of all accounts, as of the gateway's ``positionEnd``; zero positions (closed) are left out.
+    """Return all positions of all accounts, as of the gateway's ``positionEnd``; zero positions (closed) are left out.
 
-    The subscription stays: changes keep coming, to those who called ``subscribe_positions``.
+    The subscription stays: ``subscribe_positions`` reports the later changes.
 
     Raises:
-        GatewayError: refused, silent or disconnected before the end; what came until then must not be used.
+        GatewayError: refused, silent or disconnected before the end; the partial download must not be used.
     """
     ib = connection.ib
     positions = await connection.download(ib.reqPositionsAsync(), "positions", ib.positionEvent)
@@ -33,7 +33,7 @@ async def download_positions(connection: IBConnectionManager, clock: Callable[[]
 def subscribe_positions(
     connection: IBConnectionManager, on_change: Callable[[Holding], None], clock: Callable[[], datetime]
 ) -> None:
-    """Have ``on_change`` called for each position message of this connection, zero positions included."""
+    """Call ``on_change`` for each position message of this connection, zero positions included."""
 
     def handle(item: Position) -> None:
         on_change(holding_from_ib(item, clock()))
@@ -42,7 +42,7 @@ def subscribe_positions(
 
 
 def holding_from_ib(item: Position, observed_at: datetime) -> Holding:
-    """Our holding from ib_async's position."""
+    """Convert ib_async's position."""
     return Holding(
         account=item.account,
         contract=spec_from_ib(item.contract),

@@ -1,6 +1,6 @@
-"""What listens at an address: nobody, an IB gateway, or something else.
+"""A probe of an address: no process listens there, an IB gateway does, or something else.
 
-Used to say why a connection failed; it starts no session and takes no client id.
+It finds the reason of a failed connection, without starting a session or taking a client id.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 PROBE_SECONDS = 5
 """A gateway answers the handshake within milliseconds."""
 OLDEST_VERSION, NEWEST_VERSION = 157, 178
-"""Of IB's protocol, as ib_async speaks it."""
+"""Versions of IB's protocol that ib_async supports."""
 
 
 class ProbeAnswer(enum.StrEnum):
-    """What a bare handshake finds at an address."""
+    """Result of a bare handshake with an address."""
 
-    NOBODY = "nobody"
+    NO_PROCESS = "no_process"
     SILENT = "silent"
     NOT_IB = "not_ib"
     TOO_OLD = "too_old"
@@ -27,25 +27,22 @@ class ProbeAnswer(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a handshake found; ``version`` is the gateway's, of IB's protocol, where it is one."""
+    """Result of a handshake; ``version`` is the gateway's protocol version, None if it is no gateway."""
 
     answer: ProbeAnswer
     version: int | None = None
 
 
 async def probe(host: str, port: int, timeout: float) -> Probed:  # noqa: ASYNC109
-    """Send IB's opening bytes and look at the answer, without starting a session or taking a client id.
+    """Send IB's opening bytes and classify the answer.
 
-    Args:
-        host: where.
-        port: where.
-        timeout: seconds for the connection and for the answer.
+    ``timeout`` is in seconds, for the connection and again for the answer.
     """
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):
-        return Probed(ProbeAnswer.NOBODY)
+        return Probed(ProbeAnswer.NO_PROCESS)
     try:
         versions = f"v{OLDEST_VERSION}..{NEWEST_VERSION}".encode()
         writer.write(b"API\0" + len(versions).to_bytes(4, "big") + versions)
@@ -69,9 +66,9 @@ async def probe(host: str, port: int, timeout: float) -> Probed:  # noqa: ASYNC1
 
 
 def explain(found: Probed, address: str) -> str | None:
-    """What an answer means for whoever wants to connect to ``address``, and what to do; None for an IB gateway."""
+    """Return why no client can connect to ``address``, and what to do; None for an IB gateway."""
     answer = found.answer
-    if answer is ProbeAnswer.NOBODY:
+    if answer is ProbeAnswer.NO_PROCESS:
         start = 'start IB Gateway (API enabled, this port), or run "v6 gateway", a simulated account'
         return f"no gateway at {address}: {start}"
     if answer is ProbeAnswer.NOT_IB:

@@ -1,7 +1,7 @@
-"""When Interactive Brokers is known to be away: the nightly resets and the weekend's maintenance.
+"""Known outages of Interactive Brokers: the nightly resets and the weekend's maintenance.
 
 Pure. Times are IBKR's (https://www.interactivebrokers.com/en/software/systemStatus.php), each in its region's own zone,
-so that they move with daylight saving. Within such a window an outage is expected: nobody is alarmed, and attempts to
+so that they move with daylight saving. Within such a window an outage is expected: it raises no alarm, and attempts to
 connect are rare.
 """
 
@@ -23,7 +23,7 @@ class ExpectedOutage:
     until: datetime
 
     def __str__(self) -> str:
-        """Such as ``IB's nightly reset until 05:45 UTC``."""
+        """Return text such as ``IB's nightly reset until 05:45 UTC``."""
         return f"{self.reason} until {self.until:%H:%M} UTC"
 
 
@@ -33,7 +33,7 @@ class _Window:
     begins: time
     ends: time
     weekdays: frozenset[int]
-    """Of its beginning; Monday is 0."""
+    """Weekdays of the beginning; Monday is 0."""
 
 
 _EVERY_DAY = frozenset(range(7))
@@ -54,7 +54,7 @@ _RESETS: dict[IBRegion, tuple[ZoneInfo, tuple[_Window, ...]]] = {
 
 
 def expected_outage(instant: datetime, region: IBRegion = IBRegion.AMERICA) -> ExpectedOutage | None:
-    """The window that an aware instant lies in, the one that ends last; ``None`` outside of all."""
+    """Return the window around an aware instant, of several the one that ends last; None outside of all."""
     zone, resets = _RESETS[region]
     windows = [(_NEW_YORK, _WEEKEND), *((zone, reset) for reset in resets)]
     found = [
@@ -67,7 +67,7 @@ def expected_outage(instant: datetime, region: IBRegion = IBRegion.AMERICA) -> E
 
 
 def _around(instant: datetime, zone: ZoneInfo, window: _Window) -> Iterator[tuple[datetime, datetime]]:
-    """The window's dates that an instant could lie in: it may have begun the day before."""
+    """Yield the window's occurrences near an instant: it may have begun the day before."""
     today = instant.astimezone(zone).date()
     for day in (today - timedelta(days=1), today):
         if day.weekday() in window.weekdays:

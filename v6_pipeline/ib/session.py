@@ -1,6 +1,6 @@
-"""A connection of a run: under a client id leased from the pool, watched, and given back at the end.
+"""A run's connection, under a client id that is leased from the pool and released at the end.
 
-The gateway serves each client id once, so that runs of all processes take turns with ``ib_client_id + 1`` to ``+ 15``.
+The gateway serves each client id once, so the runs of all processes share ``ib_client_id + 1`` to ``+ 15``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 60
 RENEW_EVERY_SECONDS = 15
 BUSY_SECONDS = 60
-"""An old session of a client id lingers at the gateway for some seconds after it ended."""
+"""The gateway keeps an ended session of a client id for some seconds."""
 
 
 def shared_pacer(settings: Settings, database: StateDatabase, clock: Clock) -> MessagePacer:
-    """A connection's part in the message allowance that all processes of this gateway share."""
+    """Return a pacer that takes its instants from the allowance shared by all processes of this gateway."""
     return MessagePacer(SharedAllowance(database, settings.ib_address, settings.messages_per_second, clock))
 
 
@@ -41,14 +41,7 @@ async def leased_connection(
     clock: Clock,
     policy: ConnectionPolicy | None = None,
 ) -> AsyncIterator[IBConnectionManager]:
-    """Connect under a free client id of the pool.
-
-    Args:
-        settings: which gateway, which ids.
-        database: holds the leases.
-        owner: unique to this run.
-        clock: UTC now.
-        policy: time-outs; by default the usual ones.
+    """Connect under a free client id of the pool. ``owner`` must be unique to this run.
 
     Raises:
         ClientIdInUseError: all ids are in use.
@@ -102,4 +95,4 @@ async def _keep_lease(ids: ClientIds, client_id: int, owner: str) -> None:
         try:
             await asyncio.to_thread(ids.renew, client_id, owner, ttl_seconds=LEASE_SECONDS)
         except StateError as error:
-            log.warning("lease of client id %d is not prolonged: %s", client_id, error)  # tried again before it ends
+            log.warning("lease of client id %d is not renewed: %s", client_id, error)  # tried again before it ends

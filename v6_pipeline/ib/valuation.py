@@ -17,9 +17,9 @@ def known_price(value: float | None) -> float | None:
 
 
 def mark_of(quote: Quote) -> tuple[float, PriceSource] | None:
-    """The market price of a quote and what it is: IB's mark, else the middle of bid and ask, else last, else close.
+    """Return a quote's market price and its source: IB's mark, else the middle of bid and ask, else last, else close.
 
-    A quote with one side only has no middle; a crossed quote (bid above ask) is no market and has none either.
+    A quote with one side has no middle; nor has a crossed quote (bid above ask), which is no market.
     """
     if quote.mark is not None:
         return quote.mark, PriceSource.MARK
@@ -33,7 +33,7 @@ def mark_of(quote: Quote) -> tuple[float, PriceSource] | None:
 
 
 def market_value(contract: ContractSpec, position: float, price: float | None) -> float | None:
-    """Value of ``position`` at ``price``, in the contract's currency.
+    """Return the value of ``position`` at ``price``, in the contract's currency.
 
     position x price x multiplier / price magnifier; the prices of bonds and bills are percent of par.
     """
@@ -44,9 +44,9 @@ def market_value(contract: ContractSpec, position: float, price: float | None) -
 
 
 def unrealized_pnl(position: float, value: float | None, average_cost: float | None) -> float | None:
-    """``value`` less what the position cost, in the contract's currency.
+    """Return ``value`` less the cost of the position, in the contract's currency.
 
-    IB's average cost is per unit of position and includes the multiplier, so no multiplier enters here.
+    IB's average cost is per unit of position and already includes the multiplier.
     """
     if value is None or average_cost is None:
         return None

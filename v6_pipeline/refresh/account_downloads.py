@@ -1,7 +1,7 @@
 """Account downloads of one worker: fresh enough for a batch, one process at a time.
 
-IB serves the account feed to one managed account at a time over all clients, so it is a lease in the state database
-like a line: taken, read account by account, given back.
+IB serves the account feed to one managed account at a time over all clients, so a worker downloads under a lease in the
+state database.
 """
 
 from __future__ import annotations
@@ -24,20 +24,12 @@ FEED_LEASE = "account_feed"
 LEASE_SECONDS = 90
 """Longer than one account's download may take; renewed before each."""
 FRESH_FOR = timedelta(seconds=60)
-"""A download serves batches for that long: IB's own portfolio values move every three minutes."""
+"""A download serves batches for that long: IB updates portfolio values every three minutes."""
 WAIT_SECONDS = 60
 
 
 class AccountDownloads:
-    """Downloads accounts when a batch needs them, and keeps the newest of each.
-
-    Args:
-        database: state.
-        feed: of the worker's connection.
-        owner: unique to this worker.
-        clock: UTC now.
-        sleep: how to wait for a lease that another holds.
-    """
+    """Downloads accounts when a batch needs them, and keeps the newest of each. ``owner`` is unique to this worker."""
 
     def __init__(
         self,
@@ -58,44 +50,44 @@ class AccountDownloads:
         """Every completed download, oldest first."""
 
     async def ensure(self, needed: dict[str, datetime]) -> dict[str, AccountFeedError]:
-        """Have a download of each account that began after the instant needed and is not old; returns what failed.
+        """Download each account without a fresh download that began after the given instant; return what failed.
 
         Args:
-            needed: account -> its items were asked for at that time, so an older observation does not answer them.
+            needed: account -> newest time at which one of its items was enqueued; an older download is too old for it.
         """
-        stale = [account for account, since in sorted(needed.items()) if not self._serves(account, since)]
+        stale = [account for account, since in sorted(needed.items()) if not self._is_fresh(account, since)]
         if not stale:
             return {}
         try:
             await self._take_lease()
         except AccountFeedError as error:
-            return dict.fromkeys(stale, error)  # another of our own processes has it: nothing is wrong with the feed
+            return dict.fromkeys(stale, error)  # another v6_pipeline process has it: nothing is wrong with the feed
         failed: dict[str, AccountFeedError] = {}
         try:
             for account in stale:
                 try:
                     await asyncio.to_thread(self._lease.renew)
                     await self._download(account)
-                except FencedError as error:  # this process stood still for longer than the lease
+                except FencedError as error:  # this process was suspended for longer than the lease
                     failed[account] = AccountFeedError(f"account feed: {error}")
                 except AccountFeedError as error:
                     log.warning("%s", error)
                     failed[account] = error
-                    await asyncio.to_thread(self._note_failure, account, str(error))
+                    await asyncio.to_thread(self._save_failure, account, str(error))
         finally:
             await asyncio.shield(asyncio.to_thread(self._lease.release))
         return failed
 
     def get(self, account: str) -> AccountDownload | None:
-        """The newest download of an account."""
+        """Return the newest download of an account, if any."""
         return self._newest.get(account)
 
     def base(self, account: str) -> BaseCurrency | None:
-        """The account's base currency and rates by its newest download."""
+        """Return the account's base currency and rates by its newest download, if any."""
         download = self._newest.get(account)
         return None if download is None else BaseCurrency(download.values.base_currency, download.values.exchange_rates)
 
-    def _serves(self, account: str, since: datetime) -> bool:
+    def _is_fresh(self, account: str, since: datetime) -> bool:
         download = self._newest.get(account)
         return (
             download is not None and download.started_at >= since and self._clock() - download.completed_at <= FRESH_FOR
@@ -107,7 +99,7 @@ class AccountDownloads:
                 return
             await self._sleep(1)
         holder = (await asyncio.to_thread(self._lease.read)).owner
-        raise AccountFeedError(f"account feed: {holder} has held it for {WAIT_SECONDS} s; it is tried again later")
+        raise AccountFeedError(f"account feed: {holder} has held it for {WAIT_SECONDS} s; the next run tries again")
 
     async def _download(self, account: str) -> None:
         download = await self._feed.download(account)
@@ -115,7 +107,7 @@ class AccountDownloads:
         self.completed.append(download)
         await asyncio.to_thread(self._save, download)
 
-    def _note_failure(self, account: str, reason: str) -> None:
+    def _save_failure(self, account: str, reason: str) -> None:
         records.failed(self._database, account, at=self._clock(), reason=reason)
 
     def _save(self, download: AccountDownload) -> None:

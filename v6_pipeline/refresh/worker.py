@@ -84,17 +84,7 @@ class RefreshReport:
 
 
 class QueueWorker:
-    """One drain of the queue over a connection of its own.
-
-    Args:
-        settings: which gateway, accounts, batch size.
-        database: state.
-        lake: where the rows go.
-        run_id: names the run in every row and commit.
-        trading_day: day of an instant.
-        clock: UTC now.
-        policy: time-outs of the connection.
-    """
+    """One drain of the queue over a connection of its own. ``run_id`` names the run in every row and commit."""
 
     def __init__(
         self,
@@ -132,7 +122,7 @@ class QueueWorker:
             LakeError: a commit failed; only what was committed is acknowledged.
         """
         self._registry.initialize()
-        await asyncio.to_thread(self._writer.open)  # first: for a lake that cannot be written no download is worth it
+        await asyncio.to_thread(self._writer.open)  # first: no download for a lake that cannot be written
         async with leased_connection(
             self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
         ) as connection:

@@ -19,12 +19,7 @@ from v6_pipeline.model import AccountValues, PositionUpdate, UpdateSource
 class RefreshWriter:
     """Appends the rows of one run to ``queued_positions`` and ``account_values``. Its methods block.
 
-    Args:
-        lake: holds the tables.
-        run_id: names the run in every row and commit.
-        gateway: ``host:port``, for the lineage.
-        trading_day: day of an instant.
-        clock: UTC now.
+    ``run_id`` is in every row and commit, ``gateway`` (``host:port``) in the lineage.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ async def test_a_database_that_was_locked_for_a_moment_does_not_cost_a_run_its_c
 
     async with leased_connection(settings, impatient, owner="run", clock=clock) as connection:
         with database.write():  # another process writes
-            await eventually(lambda: f"lease of client id {connection.client_id} is not prolonged" in caplog.text)
+            await eventually(lambda: f"lease of client id {connection.client_id} is not renewed" in caplog.text)
         renewed = clock.advance(LEASE_SECONDS - 1) + timedelta(seconds=LEASE_SECONDS)
 
         await eventually(lambda: leased_until(connection.client_id) == renewed, "the next renewal")
