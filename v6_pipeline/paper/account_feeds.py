@@ -51,9 +51,8 @@ class Cut:
 class AccountDesk:
     """Serves account data to all clients; `sessions` lists the logged-in ones.
 
-    Attributes:
-        account_cuts: one for each of the next account downloads; `position_cuts` the same for positions.
-        refusals: number of the next requests for account updates that are refused with 2101.
+    Faults set `account_cuts` and `position_cuts`, one for each of the next downloads, and `refusals`, the number of the
+    next requests for account updates that are refused with 2101.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class AccountDesk:
         for holding in self._book.held()[: cut.rows if cut else None]:
             session.send(self._position(holding))
         if cut is None:
-            session.send(messages.position_end())
+            session.send(messages.POSITION_END)
         elif cut.how == CutOff.DROP:
             session.close()
 
@@ -146,7 +145,6 @@ class AccountDesk:
         session.error(-1, 2100, EVICTED)
 
     def _send_part(self, session: ClientSession, rows: list[Holding], cut: Cut) -> None:
-        """Send a download that ends early."""
         self._send_rows(session, rows[: cut.rows])
         if cut.how == CutOff.EVICT:
             self.evict(session)
@@ -232,23 +230,19 @@ class AccountDesk:
 
     # Profit and loss
 
-    def pnl(self, session: ClientSession, fields: Fields) -> None:
-        """Serve reqPnL: the account's profit and loss, now and at each tick that changes it."""
-        self._start_pnl(session, fields, single=False)
+    def pnl(self, session: ClientSession, fields: Fields, *, single: bool = False) -> None:
+        """Serve reqPnL: the account's profit and loss, now and at each tick that changes it.
 
-    def pnl_single(self, session: ClientSession, fields: Fields) -> None:
-        """Serve reqPnLSingle: the same for one contract; IB never answers for a contract that is not held."""
-        self._start_pnl(session, fields, single=True)
-
-    def cancel_pnl(self, session: ClientSession, fields: Fields) -> None:
-        """Serve cancelPnL and cancelPnLSingle."""
-        session.subscriptions.pnl.pop(fields.integer(), None)
-
-    def _start_pnl(self, session: ClientSession, fields: Fields, *, single: bool) -> None:
+        `single` serves reqPnLSingle, the same for one contract; IB never answers for a contract that is not held.
+        """
         request = parse_pnl(fields, single=single)
         if self._is_managed(session, request.request_id, request.account):
             session.subscriptions.pnl[request.request_id] = PnLFeed(request.account, request.conid)
             self._send_pnl(session)
+
+    def cancel_pnl(self, session: ClientSession, fields: Fields) -> None:
+        """Serve cancelPnL and cancelPnLSingle."""
+        session.subscriptions.pnl.pop(fields.integer(), None)
 
     def _send_pnl(self, session: ClientSession) -> None:
         for request_id, feed in session.subscriptions.pnl.items():

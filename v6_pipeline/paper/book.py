@@ -143,7 +143,6 @@ class Book:
         return holding
 
     def _trade(self, contract: Contract, holding: Holding, quantity: float, cost: float) -> None:
-        """Trade a holding to a new quantity at `cost` a unit."""
         held = holding.quantity
         self._pay(contract, holding.account, -(quantity - held) * cost)
         if not held:

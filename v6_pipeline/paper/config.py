@@ -55,7 +55,6 @@ class GatewayConfig:
         read_only: IB's setting "Read-Only API": requests about orders are then refused with 321, even a request for
             open orders. An order is never accepted, whatever the setting.
         as_of: the day from which expiries are computed; by default that of `utcnow`.
-        account_conflict: see `AccountConflict`.
         clock: monotonic seconds, for rate windows and the interval between portfolio updates.
         utcnow: the aware time in messages.
 

@@ -165,7 +165,7 @@ class ConnectionFaults:
 
     def _end_blackhole(self, client_id: int | None) -> None:
         self._blackholes.discard(client_id)
-        frozen = [item for item in self._matching(client_id) if item.is_frozen and not self._is_blackholed(item)]
+        frozen = [item for item in self._matching(client_id) if item.outbox.is_frozen and not self._is_blackholed(item)]
         # Connections that ended during the blackhole free their ids and lines before later ones need them.
         for session in sorted(frozen, key=lambda session: not session.has_ended):
             if session.has_ended:

@@ -133,9 +133,6 @@ class FlexConfig:
 
     Attributes:
         port: 0 picks a free one.
-        token: the only one that is accepted.
-        query_id: the only query.
-        query: the options of that query.
         in_progress: number of replies "in progress" before a statement is ready.
         clock: monotonic seconds, for the rate.
         utcnow: the aware time in statements.
@@ -174,7 +171,6 @@ class FlexServer:
     """Serves the statements of a past in a thread of its own; a context manager.
 
     Attributes:
-        faults: the ordered faults.
         requests: number of answers by name (``SendRequest``, ``GetStatement``); ``refused``: for exceeding the rate.
 
     Raises:

@@ -36,9 +36,7 @@ class FlexQuery:
         by_day: "Breakout by Day": one statement per account and session, else one per account for all of them.
         lots: rows of level LOT in addition to those of level SUMMARY.
         book_trades: exercises, assignments and expirations are also among the trades, as in IB's statements.
-        sections: the sections of the query.
         empty: sections that are present and empty.
-        name: name of the query.
     """
 
     by_day: bool = True
@@ -52,12 +50,7 @@ class FlexQuery:
 def statements(past: Past, first: date, last: date, query: FlexQuery, *, generated: datetime) -> Iterator[str]:
     """Yield the document of a range of days in pieces; without a session in the range it has no statements.
 
-    Args:
-        past: the accounts' past.
-        first: ``fd`` of the request.
-        last: ``td`` of the request.
-        query: its options.
-        generated: time of generation, in the time zone of the document.
+    `first` and `last` are ``fd`` and ``td`` of the request; `generated` is in the time zone of the document.
     """
     days = past.between(first, last)
     spans = [[day] for day in days] if query.by_day else [days] if days else []

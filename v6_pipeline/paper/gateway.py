@@ -50,10 +50,6 @@ class PaperGateway:
     Used as an async context manager, or with `start` and `stop`. All other methods must be called in its event loop.
 
     Attributes:
-        universe: every contract and the opening positions.
-        statistics: counts of the clients' requests and of what was sent.
-        book: positions and account values now.
-        market: quotes and sequence numbers now.
         flex: the Flex Web Service, which serves if the configuration names a port for it.
         actions: the actions on the running gateway, by name; see `perform`.
         connection_faults, link_faults, contract_faults, history_faults, account_faults: the same as typed methods.
@@ -277,7 +273,6 @@ class PaperGateway:
         return True
 
     def _release(self, session: ClientSession) -> None:
-        """Free a client's lines, historical requests and id."""
         self._market_data.disconnected(session)
         self._history.disconnected(session)
         if self._sessions.get(session.client_id) is session:

@@ -4,6 +4,7 @@ Belongs here: the dispatch table, the requests whose answer needs no state, and 
 malformed messages.
 """
 
+import functools
 from collections.abc import Callable
 
 from v6_pipeline.paper import messages
@@ -51,14 +52,14 @@ class Dispatcher:
             RequestId.CANCEL_ACCOUNT_SUMMARY: accounts.cancel_account_summary,
             RequestId.PNL: accounts.pnl,
             RequestId.CANCEL_PNL: accounts.cancel_pnl,
-            RequestId.PNL_SINGLE: accounts.pnl_single,
+            RequestId.PNL_SINGLE: functools.partial(accounts.pnl, single=True),
             RequestId.CANCEL_PNL_SINGLE: accounts.cancel_pnl,
             RequestId.CURRENT_TIME: self._current_time,
             RequestId.MANAGED_ACCOUNTS: self._managed_accounts,
             RequestId.NEXT_VALID_ID: self._next_valid_id,
-            RequestId.OPEN_ORDERS: self._no_open_orders,
-            RequestId.ALL_OPEN_ORDERS: self._no_open_orders,
-            RequestId.COMPLETED_ORDERS: self._no_completed_orders,
+            RequestId.OPEN_ORDERS: self._no_orders(messages.OPEN_ORDER_END),
+            RequestId.ALL_OPEN_ORDERS: self._no_orders(messages.OPEN_ORDER_END),
+            RequestId.COMPLETED_ORDERS: self._no_orders(messages.COMPLETED_ORDERS_END),
             RequestId.EXECUTIONS: self._no_executions,
             RequestId.AUTO_OPEN_ORDERS: self._accept_silently,
             RequestId.SERVER_LOG_LEVEL: self._accept_silently,
@@ -92,18 +93,16 @@ class Dispatcher:
     def _next_valid_id(self, session: ClientSession, _fields: Fields) -> None:
         session.send(messages.next_valid_id(1))
 
-    def _no_open_orders(self, session: ClientSession, _fields: Fields) -> None:
-        self._unless_read_only(session, messages.open_order_end())
+    def _no_orders(self, end: Message) -> Handler:
+        """Return a handler that sends `end`, or only error 321 if the gateway is read-only: the request times out."""
 
-    def _no_completed_orders(self, session: ClientSession, _fields: Fields) -> None:
-        self._unless_read_only(session, messages.completed_orders_end())
+        def handle(session: ClientSession, _fields: Fields) -> None:
+            if self._config.read_only:
+                session.error(-1, 321, READ_ONLY)
+            else:
+                session.send(end)
 
-    def _unless_read_only(self, session: ClientSession, end: Message) -> None:
-        """Refuse with 321 if the gateway is read-only, without an end message: the client's request times out."""
-        if self._config.read_only:
-            session.error(-1, 321, READ_ONLY)
-        else:
-            session.send(end)
+        return handle
 
     def _no_executions(self, session: ClientSession, fields: Fields) -> None:
         session.send(messages.executions_end(parse_versioned_id(fields)))

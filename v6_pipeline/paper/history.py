@@ -113,12 +113,7 @@ class SmallBarPacing:
 
 
 class HistoryDesk:
-    """Serves historical bars to all clients.
-
-    Attributes:
-        extra_seconds: seconds that a fault adds to the time of an answer.
-        refusals: ordered refusals of requests to come.
-    """
+    """Serves historical bars to all clients; a fault sets `extra_seconds` of an answer, or `refusals` to come."""
 
     def __init__(self, config: GatewayConfig, market: Market, statistics: Statistics) -> None:
         self.extra_seconds = 0.0
@@ -167,7 +162,6 @@ class HistoryDesk:
                 self._close(session, request_id)
 
     def _understand(self, session: ClientSession, request: HistoricalDataRequest) -> _Query:
-        """Validate a request; refuse one that is invalid in itself."""
         if (session, request.request_id) in self._open:
             raise _RefusedError(322, "Error processing request.-'bQ' : cause - Duplicate ticker id")
         if not request.query.exchange:

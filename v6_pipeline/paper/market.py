@@ -14,13 +14,7 @@ from v6_pipeline.paper.statistics import Statistics
 
 
 class Market:
-    """Quotes at their current sequence numbers, and the line limit.
-
-    Attributes:
-        lines: limit over all clients and the windows of TWS.
-        conditions: faults of single contracts.
-        link: faults of the connection to IB.
-    """
+    """Quotes at their current sequence numbers, and the limit of `lines` over all clients and the windows of TWS."""
 
     def __init__(self, universe: Universe, statistics: Statistics, lines: int) -> None:
         self.universe = universe

@@ -62,11 +62,7 @@ REJECTIONS = {
 
 
 class MarketDataDesk:
-    """Serves market data and contract definitions to all clients.
-
-    Attributes:
-        rejections: ordered rejections of requests to come, whatever the state of the market.
-    """
+    """Serves market data and contract definitions to all clients; `rejections` are ordered for requests to come."""
 
     def __init__(self, config: GatewayConfig, market: Market, statistics: Statistics) -> None:
         self.rejections: list[NextRequests[int]] = []
@@ -188,14 +184,13 @@ class MarketDataDesk:
         return [contract for contract in self._market.universe.find(query) if conditions.is_defined(contract.conid)]
 
     def _announce(self, session: ClientSession, subscription: Subscription) -> None:
-        """Send the market data type and the tick parameters before the first tick."""
         subscription.is_announced = True
         session.send(messages.market_data_type(subscription.ticker_id, subscription.kind))
         session.send(messages.tick_parameters(subscription.ticker_id, subscription.contract.min_tick))
 
     def _tick(self, session: ClientSession, subscription: Subscription) -> None:
         conid = subscription.contract.conid
-        if subscription.is_dead or session.is_frozen or not self._market.flows(conid):
+        if subscription.is_dead or session.outbox.is_frozen or not self._market.flows(conid):
             return
         if not subscription.is_announced:
             self._announce(session, subscription)

@@ -22,6 +22,11 @@ UNSET = sys.float_info.max
 UNSET_GREEK = -2.0
 """IB's "not computed" for delta, gamma, vega and theta."""
 
+OPEN_ORDER_END: Message = (53, 1)
+COMPLETED_ORDERS_END: Message = (102,)
+POSITION_END: Message = (62, 1)
+"""The initial positions are complete."""
+
 
 @dataclass(frozen=True, slots=True)
 class AccountValue:
@@ -62,16 +67,6 @@ def current_time(now: datetime) -> Message:
     return 49, 1, int(now.timestamp())
 
 
-def open_order_end() -> Message:
-    """No (more) open orders."""
-    return 53, 1
-
-
-def completed_orders_end() -> Message:
-    """No (more) completed orders."""
-    return (102,)
-
-
 def executions_end(request_id: int) -> Message:
     """No (more) executions."""
     return 55, 1, request_id
@@ -87,11 +82,6 @@ def position(account: str, contract: Contract, held: float, average_cost: float)
         quantity(held),
         float(average_cost),
     )
-
-
-def position_end() -> Message:
-    """The initial positions are complete."""
-    return 62, 1
 
 
 def account_value(account: str, row: AccountValue) -> Message:

@@ -83,16 +83,10 @@ class PastDay:
 
 
 class Past:
-    """The accounts' past, the same for all universes with the same arguments.
+    """The accounts' past; its `universe` includes the contracts that expired.
 
-    Args:
-        universe: end of the past: on the last session every quantity is the universe's own. Costs follow from the past,
-            not from the universe.
-        sessions: in order, the last not after the universe's `as_of`; by default those of the last `PAST_DAYS` days by
-            the simulation's own calendar.
-
-    Attributes:
-        universe: including the contracts that expired.
+    On the last session every quantity is that of the given universe; costs follow from the past. `sessions` are in
+    order, the last not after the universe's `as_of`; by default those of the last `PAST_DAYS` days.
     """
 
     def __init__(self, universe: Universe, sessions: Sequence[date] | None = None) -> None:
@@ -139,13 +133,7 @@ class Past:
 
 
 class Planner:
-    """Plans the orders of one universe.
-
-    Attributes:
-        universe: including the contracts that expired.
-        opening: holdings before the first session, by account and conid.
-        orders: orders of each session.
-    """
+    """Plans the `orders` of each session; `opening` holdings are those before the first one."""
 
     def __init__(self, universe: Universe, sessions: Sequence[date]) -> None:
         self.universe = universe

@@ -114,7 +114,6 @@ def _entry(place: str, table: Mapping[str, object], actions: Actions) -> Entry:
 
 
 def _moments(table: Mapping[str, object]) -> tuple[float, float | None, float | None]:
-    """Return the times of an entry: at, every, until."""
     at = _moment(table, "at", least=0.0)
     if at is None:
         raise GatewayError("at is missing")

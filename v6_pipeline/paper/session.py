@@ -157,7 +157,6 @@ class ClientSession:
     is in use; `greet` sends the state of IB's servers once the login is accepted.
 
     Attributes:
-        outbox: bytes on their way to the client.
         forced_breaches: number of the next messages that count as breaches of the message rate, whatever the rate.
         has_ended: True once the client has closed its end.
     """
@@ -211,11 +210,6 @@ class ClientSession:
             self._is_closing = True
             self.outbox.finish()
             self._writer.close()
-
-    @property
-    def is_frozen(self) -> bool:
-        """True while nothing is answered or sent."""
-        return self.outbox.is_frozen
 
     def freeze(self) -> None:
         """Answer and send nothing until `thaw`; incoming messages are kept, and counted on arrival."""
@@ -302,7 +296,7 @@ class ClientSession:
         """Count a message on arrival, even in a blackhole, so that the messages kept there do not breach the rate."""
         if self.is_ready and not self._is_within_rate():
             return
-        if self.is_frozen:
+        if self.outbox.is_frozen:
             self._unread.append(payload)
         else:
             self._handle(payload)

@@ -24,7 +24,7 @@ class HistoryStatistics:
         asked: requests by conid, including refused ones.
         log: the newest requests: seconds since the start, conid, bar size, data, end and duration.
         open_now: requests that are not answered yet; `peak_open` is the most at any moment.
-        answers: replies with bars; `empty` counts those without.
+        empty: replies without bars; `answers` counts those with bars.
         violations: requests refused for pacing, or because too many were open at once.
     """
 
@@ -104,17 +104,14 @@ class Statistics:
         subscriptions: lines in use now by conid; `subscriptions_total` counts all that were ever taken, and
             `peak_subscriptions` is the most of one contract at any moment.
         messages: messages received by client id, including refused ones.
-        errors: errors, warnings and notices sent, by code; `error_times` are the newest of them in seconds since the
-            start.
+        errors: errors, warnings and notices sent, by code; `error_times` are the newest in seconds since the start.
         order_messages: orders, cancels and exercises received, all refused.
-        unknown_messages: messages whose id the gateway does not serve, by id.
         connections: completed logins by client id; `clients` are those connected now.
         last_values: by conid, the newest numbers sent and their sequence number.
         delivered_at: by conid, the time of the newest tick, in UTC.
         last_portfolio: by account and conid, the newest portfolio row sent.
         ticks_sent: tick messages sent, `ticks_by_contract` by conid; `messages_sent` counts every message.
         bad_clients: connections closed because of bytes that are not the protocol.
-        history: historical requests, see `HistoryStatistics`.
         actions: the newest actions: seconds since the start, name and fields.
     """
 

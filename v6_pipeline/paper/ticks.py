@@ -108,14 +108,13 @@ def burst(
     """
     sent: list[Message] = []
     values: dict[str, float] = {}
-    traded = _Side("last", types.last, types.last_size, quote.last, quote.last_size)
     if contract.sec_type != INDEX:
-        _side(ticker_id, _Side("bid", types.bid, types.bid_size, quote.bid, quote.bid_size), previous, sent, values)
-        _side(ticker_id, _Side("ask", types.ask, types.ask_size, quote.ask, quote.ask_size), previous, sent, values)
+        _side("bid", ticker_id, quote, previous, types, sent, values)
+        _side("ask", ticker_id, quote, previous, types, sent, values)
         if previous is None or previous.volume != quote.volume:
             sent.append(messages.tick_size(ticker_id, types.volume, quote.volume))
             values["volume"] = quote.volume
-    if _side(ticker_id, traded, previous, sent, values):
+    if _side("last", ticker_id, quote, previous, types, sent, values):
         sent.append(messages.tick_string(ticker_id, types.last_timestamp, str(timestamp)))
     if previous is None or previous.close != quote.close:
         sent.append(messages.tick_price(ticker_id, types.close, quote.close, 0.0))
@@ -128,27 +127,26 @@ def burst(
     return Burst(tuple(sent), values)
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    name: str
-    price_type: int
-    size_type: int
-    price: float | None
-    size: float
-
-
-def _side(ticker_id: int, side: _Side, previous: Quote | None, sent: list[Message], values: dict[str, float]) -> bool:
+def _side(
+    name: str,
+    ticker_id: int,
+    quote: Quote,
+    previous: Quote | None,
+    types: TickTypes,
+    sent: list[Message],
+    values: dict[str, float],
+) -> bool:
     """Send a price with its size if the price changed, else the size if that did; return True if either did."""
-    price = NO_PRICE if side.price is None else side.price
-    if previous is None or getattr(previous, side.name) != side.price:
-        can_auto_execute = int(side.name != "last" and side.price is not None)
-        sent.append(messages.tick_price(ticker_id, side.price_type, price, side.size, can_auto_execute))
-        values[side.name] = price
-    elif getattr(previous, f"{side.name}_size") != side.size:
-        sent.append(messages.tick_size(ticker_id, side.size_type, side.size))
+    price, size = getattr(quote, name), getattr(quote, f"{name}_size")
+    if previous is None or getattr(previous, name) != price:
+        values[name] = NO_PRICE if price is None else price
+        can_auto_execute = int(name != "last" and price is not None)
+        sent.append(messages.tick_price(ticker_id, getattr(types, name), values[name], size, can_auto_execute))
+    elif getattr(previous, f"{name}_size") != size:
+        sent.append(messages.tick_size(ticker_id, getattr(types, f"{name}_size"), size))
     else:
         return False
-    values[f"{side.name}_size"] = side.size
+    values[f"{name}_size"] = size
     return True
 
 

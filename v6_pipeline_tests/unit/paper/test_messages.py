@@ -38,7 +38,7 @@ def wire_fields(response: dict[str, Any]) -> list[str]:
         ("managed_accounts", 0, messages.managed_accounts(("ACCOUNT_ID",))),
         ("positions", 0, messages.position("ACCOUNT_ID", AAPL, -110.0, 201.8829709)),
         ("positions", 1, messages.position("ACCOUNT_ID", ES, 1.0, 315114.75)),
-        ("positions", 2, messages.position_end()),
+        ("positions", 2, messages.POSITION_END),
         (
             "account_summary",
             0,
