@@ -1,6 +1,6 @@
-"""What delta-rs and the disk say, as one line for a person; which commit failures are conflicts.
+"""Errors of delta-rs and the disk as one-line ``LakeError``; recognition of commit conflicts.
 
-delta-rs tells conflicts apart by text alone: all are ``CommitFailedError``, and so are some rows that it refuses.
+delta-rs marks conflicts by their text alone: all are ``CommitFailedError``, and so are some refusals of rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import polars as pl
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from v6_pipeline.errors import LakeError
+from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake.recovery.durability import LOG_FOLDER, local_path
 from v6_pipeline.lake.recovery.inspection import Damage
 
@@ -44,12 +44,12 @@ _LONGEST = 300
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether a commit lost against another writer's, so that reading the table again and retrying can help."""
+    """Return whether a commit lost against another writer's: then read the table again and retry."""
     return isinstance(error, CommitFailedError) and bool(_CONFLICT.search(_flat(str(error))))
 
 
 def safe_uri(uri: str) -> str:
-    """The address without user, password and query, which may hold secrets."""
+    """Return the address without user, password and query, which may hold secrets."""
     if "://" not in uri:
         return uri
     parts = urlsplit(uri)
@@ -58,7 +58,7 @@ def safe_uri(uri: str) -> str:
 
 
 def lake_error(error: BaseException, *, table: str, uri: str, options: Mapping[str, str]) -> LakeError:
-    """The fault as one line that names table, place and remedy; no value of the storage options is in it."""
+    """Return one line that names table, place and remedy, and contains no value of the storage options."""
     text = _redact(_flat(str(error)), options)
     place = f"table {table} at {_redact(safe_uri(uri), options)}"
     folder = local_path(uri)
@@ -76,22 +76,27 @@ def lake_error(error: BaseException, *, table: str, uri: str, options: Mapping[s
     if _CORRUPT.search(text):
         remedy = f"run 'v6 lake repair {table}'" if local else "restore it"
         return LakeError(f"{place} is damaged: {text}; {remedy}")
-    return LakeError(f"{place} failed: {text}; the table's _delta_log tells what was committed last")
+    return LakeError(f"{place} failed: {text}; the table's _delta_log shows what was committed last")
 
 
 def gone(*, table: str, uri: str) -> LakeError:
-    """The folder of a table that was there is not: a disk that was unmounted, most likely."""
+    """Return the error of a table whose folder has disappeared, most likely with an unmounted disk."""
     return LakeError(f"table {table} at {safe_uri(uri)} is gone: mount its disk again, or bring the folder back")
 
 
 def damaged(damage: Damage, *, table: str, uri: str) -> LakeError:
-    """What was found in a table's files, as one line that names the file and the repair."""
+    """Return the error of a damaged table, which names the file and the repair."""
     return LakeError(f"table {table} at {safe_uri(uri)} is damaged: {damage}; run 'v6 lake repair {table}'")
+
+
+def too_many_conflicts(table: str, attempts: int) -> LakeConflictError:
+    """Return the error of a commit that lost every attempt against other writers."""
+    return LakeConflictError(f"table {table} is being changed by others: {attempts} commits lost; try again")
 
 
 @contextmanager
 def lake_faults(*, table: str, uri: str, options: Mapping[str, str]) -> Iterator[None]:
-    """Turn every fault of delta-rs, polars and the disk inside into ``LakeError``."""
+    """Turn every error of delta-rs, polars and the disk inside into ``LakeError``."""
     try:
         yield
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
@@ -103,7 +108,7 @@ def _flat(text: str) -> str:
 
 
 def _redact(text: str, options: Mapping[str, str]) -> str:
-    # Longest first, so that no secret is left over from one that contains it; "true" and the like carry nothing.
+    # Longest first, so that no part of a secret is left that contains another; "true" and the like are no secrets.
     for value in sorted(options.values(), key=len, reverse=True):
         if len(value) > 4:
             text = text.replace(value, "***")

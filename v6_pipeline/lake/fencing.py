@@ -1,10 +1,10 @@
-"""Appending as the one owner of a table: an owner that was replaced writes nothing, however late it wakes.
+"""Appending as the single owner of a table: a replaced owner writes nothing, however late it resumes.
 
-Every commit carries an application transaction of one constant id, its version ``epoch << 32 | sequence``. delta-rs
-does not compare versions by itself, a repeated or lower one is written. What it does refuse is a commit on a handle
-since whose version another commit of the same application id has landed. So check and commit happen on one kept handle
-that is not refreshed in between, and a new owner makes an empty commit before anything else: an owner that stalled
-anywhere before that either sees the new epoch in its check, or loses its commit.
+Every commit carries an application transaction of one constant id with the version ``epoch << 32 | sequence``. delta-rs
+does not compare versions itself: it writes a repeated or lower one. It refuses a commit on a handle if another commit
+of the same application id has landed since the handle's version. So check and commit use one kept handle without a
+refresh in between, and a new owner first makes an empty commit: an owner that stalled anywhere before that commit
+either sees the new epoch in its check, or loses its commit.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import polars as pl
 from deltalake import DeltaTable, Transaction
 
 from v6_pipeline.errors import FencedError, LakeConflictError, LakeError
+from v6_pipeline.lake.faults import too_many_conflicts
 from v6_pipeline.lake.lineage import CommitLineage
 from v6_pipeline.lake.maintenance import compact
 from v6_pipeline.lake.table import CONFLICT_ATTEMPTS, Commit, DeltaTableStore
 
 EPOCH_SHIFT = 32
-"""Bits of the sequence: at a commit a second one epoch lasts 136 years."""
+"""Bits of the sequence: at one commit per second an epoch lasts 136 years."""
 _LARGEST_EPOCH = 2**31 - 1
 
 _log = logging.getLogger(__name__)
@@ -30,10 +31,9 @@ class FencedAppender:
     """Appends to ``store`` as the owner of ``epoch``.
 
     Args:
-        store: the table, written by nobody else under this application id.
-        application_id: one constant per table; never one per owner, for that lets an old owner write.
+        application_id: a constant per table; one per owner would let an old owner write.
         epoch: from the state database, higher for each new owner.
-        lineage: of the fencing commit.
+        lineage: metadata of the fencing commit.
         compact_every: commits between compactions, 0 for none.
     """
 
@@ -55,20 +55,18 @@ class FencedAppender:
         self._compact_every = compact_every
         self._handle: DeltaTable | None = None
         self._last = -1
-        """Newest transaction version that this owner knows to have landed."""
+        """Newest transaction version that has landed, as far as this owner knows."""
         self._doubt: tuple[int, str] | None = None
         """Transaction version and commit id of an attempt whose outcome is unknown."""
         self._uncompacted = 0
         self.last_compaction_error: str | None = None
-        """Why the newest compaction failed, for the owner's status; the rows themselves are safe."""
+        """Reason why the newest compaction failed, for the owner's status; the rows themselves are safe."""
 
     def open(self) -> int:
-        """Take the table over with an empty commit and return its version.
-
-        Rows of older owners are refused from then on.
+        """Take the table over with an empty commit and return its version; later rows of older owners are refused.
 
         Raises:
-            FencedError: an owner of a newer epoch was here.
+            FencedError: an owner of a newer epoch has the table.
             LakeError: damaged, not writable or unreachable.
         """
         handle = self._store.open()
@@ -85,15 +83,15 @@ class FencedAppender:
                 continue
             self._handle, self._last, self._doubt = handle, version, None
             return commit.version if commit.version is not None else handle.version()
-        raise self._too_many()
+        raise too_many_conflicts(self._store.spec.name, CONFLICT_ATTEMPTS)
 
     def append(self, frame: pl.DataFrame, commit: CommitLineage) -> Commit:
         """Append rows in one commit, durable on return; an empty frame makes none.
 
-        After a ``LakeError`` call again with the same ``commit``: what did land is not written twice.
+        After a ``LakeError`` call again with the same ``commit``: rows that have landed are not written twice.
 
         Raises:
-            FencedError: another owner has taken over; nothing was written, now or later through this object.
+            FencedError: another owner has taken over; this object writes nothing, now or later.
             LakeError: not opened, rows refused, or the table is damaged, not writable or unreachable.
         """
         if self._handle is None:
@@ -101,7 +99,7 @@ class FencedAppender:
         rows = self._store.prepare(frame, commit)
         if not rows.height:
             return Commit(version=None)
-        landed = self._settle_doubt(self._handle, commit)
+        landed = self._resolve_doubt(self._handle, commit)
         if landed is not None:
             return self._store.describe(landed, rows, commit)
         done = self._commit(self._handle, rows, commit)
@@ -118,21 +116,21 @@ class FencedAppender:
             try:
                 done = self._store.commit(handle, rows, commit, Transaction(self._application_id, version))
             except LakeConflictError:
-                # Fencing and harmless changes look alike here; the check tells them apart on the newest version.
+                # Fencing and harmless changes look alike here; the check at the newest version distinguishes them.
                 self._doubt = None
                 self._store.refresh(handle)
                 continue
             self._last, self._doubt = version, None
             return done
-        raise self._too_many()
+        raise too_many_conflicts(self._store.spec.name, CONFLICT_ATTEMPTS)
 
     def _check(self, handle: DeltaTable) -> None:
         landed = self._landed_version(handle)
         if landed != self._last:
             raise self._refusal(landed)
 
-    def _settle_doubt(self, handle: DeltaTable, commit: CommitLineage) -> int | None:
-        """Find out what became of the attempt before; the version, if it was this commit and landed."""
+    def _resolve_doubt(self, handle: DeltaTable, commit: CommitLineage) -> int | None:
+        """Look up the previous attempt; return its version if it was this commit and has landed."""
         if self._doubt is None:
             return None
         version, commit_id = self._doubt
@@ -144,7 +142,7 @@ class FencedAppender:
         return landed if commit_id == commit.commit_id else None
 
     def _compact(self, handle: DeltaTable) -> None:
-        """A failure delays nobody: it is kept for the status, and tried again after as many commits."""
+        """Compact; a failure stops no commit, is kept for the status, and is retried after as many commits."""
         self._uncompacted = 0
         try:
             compact(self._store, handle)
@@ -153,7 +151,7 @@ class FencedAppender:
             self.last_compaction_error = None  # another compaction came first, which is as good
         except LakeError as error:
             self.last_compaction_error = str(error)
-            _log.warning("compaction failed, tried again after %d commits: %s", self._compact_every, error)
+            _log.warning("compaction failed, retrying after %d commits: %s", self._compact_every, error)
 
     def _landed_version(self, handle: DeltaTable) -> int:
         with self._store.faults():
@@ -165,10 +163,4 @@ class FencedAppender:
         return FencedError(
             f"table {self._store.spec.name} belongs to epoch {epoch} now: epoch {self._epoch} must stop writing",
             epoch=epoch,
-        )
-
-    def _too_many(self) -> LakeConflictError:
-        name = self._store.spec.name
-        return LakeConflictError(
-            f"table {name} is being changed by others: {CONFLICT_ATTEMPTS} commits lost; try again"
         )

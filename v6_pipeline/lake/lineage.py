@@ -1,7 +1,7 @@
-"""What a commit says of itself, and reading that back.
+"""Metadata of commits, written and parsed: which run or epoch committed which rows.
 
-Every commit of ours carries custom metadata under ``v6.``; Delta's history shows it. Commits that add no observations
-are told apart by ``CommitKind``: compaction, the empty commit by which a new owner fences off the old one, changes of
+Every commit of this project carries custom metadata under ``v6.``; Delta's history shows it. ``CommitKind`` separates
+commits that add no observations: compaction, the empty commit with which a new owner fences off the old one, changes of
 schema.
 """
 
@@ -18,17 +18,19 @@ import polars as pl
 
 COMMIT_ID = "v6.commit_id"
 KIND = "v6.kind"
+_AUTHOR = ("asset", "source", "code_version", "partition", "run_id", "epoch", "gateway")
+"""Fields of ``CommitLineage`` and ``CommitInfo`` that metadata keeps as they are."""
 
 
 class CommitKind(enum.StrEnum):
-    """What a commit is for."""
+    """Purpose of a commit."""
 
     DATA = "data"
     FENCE = "fence"
     MAINTENANCE = "maintenance"
     SCHEMA = "schema"
     FOREIGN = "foreign"
-    """Rows written by something that is not this project."""
+    """Rows that another program wrote."""
 
 
 _OPERATIONS = {
@@ -44,13 +46,13 @@ _OPERATIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitLineage:
-    """Who commits: the Dagster asset, its partition if the commit belongs to one, and the run or the streamer's epoch.
+    """Author of a commit: the Dagster asset, its partition if the commit belongs to one, and the run or the epoch.
 
-    ``gateway`` is the ``host:port`` that told the rows; None for rows that are read or computed.
-    With ``partition`` (an ISO date) rows of any other date are refused; leave it out where a commit may span the turn
-    of a trading day. ``replaced`` names the groups of rows that a replacement took the place of, column to text.
-    ``commit_id`` is unique: after a failure that may have landed it tells whether it did, so a
-    caller who tries again passes the same object.
+    Attributes:
+        gateway: ``host:port`` that sent the rows; None for rows that are read or computed.
+        partition: ISO date; rows of any other date are refused. None where a commit may span two trading days.
+        replaced: groups of rows that a replacement took the place of, column to text.
+        commit_id: unique; shows after a failure whether the commit landed, so a retry passes the same object.
     """
 
     asset: str
@@ -65,17 +67,11 @@ class CommitLineage:
     commit_id: str = field(default_factory=lambda: uuid4().hex)
 
     def metadata(self, summary: FrameSummary) -> dict[str, Any]:
-        """Custom metadata of the Delta commit; what is unknown is left out."""
+        """Custom metadata of the Delta commit, without values that are None."""
         values: dict[str, Any] = {
             KIND: self.kind.value,
             COMMIT_ID: self.commit_id,
-            "v6.asset": self.asset,
-            "v6.source": self.source,
-            "v6.code_version": self.code_version,
-            "v6.partition": self.partition,
-            "v6.run_id": self.run_id,
-            "v6.epoch": self.epoch,
-            "v6.gateway": self.gateway,
+            **{f"v6.{name}": getattr(self, name) for name in _AUTHOR},
             "v6.replaced": [dict(group) for group in self.replaced] or None,
             "v6.rows": summary.rows,
             "v6.contracts": summary.contracts,
@@ -88,10 +84,7 @@ class CommitLineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSummary:
-    """What a frame holds: ``contracts`` counts distinct (account, conid), or conids where rows have no account.
-
-    It is 0 for a table without contracts.
-    """
+    """Numbers of a frame; ``contracts`` counts distinct (account, conid), or conids where rows have no account."""
 
     rows: int
     contracts: int
@@ -101,7 +94,7 @@ class FrameSummary:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> FrameSummary:
-        """Count a frame of a table's exact schema."""
+        """Summarize a frame of a table's exact schema; ``contracts`` is 0 for a table without contracts."""
         days = frame.group_by("date").len().sort("date")
         of_contract = [name for name in ("account", "conid") if name in frame.columns]
         contracts = frame.select(of_contract).n_unique() if "conid" in of_contract and frame.height else 0
@@ -116,7 +109,7 @@ class FrameSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitInfo:
-    """A commit as the log has it; lineage fields are None (``rows`` 0) for commits that carry none."""
+    """A commit as the log has it; without metadata of this project, its fields are None and ``rows`` is 0."""
 
     version: int
     committed_at: datetime
@@ -139,7 +132,7 @@ class CommitInfo:
 
     @classmethod
     def parse(cls, entry: dict[str, Any]) -> CommitInfo:
-        """From a ``commitInfo`` of the log with its ``version``."""
+        """Parse a ``commitInfo`` of the log with its ``version``."""
         operation = str(entry.get("operation", ""))
         return cls(
             version=int(entry["version"]),
@@ -149,13 +142,7 @@ class CommitInfo:
             rows=int(entry.get("v6.rows", 0)),
             contracts=int(entry.get("v6.contracts", 0)),
             rows_by_date={date.fromisoformat(day): int(n) for day, n in entry.get("v6.rows_by_date", {}).items()},
-            asset=entry.get("v6.asset"),
-            source=entry.get("v6.source"),
-            partition=entry.get("v6.partition"),
-            run_id=entry.get("v6.run_id"),
-            epoch=entry.get("v6.epoch"),
-            gateway=entry.get("v6.gateway"),
-            code_version=entry.get("v6.code_version"),
+            **{name: entry.get(f"v6.{name}") for name in _AUTHOR},
             first_timestamp=_instant(entry.get("v6.first_timestamp")),
             last_timestamp=_instant(entry.get("v6.last_timestamp")),
             replaced=tuple(entry.get("v6.replaced", ())),

@@ -1,7 +1,7 @@
 """Replacing a group of rows as a whole: a trading day, or an account's trading day, of the tables of history.
 
-Content is compared first, lineage columns aside: a second run of equal content commits nothing. Whatever happens, the
-table holds a group's old rows or its new ones.
+Content is compared first, without the columns of provenance: a second run of equal content commits nothing. The table
+holds either a group's old rows or its new ones, whatever fails.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake.columns import PARTITION_COLUMN, TableSpec
 from v6_pipeline.lake.commits import commit_entries
+from v6_pipeline.lake.faults import too_many_conflicts
 from v6_pipeline.lake.lineage import CommitInfo, CommitKind, CommitLineage
 from v6_pipeline.lake.reader import scan
 from v6_pipeline.lake.table import DeltaTableStore
@@ -27,13 +28,13 @@ Group = tuple[date | str, ...]
 """Values of ``TableSpec.replaced_by``: (date,) or (date, account)."""
 
 REPLACE_ATTEMPTS = 50
-"""Any other commit is a conflict, those of other days too: each attempt has a landed change of another behind it."""
+"""Any other commit is a conflict, also of another day: another writer's commit has landed before each attempt."""
 _VERSIONS_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """What a replacement left: the rows of its groups, the version that holds them, whether that is a new one.
+    """Result of a replacement: the rows of its groups, the version that holds them, and whether that is a new one.
 
     ``version`` is None if there is no table yet, and no row for it.
     """
@@ -51,18 +52,14 @@ def replace(
     *,
     accounts: Collection[str] = (),
 ) -> Replacement:
-    """Let ``frame`` take the place of all rows of ``groups``, in one commit at most, durable on return.
+    """Replace all rows of ``groups`` with ``frame``, in one commit at most, durable on return.
 
-    Args:
-        store: a table with ``replaced_by``.
-        frame: the new rows, of these groups only; a group without any is emptied.
-        groups: what is replaced.
-        commit: who commits; after a failure, call again with the same: what did land is found.
-        accounts: for a table without accounts, those that the rows are for, which the lake must admit.
+    A group without rows in ``frame`` is emptied. After a failure, call again with the same ``commit``: a commit that has
+    landed is found. ``accounts`` are those of the rows, which the lake must admit, for a table without that column.
 
     Raises:
         LakeError: the groups or rows are refused, or the table is damaged, not writable or unreachable.
-        LakeConflictError: others changed the table each time.
+        LakeConflictError: other writers changed the table during each attempt.
     """
     _check_groups(store.spec, groups)
     rows = store.prepare(frame, commit, accounts=accounts)
@@ -82,9 +79,7 @@ def replace(
         except LakeConflictError:
             continue
         return Replacement(version=made.version, changed=True, rows=rows.height)
-    raise LakeConflictError(
-        f"table {store.spec.name} is being changed by others: {REPLACE_ATTEMPTS} commits lost; try again"
-    )
+    raise too_many_conflicts(store.spec.name, REPLACE_ATTEMPTS)
 
 
 def _check_groups(spec: TableSpec, groups: Sequence[Group]) -> None:
@@ -113,22 +108,22 @@ def _check_inside(spec: TableSpec, rows: pl.DataFrame, groups: Sequence[Group]) 
 
 
 def _is_there(store: DeltaTableStore, handle: DeltaTable, rows: pl.DataFrame, groups: Sequence[Group]) -> bool:
-    """Whether the table holds these very rows of the groups and no other, in any order."""
+    """Return whether the table holds exactly these rows of the groups, in any order."""
     spec = store.spec
-    told = [name for name in spec.column_names if name not in spec.provenance]
+    compared = [name for name in spec.column_names if name not in spec.provenance]
     days = {value for group in groups for value in group if isinstance(value, date)}
     with store.faults():
-        # The days apart, for they alone keep other files from being read.
+        # The days in a filter of their own: only they keep other files from being read.
         of_days = scan(store, handle, None).filter(pl.col(PARTITION_COLUMN).is_in(days))
-        held = of_days.filter(_of_groups(spec, groups)).select(told).collect()
+        held = of_days.filter(_of_groups(spec, groups)).select(compared).collect()
     key = list(spec.key)
-    return held.height == rows.height and held.sort(key).equals(rows.select(told).sort(key), null_equal=True)
+    return held.height == rows.height and held.sort(key).equals(rows.select(compared).sort(key), null_equal=True)
 
 
 def _written_by(store: DeltaTableStore, handle: DeltaTable, groups: Sequence[Mapping[str, str]]) -> int:
-    """The version by which all the groups had their content: the newest that replaced one of them.
+    """Return the newest version that replaced one of the groups: since then all have their content.
 
-    The handle's own where the log no longer reaches back that far.
+    The handle's own version if the log does not reach back that far.
     """
     newest = handle.version()
     last = newest
@@ -140,7 +135,7 @@ def _written_by(store: DeltaTableStore, handle: DeltaTable, groups: Sequence[Map
         for commit in reversed(commits):
             if commit.kind is CommitKind.DATA and any(group in groups for group in commit.replaced):
                 return commit.version
-        if len(commits) < last - first + 1:  # expired from here on
+        if len(commits) < last - first + 1:  # older commits have expired
             break
         last = first - 1
     return newest

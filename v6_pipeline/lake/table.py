@@ -1,7 +1,7 @@
-"""One Delta table: opening, creating and appending, whole or not at all.
+"""One Delta table: open, create and append, atomically.
 
-Many processes may append at once: appends never conflict with each other nor with compaction. A table that one owner
-at a time may write is written through ``lake.fencing`` instead.
+Many processes may append at once: appends never conflict with each other nor with compaction. A table with a single
+owner at a time is written through ``lake.fencing`` instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from v6_pipeline.errors import LakeConflictError, LakeError
 from v6_pipeline.lake import definition
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.commits import commit_entries
-from v6_pipeline.lake.faults import damaged, gone, is_conflict, lake_error, lake_faults, safe_uri
+from v6_pipeline.lake.faults import damaged, gone, is_conflict, lake_error, lake_faults, safe_uri, too_many_conflicts
 from v6_pipeline.lake.lineage import COMMIT_ID, CommitLineage, FrameSummary
 from v6_pipeline.lake.recovery.durability import (
     LOG_FOLDER,
@@ -34,13 +34,13 @@ from v6_pipeline.lake.recovery.inspection import Damage, DamageKind, inspect, ta
 from v6_pipeline.lake.validation import conform
 
 Admit = Callable[[Sequence[str]], None]
-"""Raises ``LakeError`` if rows of these accounts may not enter the lake."""
+"""Raises ``LakeError`` if the lake does not admit rows of these accounts."""
 
 CONFLICT_ATTEMPTS = 10
-"""An append conflicts only with a change of the table itself, so that each attempt has a landed change behind it."""
+"""An append conflicts only with a change of the table itself: such a change has landed before each attempt."""
 _HOOKS = PostCommitHookProperties(
-    # Removing expired logs lists the whole log folder, which made an append at 1,600 log files cost 28 ms against 16:
-    # compaction does it instead, once per ~50 commits.
+    # Removing expired logs lists the whole log folder, which made an append at 1,600 log files take 28 ms instead of
+    # 16. Compaction removes them, once per ~50 commits.
     create_checkpoint=True,
     cleanup_expired_logs=False,
 )
@@ -48,10 +48,7 @@ _HOOKS = PostCommitHookProperties(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """What an append made; ``version`` is None if there was nothing to append.
-
-    ``contracts`` counts (account, conid).
-    """
+    """Result of an append; ``version`` is None without rows, ``contracts`` counts (account, conid)."""
 
     version: int | None
     rows: int = 0
@@ -61,7 +58,7 @@ class Commit:
 
 
 class DeltaTableStore:
-    """A table of the lake at ``uri``; nothing is read or created before the first use.
+    """A table of the lake at ``uri``; the first use reads or creates it.
 
     Not safe for threads: one per thread, any number of processes.
     """
@@ -82,17 +79,17 @@ class DeltaTableStore:
         self._fsync = fsync
         self._handle: DeltaTable | None = None
         self._doubtful: dict[str, int] = {}
-        """Commits that failed in a way that may have landed: commit id to the version before."""
+        """Commits that failed but may have landed: commit id to the version before."""
 
     def __repr__(self) -> str:
         return f"DeltaTableStore({self.spec.name!r}, {safe_uri(self.uri)!r})"
 
     def faults(self) -> AbstractContextManager[None]:
-        """Within it, faults of delta-rs, polars and the disk become ``LakeError``."""
+        """Turn errors of delta-rs, polars and the disk within the context into ``LakeError``."""
         return lake_faults(table=self.spec.name, uri=self.uri, options=self.storage_options)
 
     def load(self) -> DeltaTable | None:
-        """A new handle on the table as it is now, neither created nor migrated; None if there is no table.
+        """Return a new handle on the table as it is now, neither created nor migrated; None if there is no table.
 
         Raises:
             LakeError: damaged, unreachable, or newer than this code.
@@ -115,10 +112,10 @@ class DeltaTableStore:
         return handle
 
     def open(self) -> DeltaTable:
-        """A new handle on the table, which is created first if missing and migrated if older.
+        """Return a new handle on the table, after creating it if it is missing and migrating it if it is older.
 
-        The tail of a table on a local disk is looked at: a power cut can leave what delta-rs opens as if nothing were
-        missing, and whoever writes on top buries it.
+        The newest files of a table on a local disk are inspected: delta-rs opens a table damaged by a power cut as if
+        nothing were missing, and a commit on top would hide the damage.
 
         Raises:
             LakeError: damaged, not writable, unreachable, newer than this code, or of other columns.
@@ -142,12 +139,12 @@ class DeltaTableStore:
     def append(self, frame: pl.DataFrame, commit: CommitLineage) -> Commit:
         """Append rows in one commit, durable on return; an empty frame makes none.
 
-        Checked whole before anything is written. After a failure, call again with the same ``commit``: if the first
-        did land, that one is returned and nothing is written twice.
+        All rows are checked before anything is written. After a failure, call again with the same ``commit``: if the
+        first attempt has landed, it is returned and nothing is written twice.
 
         Raises:
             LakeError: rows refused, or the table is damaged, not writable or unreachable.
-            LakeConflictError: others changed the table each time, ten times over.
+            LakeConflictError: other writers changed the table during each of ten attempts.
         """
         rows = self.prepare(frame, commit)
         if not rows.height:
@@ -161,12 +158,10 @@ class DeltaTableStore:
                 return self.commit(handle, rows, commit)
             except LakeConflictError:
                 continue
-        raise LakeConflictError(
-            f"table {self.spec.name} is being changed by others: {CONFLICT_ATTEMPTS} commits lost; try again"
-        )
+        raise too_many_conflicts(self.spec.name, CONFLICT_ATTEMPTS)
 
     def current(self) -> DeltaTable:
-        """The store's own handle at the newest version; the table is opened, or created, first.
+        """Return the store's own handle at the newest version, after opening or creating the table.
 
         Raises:
             LakeError: as ``open`` and ``refresh``.
@@ -177,12 +172,9 @@ class DeltaTableStore:
         return self._handle
 
     def prepare(self, frame: pl.DataFrame, commit: CommitLineage, *, accounts: Collection[str] = ()) -> pl.DataFrame:
-        """The frame as the table wants it, its accounts admitted to the lake; nothing is written.
+        """Return the frame in the table's form, its accounts admitted to the lake; nothing is written.
 
-        Args:
-            frame: the rows.
-            commit: who commits.
-            accounts: whose rows they are, for a table without a column that says so.
+        ``accounts`` are those of the rows, for a table without that column.
 
         Raises:
             LakeError: the rows are refused.
@@ -191,7 +183,7 @@ class DeltaTableStore:
         if self._admit is not None and rows.height:
             named = rows.get_column("account").unique().to_list() if self.spec.has("account") else sorted(accounts)
             if not named:
-                raise LakeError(f"rows of {self.spec.name} name no account: pass the accounts that they are for")
+                raise LakeError(f"rows of {self.spec.name} name no account: pass their accounts")
             self._admit(named)
         return rows
 
@@ -204,18 +196,14 @@ class DeltaTableStore:
         *,
         replacing: str | None = None,
     ) -> Commit:
-        """One attempt on this very handle, without refreshing it first; durable on return.
+        """Commit in one attempt on this handle, without refreshing it first; durable on return.
 
-        Args:
-            handle: as given by ``open``; afterwards at the new version.
-            rows: as given by ``prepare``; may be empty, which makes a commit without rows.
-            commit: who commits.
-            transaction: application transaction that goes with it.
-            replacing: predicate of the rows that these take the place of; by default none.
+        ``handle`` is from ``open``, and afterwards at the new version. ``rows`` are from ``prepare``; an empty frame makes
+        a commit without rows. ``replacing`` is a predicate of the rows to replace.
 
         Raises:
             LakeConflictError: lost against another commit; nothing was written.
-            LakeError: failed, or its outcome is unknown, which ``look_up`` can settle.
+            LakeError: failed, or the outcome is unknown until ``look_up`` finds it.
         """
         self._check_present()
         before = handle.version()
@@ -241,7 +229,7 @@ class DeltaTableStore:
     def write(
         self, handle: DeltaTable, rows: pl.DataFrame, commit: CommitLineage, transaction: Transaction | None
     ) -> None:
-        """The bare delta-rs call, apart so that tests can make it fail at a chosen moment."""
+        """Append with delta-rs; a method of its own so that tests can make it fail at a chosen moment."""
         write_deltalake(
             handle,
             rows,
@@ -254,14 +242,14 @@ class DeltaTableStore:
         )
 
     def overwrite(self, handle: DeltaTable, rows: pl.DataFrame, commit: CommitLineage, predicate: str) -> None:
-        """As ``write``, in place of the rows of ``predicate``; lost if any commit came since the handle's version."""
+        """Replace the rows of ``predicate``; conflicts with any commit since the handle's version."""
         write_deltalake(
             handle,
             rows,
             mode="overwrite",
             predicate=predicate,
-            # delta-rs would retry what it takes to be no conflict. Without, the rows that were looked at before are
-            # those that are replaced, whatever the other commit was.
+            # delta-rs would retry commits that it takes for compatible. Without retries exactly the rows that were
+            # compared before are replaced, whatever the other commit did.
             commit_properties=CommitProperties(
                 custom_metadata=commit.metadata(FrameSummary.of(rows)), max_commit_retries=0
             ),
@@ -269,12 +257,10 @@ class DeltaTableStore:
         )
 
     def look_up(self, handle: DeltaTable, commit_id: str) -> int | None:
-        """The version that holds a commit whose outcome was unknown, made durable.
-
-        None if it did not land or never failed.
+        """Return the version of a commit whose outcome was unknown, made durable; None if it has not landed.
 
         Raises:
-            LakeError: the table cannot be read, so that it stays unknown.
+            LakeError: the table cannot be read: the outcome stays unknown.
         """
         before = self._doubtful.get(commit_id)
         if before is None:
@@ -292,14 +278,14 @@ class DeltaTableStore:
         """Bring a handle to the newest version.
 
         Raises:
-            LakeError: damaged, unreachable, or migrated past this code meanwhile.
+            LakeError: damaged, unreachable, or migrated to a version newer than this code.
         """
         with self.faults():
             handle.update_incremental()
         definition.stored_version(handle, self.spec)
 
     def describe(self, version: int, rows: pl.DataFrame, commit: CommitLineage) -> Commit:
-        """The result of a landed commit."""
+        """Return the result of a commit that has landed."""
         summary = FrameSummary.of(rows)
         return Commit(
             version=version,
@@ -323,13 +309,13 @@ class DeltaTableStore:
         try:
             landed = self.look_up(handle, commit.commit_id)
         except LakeError:
-            raise failure from None  # still unknown: the next attempt with this lineage looks again
+            raise failure from None  # still unknown: the next attempt with this lineage looks it up again
         if landed is None:
             raise failure
         return landed
 
     def _own_version(self, version: int, before: int, commit: CommitLineage) -> int:
-        """The version that this commit made: the handle's, which the log itself must confirm where it is at hand."""
+        """Return the version of this commit: the handle's, which a local log must confirm."""
         folder = local_path(self.uri)
         if folder is None:
             return version
@@ -342,13 +328,13 @@ class DeltaTableStore:
         raise OSError(f"the log of version {version} does not hold the commit just made")
 
     def _check_present(self) -> None:
-        """delta-rs would write into the empty folder where a disk was mounted, on which nobody ever looks again."""
+        """Refuse to write into the empty folder of an unmounted disk, as delta-rs would."""
         folder = local_path(self.uri)
         if folder is not None and not (folder / LOG_FOLDER).exists():
             raise gone(table=self.spec.name, uri=self.uri)
 
     def _check_newest_log(self, version: int) -> None:
-        """Refuse an empty newest log file: delta-rs opens what a power cut left as if its rows had never been."""
+        """Refuse an empty newest log file: delta-rs opens such a table as if the rows had never existed."""
         folder = local_path(self.uri)
         if folder is None:
             return
@@ -358,7 +344,7 @@ class DeltaTableStore:
             raise self._damaged(Damage(kind=kind, file=found.relative_to(folder).as_posix(), version=version))
 
     def _why_unreadable(self) -> Damage | None:
-        """The damage that keeps delta-rs from opening the table, where its files are at hand."""
+        """Return the damage that keeps delta-rs from opening a table on a local disk."""
         folder = local_path(self.uri)
         if folder is None or not folder.is_dir():
             return None

@@ -311,7 +311,7 @@ def test_simulated_and_real_accounts_do_not_mix(tmp_path: Path) -> None:
         replace(lake.table(FLEX_POSITIONS), held(FIRST, "DU1", 1), [(FIRST, "DU1")], lineage())
     with pytest.raises(LakeError, match="DU1 is real"):
         replace(lake.table(HISTORICAL_CLOSES), closes, [(FIRST,)], lineage(), accounts=["DU1"])
-    with pytest.raises(LakeError, match="name no account: pass the accounts that they are for"):
+    with pytest.raises(LakeError, match="name no account: pass their accounts"):
         replace(lake.table(HISTORICAL_CLOSES), closes, [(FIRST,)], lineage())
     assert replace(lake.table(HISTORICAL_CLOSES), closes, [(FIRST,)], lineage(), accounts=["SIM1"]).changed
 

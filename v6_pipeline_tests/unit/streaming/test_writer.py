@@ -176,7 +176,7 @@ async def test_a_failed_compaction_is_reported_until_one_succeeds(
         await writer.on_position_update(update(1))
         await writer.flush()
     assert writer.status().last_compaction_error == "no space left"
-    assert "compaction failed, tried again after 1 commits: no space left" in caplog.text
+    assert "compaction failed, retrying after 1 commits: no space left" in caplog.text
 
     await writer.on_position_update(update(1))
     await writer.flush()
