@@ -54,8 +54,8 @@ def replace(
 ) -> Replacement:
     """Replace all rows of ``groups`` with ``frame``, in one commit at most, durable on return.
 
-    A group without rows in ``frame`` is emptied. After a failure, call again with the same ``commit``: a commit that has
-    landed is found. ``accounts`` are those of the rows, which the lake must admit, for a table without that column.
+    A group without rows in ``frame`` is emptied. After a failure, call again with the same ``commit``: a commit that
+    has landed is found. ``accounts`` are those of the rows, which the lake must admit, for a table without that column.
 
     Raises:
         LakeError: the groups or rows are refused, or the table is damaged, not writable or unreachable.

@@ -198,8 +198,8 @@ class DeltaTableStore:
     ) -> Commit:
         """Commit in one attempt on this handle, without refreshing it first; durable on return.
 
-        ``handle`` is from ``open``, and afterwards at the new version. ``rows`` are from ``prepare``; an empty frame makes
-        a commit without rows. ``replacing`` is a predicate of the rows to replace.
+        ``handle`` is from ``open``, and afterwards at the new version. ``rows`` are from ``prepare``; an empty frame
+        makes a commit without rows. ``replacing`` is a predicate of the rows to replace.
 
         Raises:
             LakeConflictError: lost against another commit; nothing was written.
