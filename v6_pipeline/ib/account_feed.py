@@ -67,8 +67,6 @@ class AccountFeed:
     """Downloads accounts over one connection.
 
     Args:
-        connection: connected.
-        clock: UTC now.
         timeout: seconds for one account's download.
         pnl_timeout: seconds to wait for the daily P&L, which IB may not send at all.
     """

@@ -44,11 +44,7 @@ class Allowance(Protocol):
 
 
 class LocalAllowance:
-    """An allowance for this process alone.
-
-    Args:
-        rate: messages a second.
-    """
+    """An allowance for this process alone, at ``rate`` messages a second."""
 
     def __init__(self, rate: float) -> None:
         self._state = pacing.PacingState(gateway="", configured_rate=rate, next_at=_ZERO)
@@ -72,11 +68,9 @@ class SharedAllowance:
     """The allowance of all processes that use a gateway, handed out by the state database in small grants.
 
     Args:
-        database: of all processes.
         gateway: ``host:port``, the same text in every process.
         rate: messages a second by this process's settings. The process that started last has the newest settings, so
             its rate applies to all processes from its first grant on.
-        clock: UTC now.
 
     While the database fails or does not answer within ``SLOW_SECONDS``, this process sends at ``1 / SHARES`` of the
     rate, so that all processes together keep to it. A process that is cut off alone adds its share to the others' rate.

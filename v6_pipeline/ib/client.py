@@ -27,10 +27,8 @@ _READ_ONLY = "this connection is read-only: v6_pipeline never sends, changes or 
 class ReadOnlyIB(IB):
     """An ``IB`` that cannot send an order, and sends each message at an instant of the pacer.
 
-    Build it inside the running event loop that will own it: eventkit binds to the loop it finds.
-
-    Args:
-        pacer: replaces ib_async's own throttle, which does not count the messages of other processes.
+    Build it inside the running event loop that will own it: eventkit binds to the loop it finds. ``pacer`` replaces
+    ib_async's own throttle, which does not count the messages of other processes.
     """
 
     def __init__(self, pacer: MessagePacer) -> None:
@@ -130,8 +128,7 @@ class ReadOnlyIB(IB):
     def ask_time(self, *, urgent: bool = False) -> asyncio.Future[int]:
         """Request the gateway's time; the future gets the answer to this very request, in seconds since 1970.
 
-        Args:
-            urgent: overtake waiting messages. Otherwise the answer proves that all messages sent before were read.
+        ``urgent`` overtakes waiting messages. Otherwise the answer proves that all messages sent before were read.
         """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._sends_urgently = urgent

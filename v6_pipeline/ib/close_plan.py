@@ -103,23 +103,12 @@ def bar_types(sec_type: SecType) -> tuple[BarType, ...]:
 
 
 def is_forgotten(contract: ContractSpec, today: date) -> bool:
-    """Return whether IB has no history of the contract any more: of expired futures it still has.
-
-    Args:
-        contract: the contract to request.
-        today: the exchange's date.
-    """
+    """Return whether IB has no history of the contract by ``today``, the exchange's date; of expired futures it has."""
     return contract.sec_type.is_option and contract.has_expired(today)
 
 
 def close_window(calendar: TradingCalendar, day: date, *, until_end: bool = False) -> CloseWindow:
-    """Return the window of a trading day.
-
-    Args:
-        calendar: has the sessions.
-        day: a trading day.
-        until_end: the cut-off is the day's end (``V6_MARKET_HOURS=always``).
-    """
+    """Return the window of a trading day; ``until_end`` cuts off at its end (``V6_MARKET_HOURS=always``)."""
     session = calendar.session(day)
     cut_off = calendar.ends_at(day) if until_end else session.cut_off
     return CloseWindow(day, calendar.begins_at(day), session.closes_at, cut_off)

@@ -63,8 +63,7 @@ class CircuitBreaker:
     """Stops attempts for a while after ``failures`` in a row, so that a dead gateway is not hammered all night.
 
     Args:
-        failures: how many in a row open it.
-        pause_seconds: how long it stays open; then one attempt decides.
+        pause_seconds: time for which it stays open; then one attempt decides.
         clock: monotonic seconds.
     """
 
@@ -118,10 +117,7 @@ class IBConnectionManager(GatewayRequests):
     """A read-only connection with a deadline on everything.
 
     Args:
-        host: the gateway's host.
-        port: the gateway's port.
         client_id: unique among the gateway's clients.
-        policy: time-outs and backoff.
         clock: monotonic seconds.
         sleep: waits between attempts.
         pacer: lets messages leave; by default an allowance of this connection alone, at the policy's rate.
@@ -233,11 +229,7 @@ class IBConnectionManager(GatewayRequests):
         await retrying(self.connect)
 
     async def close(self, reason: str = "closed") -> None:
-        """Disconnect and end requests under way at once; harmless if not connected.
-
-        Args:
-            reason: returned by ``wait_lost``.
-        """
+        """Disconnect, and end requests under way; harmless if not connected. ``wait_lost`` returns ``reason``."""
         self._drop_client()
         self._mark_lost(reason)
         # asyncio closes the socket in the loop's next iteration.

@@ -46,13 +46,7 @@ class _Found:
 
 
 class ContractCache:
-    """Looks contracts up, each at most once a week.
-
-    Args:
-        database: holds the cache.
-        connection: must be connected to look up what is not cached.
-        clock: UTC now.
-    """
+    """Looks contracts up, each at most once a week. The connection must be up to look up what is not cached."""
 
     def __init__(self, database: StateDatabase, connection: IBConnectionManager, clock: Clock) -> None:
         self._database = database

@@ -96,10 +96,7 @@ async def qualify_all(
 ) -> dict[int, ContractSpec | GatewayError]:
     """Look up many contracts; a failed one is in the answer as its error, so that it does not fail the others.
 
-    Args:
-        connection: connected.
-        conids: of the contracts.
-        at_once: requests under way at a time; a burst of thousands would exceed IB's message rate.
+    At most ``at_once`` requests are under way: a burst of thousands would exceed IB's message rate.
     """
     gate = asyncio.Semaphore(at_once)
 

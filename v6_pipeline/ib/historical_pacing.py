@@ -32,10 +32,8 @@ class HistoricalPacer:
     """Admits the requests of one run when the rules over all runs allow it.
 
     Args:
-        database: of all processes.
         gateway: ``host:port``, the same text in every process.
-        holder: names the run.
-        clock: UTC now.
+        holder: unique to the run.
         rate: requests a second.
     """
 

@@ -78,10 +78,7 @@ async def request_bars(
 ) -> list[Bar]:
     """Make one request and return its bars; none if IB has none. Cancel it when it takes too long.
 
-    Args:
-        connection: connected.
-        request: the bars to request.
-        timeout: seconds from when the message has left.
+    ``timeout`` is in seconds from when the message has left.
 
     Raises:
         HistoryRefusedError: IB refused it; the code says why.
@@ -137,13 +134,7 @@ async def daily_closes(
 ) -> list[FetchedClose]:
     """Return each day's close, or the reason for none: one request per span of days, a second kind of bars for gaps.
 
-    Args:
-        connection: connected.
-        pacer: admits each request.
-        contract: qualified.
-        windows: of the days.
-        clock: UTC now.
-        timeout: seconds per request.
+    ``contract`` is qualified; ``timeout`` is in seconds per request.
 
     Raises:
         GatewayError: the connection closed.

@@ -24,11 +24,7 @@ _TOLERANCE = TOLERANCE.total_seconds()
 
 
 class MessagePacer:
-    """Spends an allowance for one connection manager.
-
-    Args:
-        allowance: source of the instants.
-    """
+    """Spends an allowance for one connection manager."""
 
     def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
@@ -49,8 +45,7 @@ class MessagePacer:
     async def wait_to_send(self, waiting: int = 1) -> None:
         """Wait until a message may be sent. It must be sent before anything else is awaited.
 
-        Args:
-            waiting: messages that wait, this one included.
+        ``waiting`` is the number of waiting messages, this one included.
         """
         loop = asyncio.get_running_loop()
         while True:

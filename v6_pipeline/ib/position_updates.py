@@ -26,13 +26,8 @@ def streamed_update(
 ) -> PositionUpdate:
     """Return a row of a streamed holding. ``realized_pnl`` is null: no quote carries it.
 
-    Args:
-        holding: of the account; position 0 means that it was closed, and its value is then 0.
-        contract: qualified.
-        quote: the newest; None before the first tick.
-        base: the account's base currency, if known yet.
-        strategy_ids: active strategies that the contract serves.
-        now: UTC.
+    A holding with position 0 was closed, and its value is 0. ``quote`` is None before the first tick, ``base`` until
+    the account's base currency is known; ``contract`` is qualified.
     """
     newest = quote or NO_QUOTE
     price, source = mark_of(newest) or (None, None)

@@ -34,13 +34,7 @@ class RequestTimeouts:
 
 
 class GatewayRequests:
-    """The current client of a gateway, and requests over it.
-
-    Args:
-        host: the gateway's host.
-        port: the gateway's port.
-        timeouts: for every request that names none itself.
-    """
+    """The current client of a gateway, and requests over it; ``timeouts`` are for those that name none."""
 
     def __init__(self, host: str, port: int, timeouts: RequestTimeouts) -> None:
         self.host = host
@@ -78,8 +72,8 @@ class GatewayRequests:
         """Await an answer of the gateway, with a deadline.
 
         Args:
-            answer: what ib_async returns for the request.
-            what: names it in errors, such as "positions".
+            answer: from ib_async, for the request.
+            what: names the request in errors, such as "positions".
             timeout: seconds from when the request has left; the policy's by default.
 
         Raises:
@@ -92,8 +86,8 @@ class GatewayRequests:
         """Await an answer in many messages, with a deadline for each silence and a late one for the whole.
 
         Args:
-            answer: what ib_async returns for the request.
-            what: names it in errors, such as "positions".
+            answer: from ib_async, for the request.
+            what: names the request in errors, such as "positions".
             rows: emitted by ib_async with each of the messages.
 
         Raises:
@@ -148,11 +142,7 @@ class GatewayRequests:
     async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[Callable[[], None]]:
         """``asyncio.timeout`` that begins once all messages queued so far have left: they wait for the message rate.
 
-        Yields a function that restarts it, once it has begun.
-
-        Args:
-            seconds: from then on.
-            urgent: only urgent messages count.
+        Yields a function that restarts it, once it has begun. With ``urgent``, only urgent messages count.
         """
         loop = asyncio.get_running_loop()
         # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.

@@ -53,16 +53,8 @@ def decide_refresh(
 ) -> RefreshDecision:
     """Decide whether to refresh in this minute.
 
-    Args:
-        market_open: the result of ``is_refresh_time``.
-        active_run_id: a refresh that is queued or runs.
-        due: counts of holdings: streamed, fresh, due.
-        queue: counts of items.
-        last_run_at: launch of the last refresh; None if there was none.
-        last_run_failed: the last refresh ended in failure.
-        outage: window in which IB is expected to be away now. Refreshes continue in it until one fails.
-        refresh_seconds: maximum age of a value.
-        now: UTC.
+    ``market_open`` is the result of ``is_refresh_time``, ``active_run_id`` a refresh that is queued or runs. In an
+    ``outage``, in which IB is expected to be away, refreshes continue until one fails.
     """
     if active_run_id is not None:
         return RefreshDecision(refresh=False, reason=f"run {active_run_id[:8]} refreshes already")

@@ -36,11 +36,8 @@ def reconcile(
 ) -> Reconciliation:
     """Sort the holdings of a batch.
 
-    Args:
-        keys: of the batch's items.
-        downloaded: the complete account downloads' rows, those closed today with position 0.
-        held: the complete position feed's keys.
-        known: what was held before, open or closed.
+    ``downloaded`` has the rows of complete account downloads, those closed today with position 0; ``held`` the keys of
+    the complete position feed; ``known`` what was held before, open or closed.
     """
     valued: dict[Key, PortfolioValue] = {}
     gone: dict[Key, Holding] = {}

@@ -1,4 +1,4 @@
-"""The back-off rule of every rate that several processes share: a violation halves it, quiet minutes double it again.
+"""The back-off rule of each rate that processes share: a violation halves it, quiet minutes double it again.
 
 Pure: state and event in, new state out. ``messages`` and ``historical`` keep the state in a row per gateway.
 """
@@ -58,14 +58,7 @@ S = TypeVar("S", bound=RateState)
 
 
 def slow_down(state: S, reason: str, rule: BackOffRule, *, now: datetime) -> S:
-    """Halve the rate, once per burst of violations, and pause.
-
-    Args:
-        state: before.
-        reason: IB's code and text.
-        rule: of this kind of message.
-        now: UTC, when the violation was reported.
-    """
+    """Halve the rate, once per burst of violations, and pause; ``reason`` is IB's code and text."""
     if state.slowed_at is not None and timedelta(0) <= now - state.slowed_at < rule.burst:
         return state
     resume_at = (max(state.next_at, now) if rule.pause_after_granted else now) + rule.pause
