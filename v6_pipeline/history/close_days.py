@@ -32,7 +32,7 @@ _SOURCE = "history"
 
 @dataclass(slots=True)
 class _Wanted:
-    """Which closes are wanted, and of whom."""
+    """Days by conid whose close is wanted, and accounts by day."""
 
     days: dict[int, list[date]] = field(default_factory=dict)
     contracts: dict[int, ContractSpec] = field(default_factory=dict)
@@ -48,15 +48,10 @@ class _Wanted:
 
 
 def close_days(context: HistoryContext, days: Sequence[date], *, refetch: bool = False) -> Iterator[Outcome]:
-    """Fetch and write the closes of the contracts held on trading days.
-
-    Args:
-        context: what to work on.
-        days: the trading days.
-        refetch: ask for what was answered before as well.
+    """Fetch and write the closes of the contracts held on trading days; ``refetch`` requests answered ones again.
 
     Raises:
-        GatewayError: the gateway cannot be used; what it answered before that is kept, and not asked for again.
+        GatewayError: the gateway cannot be used; closes that it answered before that are kept, and not requested again.
         LakeError: a table is damaged, not writable or unreachable.
         StateError: the state database cannot be used.
     """
@@ -82,8 +77,8 @@ def close_days(context: HistoryContext, days: Sequence[date], *, refetch: bool =
         yield replace(made, numbers=_numbers(frame))
     if silent := sorted({entry.day for entry in report.unanswered}):
         reason = (
-            f"{len(report.unanswered)} closes were not answered in time: materialize those days again, what was "
-            "answered is not asked for again"
+            f"{len(report.unanswered)} closes were not answered in time: materialize those days again; "
+            "answered closes are not requested again"
         )
         yield Failed(spec=HISTORICAL_CLOSES, days=tuple(silent), reason=reason)
 
@@ -96,14 +91,9 @@ def close_rows(
     run_id: str,
     ingested_at: datetime,
 ) -> pl.DataFrame:
-    """The rows of one trading day, sorted by conid; entries of other days are left out.
+    """Return the rows of a trading day, sorted by conid; entries of other days are left out.
 
-    Args:
-        session: of the day.
-        entries: what was fetched, the days of a whole range for all we care.
-        contracts: by conid. Of one that IB does not know and no position told of, symbol and currency are empty.
-        run_id: names the run.
-        ingested_at: when the rows are handed to Delta.
+    ``contracts`` are by conid; a row without one has an empty symbol and an empty currency.
     """
     of_day = sorted((entry for entry in entries if entry.day == session.day), key=lambda entry: entry.conid)
     rows = [_row(entry, session, contracts.get(entry.conid), run_id, ingested_at.astimezone(UTC)) for entry in of_day]

@@ -1,4 +1,4 @@
-"""What making history works on, and what it tells of each trading day as it is done."""
+"""The context of a run that makes days of history, and the outcome of each day."""
 
 from __future__ import annotations
 
@@ -27,15 +27,12 @@ from v6_pipeline.state.registry.registry import StrategyRegistry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A trading day of a table that holds now what it should.
+    """A trading day of a table that is up to date.
 
     Attributes:
-        spec: the table.
-        day: the trading day.
         version: Delta version that holds the day; None for a day without rows of a table that does not exist yet.
-        rows: rows of the day.
-        changed: whether this made a commit; False where the content was there already.
-        numbers: what is worth a look, by name.
+        changed: False where the lake had equal content, so that no commit was made.
+        numbers: figures of the day for its metadata, by name.
         dollar_delta: of exposure, by underlying, in ``currency``; empty where accounts differ in it.
         currency: the accounts' base currency.
     """
@@ -52,7 +49,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Trading days of a table that could not be made, and the line that says why and what to do."""
+    """Trading days of a table that could not be made; ``reason`` is one line with the cause and the remedy."""
 
     spec: TableSpec
     days: tuple[date, ...]
@@ -67,9 +64,8 @@ class HistoryContext:
     """Settings, state, lake and clock of one run.
 
     Attributes:
-        run_id: the run that the rows and commits name.
-        now: the clock, UTC.
-        say: takes a line for the run's log.
+        run_id: named in rows and commits.
+        say: writes a line to the run's log.
     """
 
     settings: Settings
@@ -81,11 +77,11 @@ class HistoryContext:
     say: Callable[[str], None]
 
     def window(self, day: date) -> DayWindow:
-        """The observations that count for a trading day."""
+        """Return the span of observations that count for a trading day."""
         return DayWindow.of(self.calendar, day, always=self.settings.market_hours is MarketHours.ALWAYS)
 
     def until(self, day: date) -> datetime:
-        """Return the last instant whose observations count for a day by now (UTC)."""
+        """Return the newest instant whose observations count for a day at this moment (UTC)."""
         return self.window(day).until(self.now())
 
     def write(
@@ -111,11 +107,11 @@ class HistoryContext:
         return Made(spec=spec, day=day, version=done.version, rows=done.rows, changed=done.changed)
 
     def registry_at(self, instant: datetime, *, day: date) -> RegistryAt:
-        """Return the strategies in force at an instant, by which contracts that expired before ``day`` serve none."""
+        """Return the registry as it was at an instant; contracts that expired before ``day`` serve no strategy."""
         registry = StrategyRegistry(self.database, self.now, timezone=self.settings.timezone)
         return RegistryAt(registry.active_on(instant), instant, day=day)
 
     def known_contracts(self, *frames: pl.DataFrame) -> dict[int, ContractSpec]:
-        """Return the contracts that rows name, by conid, as far as the contract cache has them."""
+        """Return the contracts of the rows by conid; those that the contract cache does not have are left out."""
         conids = {conid for frame in frames for conid in frame.get_column("conid").unique()}
         return {conid: item.spec for conid, item in contract_cache.get(self.database, conids).items()}

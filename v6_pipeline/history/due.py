@@ -1,7 +1,6 @@
-"""Whether a snapshot is due, and of which trading day: a pure function behind the schedule.
+"""Decide which trading day's snapshot is due: a pure function for the schedule.
 
-A day is snapshotted while it goes on (provisional), and once more after its cut-off (final). The reason is for people
-and has numbers.
+A day gets provisional snapshots until its cut-off and a final one after it. The reason is shown as the tick's text.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.history.inputs import DayWindow
 
 PROVISIONAL_EVERY = timedelta(minutes=10)
-"""How often the current day is snapshotted before its cut-off."""
+"""Interval of the current day's provisional snapshots."""
 RETRY_AFTER = timedelta(minutes=30)
-"""A day whose snapshot failed is tried again after that: the reason is mostly one that a person must remove."""
+"""Wait before a failed day is tried again: in most cases a person must remove the cause first."""
 FLAT_AGAIN_AFTER = timedelta(hours=12)
-"""A day on which nothing was held leaves no rows to tell that it is done: it is looked at again after that."""
+"""Wait before a flat day is tried again: it leaves no rows that show that it is done."""
 LOOKBACK_SESSIONS = 5
-"""Trading days looked back for one that was left without its final snapshot, as after a weekend's outage."""
+"""Trading days before today that are checked for a missing final snapshot, such as after a weekend's outage."""
 
 
 @dataclass(frozen=True, slots=True)
 class MadeSnapshot:
-    """What the lake holds of a day's snapshot."""
+    """A day's snapshot in the lake."""
 
     final: bool
     made_at: datetime
@@ -33,7 +32,7 @@ class MadeSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRun:
-    """The newest run that made a day's snapshot, or failed to."""
+    """The newest ended run for a day's snapshot."""
 
     started_at: datetime
     succeeded: bool
@@ -41,7 +40,7 @@ class SnapshotRun:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotDecision:
-    """The trading day to snapshot now, or None; and why or why not."""
+    """The trading day to snapshot now, or None, and the reason."""
 
     day: date | None
     reason: str
@@ -49,31 +48,26 @@ class SnapshotDecision:
 
 @dataclass(frozen=True, slots=True)
 class DayRules:
-    """When a trading day's observations count.
-
-    Args:
-        calendar: the trading days.
-        always: ``V6_MARKET_HOURS=always``: a day counts until its end, else until its session's cut-off.
-    """
+    """The span in which a trading day's observations count: to its end if ``always``, else to its session's cut-off."""
 
     calendar: TradingCalendar
     always: bool
 
     def cut_off(self, day: date) -> datetime:
-        """The last instant whose observations count for ``day``, UTC."""
+        """Return the last instant whose observations count for ``day`` (UTC)."""
         return DayWindow.of(self.calendar, day, always=self.always).cut_off
 
     def opens_at(self, day: date) -> datetime:
-        """From when on a provisional snapshot of ``day`` is worth making, UTC."""
+        """Return the instant from which provisional snapshots of ``day`` are made (UTC)."""
         return self.calendar.begins_at(day) if self.always else self.calendar.session(day).opens_at
 
     def is_final(self, day: date, now: datetime) -> bool:
-        """Whether nothing observed from now on counts for ``day``."""
+        """Return whether no later observation counts for ``day``."""
         return now > self.cut_off(day)
 
 
 def recent_days(calendar: TradingCalendar, now: datetime) -> list[date]:
-    """The current trading day and those before it that are looked at, oldest first."""
+    """Return the current trading day and the days before it that are checked, oldest first."""
     today = calendar.trading_day(now)
     first = today
     for _ in range(LOOKBACK_SESSIONS):
@@ -94,19 +88,14 @@ def decide_snapshot(
 ) -> SnapshotDecision:
     """Decide for this tick.
 
-    Args:
-        rules: when a day's observations count.
-        observed: days that the logs or a statement have rows of; others are nothing that a schedule could make.
-        made: the snapshots that are there, by day.
-        runs: the newest run of each day that has ended. One that succeeded without leaving rows found nothing held.
-        active_run_id: a snapshot run that is queued or runs.
-        now: UTC.
+    ``observed`` are the days of which the logs or a statement have rows, ``runs`` the newest ended run of each day (one
+    that succeeded and left no rows found nothing held), ``active_run_id`` a snapshot run that is queued or running.
     """
     if active_run_id is not None:
         return SnapshotDecision(None, f"run {active_run_id[:8]} makes a snapshot already")
     today = rules.calendar.trading_day(now)
     days = [day for day in recent_days(rules.calendar, now) if day in observed]
-    failed = {day for day in days if _rests(runs.get(day), now, RETRY_AFTER, succeeded=False)}
+    failed = {day for day in days if _is_waiting(runs.get(day), now, RETRY_AFTER, succeeded=False)}
     flat = {day for day in days if day not in made and _is_flat(day, rules, runs.get(day), now)}
     for day in days:
         if rules.is_final(day, now) and not _is_final(made.get(day)) and day not in failed | flat:
@@ -137,22 +126,24 @@ def _why_not_today(
     if rules.is_final(today, now):
         return f"{today}: nothing was held, as seen at {_clock(looked_at)}"
     kind = "no position at" if snapshot is None else "provisional snapshot of"
-    rest = max(timedelta(), PROVISIONAL_EVERY - (now - looked_at)).total_seconds()
-    return f"{today}: {kind} {_clock(looked_at)}, the next in {rest:.0f} s; final after {_clock(rules.cut_off(today))}"
+    seconds = max(timedelta(), PROVISIONAL_EVERY - (now - looked_at)).total_seconds()
+    return (
+        f"{today}: {kind} {_clock(looked_at)}, the next in {seconds:.0f} s; final after {_clock(rules.cut_off(today))}"
+    )
 
 
-def _rests(run: SnapshotRun | None, now: datetime, time: timedelta, *, succeeded: bool) -> bool:
+def _is_waiting(run: SnapshotRun | None, now: datetime, time: timedelta, *, succeeded: bool) -> bool:
     return run is not None and run.succeeded is succeeded and now - run.started_at < time
 
 
 def _is_flat(day: date, rules: DayRules, run: SnapshotRun | None, now: datetime) -> bool:
-    """Whether a run after the day's cut-off, to which rows would be its final ones, left none."""
+    """Return whether the last run was after the cut-off and left no rows."""
     is_last = run is not None and rules.is_final(day, run.started_at)
-    return is_last and _rests(run, now, FLAT_AGAIN_AFTER, succeeded=True)
+    return is_last and _is_waiting(run, now, FLAT_AGAIN_AFTER, succeeded=True)
 
 
 def _looked_at(snapshot: MadeSnapshot | None, run: SnapshotRun | None) -> datetime | None:
-    """When a day's snapshot was last made; as equal content makes no commit, the run may be newer than the rows."""
+    """Return when a day's snapshot was last made; a run with equal content is newer than the rows."""
     found = [snapshot.made_at] if snapshot is not None else []
     found += [run.started_at] if run is not None and run.succeeded else []
     return max(found, default=None)

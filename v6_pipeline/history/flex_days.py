@@ -1,7 +1,7 @@
-"""Flex statements of trading days: fetched if need be, read, and written day by day, statement and rows together.
+"""Fetch and read the Flex statements of trading days, and write each day's statement and rows.
 
-Positions and activity are written before the statement that says how many there are, so that a run that was killed in
-between leaves no statement whose positions are missing unnoticed (``day_positions`` compares them).
+Positions and activity are written before the statement that counts them: ``day_positions`` compares the count, so that
+it refuses a day whose run was killed in between.
 """
 
 from __future__ import annotations
@@ -25,26 +25,22 @@ from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMEN
 from v6_pipeline.model import UpdateSource
 
 FLEX_TABLES = (FLEX_POSITIONS, FLEX_ACTIVITY, FLEX_STATEMENTS)
-"""In the order in which a day is written."""
+"""In the order in which the tables of a day are written."""
 _SOURCE = UpdateSource.FLEX.value
 
 
 def flex_days(context: HistoryContext, days: Sequence[date], *, refetch: bool = False) -> Iterator[Outcome]:
-    """Write what Flex statements say of trading days, the oldest first; all three tables, which belong together.
+    """Write the Flex statements of trading days to their three tables, the oldest day first.
 
-    A statement that is older than what the lake has of its account and day is left alone.
-
-    Args:
-        context: what to work on.
-        days: the trading days.
-        refetch: ask the Flex Web Service for days that the folders cover as well.
+    A statement older than the one that the lake has of its account and day is skipped. ``refetch`` requests days from
+    the Flex Web Service that the folders cover already.
 
     Raises:
         FlexError: a folder is missing, or a file changed while it was read.
         LakeError: a table is damaged, not writable or unreachable.
         StateError: the state database cannot be used.
     """
-    troubles = _fetch(context, days, refetch=refetch)
+    problems = _fetch(context, days, refetch=refetch)
     files = FlexFiles(flex_folders(context), context.calendar, context.settings.ib_accounts)
     index = files.index()
     for line in (*index.notes, *index.unreadable):
@@ -58,18 +54,18 @@ def flex_days(context: HistoryContext, days: Sequence[date], *, refetch: bool = 
             context.say(f"{day}: the lake has a newer statement than the folders")
             yield from _unchanged(held, day)
     if missing := tuple(day for day in sorted(days) if day not in index.days):
-        reason = _why_missing(context, missing[0], [*troubles, *index.unreadable])
+        reason = _why_missing(context, missing[0], [*problems, *index.unreadable])
         yield Failed(spec=FLEX_STATEMENTS, days=missing, reason=reason)
 
 
 def flex_folders(context: HistoryContext) -> list[Path]:
-    """The folders that hold statements: the user's, and what was fetched."""
+    """Return the folders of statements: the user's, and that of fetched ones."""
     dropped, fetched = context.settings.flex_dir, context.settings.flex_archive
     return [folder for folder in (dropped, fetched) if folder is not None and (folder == dropped or folder.is_dir())]
 
 
 def _fetch(context: HistoryContext, days: Sequence[date], *, refetch: bool) -> list[str]:
-    """Ask the Flex Web Service for what the user's folder lacks; what went wrong, as lines."""
+    """Fetch days that the user's folder does not have; return a line per problem."""
     settings = context.settings
     # IB makes a day's statement after its end.
     over = [day for day in sorted(days) if context.calendar.ends_at(day) <= context.now()]
@@ -134,10 +130,10 @@ def _unchanged(held: LakeDays, day: date) -> Iterator[Made]:
         yield Made(spec=spec, day=day, version=table.version, rows=table.rows(day).height, changed=False)
 
 
-def _why_missing(context: HistoryContext, day: date, troubles: Sequence[str]) -> str:
+def _why_missing(context: HistoryContext, day: date, problems: Sequence[str]) -> str:
     settings = context.settings
-    if troubles:
-        return f"no Flex statement covers {day}: {'; '.join(troubles[:3])}"
+    if problems:
+        return f"no Flex statement covers {day}: {'; '.join(problems[:3])}"
     if context.calendar.ends_at(day) > context.now():
         return f"no Flex statement covers {day} yet: IB makes it after the day's end"
     looked = [str(folder) for folder in flex_folders(context)]

@@ -1,7 +1,7 @@
-"""Reading trading days at pinned versions: what a day's positions, prices and snapshot are made of.
+"""Read trading days at pinned versions: the rows that a day's positions, prices and snapshot are made of.
 
-``LakeDays`` opens each table once, so that a run over a year sees one state of the lake, and says which. Own logs are
-thinned while they are read: of a million rows a day, only the few per contract that can matter are loaded.
+``LakeDays`` opens each table once, so that a run over a year sees one state of the lake. Own logs are thinned while
+they are read: of a million rows a day, only the few per contract that can matter are loaded.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from v6_pipeline.lake.tables import (
     HISTORICAL_CLOSES,
     QUEUED_POSITIONS,
     STREAMED_POSITIONS,
+    TABLES,
 )
 from v6_pipeline.lake.tables.positions import POSITION_SCHEMA, Part, columns_of
 from v6_pipeline.model import UpdateSource
@@ -41,15 +42,24 @@ POSITION_TABLES: Mapping[str, TableSpec] = {
     UpdateSource.FLEX.value: FLEX_POSITIONS,
 }
 """Table of positions by the ``source`` of its rows."""
+VERSION_COLUMNS: Mapping[str, str] = {
+    STREAMED_POSITIONS.name: "streamed_version",
+    QUEUED_POSITIONS.name: "queued_version",
+    ACCOUNT_VALUES.name: "accounts_version",
+    FLEX_POSITIONS.name: "flex_version",
+    HISTORICAL_CLOSES.name: "closes_version",
+    FLEX_ACTIVITY.name: "flex_activity_version",
+}
+"""Table to the column of a snapshot with the Delta version that was read."""
 SOURCES = (*OWN_LOGS, ACCOUNT_VALUES, FLEX_STATEMENTS)
-"""Tables whose rows of a day tell that an account was heard of on it."""
+"""Tables whose rows show that an account was observed on a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class DayWindow:
-    """A trading day and the observations that count for it: from ``begins_at`` up to ``cut_off``, both included, UTC.
+    """A trading day, the session before it, and the span of its observations, both ends included (UTC).
 
-    ``previous`` is the session before; ``cut_off`` the session's, or the day's end where the market never closes.
+    ``cut_off`` is the session's, or the day's end where the market never closes.
     """
 
     day: date
@@ -59,7 +69,7 @@ class DayWindow:
 
     @classmethod
     def of(cls, calendar: TradingCalendar, day: date, *, always: bool = False) -> DayWindow:
-        """The window of a session; ``always`` where ``V6_MARKET_HOURS`` is that.
+        """Return the window of a session; ``always`` is ``V6_MARKET_HOURS=always``.
 
         Raises:
             CalendarError: ``day`` is no session.
@@ -68,44 +78,27 @@ class DayWindow:
         return cls(day, calendar.previous_session(day), calendar.begins_at(day), cut_off)
 
     def until(self, now: datetime) -> datetime:
-        """The last instant to read at ``now``: the cut-off, or before it ``now``."""
+        """Return the newest instant that counts at ``now``: the cut-off, or ``now`` before it."""
         return min(now, self.cut_off)
 
     def has_booked(self) -> pl.Expr:
-        """Rows of ``flex_activity`` that count for the day: those booked since the session before."""
+        """Select the rows of ``flex_activity`` that were booked since the session before."""
         return pl.col("activity_date").is_between(self.previous, self.day, closed="right")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Versions:
-    """Delta versions that were read; None where there is no table yet. Names are those of a snapshot's columns."""
-
-    streamed_version: int | None = None
-    queued_version: int | None = None
-    accounts_version: int | None = None
-    flex_version: int | None = None
-    closes_version: int | None = None
-    flex_activity_version: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DayInputs:
-    """All that is known of a trading day, up to an instant.
+    """The rows of a trading day, up to an instant.
 
     Frames have the schemas of their tables; ``observed`` and ``earlier`` have ``OBSERVED_SCHEMA``.
 
     Attributes:
-        window: the day.
-        until: nothing observed after it is in here.
+        until: newest observation (UTC).
         observed: own rows of the day, at least those that ``thin`` keeps.
         earlier: the newest own row per (account, conid) over the sessions before, closed ones included.
-        account_values: of the day.
-        statements: Flex statements of the day, by which an account is covered.
-        flex_positions: Flex positions of the day.
-        activity: what the day's Flex statements say changed quantities.
-        closes: historical closes of the day.
-        accounts: accounts with any row on the day, the time after ``until`` included, or over the sessions before.
-        versions: what was read.
+        activity: rows of ``flex_activity``.
+        accounts: accounts with any row over the sessions before or on the day, the time after ``until`` included.
+        versions: Delta versions that were read, by ``VERSION_COLUMNS``; None where there is no table yet.
     """
 
     window: DayWindow
@@ -118,7 +111,7 @@ class DayInputs:
     activity: pl.DataFrame
     closes: pl.DataFrame
     accounts: frozenset[str]
-    versions: Versions
+    versions: Mapping[str, int | None]
 
     @property
     def day(self) -> date:
@@ -126,7 +119,7 @@ class DayInputs:
         return self.window.day
 
     def cut(self) -> DayInputs:
-        """The same without anything observed after ``until``; whose lineage is later stays."""
+        """Return the inputs without later observations; ``ingested_at`` may be later."""
         observed = observed_until(self.observed.lazy(), self.until).filter(pl.col("timestamp") >= self.window.begins_at)
         return replace(
             self,
@@ -139,7 +132,7 @@ class DayInputs:
         )
 
     def own_only(self) -> DayInputs:
-        """The same without Flex, and of the accounts that own rows cover: to compare both."""
+        """Return the inputs without Flex, of the accounts that own rows cover."""
         return replace(
             self,
             statements=self.statements.clear(),
@@ -151,14 +144,9 @@ class DayInputs:
 
 
 class LakeDays:
-    """Trading days of a lake as it is when each table is first asked for.
+    """Trading days of a lake, each table at the version at which it is first read; missing tables are empty.
 
-    Days are best asked for in order: what was read of one serves the next ones' lookback.
-
-    Args:
-        lake: the lake; missing tables are empty.
-        calendar: tells the sessions before a day.
-        lookback_days: sessions before a day whose rows may still tell what is held on it.
+    Read days in order: the rows of a day serve the lookback of the next ones, over ``lookback_days`` sessions.
     """
 
     def __init__(self, lake: Lake, calendar: TradingCalendar, *, lookback_days: int = LOOKBACK_DAYS) -> None:
@@ -170,11 +158,7 @@ class LakeDays:
         self._accounts: dict[date, frozenset[str]] = {}
 
     def day(self, window: DayWindow, *, until: datetime | None = None) -> DayInputs:
-        """All that is known of a trading day.
-
-        Args:
-            window: the day.
-            until: leave out what was observed later; by default the cut-off.
+        """Read a trading day; ``until`` (default: the cut-off) leaves out later observations.
 
         Raises:
             LakeError: a table is damaged, unreachable, or newer than this code.
@@ -194,16 +178,18 @@ class LakeDays:
             activity=self.table(FLEX_ACTIVITY).rows(day),
             closes=self.table(HISTORICAL_CLOSES).rows(day),
             accounts=frozenset().union(*(self._accounts_of(found) for found in (*before, day))),
-            versions=self._versions(),
+            versions={
+                VERSION_COLUMNS[spec.name]: self.table(spec).version for spec in TABLES if spec.name in VERSION_COLUMNS
+            },
         )
         return inputs.cut()
 
     def has(self, day: date, *specs: TableSpec) -> bool:
-        """Whether any of the tables has rows of a trading day, by their logs: no row is read."""
+        """Return whether any of the tables has rows of a trading day, by their logs alone."""
         return any(day in self.table(spec).days for spec in specs)
 
     def table(self, spec: TableSpec) -> PinnedTable:
-        """Return a table as it was when it was first read."""
+        """Return a table at the version at which it was first read."""
         if spec.name not in self._opened:
             self._opened[spec.name] = PinnedTable(self._lake.table(spec))
         return self._opened[spec.name]
@@ -212,7 +198,7 @@ class LakeDays:
         return self.table(spec).rows(day, lambda rows: thin(observed_until(rows.select(OBSERVED_SCHEMA.names()), last)))
 
     def _sessions_before(self, day: date) -> list[date]:
-        """The newest first; fewer where the calendar begins."""
+        """Return the sessions before a day, the newest first; fewer where the calendar begins."""
         found: list[date] = []
         while len(found) < self._lookback_days and (found[-1] if found else day) > self._calendar.first:
             found.append(self._calendar.previous_session(found[-1] if found else day))
@@ -252,22 +238,12 @@ class LakeDays:
             for day in [day for day in kept if day not in before]:
                 del kept[day]
 
-    def _versions(self) -> Versions:
-        return Versions(
-            streamed_version=self.table(STREAMED_POSITIONS).version,
-            queued_version=self.table(QUEUED_POSITIONS).version,
-            accounts_version=self.table(ACCOUNT_VALUES).version,
-            flex_version=self.table(FLEX_POSITIONS).version,
-            closes_version=self.table(HISTORICAL_CLOSES).version,
-            flex_activity_version=self.table(FLEX_ACTIVITY).version,
-        )
-
 
 def observed_until(rows: pl.LazyFrame, last: datetime) -> pl.LazyFrame:
-    """Own rows without anything that was observed after ``last``.
+    """Drop own rows that were observed after ``last``.
 
-    A row whose price is from later, by a clock that was set back, keeps its position and loses whatever came with the
-    price.
+    A row with a later price, which a clock that was set back leaves, keeps its position and loses the values that came
+    with the price.
     """
     late = pl.col("price_time") > last
     return rows.filter(pl.col("timestamp") <= last).with_columns(
@@ -276,9 +252,10 @@ def observed_until(rows: pl.LazyFrame, last: datetime) -> pl.LazyFrame:
 
 
 def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Of own rows those that can matter to a snapshot, per (account, conid) and feed.
+    """Keep the own rows that can matter to a snapshot, per (account, conid) and feed.
 
-    The newest row, and the newest that has a price by its own time, a quote, greeks, realized profit, a rate.
+    These are the newest row, and the newest rows with a price (by its own time), a quote, greeks, realized profit and a
+    rate.
     """
     newest = pl.col("timestamp").max()
     priced = pl.col("market_price").is_not_null()
@@ -300,5 +277,5 @@ def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def has_any(names: Sequence[str]) -> pl.Expr:
-    """Whether any of the columns is known."""
+    """Select the rows in which any of the columns is known."""
     return pl.any_horizontal(pl.col(name).is_not_null() for name in names)

@@ -1,7 +1,7 @@
-"""Making the tables of history for trading days: Flex statements, historical closes, snapshots, exposure.
+"""Make the tables of history in order: Flex statements, historical closes, snapshots, exposure.
 
-Each table's days are made as far as they can be, whatever became of the tables before it: a snapshot needs no Flex
-statement where own logs cover the day, and no historical close where prices were observed.
+A failed table does not stop the next one: a snapshot needs no Flex statement where own logs cover the day, and no
+historical close where prices were observed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,9 @@ from v6_pipeline.lake.tables import (
 def make_history(
     context: HistoryContext, tables: Collection[str], days: Sequence[date], *, refetch: bool = False
 ) -> Iterator[Outcome]:
-    """Make tables for trading days; each day is told of once it is committed, durable.
+    """Make tables for sessions that have begun, and yield each day once its commit is durable.
 
-    Args:
-        context: what to work on.
-        tables: names of tables of history.
-        days: sessions that have begun.
-        refetch: ask IB again for what was fetched already.
+    ``refetch`` requests from IB again what was fetched before.
     """
     if any(spec.name in tables for spec in FLEX_TABLES):
         yield from _isolated(FLEX_STATEMENTS, days, flex_days(context, days, refetch=refetch))
@@ -51,7 +47,7 @@ def make_history(
 
 
 def _isolated(spec: TableSpec, days: Sequence[date], outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """The outcomes; what ends them early is a failure of the days of ``spec`` that are left, and of no other table."""
+    """Yield the outcomes; an error fails the remaining days of ``spec`` and no other table."""
     left = set(days)
     try:
         for outcome in outcomes:

@@ -1,13 +1,12 @@
-"""Snapshots and exposure of trading days: read, assembled, written and told of, one day after the other.
+"""Read, assemble and write the snapshots and the exposure of trading days, one day after the other.
 
-A day that is refused holds up no other. What a snapshot or an exposure is, is decided in ``snapshots`` and
-``exposure``.
+A refused day does not stop the next one. The computations belong in ``snapshots`` and ``exposure``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import date
 
 import polars as pl
@@ -15,7 +14,7 @@ import polars as pl
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.history.exposure import exposure
-from v6_pipeline.history.inputs import LakeDays, Versions
+from v6_pipeline.history.inputs import VERSION_COLUMNS, LakeDays
 from v6_pipeline.history.positions import day_positions
 from v6_pipeline.history.snapshots import assemble
 from v6_pipeline.lake.tables import FLEX_ACTIVITY, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
@@ -27,7 +26,7 @@ def snapshot_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
     """Make the snapshots of trading days, the oldest first.
 
     Raises:
-        LakeError: a table is damaged, not writable or unreachable: no further day could be made either.
+        LakeError: a table is damaged, not writable or unreachable, so that no further day can be made.
         StateError: the state database cannot be used.
     """
     lake_days = LakeDays(context.lake, context.calendar)
@@ -53,7 +52,7 @@ def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
     """Make the exposure of trading days from their snapshots, the oldest first.
 
     Raises:
-        LakeError: a table is damaged, not writable or unreachable: no further day could be made either.
+        LakeError: a table is damaged, not writable or unreachable, so that no further day can be made.
         StateError: the state database cannot be used.
     """
     lake_days = LakeDays(context.lake, context.calendar)
@@ -61,7 +60,7 @@ def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
     snapshots = lake_days.table(POSITION_SNAPSHOTS)
     for day in sorted(days):
         if day not in snapshots.days and not is_flat(context, lake_days, day):
-            reason = f"{day}: there is no snapshot to tell the exposure from: materialize position_snapshots for it"
+            reason = f"{day}: the exposure needs the snapshot of the day: materialize position_snapshots for it"
             yield Failed(spec=PORTFOLIO_EXPOSURE, days=(day,), reason=reason)
             continue
         window = context.window(day)
@@ -82,7 +81,7 @@ def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
 
 
 def is_flat(context: HistoryContext, lake_days: LakeDays, day: date) -> bool:
-    """Whether a day without rows in ``position_snapshots`` is one on which nothing was held, and known to be so."""
+    """Return whether the sources of a day without snapshot rows say that nothing was held."""
     inputs = lake_days.day(context.window(day), until=context.until(day))
     try:
         return day_positions(inputs, accounts=context.settings.ib_accounts).is_empty()
@@ -108,8 +107,8 @@ def _snapshot_numbers(frame: pl.DataFrame) -> dict[str, int | float | str | None
 
 
 def _versions(frame: pl.DataFrame) -> dict[str, int | None]:
-    """The Delta versions that the day was made from; none where nothing was held."""
-    names = [item.name for item in fields(Versions)]
+    """Return the Delta versions that the day was made from; empty where nothing was held."""
+    names = list(VERSION_COLUMNS.values())
     return dict(zip(names, frame.select(names).row(0), strict=True)) if frame.height else {}
 
 
@@ -131,7 +130,7 @@ def _exposed(made: Made, frame: pl.DataFrame) -> Made:
 
 
 def _sums(rows: pl.DataFrame, names: Sequence[str]) -> dict[str, float]:
-    """Sums over what is known, for a picture over the days; left out where nothing is, or base currencies differ."""
+    """Sum the known values of columns; without those that are all unknown, and empty where base currencies differ."""
     if rows.get_column("base_currency").drop_nulls().n_unique() > 1:
         return {}
     return {name: round(float(rows.get_column(name).sum()), 2) for name in names if rows.get_column(name).count()}

@@ -6,7 +6,6 @@ Each row says where its position and its price come from. Nothing is made up: wh
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -61,14 +60,13 @@ def assemble(
     rows = _with_quotes(rows, inputs.observed)
     rows = _with_rates(rows, inputs)
     rows = _with_values(rows, contracts, registry)
-    versions = asdict(inputs.versions)
     schema = POSITION_SNAPSHOTS.schema
     return rows.with_columns(
         pl.lit(inputs.day).alias("date"),
         pl.lit(now >= inputs.window.cut_off).alias("final"),
         pl.lit(run_id).alias("run_id"),
         pl.lit(now, dtype=schema["ingested_at"]).alias("ingested_at"),
-        *(pl.lit(version, dtype=pl.Int64).alias(name) for name, version in versions.items()),
+        *(pl.lit(version, dtype=pl.Int64).alias(name) for name, version in inputs.versions.items()),
     ).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
 

@@ -5,7 +5,7 @@ And the reverse: what a run wrote. Reads only; of each table the contract's rows
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -13,7 +13,7 @@ import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import LakeError
-from v6_pipeline.history.inputs import KEY, POSITION_TABLES, DayWindow
+from v6_pipeline.history.inputs import KEY, POSITION_TABLES, VERSION_COLUMNS, DayWindow
 from v6_pipeline.history.trace_compare import Number, compare_part, compare_value
 from v6_pipeline.history.trace_keys import GIVEN, Part, Row, RowKey, recorded_key
 from v6_pipeline.history.trace_search import searched_key
@@ -23,26 +23,13 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitInfo
 from v6_pipeline.lake.reader import PinnedRows, rows_at, scan
 from v6_pipeline.lake.tables import (
-    ACCOUNT_VALUES,
     FLEX_ACTIVITY,
     FLEX_POSITIONS,
     FLEX_STATEMENTS,
-    HISTORICAL_CLOSES,
     POSITION_SNAPSHOTS,
-    QUEUED_POSITIONS,
-    STREAMED_POSITIONS,
     TABLES,
 )
 
-VERSION_COLUMNS: Mapping[str, str] = {
-    STREAMED_POSITIONS.name: "streamed_version",
-    QUEUED_POSITIONS.name: "queued_version",
-    ACCOUNT_VALUES.name: "accounts_version",
-    FLEX_POSITIONS.name: "flex_version",
-    HISTORICAL_CLOSES.name: "closes_version",
-    FLEX_ACTIVITY.name: "flex_activity_version",
-}
-"""Table to the column of a snapshot that holds the version that was read."""
 SHORTEST_PREFIX = 8
 """Characters of a run's id that Dagster's UI and alerts show."""
 

@@ -176,7 +176,7 @@ def test_without_any_source_of_statements_it_says_what_to_set(
 
 def test_exposure_alone_needs_a_snapshot(week: ClockedPipeline, instance: dg.DagsterInstance) -> None:
     said = failure(run(week, instance, ("portfolio_exposure",), OWN_DAYS[0], OWN_DAYS[0])).description
-    assert "there is no snapshot to tell the exposure from: materialize position_snapshots for it" in said
+    assert "the exposure needs the snapshot of the day: materialize position_snapshots for it" in said
 
 
 def test_the_current_day_is_provisional_until_its_cut_off(

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
-from v6_pipeline.history.inputs import OBSERVED_SCHEMA, DayInputs, DayWindow, Versions
+from v6_pipeline.history.inputs import OBSERVED_SCHEMA, VERSION_COLUMNS, DayInputs, DayWindow
 from v6_pipeline.history.snapshots import assemble
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.tables import (
@@ -93,7 +93,7 @@ def day(
     accounts: Sequence[str] = ("DU1",),
     window: DayWindow = WINDOW,
     until: datetime | None = None,
-    versions: Versions | None = None,
+    versions: Mapping[str, int] | None = None,
 ) -> DayInputs:
     """The day's inputs; ``accounts`` are those that are known."""
     return DayInputs(
@@ -109,7 +109,7 @@ def day(
         activity=table(FLEX_ACTIVITY, *activity),
         closes=table(HISTORICAL_CLOSES, *({"source": "history"} | dict(row) for row in closes)),
         accounts=frozenset(accounts),
-        versions=versions or Versions(),
+        versions={**dict.fromkeys(VERSION_COLUMNS.values()), **(versions or {})},
     )
 
 

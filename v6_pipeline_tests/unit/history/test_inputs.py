@@ -100,7 +100,7 @@ def test_a_lake_without_tables_is_a_day_without_rows(lake: Lake) -> None:
     frames = (inputs.observed, inputs.earlier, inputs.account_values, inputs.statements, inputs.flex_positions)
     assert [frame.height for frame in (*frames, inputs.activity, inputs.closes)] == [0] * 7
     assert inputs.accounts == frozenset()
-    assert inputs.versions.streamed_version is None
+    assert inputs.versions["streamed_version"] is None
     assert LakeDays(lake, CALENDAR).table(POSITION_SNAPSHOTS).version is None
     assert not Path(lake.root).exists()
 
@@ -165,7 +165,7 @@ def test_one_state_of_the_lake_is_read_whatever_is_written_meanwhile(lake: Lake)
     assert after.observed.equals(before.observed)
     assert after.flex_positions.height == 1
     assert after.versions == before.versions
-    assert (after.versions.queued_version, after.versions.flex_version) == (1, 1)
+    assert (after.versions["queued_version"], after.versions["flex_version"]) == (1, 1)
     assert friday(lake).flex_positions.is_empty()
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from v6_pipeline.history.inputs import Versions
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.state.registry.assignments import RegistryEntry
 from v6_pipeline.state.registry.selector import Selector
@@ -258,7 +257,7 @@ def test_a_day_that_goes_on_is_read_until_now() -> None:
 
 
 def test_each_row_names_the_versions_it_was_made_from() -> None:
-    row = one(day([own()], versions=Versions(streamed_version=3, closes_version=0, flex_activity_version=5)))
+    row = one(day([own()], versions={"streamed_version": 3, "closes_version": 0, "flex_activity_version": 5}))
     assert (row["streamed_version"], row["queued_version"], row["closes_version"]) == (3, None, 0)
     assert row["flex_activity_version"] == 5
     assert (row["run_id"], row["ingested_at"], row["date"]) == ("run-1", LATER, DAY)

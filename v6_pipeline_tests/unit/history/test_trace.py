@@ -15,7 +15,8 @@ import pytest
 from deltalake import DeltaTable
 
 from v6_pipeline.errors import CalendarError, LakeError
-from v6_pipeline.history.trace import VERSION_COLUMNS, Source, Trace, commits_of_run, trace
+from v6_pipeline.history.inputs import VERSION_COLUMNS
+from v6_pipeline.history.trace import Source, Trace, commits_of_run, trace
 from v6_pipeline.history.trace_keys import GIVEN, Part, is_known
 from v6_pipeline.lake.columns import TIMESTAMP, TableSpec
 from v6_pipeline.lake.lake import Lake
