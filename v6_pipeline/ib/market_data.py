@@ -95,7 +95,8 @@ class MarketData:
 
     def attach(self) -> None:
         """Listen on a new connection, without any subscription."""
-        self.forget_all()
+        self._by_conid.clear()
+        self._conid_of_request.clear()
         ticks = self._connection.ib.pendingTickersEvent
         if self._on_tickers not in ticks:
             ticks += self._on_tickers
@@ -142,11 +143,6 @@ class MarketData:
         """Forget every subscription without a cancel: the gateway has ended them all."""
         for conid in tuple(self._by_conid):
             self._drop(conid)
-
-    def forget_all(self) -> None:
-        """Forget every subscription, as the connection is gone."""
-        self._by_conid.clear()
-        self._conid_of_request.clear()
 
     def _request(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from v6_pipeline.errors import StateError
@@ -37,14 +36,6 @@ PASS_SECONDS = 5.0
 """A pass ends after that even if more lines are available, so that changes of the routes are considered."""
 YIELD_SECONDS = 10.0
 """Batches yield within a second; a contract that still has no line after that is queued in the meantime."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewStreams:
-    """The result of a pass: contracts that stream, and contracts that will within seconds."""
-
-    streaming: tuple[int, ...]
-    pending: tuple[int, ...]
 
 
 class StreamLines(Subscriptions, LineListener):
@@ -108,8 +99,10 @@ class StreamLines(Subscriptions, LineListener):
 
     async def subscribe(
         self, specs: Mapping[int, ContractSpec], priorities: Mapping[int, int] | None = None
-    ) -> NewStreams:
+    ) -> tuple[list[int], list[int]]:
         """Take lines and subscribe, most important first, a few at a time: each is confirmed before the next ones.
+
+        Return the contracts that stream, and those that will within seconds.
 
         Args:
             specs: qualified contracts by conid, in the order of their importance.
@@ -133,7 +126,7 @@ class StreamLines(Subscriptions, LineListener):
             if not answer.granted:
                 await self._await_confirmations(pass_ends_at)
         await self.report()
-        return NewStreams(tuple(streaming), tuple(wanted) if self._may_come(wait, wanted) else ())
+        return streaming, wanted if self._may_come(wait, wanted) else []
 
     def on_subscribed(self, spec: ContractSpec) -> None:
         """Begin a subscription in the contract's record."""

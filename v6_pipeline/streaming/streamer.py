@@ -306,12 +306,12 @@ class IBPositionStreamer:
         specs = await self._book.qualified(wanted)
         self._portfolio.contracts |= specs
         qualified = {conid: specs[conid] for conid in wanted if conid in specs}
-        new = await self._lines.subscribe(qualified, plan.priorities)
+        streaming, pending = await self._lines.subscribe(qualified, plan.priorities)
         self._contracts.planned(self._lines.conids | set(plan.subscribe))
-        for conid in new.streaming:
+        for conid in streaming:
             if not self._feeds.is_blind(conid):
                 self._publish(conid, self._clock())
-        await self._enqueue(plan, routes, set(plan.subscribe) - {*new.streaming, *new.pending})
+        await self._enqueue(plan, routes, set(plan.subscribe) - {*streaming, *pending})
 
     def _routes(self, now: datetime) -> list[Route]:
         routes: list[Route] = []

@@ -91,7 +91,7 @@ class Rig:
             session.error(-1, code, text)
 
     def fill_silently(self, account: str, conid: int, quantity: float) -> None:
-        """A change of which no position message tells."""
+        """A change without a position message."""
         self.gateway.book.resize(account, conid, quantity)
 
     def drop_clients(self) -> None:

@@ -25,8 +25,8 @@ AAPL, SPY = 265598, 756733
 MARKET_DATA, CANCEL = 1, 2
 
 
-class Heard:
-    """What a ``MarketData`` told."""
+class Received:
+    """What a ``MarketData`` reported."""
 
     def __init__(self) -> None:
         self.quotes: list[tuple[int, Quote]] = []
@@ -43,13 +43,13 @@ class Heard:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def received() -> Received:
+    return Received()
 
 
 @pytest.fixture
-def market(connection: IBConnectionManager, heard: Heard) -> MarketData:
-    return heard.listen(connection)
+def market(connection: IBConnectionManager, received: Received) -> MarketData:
+    return received.listen(connection)
 
 
 def a_spec(conid: int = 5, exchange: str = "SMART") -> ContractSpec:
@@ -70,7 +70,7 @@ def an_option(gateway: PaperGateway) -> int:
 
 
 async def test_quotes_come_as_the_gateway_sends_them(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     market.subscribe(await qualify(connection, AAPL))
     await connection.round_trip()
@@ -78,7 +78,7 @@ async def test_quotes_come_as_the_gateway_sends_them(
     await connection.round_trip()
 
     sent = gateway.statistics.last_values[AAPL]
-    conid, quote = heard.quotes[-1]
+    conid, quote = received.quotes[-1]
     assert (conid, quote.bid, quote.ask, quote.last) == (AAPL, sent["bid"], sent["ask"], sent["last"])
     assert quote.mark == sent["mark"]
     assert quote.market_data_type == 1
@@ -128,20 +128,20 @@ async def test_a_contract_without_an_exchange_is_refused_before_the_wire(
 
 
 async def test_a_cancel_frees_the_line_and_one_too_many_does_nothing(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     market.subscribe(await qualify(connection, AAPL))
     market.cancel(AAPL)
     market.cancel(AAPL)
     await connection.round_trip()
-    heard.quotes.clear()
+    received.quotes.clear()
     gateway.tick_once()
     await connection.round_trip()
 
     assert gateway.statistics.lines == 0
     assert gateway.statistics.errors[300] == 0
     assert market.quote(AAPL) is None
-    assert heard.quotes == []
+    assert received.quotes == []
 
 
 async def test_a_later_subscription_begins_with_an_empty_quote(
@@ -160,14 +160,16 @@ async def test_a_later_subscription_begins_with_an_empty_quote(
 
 
 async def test_a_refused_contract_is_reported_once_and_forgotten(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     gateway.contract_faults.deny([AAPL])
     spec = await qualify(connection, AAPL)
     market.subscribe(spec)
     await connection.round_trip()
 
-    assert [(item.conid, item.code, item.reaction) for item in heard.refusals] == [(AAPL, 354, Reaction.FAIL_REQUEST)]
+    assert [(item.conid, item.code, item.reaction) for item in received.refusals] == [
+        (AAPL, 354, Reaction.FAIL_REQUEST)
+    ]
     assert market.conids == frozenset()
     market.cancel(AAPL)
     await connection.round_trip()
@@ -177,74 +179,76 @@ async def test_a_refused_contract_is_reported_once_and_forgotten(
     market.subscribe(spec)
     await connection.round_trip()
     assert market.quote(AAPL) is not None
-    assert len(heard.refusals) == 1
+    assert len(received.refusals) == 1
 
 
-async def test_lines_that_are_all_taken_are_told_from_a_missing_permission(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+async def test_lines_that_are_all_taken_differ_from_a_missing_permission(
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     gateway.contract_faults.set_lines(1)
     market.subscribe(await qualify(connection, AAPL))
     market.subscribe(await qualify(connection, SPY))
     await connection.round_trip()
 
-    assert [(item.conid, item.code, item.reaction) for item in heard.refusals] == [(SPY, 101, Reaction.LINES_EXHAUSTED)]
+    assert [(item.conid, item.code, item.reaction) for item in received.refusals] == [
+        (SPY, 101, Reaction.LINES_EXHAUSTED)
+    ]
     assert market.conids == {AAPL}
     assert gateway.statistics.subscriptions == Counter({AAPL: 1})
 
 
 @pytest.mark.parametrize("code", [10089, 10090, 10091, 10167])
-async def test_an_advisory_leaves_the_stream(code: int, open_connection: OpenConnection, heard: Heard) -> None:
+async def test_an_advisory_leaves_the_stream(code: int, open_connection: OpenConnection, received: Received) -> None:
     advisory = (4, 2, ScriptedGateway.REQ_ID, code, "Part of requested market data is not subscribed.", "")
     price = (1, 6, ScriptedGateway.REQ_ID, 1, 10.5, 3, 0)
     async with ScriptedGateway({MARKET_DATA: [advisory, price], 49: [(49, 1, 1772461800)]}) as scripted:
         connection = await open_connection(port=scripted.port)
-        market = heard.listen(connection)
+        market = received.listen(connection)
         market.subscribe(a_spec())
         await connection.round_trip()
 
-        assert heard.refusals == []
-        assert heard.quotes[-1][1].bid == 10.5
+        assert received.refusals == []
+        assert received.quotes[-1][1].bid == 10.5
 
 
 async def test_a_refused_mark_price_is_left_out_and_the_rest_asked_for_once_more(
-    open_connection: OpenConnection, heard: Heard
+    open_connection: OpenConnection, received: Received
 ) -> None:
     """321 for a contract that has no mark price; it says the same of a request that is wrong for another reason."""
     wrong = refused(321, "Error validating request: incorrect generic tick list of 221")
     async with ScriptedGateway({MARKET_DATA: [wrong], 49: [(49, 1, 1772461800)]}) as scripted:
         connection = await open_connection(port=scripted.port)
-        market = heard.listen(connection)
+        market = received.listen(connection)
         market.subscribe(a_spec())
-        await eventually(lambda: heard.refusals)
+        await eventually(lambda: received.refusals)
 
         assert ["221" in fields for fields in asked(scripted)] == [True, False]
-        assert [item.code for item in heard.refusals] == [321]
+        assert [item.code for item in received.refusals] == [321]
         assert market.conids == frozenset()
 
 
 async def test_a_request_id_in_use_is_followed_by_one_request_with_another(
-    open_connection: OpenConnection, heard: Heard
+    open_connection: OpenConnection, received: Received
 ) -> None:
     answers: dict[int, list[Line]] = {MARKET_DATA: [refused(102, "Duplicate ticker id")], 49: [(49, 1, 1772461800)]}
     async with ScriptedGateway(answers) as scripted:
-        market = heard.listen(await open_connection(port=scripted.port))
+        market = received.listen(await open_connection(port=scripted.port))
         market.subscribe(a_spec())
-        await eventually(lambda: heard.refusals)
+        await eventually(lambda: received.refusals)
 
         first, second = asked(scripted)
         assert first[2] != second[2]
         assert first[3:] == second[3:]
-        assert [item.code for item in heard.refusals] == [102]
+        assert [item.code for item in received.refusals] == [102]
         assert market.conids == frozenset()
 
 
 async def test_after_a_request_id_in_use_the_second_request_streams(
-    open_connection: OpenConnection, heard: Heard
+    open_connection: OpenConnection, received: Received
 ) -> None:
     async with ScriptedGateway({49: [(49, 1, 1772461800)]}) as scripted:
         connection = await open_connection(port=scripted.port)
-        market = heard.listen(connection)
+        market = received.listen(connection)
         market.subscribe(a_spec())
         await eventually(lambda: asked(scripted))
         scripted.error(int(asked(scripted)[0][2]), 102, "Duplicate ticker id")
@@ -252,28 +256,28 @@ async def test_after_a_request_id_in_use_the_second_request_streams(
         scripted.say(1, 6, asked(scripted)[1][2], 1, 10.5, 3, 0)
         await connection.round_trip()
 
-        assert heard.refusals == []
+        assert received.refusals == []
         assert market.conids == {5}
-        assert heard.quotes[-1][1].bid == 10.5
+        assert received.quotes[-1][1].bid == 10.5
 
 
 @pytest.mark.parametrize(("exchange", "exchanges"), [("CBOE", ["CBOE", "SMART"]), ("SMART", ["SMART"])])
 async def test_a_contract_that_is_unknown_at_its_exchange_is_asked_for_once_more_at_smart(
-    open_connection: OpenConnection, heard: Heard, exchange: str, exchanges: list[str]
+    open_connection: OpenConnection, received: Received, exchange: str, exchanges: list[str]
 ) -> None:
     answers = {MARKET_DATA: [refused(200, "No security definition has been found for the request")]}
     async with ScriptedGateway(answers) as scripted:
-        market = heard.listen(await open_connection(port=scripted.port))
+        market = received.listen(await open_connection(port=scripted.port))
         market.subscribe(a_spec(exchange=exchange))
-        await eventually(lambda: heard.refusals)
+        await eventually(lambda: received.refusals)
 
         assert [(fields[3], fields[10]) for fields in asked(scripted)] == [("5", place) for place in exchanges]
-        assert [item.code for item in heard.refusals] == [200]
+        assert [item.code for item in received.refusals] == [200]
         assert market.conids == frozenset()
 
 
 async def test_an_error_of_another_request_ends_no_stream(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     market.subscribe(await qualify(connection, AAPL))
     await connection.round_trip()
@@ -281,7 +285,7 @@ async def test_an_error_of_another_request_ends_no_stream(
         gateway._sessions[1].error(request_id, 354, "Requested market data is not subscribed.")
     await connection.round_trip()
 
-    assert heard.refusals == []
+    assert received.refusals == []
     assert market.conids == {AAPL}
 
 
@@ -302,7 +306,7 @@ async def test_the_cancel_of_what_the_gateway_has_ended_already_is_harmless(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_an_unknown_request_that_nobody_cancelled_is_counted_and_warned_of_once(
+async def test_an_unknown_request_that_was_not_cancelled_is_counted_and_warned_of_once(
     gateway: PaperGateway,
     connection: IBConnectionManager,
     market: MarketData,
@@ -320,7 +324,7 @@ async def test_an_unknown_request_that_nobody_cancelled_is_counted_and_warned_of
 
 
 async def test_what_is_cancelled_and_asked_for_again_ticks_on_one_line(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     specs = {conid: await qualify(connection, conid) for conid in (AAPL, SPY)}
     for spec in specs.values():
@@ -335,14 +339,14 @@ async def test_what_is_cancelled_and_asked_for_again_ticks_on_one_line(
     assert gateway.statistics.subscriptions == Counter({AAPL: 1, SPY: 1})
     assert gateway.statistics.subscriptions_total == Counter({AAPL: 2, SPY: 2})
     assert gateway.statistics.peak_lines == 2
-    heard.quotes.clear()
+    received.quotes.clear()
     gateway.tick_once()
     await connection.round_trip()
-    assert {conid for conid, _ in heard.quotes} == {AAPL, SPY}
+    assert {conid for conid, _ in received.quotes} == {AAPL, SPY}
 
 
 async def test_after_a_loss_that_dropped_all_nothing_is_cancelled(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     specs = {conid: await qualify(connection, conid) for conid in (AAPL, SPY)}
     for spec in specs.values():
@@ -357,11 +361,11 @@ async def test_after_a_loss_that_dropped_all_nothing_is_cancelled(
 
     assert gateway.statistics.subscriptions == Counter({AAPL: 1, SPY: 1})
     assert gateway.statistics.errors[300] == 0
-    heard.quotes.clear()
+    received.quotes.clear()
     gateway.tick_once()
     await connection.round_trip()
-    # ib_async tells of each packet that arrives, and the network may cut one tick in two.
-    assert {conid for conid, _ in heard.quotes} == {AAPL, SPY}
+    # ib_async reports each packet that arrives, and the network may cut one tick in two.
+    assert {conid for conid, _ in received.quotes} == {AAPL, SPY}
 
     for conid in specs:
         market.cancel(conid)
@@ -370,7 +374,7 @@ async def test_after_a_loss_that_dropped_all_nothing_is_cancelled(
 
 
 async def test_a_new_connection_begins_without_subscriptions(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     spec = await qualify(connection, AAPL)
     market.subscribe(spec)
@@ -382,26 +386,26 @@ async def test_a_new_connection_begins_without_subscriptions(
 
     market.subscribe(spec)
     await connection.round_trip()
-    heard.quotes.clear()
+    received.quotes.clear()
     gateway.tick_once()
     await connection.round_trip()
     assert gateway.statistics.subscriptions == Counter({AAPL: 1})
-    assert {conid for conid, _ in heard.quotes} == {AAPL}
+    assert {conid for conid, _ in received.quotes} == {AAPL}
 
 
-async def test_attaching_twice_tells_each_quote_once(
-    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, heard: Heard
+async def test_attaching_twice_reports_each_quote_once(
+    gateway: PaperGateway, connection: IBConnectionManager, market: MarketData, received: Received
 ) -> None:
     market.attach()
     market.subscribe(await qualify(connection, AAPL))
     await connection.round_trip()
-    heard.quotes.clear()
+    received.quotes.clear()
     gateway.tick_once()
     await connection.round_trip()
 
-    # A tick that came in two packets is two different quotes; told twice, it would be the same one again.
-    assert heard.quotes
-    assert len(heard.quotes) == len(set(heard.quotes))
+    # A tick that came in two packets is two different quotes; reported twice, it would be the same one again.
+    assert received.quotes
+    assert len(received.quotes) == len(set(received.quotes))
 
 
 async def test_cancelling_after_the_connection_went_is_no_error(

@@ -389,7 +389,7 @@ async def test_workers_share_the_lines_evenly(
         return BatchQuotes(using, book, ledger, holder=name, clock=clock, timeouts=timeouts)
 
     first = asyncio.create_task(worker("first", connection).collect(options))
-    await eventually(lambda: ledger.usage().batches == 6, "all lines, while nobody else wants any")
+    await eventually(lambda: ledger.usage().batches == 6, "all lines, while no other worker wants any")
     second = asyncio.create_task(worker("second", other).collect(options))
 
     def held() -> list[int]:
@@ -429,7 +429,7 @@ async def test_a_connection_that_fell_silent_leaves_its_lines_in_use(
     make_ledger: MakeLedger,
     clock: ManualClock,
 ) -> None:
-    """Whoever closes it because nothing was heard does not know whether the gateway has noticed."""
+    """It is closed for its silence, so it is not known whether the gateway has noticed."""
     gateway.contract_faults.quiet()
     ledger = make_ledger(10)
     collecting = asyncio.create_task(

@@ -322,7 +322,7 @@ async def test_a_stop_request_ends_the_stream_within_its_next_report(rig: Rig) -
     assert lease.read().owner is None
 
 
-async def test_a_new_state_database_beside_an_old_lake_costs_one_start(rig: Rig) -> None:
+async def test_a_new_state_database_next_to_an_old_lake_costs_one_start(rig: Rig) -> None:
     """Epochs begin at 1 again, and the table has seen higher ones."""
     async with rig.streaming(epoch=57):
         pass
@@ -339,7 +339,7 @@ async def test_a_new_state_database_beside_an_old_lake_costs_one_start(rig: Rig)
     await running
 
 
-async def test_a_streamer_beside_a_live_one_is_refused_with_its_pid(rig: Rig) -> None:
+async def test_a_streamer_next_to_a_live_one_is_refused_with_its_pid(rig: Rig) -> None:
     lease = StreamerLease(rig.database, rig.clock)
     lease.claim("other", granted_by=GrantedBy.SELF, ttl_seconds=120, process=ProcessIdentity.current())
 

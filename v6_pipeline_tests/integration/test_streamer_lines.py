@@ -63,7 +63,7 @@ async def pass_time(rig: Rig, streamer: IBPositionStreamer, seconds: float) -> N
         await eventually(partial(_ticked, streamer, ticks), "ticks")
 
 
-async def test_a_new_active_contract_takes_its_line_from_a_batch_and_is_not_queued_meanwhile(few_lines: Rig) -> None:
+async def test_a_new_active_contract_takes_its_line_from_a_batch_and_is_not_queued_during_that(few_lines: Rig) -> None:
     rig, ledger = few_lines, ledger_of(few_lines)
     hold(ledger, CEILING)
     async with rig.streaming():
@@ -224,7 +224,7 @@ async def test_lines_that_cannot_be_renewed_are_given_up_before_they_are_another
         rig.clock.advance(1)
 
         await eventually(lambda: rig.subscribed() == {}, "cancelled at the gateway")
-        assert len(rig.lines()) == 9, "nobody could have taken them yet"
+        assert len(rig.lines()) == 9, "no process could have taken them yet"
 
         for name in ("renew", "record_and_acquire", "record"):
             monkeypatch.setattr(streamer._ledger, name, getattr(ledger, name))

@@ -152,7 +152,7 @@ async def test_no_row_is_made_up_while_data_is_away(rig: Rig) -> None:
         rig.gateway.perform("link_lost")
         await until_blind(streamer)
         await two_looks(streamer)
-        await eventually(lambda: streamer.status().writer.buffered == 0, "all that was heard is written")
+        await eventually(lambda: streamer.status().writer.buffered == 0, "all ticks are written")
         rows = len(rig.rows(conid))
 
         await pass_time(rig, streamer, rig.settings.refresh_seconds - 1)
@@ -182,7 +182,7 @@ async def test_in_the_nightly_reset_the_socket_is_kept(rig: Rig) -> None:
         assert streamer.status().connects == 1
 
 
-async def test_ticks_end_an_outage_whose_end_was_never_told(rig: Rig) -> None:
+async def test_ticks_end_an_outage_whose_end_was_never_reported(rig: Rig) -> None:
     conids = streamed(rig)
     async with rig.streaming() as streamer:
         await eventually(lambda: rig.subscribed() == dict.fromkeys(conids, 1))

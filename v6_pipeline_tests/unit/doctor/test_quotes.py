@@ -51,7 +51,7 @@ def test_prices_are_called_what_they_are(kind: int, is_open: bool, verdict: Verd
     assert bool(found.remedy) == (verdict is not Verdict.OK)
 
 
-def test_kinds_that_are_mixed_are_told_apart() -> None:
+def test_kinds_that_are_mixed_are_named_separately() -> None:
     found = judge(tried(kinds={1: 1, 2: 3}), is_open=True)
 
     assert (found.verdict, found.says) == (
@@ -109,7 +109,7 @@ def test_other_refusals_have_remedies_of_their_own(code: int, text: str, verdict
     assert "ubscribe" not in found.remedy
 
 
-def test_a_contract_without_permission_beside_one_that_is_served_is_no_fault() -> None:
+def test_a_contract_without_permission_next_to_one_that_is_served_is_no_fault() -> None:
     found = judge(tried(refused(1, 354), kinds={2: 1}), is_open=True)
 
     assert (found.verdict, found.says) == (

@@ -37,7 +37,7 @@ def greeks(**changes: float | None) -> OptionComputation:
     return OptionComputation(tickAttrib=0, **(known | changes))
 
 
-def test_a_ticker_that_has_heard_nothing_is_an_empty_quote() -> None:
+def test_a_ticker_before_its_first_tick_is_an_empty_quote() -> None:
     """Its market data type too: ib_async begins with 1, live."""
     assert quote_from_ib(Ticker(contract=Contract())) == Quote()
 
@@ -97,5 +97,5 @@ def test_the_price_time_is_in_utc() -> None:
         ({"bid": -1.0, "ask": 0.05, "close": 0.05, "modelGreeks": greeks()}, True, True),
     ],
 )
-def test_a_quote_is_filled_once_all_was_told(*, fields: dict[str, object], option: bool, filled: bool) -> None:
+def test_a_quote_is_filled_once_all_has_arrived(*, fields: dict[str, object], option: bool, filled: bool) -> None:
     assert is_filled(a_ticker(**fields), option=option) is filled

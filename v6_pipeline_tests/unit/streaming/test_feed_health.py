@@ -195,7 +195,7 @@ def test_a_farm_that_blinks_and_comes_back_dead_is_found_out(rig: Rig) -> None:
     assert rig.pass_time(VERIFY_WITHIN, STOCK, OTHER_STOCK) == [{OPTION}]
 
 
-def test_a_farm_that_is_ok_and_never_was_broken_is_no_news(rig: Rig) -> None:
+def test_a_farm_that_was_never_broken_changes_nothing_when_it_is_ok(rig: Rig) -> None:
     rig.health.farm_ok("usopt", rig.now)
     assert rig.health.describe() == {}
 
@@ -230,7 +230,7 @@ def test_a_feed_that_ticked_each_second_is_missed_after_twenty(rig: Rig) -> None
     assert rig.pass_time(SECOND, OPTION) == [{STOCK, OTHER_STOCK}]
 
 
-def test_what_a_subscription_brings_at_once_is_no_rhythm(rig: Rig) -> None:
+def test_the_opening_ticks_of_a_subscription_do_not_count_for_the_tick_rate(rig: Rig) -> None:
     """Two options that hardly trade bring their values when they are subscribed, in some packets, and then nothing."""
     rig.pass_time(OPENING, OPTION)
     assert rig.pass_time(SILENT_AFTER - SECOND, STOCK, OTHER_STOCK) == []
@@ -357,9 +357,9 @@ def test_what_came_back_while_closed_is_unverified_until_the_open(rig: Rig) -> N
 # Another login
 
 
-def test_another_login_is_told_once_in_a_quarter_of_an_hour(rig: Rig) -> None:
-    told = sum(rig.health.competing_session(rig.now + number * SECOND) for number in range(3600))
-    assert told == 4
+def test_another_login_is_alerted_once_in_a_quarter_of_an_hour(rig: Rig) -> None:
+    alerts = sum(rig.health.competing_session(rig.now + number * SECOND) for number in range(3600))
+    assert alerts == 4
 
 
 def test_while_another_login_has_the_data_one_contract_is_tried_often_for_a_while_and_then_slowly(rig: Rig) -> None:
@@ -418,7 +418,7 @@ def test_a_new_session_begins_without_doubts(rig: Rig) -> None:
 
 
 def test_a_contract_that_never_brought_a_tick_is_asked_for_again_ever_more_rarely(rig: Rig) -> None:
-    """A message that the gateway dropped, or a request that died: nothing else would ever tell."""
+    """A message that the gateway dropped, or a request that died: no other sign of it exists."""
     contracts = {STOCK: SecType.STOCK, OTHER_STOCK: SecType.STOCK, OPTION: SecType.OPTION, 4: SecType.STOCK}
     rig.track(contracts)
     assert rig.pass_time(CONTRACT_VERIFY_WITHIN - SECOND, STOCK, OTHER_STOCK, OPTION) == []

@@ -72,7 +72,7 @@ def test_a_quote_makes_one_row_per_account_that_holds_the_contract() -> None:
     assert (second.account, second.market_value, second.strategy_ids, second.fx_rate_to_base) == ("B", -50.0, (), 0.8)
 
 
-def test_a_contract_that_nobody_holds_makes_no_row() -> None:
+def test_a_contract_that_no_account_holds_makes_no_row() -> None:
     assert portfolio(IN_A).updates(2, Quote(mark=10.0), START) == []
 
 
@@ -95,7 +95,7 @@ def test_a_closed_holding_is_forgotten() -> None:
     assert len(known) == 0
 
 
-def test_a_holding_that_was_opened_again_meanwhile_stays() -> None:
+def test_a_holding_that_was_opened_again_stays() -> None:
     known = portfolio(IN_A)
     closed = replace(IN_A, position=0.0)
     known.put(closed)

@@ -106,7 +106,7 @@ def test_a_silent_stream_gives_its_line_to_one_that_waits_even_a_less_important_
     assert (plan.subscribe, plan.cancel, plan.overflow) == ((2,), (1,), (1,))
 
 
-def test_a_silent_stream_keeps_its_line_if_nobody_waits() -> None:
+def test_a_silent_stream_keeps_its_line_if_no_other_waits() -> None:
     plan = plan_routes([route(1, 1, silent=True), route(2, 9)], subscribed=frozenset({1, 2}), capacity=2)
 
     assert plan.cancel == ()
