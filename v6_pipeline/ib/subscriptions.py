@@ -315,17 +315,15 @@ class Subscriptions:
 
         ib_async may hold messages back to keep the rate, so that nothing is known before.
         """
-        while unconfirmed := self._having(*_UNCONFIRMED):
-            before = [(conid, self._lines[conid], self._lines[conid].state) for conid in unconfirmed]
+        while unconfirmed := {conid: line for conid, line in self._lines.items() if line.state in _UNCONFIRMED}:
+            cancelled = [line for line in unconfirmed.values() if line.state is LineState.CANCELLING]
             requests = self.market.requests
             await self._connection.round_trip()
-            for conid, line, state in before:
-                if line.state is not state:
-                    continue
-                if state is LineState.CANCELLING:
-                    line.state = LineState.RELEASING
-                elif self.market.requests.get(conid) == requests[conid]:
-                    # A request repeated during the round trip is not covered by this reply.
+            for line in cancelled:
+                line.state = LineState.RELEASING
+            for conid, line in unconfirmed.items():
+                # A request repeated during the round trip is not covered by this reply.
+                if conid in requests and self.market.requests.get(conid) == requests[conid]:
                     line.state = LineState.LIVE
 
     def _having(self, *states: LineState) -> frozenset[int]:
