@@ -9,10 +9,10 @@ import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.alert_sensor import alerts_sensor
-from v6_pipeline.defs.assets import broker_assets, queued_positions, streamed_positions
+from v6_pipeline.defs.assets import queued_positions, source_assets, streamed_positions
 from v6_pipeline.defs.checks import asset_checks
 from v6_pipeline.defs.flex_sensor import flex_statements_sensor
-from v6_pipeline.defs.history import flex_source, history
+from v6_pipeline.defs.history import history
 from v6_pipeline.defs.jobs import asset_jobs, maintain_lake, set_strategy_contracts
 from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
@@ -39,8 +39,7 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
     owners = settings.owners
     return dg.Definitions(
         assets=[
-            *broker_assets(owners),
-            flex_source(owners),
+            *source_assets(owners),
             streamed_positions(lake, days, owners),
             queued_positions(lake, days, calendar, owners),
             history(lake, days, calendar, owners),

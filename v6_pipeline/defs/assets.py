@@ -1,7 +1,6 @@
-"""Assets: what exists, and the runs that make it.
+"""Assets: the sources, the logs, and the run that refreshes them; ``defs.history`` has the tables of history.
 
-``streamed_positions`` is made outside Dagster, by the streamer, and reported by ``ib_streamer_sensor``; the queue's
-tables are made by runs. https://docs.dagster.io/guides/build/assets
+https://docs.dagster.io/guides/build/assets
 """
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
@@ -36,7 +35,14 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import newest_accounts, row_count
 from v6_pipeline.lake.table import Commit
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
-from v6_pipeline.lake.tables.sources import BROKER_FIELDS, IB_ACCOUNT, REGISTRY_FIELDS, STRATEGY_REGISTRY
+from v6_pipeline.lake.tables.sources import (
+    BROKER_FIELDS,
+    FLEX_ATTRIBUTES,
+    IB_ACCOUNT,
+    IB_FLEX,
+    REGISTRY_FIELDS,
+    STRATEGY_REGISTRY,
+)
 from v6_pipeline.refresh.due import LOOKAHEAD_SECONDS
 from v6_pipeline.refresh.worker import QueueWorker, RefreshReport, RefreshScope
 from v6_pipeline.state.account import holdings
@@ -45,77 +51,94 @@ from v6_pipeline.state.queue.queue import PositionQueue
 ACCOUNT_FEED_POOL = "ib_account_feed"
 """One step at a time: IB serves one account feed."""
 BROKER, LIVE, BATCH = "broker", "live", "batch"
+_UPSTREAM = (IB_ACCOUNT, STRATEGY_REGISTRY)
 PLOTTED = ("net_liquidation", "daily_pnl", "unrealized_pnl", "excess_liquidity")
-"""Figures of the accounts that Dagster plots over time."""
+"""Figures of the accounts that Dagster plots."""
 
 
 class RefreshConfig(dg.Config):
-    """What a run of ``queued_positions`` refreshes."""
+    """Run config of ``queued_positions``."""
 
     everything: bool = True
-    """All positions that are not streamed; off: those whose value is about to get older than V6_REFRESH_SECONDS."""
+    """Refresh all positions that are not streamed; otherwise only those about to get older than V6_REFRESH_SECONDS."""
 
 
-def broker_assets(owners: Sequence[str]) -> list[dg.AssetSpec]:
-    """What lies upstream of everything: the account at IB, and which contracts are active."""
+def source_assets(owners: Sequence[str]) -> list[dg.AssetSpec]:
+    """Return the assets upstream of all tables: IB's accounts, its Flex statements, and the strategy registry."""
     return [
         dg.AssetSpec(
-            IB_ACCOUNT,
-            description="The accounts at Interactive Brokers: positions, portfolio values and quotes, by the gateway.",
-            metadata={"dagster/column_schema": source_schema(BROKER_FIELDS)},
+            name,
+            description=description,
+            metadata={"dagster/column_schema": source_schema(fields)},
             group_name=BROKER,
-            kinds={"interactivebrokers"},
+            kinds=kinds,
             owners=owners,
-        ),
-        dg.AssetSpec(
-            STRATEGY_REGISTRY,
-            description=(
-                "Which contracts serve active strategies, with history; kept in the state database and changed by "
-                "'v6 strategies'. Active contracts are streamed, all others queued."
-            ),
-            metadata={"dagster/column_schema": source_schema(REGISTRY_FIELDS)},
-            group_name=BROKER,
-            kinds={"sqlite"},
-            owners=owners,
-        ),
+        )
+        for name, fields, kinds, description in _SOURCES
     ]
 
 
-def streamed_positions(lake: Lake, days: dg.PartitionsDefinition[str], owners: Sequence[str]) -> dg.AssetSpec:
-    """The log that the streamer writes; materialized through ``ib_streamer_sensor``."""
+_SOURCES = (
+    (
+        IB_ACCOUNT,
+        BROKER_FIELDS,
+        {"interactivebrokers"},
+        "The accounts at Interactive Brokers: positions, portfolio values and quotes, from the gateway.",
+    ),
+    (
+        STRATEGY_REGISTRY,
+        REGISTRY_FIELDS,
+        {"sqlite"},
+        (
+            "The contracts of active strategies, with history; kept in the state database and changed by "
+            "'v6 strategies'. Active contracts are streamed, all others queued."
+        ),
+    ),
+    (
+        IB_FLEX,
+        FLEX_ATTRIBUTES,
+        {"interactivebrokers", "xml"},
+        (
+            "IB's Flex statements, the broker's own account of past days: files in V6_FLEX_DIR, or fetched from the "
+            "Flex Web Service with V6_FLEX_TOKEN and V6_FLEX_QUERY_ID."
+        ),
+    ),
+)
+
+
+def table_asset(
+    spec: TableSpec, lake: Lake, *, deps: Sequence[str], group_name: str, owners: Sequence[str]
+) -> dg.AssetSpec:
+    """Return the asset of a Delta table."""
     return dg.AssetSpec(
-        STREAMED_POSITIONS.name,
-        deps=[IB_ACCOUNT, STRATEGY_REGISTRY],
-        description=STREAMED_POSITIONS.description,
-        metadata=table_definition(STREAMED_POSITIONS, lake),
-        group_name=LIVE,
+        spec.name,
+        deps=deps,
+        description=spec.description,
+        metadata=table_definition(spec, lake),
+        group_name=group_name,
         kinds=KINDS,
         code_version=__version__,
-        partitions_def=days,
         owners=owners,
     )
+
+
+def streamed_positions(lake: Lake, days: dg.PartitionsDefinition[str], owners: Sequence[str]) -> dg.AssetSpec:
+    """Return the log that the streamer writes; ``ib_streamer_sensor`` materializes it."""
+    spec = table_asset(STREAMED_POSITIONS, lake, deps=_UPSTREAM, group_name=LIVE, owners=owners)
+    return spec.replace_attributes(partitions_def=days)
 
 
 def queued_positions(
     lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar, owners: Sequence[str]
 ) -> dg.AssetsDefinition:
-    """The logs that a drain of the queue writes."""
-
-    def spec(table: TableSpec) -> dg.AssetSpec:
-        return dg.AssetSpec(
-            table.name,
-            deps=[IB_ACCOUNT, STRATEGY_REGISTRY],
-            description=table.description,
-            metadata=table_definition(table, lake),
-            group_name=BATCH,
-            kinds=KINDS,
-            code_version=__version__,
-            owners=owners,
-        )
+    """Return the logs that a refresh writes."""
 
     @dg.multi_asset(
         name=QUEUED_POSITIONS.name,
-        specs=[spec(QUEUED_POSITIONS), spec(ACCOUNT_VALUES)],
+        specs=[
+            table_asset(spec, lake, deps=_UPSTREAM, group_name=BATCH, owners=owners)
+            for spec in (QUEUED_POSITIONS, ACCOUNT_VALUES)
+        ],
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=ACCOUNT_FEED_POOL,
@@ -124,9 +147,9 @@ def queued_positions(
     def refresh(
         context: dg.AssetExecutionContext, config: RefreshConfig, pipeline: PipelineResource
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        """Drain the position queue once, for the current trading day; past days report what was recorded on them.
+        """Drain the position queue once, for the current trading day; past days report their stored rows.
 
-        IB tells only today's positions, so a past day never asks it: backfills of a range pass through here unharmed.
+        IB serves only today's positions, so a past day never calls it, and a backfill of a range does no harm.
         """
         now = pipeline.now()
         today = calendar.trading_day(now).strftime(KEY_FORMAT)
@@ -145,7 +168,7 @@ def queued_positions(
             if today in context.partition_keys:
                 for evaluation in evaluations_after_refresh(pipeline):
                     context.log_event(evaluation)
-            _tell_what_landed(context, pipeline, report, today)
+            _report_commits(context, pipeline, report, today)
             raise dg.Failure(str(error), metadata={ERROR: type(error).__name__}) from None
 
     return refresh
@@ -163,10 +186,10 @@ def _worker(context: dg.AssetExecutionContext, pipeline: PipelineResource, calen
 
 
 def describe(report: RefreshReport) -> str:
-    """A refresh in one line, for the run's log."""
+    """Return a refresh in one line, for the run's log."""
     return (
         f"{report.held} positions held, {report.enqueued} newly due; {report.refreshed} refreshed in {report.batches} "
-        f"batches ({report.quoted} with a quote), {report.closed} closed, {report.retried} left for a retry"
+        f"batches ({report.quoted} with a quote), {report.closed} closed, {report.retried} to be retried"
     )
 
 
@@ -178,8 +201,8 @@ def _results(
     *,
     everything: bool,
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """One result per selected asset; counts and versions are set per partition, or all days would show the same."""
-    told = [
+    """Return one result per selected asset, with counts and versions by partition, or all days would show the same."""
+    reports = [
         (
             dg.AssetKey(spec.name),
             partition,
@@ -197,17 +220,17 @@ def _results(
         for partition in context.partition_keys
         if dg.AssetKey(spec.name) in context.selected_asset_keys
     ]
-    # Once all is read: what fails in between would leave one table told of twice.
-    for key, partition, metadata in told:
+    # After all reads: a failure in between would report a table twice.
+    for key, partition, metadata in reports:
         context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
-    for key in dict.fromkeys(key for key, _, _ in told):
+    for key in dict.fromkeys(key for key, _, _ in reports):
         yield dg.MaterializeResult(asset_key=key)
 
 
-def _tell_what_landed(
+def _report_commits(
     context: dg.AssetExecutionContext, pipeline: PipelineResource, report: RefreshReport, partition: str
 ) -> None:
-    """What landed before the failure is in the lake: Dagster shall know of it, though the run fails."""
+    """Report the commits that a failed run made before its failure."""
     for spec, commits in _tables(report):
         if not commits or dg.AssetKey(spec.name) not in context.selected_asset_keys:
             continue
@@ -217,7 +240,7 @@ def _tell_what_landed(
                 context, spec, pipeline, partition, commits, queue_depth=depth, everything=False
             )
         except V6Error as error:
-            context.log.warning("%s: %d commits are not told of: %s", spec.name, len(commits), error)
+            context.log.warning("%s: %d commits were not reported to Dagster: %s", spec.name, len(commits), error)
         else:
             context.log_event(dg.AssetMaterialization(spec.name, partition=partition, metadata=metadata))
 
@@ -236,9 +259,9 @@ def _partition_metadata(
     queue_depth: int | None,
     everything: bool,
 ) -> dict[str, Any]:
-    """What the partition holds now, what this run's commits added to it, and what is worth to be shown.
+    """Return the partition's row count, what this run's commits added, and figures and samples to show.
 
-    ``queue_depth`` is what the run had to drain, None where it did not refresh this partition.
+    ``queue_depth``: items at the start of the run; None if it did not refresh this partition.
     """
     day, lake = date.fromisoformat(partition), pipeline.lake()
     added = [commit for commit in commits if commit.rows_by_date.get(day)]
@@ -256,7 +279,7 @@ def _partition_metadata(
             metadata |= shown(lambda: _account_figures(pipeline, day=day), say=context.log.warning)
 
         def sample() -> Mapping[str, Any]:
-            # A person who refreshes everything looks at it.
+            # A refresh of everything is launched by a person, who looks at the result.
             wanted = everything or is_first_of_quarter(context.instance, spec.name, partition, pipeline.now())
             return sample_rows(spec, lake, day) if wanted else {}
 
@@ -265,7 +288,7 @@ def _partition_metadata(
 
 
 def _queue_figures(pipeline: PipelineResource, depth_at_start: int) -> dict[str, Any]:
-    """How full the queue was when the run began to drain it, and is after the run."""
+    """Return the depth of the queue at the start of the run and after it."""
     stats = PositionQueue(pipeline.database(), pipeline.now).stats()
     return {
         "queue_depth_at_start": depth_at_start,
@@ -276,20 +299,19 @@ def _queue_figures(pipeline: PipelineResource, depth_at_start: int) -> dict[str,
 
 
 def _account_figures(pipeline: PipelineResource, *, day: date) -> dict[str, float]:
-    """Sums over the accounts by base currency, of their newest rows."""
+    """Return sums of the accounts' newest rows, by base currency."""
     wanted = downloaded_accounts(holdings.list_open(pipeline.database()), pipeline.settings())
     return account_sums(newest_accounts(pipeline.lake().table(ACCOUNT_VALUES), day), wanted)
 
 
 def account_sums(newest: pl.DataFrame, wanted: Collection[str]) -> dict[str, float]:
-    """Figures of all accounts together; what any of them lacks is left out, for a part would look like the whole.
+    """Return sums over all accounts, by the figure's name and its currency.
+
+    A figure that an account does not have is left out, as its sum would look complete.
 
     Args:
         newest: a row per account, of ``account_values``.
         wanted: accounts without which nothing is summed up.
-
-    Returns:
-        Sums, in the currency that their names end with.
     """
     if set(wanted) - set(newest.get_column("account")):
         return {}

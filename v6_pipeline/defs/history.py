@@ -1,8 +1,7 @@
-"""The assets of history: Flex statements, historical closes, snapshots, exposure, made per trading day.
+"""Assets of history, by trading day: Flex statements, historical closes, snapshots, exposure.
 
-One step makes all that a run selects, since a day that cannot be made must not keep the others, or the tables after
-it, from being made: with a step each, one bad day would skip whatever lies downstream of all days. Each day is told to
-Dagster as it is committed; what could not be made fails the run at its end, all of it in one message.
+One step makes all that a run selects: with a step for each table, one failed day would skip everything downstream of
+all days. Each day is reported to Dagster once it is committed; failed days fail the run at its end, in one message.
 https://docs.dagster.io/guides/build/partitions-and-backfills/backfilling-data
 """
 
@@ -15,18 +14,15 @@ from typing import Any
 
 import dagster as dg
 
-from v6_pipeline import __version__
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.defs.assets import table_asset
 from v6_pipeline.defs.checks import evaluations_of_days
-from v6_pipeline.defs.lineage import source_schema
 from v6_pipeline.defs.metadata import (
     FRESH,
-    KINDS,
     data_version_tag,
     is_first_of_quarter,
     sample_rows,
     shown,
-    table_definition,
     table_materialization,
 )
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
@@ -44,35 +40,19 @@ from v6_pipeline.lake.tables import (
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
 )
-from v6_pipeline.lake.tables.sources import FLEX_ATTRIBUTES, IB_FLEX
 from v6_pipeline.pictures import as_markdown, exposure_by_underlying
 
 STEP = "history"
 GROUP = "history"
 EVERY_DAY = {POSITION_SNAPSHOTS.name, PORTFOLIO_EXPOSURE.name}
-"""Made by the schedule after each session; the others come with Flex statements, if there are any."""
+"""Made by the schedule after each session; the others need Flex statements."""
 
 
 class HistoryConfig(dg.Config):
-    """How a run of the tables of history goes about it."""
+    """Run config of the step ``history``."""
 
     refetch: bool = False
-    """Ask IB again for what was fetched already: Flex statements of the days, and historical closes."""
-
-
-def flex_source(owners: Sequence[str]) -> dg.AssetSpec:
-    """What lies upstream of history: IB's own account of past days."""
-    return dg.AssetSpec(
-        IB_FLEX,
-        description=(
-            "IB's Flex statements, the broker's own account of past days: files in V6_FLEX_DIR, or fetched from the "
-            "Flex Web Service with V6_FLEX_TOKEN and V6_FLEX_QUERY_ID."
-        ),
-        metadata={"dagster/column_schema": source_schema(FLEX_ATTRIBUTES)},
-        group_name="broker",
-        kinds={"interactivebrokers", "xml"},
-        owners=owners,
-    )
+    """Fetch the Flex statements and the historical closes of the days again."""
 
 
 def _upstream(spec: TableSpec) -> tuple[str, ...]:
@@ -83,19 +63,11 @@ def _upstream(spec: TableSpec) -> tuple[str, ...]:
 def history(
     lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar, owners: Sequence[str]
 ) -> dg.AssetsDefinition:
-    """The tables of history, any of them for any trading days in one run."""
+    """Return the tables of history, any of which a run makes for any trading days."""
     specs = [
-        dg.AssetSpec(
-            spec.name,
-            deps=_upstream(spec),
-            description=spec.description,
-            metadata=table_definition(spec, lake),
-            group_name=GROUP,
-            kinds=KINDS,
-            code_version=__version__,
-            owners=owners,
+        table_asset(spec, lake, deps=_upstream(spec), group_name=GROUP, owners=owners).replace_attributes(
             freshness_policy=FRESH if spec.name in EVERY_DAY else None,
-            skippable=True,  # a day is told of with an event of its own; an output would tell of all days of the run
+            skippable=True,  # each day has an event of its own; an output would report all days of the run
         )
         for spec in HISTORY_TABLES
     ]
@@ -110,12 +82,12 @@ def history(
     def make(
         context: dg.AssetExecutionContext, config: HistoryConfig, pipeline: PipelineResource
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        """Make the selected tables for the run's trading days, each told of as it is done."""
+        """Make the selected tables for the run's trading days."""
         now = pipeline.now()
         for key in context.partition_keys:
             require_begun(key, calendar=calendar, now=now)
         _make(context, config, pipeline)
-        yield from ()  # outputs would tell of all days of the run: each has told of itself
+        yield from ()  # an output would report all days of the run, and each was reported by itself
 
     return make
 
@@ -144,7 +116,7 @@ def _make(context: dg.AssetExecutionContext, config: HistoryConfig, pipeline: Pi
 
 
 def describe(made: Made) -> str:
-    """A day of a table in one line, for the run's log."""
+    """Return a day of a table in one line, for the run's log."""
     what = f"{made.spec.name} {made.day}: {made.rows} rows"
     if made.version is None:
         return f"{what}; there is no table yet"
@@ -152,7 +124,7 @@ def describe(made: Made) -> str:
 
 
 def _shown(context: dg.AssetExecutionContext, work: HistoryContext, made: Made) -> dict[str, Any]:
-    """Sample rows and a picture of a day that changed; of one that is not over, four times an hour."""
+    """Return sample rows and a picture of a day that changed; before its cut-off four times an hour."""
     if not made.changed:
         return {}
     is_over = work.window(made.day).cut_off <= work.now()
@@ -187,7 +159,7 @@ def _materialization(lake: Lake, made: Made, extra: Mapping[str, Any]) -> dg.Ass
 
 
 def _reasons(failed: Iterable[Failed]) -> list[str]:
-    """One line per table: the days that failed, and the reason of the first; the failure's metadata has them all."""
+    """Return one line per table: the days that failed, and the first reason; the failure's metadata has all reasons."""
     by_table: dict[str, list[Failed]] = {}
     for item in failed:
         by_table.setdefault(item.spec.name, []).append(item)
@@ -207,7 +179,7 @@ def _span(days: Sequence[date]) -> str:
 
 
 def _failures(failed: Iterable[Failed]) -> dict[str, dg.MetadataValue[Any]]:
-    """Every day that failed, for the run's page."""
+    """Return every day that failed, for the run's page."""
     records = [
         dg.TableRecord({"table": item.spec.name, "day": day.isoformat(), "reason": item.reason})
         for item in failed
