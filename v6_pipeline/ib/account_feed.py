@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +20,7 @@ from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import spec_from_ib
 from v6_pipeline.model import AccountValues, ContractSpec, known
+from v6_pipeline.state.instants import Clock
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class AccountFeed:
     def __init__(
         self,
         connection: IBConnectionManager,
-        clock: Callable[[], datetime],
+        clock: Clock,
         *,
         timeout: float = 60,
         pnl_timeout: float = 3,
@@ -138,7 +138,7 @@ class AccountFeed:
 class _Reading:
     """The part of one account's download received so far, and a future that completes at its end."""
 
-    def __init__(self, account: str, clock: Callable[[], datetime]) -> None:
+    def __init__(self, account: str, clock: Clock) -> None:
         self._account = account
         self._clock = clock
         self.portfolio: dict[int, PortfolioValue] = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -34,6 +34,7 @@ from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.historical_pacing import HistoricalPacer
 from v6_pipeline.model import ContractSpec, SecType, known
 from v6_pipeline.state.account.closes import FetchedClose
+from v6_pipeline.state.instants import Clock
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ async def daily_closes(
     contract: ContractSpec,
     windows: Sequence[CloseWindow],
     *,
-    clock: Callable[[], datetime],
+    clock: Clock,
     timeout: float = ANSWER_SECONDS,  # noqa: ASYNC109
 ) -> list[FetchedClose]:
     """Return each day's close, or the reason for none: one request per span of days, a second kind of bars for gaps.

@@ -13,9 +13,10 @@ from ib_async import Position
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import spec_from_ib
 from v6_pipeline.model import Holding, known
+from v6_pipeline.state.instants import Clock
 
 
-async def download_positions(connection: IBConnectionManager, clock: Callable[[], datetime]) -> list[Holding]:
+async def download_positions(connection: IBConnectionManager, clock: Clock) -> list[Holding]:
     """Return all positions of all accounts, as of the gateway's ``positionEnd``; zero positions (closed) are left out.
 
     The subscription stays: ``subscribe_positions`` reports the later changes.
@@ -30,9 +31,7 @@ async def download_positions(connection: IBConnectionManager, clock: Callable[[]
     return [holding_from_ib(item, observed_at) for item in newest.values() if item.position]
 
 
-def subscribe_positions(
-    connection: IBConnectionManager, on_change: Callable[[Holding], None], clock: Callable[[], datetime]
-) -> None:
+def subscribe_positions(connection: IBConnectionManager, on_change: Callable[[Holding], None], clock: Clock) -> None:
     """Call ``on_change`` for each position message of this connection, zero positions included."""
 
     def handle(item: Position) -> None:

@@ -16,6 +16,7 @@ from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.model import BaseCurrency
 from v6_pipeline.state.account import downloads as records
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.leases.named import NamedLease
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class AccountDownloads:
         feed: AccountFeed,
         *,
         owner: str,
-        clock: Callable[[], datetime],
+        clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._database = database

@@ -30,6 +30,7 @@ from v6_pipeline.refresh.writer import RefreshWriter
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.keys import Key
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.queue.items import Batch, NewItem, QueueItem, QueueState
@@ -94,7 +95,7 @@ class QueueWorker:
         *,
         run_id: str,
         trading_day: Callable[[datetime], date],
-        clock: Callable[[], datetime],
+        clock: Clock,
         policy: ConnectionPolicy | None = None,
     ) -> None:
         self._settings = settings
@@ -185,7 +186,7 @@ class QueueWorker:
         self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
 
     def _return_batch(self, batch: Batch, reason: str) -> None:
-        """Return a batch that this worker cannot finish, so that others get it before its lease ends."""
+        """Give back a batch that this worker cannot finish, so that others get it before its lease ends."""
         with contextlib.suppress(StateError):
             self._queue.give_back(batch.token, [item.key for item in batch.items], reason, delay_seconds=0)
 
@@ -260,11 +261,17 @@ class QueueWorker:
             return True
         found = await asyncio.to_thread(self._reconcile, items, downloads, frozenset(self._held))
         contracts = await cache.qualified([conid for _, conid in found.valued])
-        seen = await quotes.collect(value.contract for value in found.valued.values() if value.position)
-        self.report.quoted += len(seen)
+        quoted = await quotes.collect(value.contract for value in found.valued.values() if value.position)
+        self.report.quoted += len(quoted)
         found = with_reopened(found, self._held)
-        rows = self._rows(found, contracts, seen, downloads)
-        return await self._commit(batch, items, rows, found, downloads)
+        rows = self._rows(found, contracts, quoted, downloads)
+        if await asyncio.to_thread(self._queue.extend, batch.token, lease_seconds=BATCH_LEASE_SECONDS) is None:
+            log.warning("lease of a batch expired: its %d items are served again", len(items))
+            return False
+        if rows:  # durable before the acknowledgement
+            self.report.commits.append(await asyncio.to_thread(self._writer.append_positions, rows))
+        await asyncio.to_thread(self._acknowledge, batch.token, items, rows, found, downloads)
+        return True
 
     async def _reject_unmanaged_accounts(self, batch: Batch) -> list[QueueItem]:
         """Return the items that can be valued; fail those of other accounts, which end as dead letters."""
@@ -310,14 +317,14 @@ class QueueWorker:
 
     def _rows(
         self,
-        items: Reconciliation,
+        found: Reconciliation,
         contracts: dict[int, ContractSpec],
         quotes: dict[int, Quote],
         downloads: AccountDownloads,
     ) -> list[PositionUpdate]:
         now = self._clock()
         rows = []
-        for key, value in items.valued.items():
+        for key, value in found.valued.items():
             account, conid = key
             held = self._held.get(key)
             assignments = self._registry.assignments(held) if held else ()
@@ -332,33 +339,15 @@ class QueueWorker:
                     now=now,
                 )
             )
-        for key, holding in items.gone.items():
-            if key not in items.valued:
+        for key, holding in found.gone.items():
+            if key not in found.valued:
                 contract = contracts.get(key[1], holding.contract)
                 rows.append(closing_update(holding, contract, base=downloads.base(key[0]), now=now))
         return rows
 
-    async def _commit(
-        self,
-        batch: Batch,
-        items: list[QueueItem],
-        rows: list[PositionUpdate],
-        found: Reconciliation,
-        downloads: AccountDownloads,
-    ) -> bool:
-        """Write one durable commit, then acknowledge; write nothing if the lease is lost."""
-        extended = await asyncio.to_thread(self._queue.extend, batch.token, lease_seconds=BATCH_LEASE_SECONDS)
-        if extended is None:
-            log.warning("lease of a batch expired: its %d items are served again", len(items))
-            return False
-        if rows:
-            self.report.commits.append(await asyncio.to_thread(self._writer.append_positions, rows))
-        await asyncio.to_thread(self._acknowledge, batch, items, rows, found, downloads)
-        return True
-
     def _acknowledge(
         self,
-        batch: Batch,
+        token: str,
         items: list[QueueItem],
         rows: list[PositionUpdate],
         found: Reconciliation,
@@ -373,11 +362,10 @@ class QueueWorker:
                 holdings_store.mark_closed(self._database, keys, closed_at=download.started_at)
         if found.disputed:
             reason = "position feed and account download disagree"
-            self._queue.mark_failed(batch.token, found.disputed, reason)
+            self._queue.mark_failed(token, found.disputed, reason)
             self.report.retried += len(found.disputed)
-        disputed = set(found.disputed)
-        done = [item.key for item in items if item.key not in disputed]
+        done = [item.key for item in items if item.key not in found.disputed]
         refreshed_at = min((row.timestamp for row in rows), default=now)
-        accepted = self._queue.mark_success(batch.token, done, refreshed_at)
+        accepted = self._queue.mark_success(token, done, refreshed_at)
         self.report.closed += len(found.gone)
         self.report.refreshed += len(accepted) - len(found.gone)

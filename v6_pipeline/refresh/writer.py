@@ -14,6 +14,7 @@ from v6_pipeline.lake.rows import account_rows, position_rows
 from v6_pipeline.lake.table import Commit
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS
 from v6_pipeline.model import AccountValues, PositionUpdate, UpdateSource
+from v6_pipeline.state.instants import Clock
 
 
 class RefreshWriter:
@@ -29,7 +30,7 @@ class RefreshWriter:
         run_id: str,
         gateway: str,
         trading_day: Callable[[datetime], date],
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
         self._positions = lake.table(QUEUED_POSITIONS)
         self._accounts = lake.table(ACCOUNT_VALUES)
