@@ -1,11 +1,11 @@
-"""The commits of a table as its log has them: reading them in order, and finding the one that wrote a row.
+"""The commits of a table from its log: read in order, or searched for the commit that wrote a row.
 
-``DeltaTable.history()`` alone will not do: it returns the newest commits of the table but numbers them down from the
-version of the handle: all are misnumbered once another commit has landed, or when an older version is open.
+``DeltaTable.history()`` alone is not enough: it returns the newest commits of the table but numbers them down from the
+version of the handle, so all numbers are wrong once another commit has landed, or when an older version is open.
 
-A row names the run or the streamer's epoch that wrote it, and when it was handed to Delta; a commit names the same and
-the time it landed. On a local disk the commit's own data files confirm it. An object store is asked for its newest
-commits at once, and the confirmation is left out: each file would be a request.
+A row names the run or the streamer's epoch that wrote it, and the time when it was handed to Delta; a commit names the
+same author and the time when it landed. On a local disk the commit's data files confirm the match. In an object store
+that would take a request per file: there the newest commits are listed in one request, and nothing is confirmed.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
     from v6_pipeline.lake.table import DeltaTableStore
 
 Row = Mapping[str, Any]
-"""Any: a row of a table, by column."""
+"""A row of a table, by column."""
 
 MOST_COMMITS = 2_000
-"""Commits looked at for one row, each way: 0.2 s of local files. Few are needed unless a clock was set back."""
+"""Commits to search for one row in each direction: 0.2 s of local files. Few are needed unless a clock was set back."""
 _ATTEMPTS = 5
 _CLOCKS_APART = timedelta(seconds=5)
-"""How far the clock of a row may be ahead of that of its commit: one machine has one, object stores their own."""
+"""How far the clock of a row may be ahead of its commit's: an object store has a clock of its own."""
 
 
 def commit_entries(handle: DeltaTable, uri: str, *, first: int, limit: int) -> list[dict[str, Any]]:
-    """The ``commitInfo`` of versions from ``first`` on, oldest first, at most ``limit``.
+    """Return the ``commitInfo`` of at most ``limit`` versions from ``first`` on, oldest first.
 
-    Versions whose log has expired or cannot be read are missing. Brings the handle to the newest version on an object
-    store.
+    Versions whose log has expired or cannot be read are missing. In an object store the handle moves to the newest
+    version.
 
     Raises:
         DeltaError, OSError: the log cannot be read.
@@ -62,19 +62,18 @@ def commit_entries(handle: DeltaTable, uri: str, *, first: int, limit: int) -> l
         try:
             entries.append(_entry(folder, version))
         except FileNotFoundError:
-            if oldest < 0:  # thousands may have expired: they are not tried one by one
+            if oldest < 0:  # thousands may have expired: skip them at once
                 oldest = oldest_version(folder, newest)
             version = max(version + 1, oldest)
             continue
-        except ValueError:  # damaged, where a checkpoint stands for it
-            version += 1
-            continue
+        except ValueError:
+            pass  # damaged, and replaced by a checkpoint
         version += 1
     return entries
 
 
 def oldest_version(folder: Path, newest: int) -> int:
-    """The oldest version of a local table whose log file is there; ``newest`` if there is none.
+    """Return the oldest version of a local table that has a log file; ``newest`` if none has.
 
     Raises:
         OSError: the log cannot be listed.
@@ -86,11 +85,11 @@ def oldest_version(folder: Path, newest: int) -> int:
 
 
 def read_commits(store: DeltaTableStore, after_version: int, limit: int) -> list[CommitInfo]:
-    """The oldest ``limit`` commits after a version, oldest first; -1 begins at the table's creation.
+    """Return the oldest ``limit`` commits after a version, oldest first; -1 begins at the table's creation.
 
-    A table that does not exist yet has none. Where the log no longer reaches back that far the list begins with the
-    oldest commit left, which the gap in ``version`` shows. Cost at 2,000
-    commits: 22 ms, most of it opening the table, and 5 ms for a hundred commits.
+    A table that does not exist has none. If the log does not reach back that far, the list begins with the oldest
+    commit left: the gap in ``version`` shows it. At 2,000 commits opening the table takes most of 22 ms, and a hundred
+    commits take 5 ms.
 
     Raises:
         LakeError: the table is damaged, unreachable, or newer than this code.
@@ -104,9 +103,9 @@ def read_commits(store: DeltaTableStore, after_version: int, limit: int) -> list
 
 
 def durable_commits(store: DeltaTableStore, after_version: int, limit: int) -> list[CommitInfo]:
-    """As ``read_commits``, for who reports them: every commit returned outlives a power cut.
+    """As ``read_commits``, after making sure that each commit survives a power cut.
 
-    A commit can be read some milliseconds before its writer has flushed it, or was killed before it could.
+    A commit can be read some milliseconds before its writer flushes it, or after its writer was killed.
 
     Raises:
         LakeError: as ``read_commits``, or the disk failed.
@@ -123,9 +122,9 @@ def durable_commits(store: DeltaTableStore, after_version: int, limit: int) -> l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """The commit that wrote a row; ``confirmed`` where the row was seen in the files that the commit added.
+    """The commit that wrote a row; ``confirmed`` if a file of the commit has the row.
 
-    Without a commit ``note`` says why there is none.
+    Without a commit ``note`` gives the reason.
     """
 
     commit: CommitInfo | None
@@ -134,10 +133,7 @@ class Writer:
 
 
 class CommitLog:
-    """The commits of a table as its log has them now, each read when it is first asked for.
-
-    Args:
-        store: the table, which must exist.
+    """The commits of a table as its log has them now, each read on its first use.
 
     Raises:
         LakeError: the table is damaged, unreachable, or newer than this code.
@@ -163,13 +159,13 @@ class CommitLog:
         self.oldest = min(self._known, default=self.newest)
 
     def get(self, version: int) -> CommitInfo | None:
-        """The commit of a version; None if its log has expired or is damaged where a checkpoint stands for it."""
+        """Return the commit of a version; None if its log has expired, or is damaged and replaced by a checkpoint."""
         if version not in self._known and self._folder is not None:
             self._known[version] = self._read(self._folder, version)
         return self._known.get(version)
 
     def writer_of(self, row: Row, *, up_to: int) -> Writer:
-        """The commit that wrote a row that was there at version ``up_to``."""
+        """Return the commit that wrote a row of version ``up_to``."""
         start = self._first_since(row["ingested_at"] - _CLOCKS_APART, up_to)
         forward = range(start, min(up_to, start + MOST_COMMITS - 1) + 1)
         backward = range(start - 1, max(self.oldest, start - MOST_COMMITS) - 1, -1)
@@ -181,14 +177,14 @@ class CommitLog:
             found = self._is_in(version, row)
             if found:
                 return Writer(commit=commit, confirmed=True)
-            if found is None and likely is None:  # its files are gone, or are not looked at
+            if found is None and likely is None:  # its files are gone, or in an object store
                 likely = commit
         if likely is not None:
             return Writer(commit=likely)
         return Writer(commit=None, note=self._why_none())
 
     def of_run(self, run_id: str, *, prefix: bool = False) -> list[CommitInfo]:
-        """The commits that a run made, oldest first; with ``prefix``, that runs made whose ids begin so."""
+        """Return the commits of a run, oldest first; with ``prefix``, of all runs whose ids begin with ``run_id``."""
         with self._store.faults():
             versions = list(self._versions_that_name(run_id))
         commits = [commit for version in versions if (commit := self.get(version)) is not None]
@@ -198,7 +194,7 @@ class CommitLog:
 
     def _versions_that_name(self, run_id: str) -> Iterator[int]:
         for version in range(self.oldest, self.newest + 1):
-            # 2,000 files: 0.07 s to find the text in, 0.19 to parse.
+            # 2,000 files: 0.07 s to search for the text, 0.19 s to parse.
             if self._folder is None or run_id.encode() in _bytes(log_file(self._folder, version)):
                 yield version
 
@@ -210,7 +206,7 @@ class CommitLog:
                 return None
 
     def _first_since(self, instant: datetime, up_to: int) -> int:
-        """The first version that landed at ``instant`` or later, by halving; one above ``up_to`` if none did."""
+        """Return the first version that landed at ``instant`` or later, by bisection; ``up_to + 1`` if none did."""
         low, high = self.oldest, up_to + 1
         while low < high:
             middle = (low + high) // 2
@@ -222,11 +218,11 @@ class CommitLog:
         return low
 
     def _is_in(self, version: int, row: Row) -> bool | None:
-        """Whether the files that a version added hold the row; None if that cannot be told."""
+        """Return whether the files that a version added hold the row; None if they cannot be read."""
         if self._folder is None:
             return None
         try:
-            # Without the parts of the path: the partition's value is no column of the file.
+            # Without the partition, whose value is in the path and not in the file.
             files = [path for path in added_files(self._folder, version) if f"date={row['date']}" in path.parent.name]
             names = [name for name in (*self._store.spec.key, "timestamp", "ingested_at") if name != PARTITION_COLUMN]
             same = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(row[name])) for name in dict.fromkeys(names))
@@ -260,7 +256,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _from_history(handle: DeltaTable, first: int, limit: int) -> list[dict[str, Any]]:
-    """Numbers are right if no commit landed while the history was read."""
+    """Read the history again until no commit lands during it: only then are its numbers right."""
     for _ in range(_ATTEMPTS):
         handle.update_incremental()
         before = handle.version()
@@ -271,7 +267,7 @@ def _from_history(handle: DeltaTable, first: int, limit: int) -> list[dict[str, 
         if handle.version() == before:
             entries = [entry for entry in entries if entry["version"] >= first]
             return sorted(entries, key=lambda entry: int(entry["version"]))[:limit]
-    raise OSError(f"commits kept landing while the log was read, {_ATTEMPTS} times over: timed out")
+    raise OSError(f"commits landed while the log was read, {_ATTEMPTS} times in a row: timed out")
 
 
 def _entry(folder: Path, version: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Creating a Delta table from its spec, and bringing an older one up to the spec's version."""
+"""Creating a Delta table from its spec, and migrating an older one to the spec's version."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from v6_pipeline.lake.faults import is_conflict
 
 SCHEMA_VERSION = "v6.schema_version"
 CHECKPOINT_INTERVAL = 20
-"""Commits between checkpoints: with 100, delta-rs's default, an append at commit 200 took 89 ms, with 20 36 ms."""
+"""Commits between checkpoints: an append at commit 200 took 89 ms with 100, delta-rs's default, and 36 ms with 20."""
 ONCE = CommitProperties(max_commit_retries=0)
-"""For creations: by default delta-rs retries the loser of a race, whose table definition then lands as version 1."""
+"""For creations: by default delta-rs retries the loser of a race, and its table definition lands as version 1."""
 _MIGRATION_ATTEMPTS = 5
 
 _PRIMITIVES: dict[pl.DataType, str] = {
@@ -32,7 +32,7 @@ _PRIMITIVES: dict[pl.DataType, str] = {
 
 
 def delta_type(dtype: pl.DataType) -> PrimitiveType | ArrayType | StructType:
-    """The Delta type of a polars type."""
+    """Return the Delta type of a polars type."""
     if isinstance(dtype, pl.List):
         return ArrayType(delta_type(_instance(dtype.inner)))
     if isinstance(dtype, pl.Struct):
@@ -41,13 +41,13 @@ def delta_type(dtype: pl.DataType) -> PrimitiveType | ArrayType | StructType:
 
 
 def create(spec: TableSpec, uri: str, options: Mapping[str, str]) -> DeltaTable:
-    """Create the table, or open the one that another process created meanwhile.
+    """Create the table, or open it if another process has created it at the same time.
 
     Raises:
         DeltaError, OSError: neither worked.
     """
-    # Statistics of these alone: they prune by time and contract, and keep a log entry small; by default delta-rs takes
-    # the first 32 columns, which leaves out timestamp.
+    # Statistics for these columns only: they prune by time and contract and keep a log entry small. By default delta-rs
+    # takes the first 32 columns, without timestamp.
     indexed = [name for name in dict.fromkeys((*spec.key, "timestamp")) if spec.has(name)]
     try:
         return DeltaTable.create(
@@ -61,8 +61,8 @@ def create(spec: TableSpec, uri: str, options: Mapping[str, str]) -> DeltaTable:
                 "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
                 "delta.dataSkippingStatsColumns": ",".join(indexed),
                 "delta.logRetentionDuration": spec.log_retention,
-                # A checkpoint must be flushed before the log files that it stands for are dropped; delta-rs would drop
-                # them right after writing it, in a compaction even where its hook is told not to.
+                # A checkpoint must be flushed before the log files that it replaces are dropped. delta-rs would drop
+                # them right after writing it, during a compaction even if its hook forbids it.
                 "delta.enableExpiredLogCleanup": "false",
                 SCHEMA_VERSION: str(spec.version),
             },
@@ -71,17 +71,17 @@ def create(spec: TableSpec, uri: str, options: Mapping[str, str]) -> DeltaTable:
             commit_properties=ONCE,
         )
     except DeltaError:
-        # The loser of a first creation gets one DeltaError or another; if there is a table now, all is well.
+        # The loser of a race to create gets one DeltaError or another; with a table there now, nothing is wrong.
         if not DeltaTable.is_deltatable(uri, storage_options=dict(options) or None):
             raise
         return DeltaTable(uri, storage_options=dict(options) or None)
 
 
 def stored_version(handle: DeltaTable, spec: TableSpec) -> int:
-    """The schema version that the table was created with or migrated to.
+    """Return the schema version that the table was created with or migrated to.
 
     Raises:
-        LakeError: it has none, so something else made the table, or it is newer than this code.
+        LakeError: it has none, so another program made the table, or it is newer than this code.
     """
     text = handle.metadata().configuration.get(SCHEMA_VERSION, "")
     if not text.isdigit():
@@ -96,11 +96,11 @@ def stored_version(handle: DeltaTable, spec: TableSpec) -> int:
 
 
 def migrate(handle: DeltaTable, spec: TableSpec) -> None:
-    """Add the columns that the spec has and the table lacks, then record the version; safe to repeat and to race.
+    """Add the columns that are missing in the table, then record the version; safe to repeat and to race.
 
     Raises:
         LakeError: the table's columns are not those of its version, or the table is newer.
-        LakeConflictError: others kept changing the table.
+        LakeConflictError: other writers changed the table during each attempt.
     """
     for _ in range(_MIGRATION_ATTEMPTS):
         stored = stored_version(handle, spec)
@@ -110,7 +110,7 @@ def migrate(handle: DeltaTable, spec: TableSpec) -> None:
         present = {field.name for field in handle.schema().fields}
         new = [column for column in spec.columns if column.name not in present]
         if required := [column.name for column in new if column.required]:
-            raise LakeError(f"table {spec.name} cannot be given required columns later: {', '.join(required)}")
+            raise LakeError(f"table {spec.name} exists, so no required column can be added: {', '.join(required)}")
         try:
             if new:
                 handle.alter.add_columns([_field(column) for column in new])
@@ -125,16 +125,16 @@ def migrate(handle: DeltaTable, spec: TableSpec) -> None:
 
 
 def check_columns(handle: DeltaTable, spec: TableSpec, stored: int) -> None:
-    """Refuse a table whose columns of its version differ from the spec's.
+    """Refuse a table whose columns differ from those of the spec at the table's version.
 
     Raises:
-        LakeError: naming the first column that differs.
+        LakeError: names the first column that differs.
     """
     found = {field.name: field.type for field in handle.schema().fields}
     for column in spec.columns:
         if column.name not in found:
             if column.since <= stored:
-                raise LakeError(f"table {spec.name} lacks column {column.name}: it was changed by hand; restore it")
+                raise LakeError(f"table {spec.name} has no column {column.name}: it was changed by hand; restore it")
             continue
         if found[column.name] != delta_type(column.dtype):
             raise LakeError(f"table {spec.name}: column {column.name} is {found[column.name]}, must be {column.dtype}")
@@ -147,5 +147,5 @@ def _field(column: Column) -> Field:
 
 
 def _instance(dtype: object) -> pl.DataType:
-    """Polars gives inner types as class or instance."""
+    """Return an instance: polars gives inner types as class or instance."""
     return dtype() if isinstance(dtype, type) else dtype  # type: ignore[return-value]

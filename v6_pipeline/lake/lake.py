@@ -1,8 +1,8 @@
-"""The lake as a whole: where its tables are, and whose accounts it holds.
+"""The lake as a whole: addresses of its tables, and the kind of accounts that it holds.
 
-Simulated accounts (``SIM...``) and real ones never share a lake. The first write decides, for ever: it creates the
-table ``v6_lake``, which has no rows and one property. Creating a Delta table is atomic on every store that Delta works
-on, so that of two first writers one wins and the other is told.
+Simulated accounts (``SIM...``) and real ones never share a lake. The first write decides for good: it creates the table
+``v6_lake``, which has no rows and one property. Creating a Delta table is atomic on every store that Delta supports:
+one of two first writers wins, and the other gets an error.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ SIMULATED_PREFIX = "SIM"
 
 
 class AccountKind(enum.StrEnum):
-    """Whose rows a lake holds."""
+    """Kind of the accounts in a lake."""
 
     SIMULATED = "simulated"
     REAL = "real"
 
     @classmethod
     def of(cls, account: str) -> AccountKind:
-        """The kind of an account, by its name."""
+        """Return the kind of an account by its name."""
         return cls.SIMULATED if account.startswith(SIMULATED_PREFIX) else cls.REAL
 
 
 class Lake:
-    """The Delta tables under ``root``; nothing is read or created before the first use."""
+    """The Delta tables under ``root``; the first use reads or creates them."""
 
     def __init__(
         self, root: str, storage_options: Mapping[str, str] | None = None, *, fsync: Fsync = fsync_path
@@ -56,22 +56,22 @@ class Lake:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Lake:
-        """The lake that the settings name."""
+        """Return the lake of the settings."""
         return cls(settings.lake_root, settings.lake_storage_options)
 
     def __repr__(self) -> str:
         return f"Lake({safe_uri(self.root)!r})"
 
     def uri(self, spec: TableSpec) -> str:
-        """The address of a table."""
+        """Return the address of a table."""
         return f"{self.root}/{spec.name}"
 
     def table(self, spec: TableSpec) -> DeltaTableStore:
-        """A table of this lake; appends to it pass ``admit``."""
+        """Return a table of this lake; its appends go through ``admit``."""
         return DeltaTableStore(spec, self.uri(spec), storage_options=self._options, admit=self.admit, fsync=self._fsync)
 
     def kind(self) -> AccountKind | None:
-        """Whose rows the lake holds; None before the first write.
+        """Return the kind of accounts in the lake; None before the first write.
 
         Raises:
             LakeError: the marker is damaged or unreachable.
@@ -81,7 +81,7 @@ class Lake:
         return self._kind
 
     def admit(self, accounts: Sequence[str]) -> None:
-        """Let these accounts' rows in; the first of all decides the lake's kind. The store is asked once per process.
+        """Check that rows of these accounts may enter; the first ever decide the lake's kind. Read once per process.
 
         Raises:
             LakeError: simulated accounts in a lake of real ones, or the reverse, or both at once.
@@ -101,20 +101,20 @@ class Lake:
             )
 
     def try_writing(self) -> None:
-        """Write a small object beside the tables, and delete it.
+        """Write a small object next to the tables of an object store, and delete it.
 
-        For object stores: a folder is tried by a file. It blocks the whole process until the store has answered.
+        The whole process blocks until the store has answered.
 
         Raises:
-            LakeError: the store takes none, or does not let go of it, and then names the object that is left.
+            LakeError: the store refuses it, or refuses to delete it; the error names the object.
         """
-        # Its public form is a subclass of pyarrow's, which is not installed; both come from delta-rs as they are.
+        # The public class derives from one of pyarrow, which is not installed; this is the one behind it.
         from deltalake._internal import DeltaFileSystemHandler
 
         name = f"_v6_probe_{uuid4().hex}"
         with lake_faults(table=name, uri=f"{self.root}/{name}", options=self._options):
             store = DeltaFileSystemHandler(self.root, self._options)
-            stream: Any = store.open_output_stream(name)  # delta-rs's stub lacks close
+            stream: Any = store.open_output_stream(name)  # delta-rs's stub has no close
             stream.write(b"v6")
             stream.close()
             store.delete_file(name)

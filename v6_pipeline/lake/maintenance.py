@@ -1,6 +1,6 @@
-"""Keeping tables small: merging the many little files that frequent commits leave, and deleting what they replace.
+"""Keeping tables small: merge the many small files of frequent commits, delete files that no recent version needs.
 
-A table in use goes on being used; one that is damaged is left alone and reported, the others are maintained.
+Readers and writers go on during maintenance. A damaged table is reported and left alone; the others are maintained.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from v6_pipeline.lake.recovery.durability import local_path
 from v6_pipeline.lake.table import DeltaTableStore
 
 TARGET_BYTES = 4 * 2**20
-"""Files of this size are left alone, which bounds what a compaction rewrites, however long the day."""
+"""Files of this size are not rewritten, which bounds the work of a compaction, however long the day."""
 
 SMALL_FILES = 50
-"""So many little files of one day are worth merging: with that, an append's cost does not grow over the day."""
+"""Number of small files of one day that are worth merging, so that the cost of an append does not grow over the day."""
 
 LOCK = "_v6_compaction.lock"
-"""File of a table that whoever compacts it has locked; Delta ignores names that begin with ``_``."""
+"""File of a table that is locked during a compaction; Delta ignores names that begin with ``_``."""
 
 RETENTION_HOURS = 168
-"""A replaced file is kept for a week, Delta's own rule: a reader or a writer may still be at work with it."""
+"""A replaced file is kept for a week, Delta's own rule: a reader or a writer may still use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
-    """What a compaction did; ``version`` is None if there was nothing to merge."""
+    """Result of a compaction; ``version`` is None if there was nothing to merge."""
 
     version: int | None
     files_removed: int = 0
@@ -47,12 +47,12 @@ class Compaction:
 
 @contextlib.contextmanager
 def compacting(store: DeltaTableStore) -> Iterator[None]:
-    """Be the only one that compacts a table on a local disk.
+    """Exclude other compactions of a table on a local disk.
 
     delta-rs finds no conflict between two compactions of the same files (seen with 1.6.6, whatever transaction or
-    number of retries they are given): both add their merged copy, and every row is there twice. The operating system
-    keeps the lock for a process that stands still, and frees it with one that dies. Object stores have none: there
-    runs leave compaction to one place.
+    number of retries they get): both add their merged copy, and every row is doubled. The operating system keeps the
+    lock for a stalled process and frees it when a process dies. Object stores have no such lock: there only one
+    process compacts.
 
     Raises:
         LakeConflictError: another compaction is under way.
@@ -71,12 +71,10 @@ def compacting(store: DeltaTableStore) -> Iterator[None]:
 def compact(
     store: DeltaTableStore, handle: DeltaTable | None = None, *, target_bytes: int = TARGET_BYTES
 ) -> Compaction:
-    """Merge small files, then drop expired log files; appends of others go on meanwhile.
+    """Merge small files, then drop expired log files; other processes may append in the meantime.
 
-    Args:
-        store: the table.
-        handle: a handle at the newest version, to work on; afterwards at the new one. By default a new one.
-        target_bytes: size of the files to make, at least of those to leave alone.
+    ``handle`` is at the newest version before, and at the new one afterwards; by default a new one. Files of
+    ``target_bytes`` and more are not rewritten.
 
     Raises:
         LakeConflictError: another compaction is under way, or another commit came first; nothing is lost.
@@ -103,8 +101,8 @@ def _merge(store: DeltaTableStore, table: DeltaTable, target_bytes: int = TARGET
     if table.version() == before:
         return Compaction(version=None)
     with store.faults():
-        # The merged file replaces files that are safe already: it must be as safe before they are gone. So must the
-        # checkpoint before the log files that it stands for.
+        # The merged file replaces files that are on the disk: flush it before they are deleted. Likewise the checkpoint
+        # before the log files that it replaces.
         store.make_durable(table.version())
         table.cleanup_metadata()
     return Compaction(
@@ -114,18 +112,17 @@ def _merge(store: DeltaTableStore, table: DeltaTable, target_bytes: int = TARGET
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vacuum:
-    """Data files that a vacuum deleted, or would delete: paths within the table, and their size together."""
+    """Data files that a vacuum deleted, or would delete: paths within the table, and their total size."""
 
     files: list[str]
     size_bytes: int | None
-    """None in an object store, which would have to be asked file by file."""
+    """None in an object store, where it would take a request per file."""
 
 
 def vacuum(store: DeltaTableStore, *, retention_hours: int = RETENTION_HOURS, dry_run: bool = False) -> Vacuum:
     """Delete the data files that no version of the last ``retention_hours`` needs.
 
-    Those that a compaction replaced, and those that commits left which failed, on a full disk for one. A table that
-    does not exist has none.
+    These are files that a compaction replaced, and leftovers of failed commits, for example on a full disk.
 
     Raises:
         LakeError: damaged, not writable or unreachable, or the retention is shorter than a reader or a writer may take.
@@ -148,10 +145,10 @@ def vacuum(store: DeltaTableStore, *, retention_hours: int = RETENTION_HOURS, dr
 
 
 def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FILES) -> Compaction:
-    """``compact`` once a trading day has ``small_files`` files below the target size; for writers that commit rarely.
+    """Compact once a trading day has ``small_files`` files below the target size; for writers that commit rarely.
 
-    Another compaction that came first is as good. Cost without one: opening the table. In an object store it does
-    nothing, for two runs could compact the same files.
+    Nothing is done if another process compacts the table, or in an object store, where two runs could compact the same
+    files. Without a compaction it costs opening the table.
 
     Raises:
         LakeError: damaged, not writable or unreachable.
@@ -160,7 +157,7 @@ def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FI
         return Compaction(version=None)
     try:
         with compacting(store):
-            # Loaded under the lock: nobody else compacts between this and the commit.
+            # Loaded under the lock: no other compaction can come between this and the commit.
             handle = store.load()
             if handle is None or not _is_fragmented(store, handle, small_files):
                 return Compaction(version=None)
@@ -179,7 +176,7 @@ def _is_fragmented(store: DeltaTableStore, handle: DeltaTable, small_files: int)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upkeep:
-    """What was done to a table. ``note`` says why something was not; with ``failed`` someone must look at it."""
+    """Work done on a table; ``note`` gives the reason for work not done, ``failed`` if the table needs attention."""
 
     table: str
     files_merged: int = 0
@@ -190,34 +187,28 @@ class Upkeep:
 
 
 def maintain(lake: Lake, specs: Sequence[TableSpec], *, compacted_elsewhere: Sequence[str] = ()) -> list[Upkeep]:
-    """Keep up the tables that exist.
+    """Compact and vacuum the tables that exist.
 
-    Args:
-        lake: where they are.
-        specs: the tables.
-        compacted_elsewhere: tables whose writer compacts them. In an object store, where no lock keeps two compactions
-            of one table apart (see ``maintenance.compacting``), they are only cleaned here.
+    ``compacted_elsewhere`` names tables whose writer compacts them: in an object store, which has no lock against a
+    second compaction (see ``compacting``), they are only vacuumed here.
     """
-    return [
-        found
-        for spec in specs
-        if (found := _keep_up(lake, spec, only_clean=spec.name in compacted_elsewhere)) is not None
-    ]
+    done = [_maintain(lake, spec, only_vacuum=spec.name in compacted_elsewhere) for spec in specs]
+    return [upkeep for upkeep in done if upkeep is not None]
 
 
-def _keep_up(lake: Lake, spec: TableSpec, *, only_clean: bool) -> Upkeep | None:
+def _maintain(lake: Lake, spec: TableSpec, *, only_vacuum: bool) -> Upkeep | None:
     store = lake.table(spec)
     merged, note = 0, ""
     try:
         if store.load() is None:
             return None
-        if only_clean and local_path(store.uri) is None:
+        if only_vacuum and local_path(store.uri) is None:
             note = "its writer compacts it"
         else:
             try:
                 merged = compact(store).files_removed
             except LakeConflictError as error:
-                note = str(error)  # as good as done: another was at it
+                note = str(error)  # no failure: another process compacts the table
         deleted = vacuum(store)
     except LakeError as error:
         return Upkeep(table=spec.name, files_merged=merged, note=str(error), failed=True)

@@ -1,10 +1,11 @@
 """Rows from observations: pure functions from the model's dataclasses to frames of a table's exact schema.
 
-What the broker sends for "unset" becomes null here as a last defence, wherever it slipped through before.
+The broker's numbers for "unset" become null here as a last defence, if an earlier check has missed them.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 
@@ -28,14 +29,13 @@ def position_rows(
     epoch: int | None = None,
     run_id: str | None = None,
 ) -> pl.DataFrame:
-    """Rows of a position table, sorted by account, conid and timestamp.
+    """Return rows of a position table, sorted by account, conid and timestamp.
 
     One row per (account, conid, timestamp), of which the last given wins; of a stream only the newest per (account,
     conid).
 
     Raises:
-        LakeError: an instant without a zone, a position that is no number, or the lineage that the table needs is
-        missing.
+        LakeError: an instant without a zone, a position that is no number, or a missing ``epoch`` or ``run_id``.
     """
     newest: dict[tuple[object, ...], PositionUpdate] = {}
     for update in updates:
@@ -61,7 +61,7 @@ def account_rows(
     run_id: str,
     ingested_at: datetime,
 ) -> pl.DataFrame:
-    """Rows of ``account_values``, one per (account, timestamp), of which the last given wins.
+    """Return rows of ``account_values``, one per (account, timestamp), of which the last given wins.
 
     Raises:
         LakeError: an instant without a zone.
@@ -69,11 +69,11 @@ def account_rows(
     newest = {(value.account, _utc(value.timestamp, "timestamp", value.account)): value for value in values}
     lineage = _lineage(spec, source=source.value, epoch=None, run_id=run_id, ingested_at=ingested_at)
     rows: list[dict[str, object]] = []
-    for (account, stamp), value in sorted(newest.items(), key=lambda item: item[0]):
+    for (_, stamp), value in sorted(newest.items(), key=lambda item: item[0]):
         row = {name: _cell(value, name) for name in AccountValues.__dataclass_fields__}
         rates = ((currency, known(rate)) for currency, rate in sorted(value.exchange_rates.items()))
         row["exchange_rates"] = [{"currency": currency, "rate": rate} for currency, rate in rates if rate is not None]
-        rows.append(row | {"date": trading_day(stamp), "account": account, "timestamp": stamp})
+        rows.append(row | {"date": trading_day(stamp)})
     return _frame(spec, rows, lineage)
 
 
@@ -84,20 +84,18 @@ def _position_row(update: PositionUpdate, trading_day: TradingDay) -> dict[str, 
             f"position of {update.account} in conid {update.conid} is {update.position}, not a number of contracts: "
             "refresh it from the broker"
         )
-    stamp = _utc(update.timestamp, "timestamp", update.account)
-    row["price_source"] = None if update.price_source is None else update.price_source.value
-    row["sec_type"] = str(update.sec_type)
-    row["strategy_ids"] = list(update.strategy_ids)
-    if update.price_time is not None:
-        row["price_time"] = _utc(update.price_time, "price_time", update.account)
-    return row | {"date": trading_day(stamp), "timestamp": stamp}
+    return row | {"date": trading_day(_utc(update.timestamp, "timestamp", update.account))}
 
 
 def _cell(item: PositionUpdate | AccountValues, name: str) -> object:
     value: object = getattr(item, name)
+    if isinstance(value, datetime):
+        return _utc(value, name, item.account)
     if isinstance(value, float) or (isinstance(value, int) and name != "conid"):
         return known(value)
-    return value
+    if isinstance(value, enum.Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _lineage(
@@ -116,15 +114,10 @@ def _lineage(
 
 
 def _frame(spec: TableSpec, rows: Sequence[dict[str, object]], lineage: dict[str, object]) -> pl.DataFrame:
-    columns = {
-        column.name: pl.Series(
-            column.name,
-            [lineage[column.name] if column.name in lineage else row.get(column.name) for row in rows],
-            dtype=column.dtype,
-        )
-        for column in spec.columns
-    }
-    return pl.DataFrame(columns)
+    whole = [row | lineage for row in rows]
+    return pl.DataFrame(
+        [pl.Series(name, [row.get(name) for row in whole], dtype=dtype) for name, dtype in spec.schema.items()]
+    )
 
 
 def _utc(instant: datetime, name: str, owner: str) -> datetime:

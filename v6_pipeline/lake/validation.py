@@ -1,7 +1,7 @@
-"""Making a frame exactly a table's, or refusing it before anything is written.
+"""Bringing a frame into exactly a table's form, or refusing it before anything is written.
 
-delta-rs is lenient where it hurts: a float goes into an integer column truncated (1.7 becomes 1), digits in a string
-become a number, an unzoned time is stored as such or refused halfway, and a categorical column panics the writer.
+delta-rs accepts what corrupts data: it truncates a float for an integer column (1.7 becomes 1), turns digits in a
+string into a number, stores a time without zone as such or fails halfway, and panics at a categorical column.
 """
 
 from __future__ import annotations
@@ -15,17 +15,13 @@ from v6_pipeline.lake.columns import PARTITION_COLUMN, TableSpec
 
 
 def conform(frame: pl.DataFrame, spec: TableSpec, *, partition: str | None = None) -> pl.DataFrame:
-    """The frame with the table's columns, order and types; only lossless casts are made.
+    """Return the frame with the table's columns, order and types, after lossless casts only.
 
-    Args:
-        frame: rows with every column of the table and no other.
-        spec: the table.
-        partition: ISO date that all rows must have.
+    ``frame`` must have every column of the table and no other; ``partition`` is an ISO date that all rows must have.
 
     Raises:
-        LakeError: columns missing or unknown, a type that does not fit, null or non-finite values where none may be, a
-        key
-            twice, or rows outside the partition.
+        LakeError: columns missing or unknown, a wrong type, null or non-finite values where none may be, a repeated
+            key, or rows outside the partition.
     """
     _check_names(frame, spec)
     cast = pl.DataFrame([_cast(frame.get_column(column.name), column.dtype, spec.name) for column in spec.columns])
@@ -73,7 +69,7 @@ def _cast(series: pl.Series, dtype: pl.DataType, table: str) -> pl.Series:
 
 
 def _lossless(given: pl.DataType, wanted: pl.DataType) -> bool:
-    """Whether every value keeps its meaning; overflow is left to the strict cast."""
+    """Return whether every value keeps its meaning; the strict cast finds overflow."""
     if given == pl.Null:
         return True
     if isinstance(wanted, pl.List) and isinstance(given, pl.List):
