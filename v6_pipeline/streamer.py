@@ -74,13 +74,7 @@ async def stream(
 ) -> None:
     """Stream on the given authority until ``stop`` is set or the lease is lost.
 
-    Args:
-        settings: settings of the home.
-        stop: set it to end.
-        authority: who renews the lease.
-        epoch: the epoch that the sensor claimed for this process; with ``SPAWNED`` only.
-        clock: UTC now.
-        policy: how often the streamer polls the lease, the registry and its own upkeep.
+    ``epoch`` is the one that the sensor claimed for this process, with ``SPAWNED`` only.
 
     Raises:
         FencedError: another process streams already.

@@ -25,13 +25,7 @@ Clock = Callable[[], datetime]
 
 
 def examine(settings: Settings, report: Report, clock: Clock) -> None:
-    """Examine everything.
-
-    Args:
-        settings: settings of the home.
-        report: called with each finding as it is made.
-        clock: UTC now.
-    """
+    """Examine everything and call ``report`` with each finding as it is made."""
     from v6_pipeline.doctor.findings import Verdict
     from v6_pipeline.doctor.places import examine_places, examine_settings
 
@@ -49,10 +43,6 @@ def examine(settings: Settings, report: Report, clock: Clock) -> None:
 
 def require(settings: Settings, clock: Clock) -> None:
     """Examine everything before a start; print warnings and what could not be examined on stderr.
-
-    Args:
-        settings: settings of the home.
-        clock: UTC now.
 
     Raises:
         ExaminationError: there are faults.

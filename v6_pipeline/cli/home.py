@@ -91,10 +91,9 @@ def write_settings_file(home: Path, values: Mapping[str, str] | None = None, *, 
 
 
 def render_settings_file(values: Mapping[str, str] | None = None) -> str:
-    """Return the text of a new ``v6.toml``: every setting with its default and a comment; those in ``values`` are set.
+    """Return the text of a new ``v6.toml``: every setting with its default and a comment.
 
-    Args:
-        values: name to TOML literal, such as ``{"ib_port": "4002"}``.
+    The settings in ``values`` are set: name to TOML literal, such as ``{"ib_port": "4002"}``.
     """
     from v6_pipeline.settings import Settings
 
@@ -153,9 +152,7 @@ def prepare_state(settings: Settings) -> Step:
 def open_state(settings: Settings, *, must_exist: bool = False) -> Iterator[StateDatabase]:
     """Open the state database.
 
-    Args:
-        settings: settings of the home.
-        must_exist: refuse to create it, for commands that would only find it empty: the home may be the wrong one.
+    With ``must_exist`` it is not created, for commands that would only find it empty: the home may be the wrong one.
 
     Raises:
         StateError: it does not exist or cannot be used.

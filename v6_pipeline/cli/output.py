@@ -42,19 +42,22 @@ def error(text: str) -> None:
     notice("error: " + " ".join(text.split()))
 
 
+def result(content: Mapping[str, Any], *lines: str, as_json: bool) -> None:
+    """Print the result as one line of JSON, or else as ``lines``."""
+    if as_json:
+        document(content)
+        return
+    for text in lines:
+        line(text)
+
+
 def document(content: Mapping[str, Any]) -> None:
     """Print the result as one line of JSON: instants in ISO 8601, NaN and infinity as null."""
     line(json.dumps(_plain(content), allow_nan=False))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
-    """Print rows under their headings.
-
-    Args:
-        columns: the headings.
-        rows: one cell per column; ``None`` is shown as empty.
-        numbers: headings of the columns to align to the right.
-    """
+    """Print rows under their headings, ``None`` as empty; the columns ``numbers`` are aligned to the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

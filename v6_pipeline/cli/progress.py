@@ -38,14 +38,7 @@ def each(items: Sequence[Item], label: str, *, shown: bool) -> Iterator[Item]:
 
 @contextmanager
 def bar(label: str, done: Callable[[], Done], *, shown: bool, console: Console | None = None) -> Iterator[None]:
-    """Show a bar while the block runs.
-
-    Args:
-        label: description of the work.
-        done: called several times a second, from another thread.
-        shown: False for ``--json``.
-        console: stderr by default.
-    """
+    """Show a bar on stderr while the block runs; ``done`` is called several times a second, from another thread."""
     if not shown or (console is None and not sys.stderr.isatty()):
         yield  # without the time that importing rich takes
         return

@@ -58,7 +58,7 @@ def read_strategies(path: Path, *, default_priority: int) -> list[StrategyEntry]
     Args:
         path: ``.yaml`` or ``.yml`` is a list of entries with ``strategy``, ``conids``, ``selectors``, ``account``,
             ``quantity``, ``priority``; any other is CSV with one conid or selector per row.
-        default_priority: priority of entries without one.
+        default_priority: for entries without one.
 
     Raises:
         UsageError: the file cannot be read or an entry is wrong; it names file, line and field.

@@ -109,13 +109,7 @@ class StopSignals:
 
 
 class Children:
-    """The child processes of one parent.
-
-    Args:
-        log_path: file of their output.
-        record_path: file that names them while they run.
-        environ: their environment.
-    """
+    """The child processes of one parent: their output is in ``log_path``; ``record_path`` names them while they run."""
 
     def __init__(self, *, log_path: Path, record_path: Path, environ: Mapping[str, str]) -> None:
         self.log_path = log_path
@@ -237,8 +231,8 @@ def wait_until(
 
     Args:
         condition: called several times a second.
-        seconds: longest time to wait; ``None`` for no limit.
-        checks: called before each call of ``condition``; an exception of theirs ends the wait.
+        seconds: ``None`` for no limit.
+        checks: called before each call of ``condition``; their exceptions end the wait.
         sleep: waits between two calls.
     """
     deadline = None if seconds is None else time.monotonic() + seconds

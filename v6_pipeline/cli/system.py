@@ -118,12 +118,9 @@ def run(
 ) -> None:
     """Run Dagster over the home of ``settings`` until a signal, or for ``seconds`` after it is ready.
 
-    Args:
-        settings: settings of the home; differences from its file are in the environment.
-        port: port of the UI.
-        prepare: called before the first start, when nothing else runs in the home; a signal interrupts it.
-        on_ready: called once the UI shows the code location.
-        seconds: how long to run.
+    ``prepare`` is called before the first start, when nothing else runs in the home; a signal interrupts it.
+    ``on_ready`` is called once the UI shows the code location. Settings that differ from the home's file are in the
+    environment.
 
     Raises:
         SupervisionError: the port is in use, the location does not load, or a process ended by itself; the others are

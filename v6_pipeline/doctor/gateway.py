@@ -43,14 +43,7 @@ _READ_ONLY = re.compile(r"read.?only", re.IGNORECASE)
 async def examine_gateway(
     settings: Settings, database: StateDatabase | None, clock: Clock, timeouts: TrialTimeouts | None = None
 ) -> AsyncIterator[Finding]:
-    """Examine the gateway; a step that fails ends the examination.
-
-    Args:
-        settings: address, client ids and accounts.
-        database: leases, lines and the message rate; without it only the handshake is tried.
-        clock: UTC now, compared with the gateway's.
-        timeouts: how long to wait for quotes.
-    """
+    """Examine the gateway; a step that fails ends the examination. Without ``database`` only the handshake is tried."""
     outage = expected_outage(clock(), settings.ib_region)
     found = await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS)
     reason = explain(found, settings.ib_address)

@@ -46,6 +46,7 @@ KILL_SECONDS = 1
 POLL_SECONDS = 0.2
 
 Spawn = Callable[[Settings, int], None]
+"""Starts the streamer's process for an epoch."""
 
 
 class Action(enum.StrEnum):
@@ -82,11 +83,7 @@ class ControlOutcome:
 def decide(lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode, now: datetime) -> Decision:
     """Decide what the streamer needs now.
 
-    Args:
-        lease: the streamer's lease.
-        alive: whether the owner's process runs; None if it has not registered yet or is on another host.
-        mode: who starts the streamer.
-        now: UTC.
+    ``alive`` is whether the owner's process runs; None if it has not registered yet or is on another host.
     """
     if lease.is_live(now) and lease.granted_by is GrantedBy.SELF:
         return Decision(
@@ -155,14 +152,7 @@ def _pause_seconds(lease: StreamerLeaseState, now: datetime) -> int:
 
 
 class StreamerControl:
-    """Carries out one decision per ``tick``, which takes well under a second and never waits for the broker.
-
-    Args:
-        settings: settings of the home.
-        database: the state database.
-        clock: UTC now.
-        spawn: starts the streamer's process for an epoch.
-    """
+    """Carries out one decision per ``tick``, which takes well under a second and never waits for the broker."""
 
     def __init__(self, settings: Settings, database: StateDatabase, clock: Clock, spawn: Spawn | None = None) -> None:
         self._settings = settings

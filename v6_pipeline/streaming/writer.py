@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import date, datetime
 
 from v6_pipeline import __version__
@@ -36,13 +37,8 @@ class DeltaLakePositionWriter:
     """A ``PositionUpdateHandler`` that writes ``streamed_positions`` as the owner of ``epoch``.
 
     Args:
-        store: the table.
-        epoch: epoch of the streamer's lease.
         gateway: ``host:port`` that the updates come from; every commit names it.
         trading_day: returns the trading day of an instant.
-        clock: UTC now.
-        flush_seconds: time between commits.
-        sleep: waits for that time.
     """
 
     def __init__(
@@ -69,12 +65,7 @@ class DeltaLakePositionWriter:
         self._pending: tuple[list[PositionUpdate], CommitLineage] | None = None
         self._flushing: asyncio.Task[Commit | None] | None = None
         self._fenced = False
-        self._commits = 0
-        self._rows = 0
-        self._last_version: int | None = None
-        self._last_commit_at: datetime | None = None
-        self._failing_since: datetime | None = None
-        self._last_error: str | None = None
+        self._status = WriterStatus(epoch=epoch)
 
     async def open(self) -> None:
         """Take the table over; must come before the first flush.
@@ -83,7 +74,8 @@ class DeltaLakePositionWriter:
             FencedError: an owner with a newer epoch wrote to the table.
             LakeError: the table is damaged, not writable or unreachable.
         """
-        self._last_version = await asyncio.to_thread(self._appender.open)
+        version = await asyncio.to_thread(self._appender.open)
+        self._status = replace(self._status, last_version=version)
 
     async def on_position_update(self, update: PositionUpdate) -> None:
         """Keep the update for the next flush, in place of an older one of the same holding."""
@@ -129,30 +121,35 @@ class DeltaLakePositionWriter:
             self._note_failure(error)
             raise
         self._pending = None
-        self._note_success(commit.rows)
-        self._commits += 1
-        self._rows += commit.rows
-        self._last_version = commit.version
-        self._last_commit_at = self._clock()
+        self._note_success(commit)
         return commit
 
     def _note_failure(self, error: LakeError) -> None:
-        self._last_error = str(error)
-        if self._failing_since is None:
-            self._failing_since = self._clock()
+        since = self._status.failing_since or self._clock()
+        if self._status.failing_since is None:
             log.warning(
                 "the lake accepts no rows since %s, %d wait, the newest of each holding is kept: %s",
-                f"{self._failing_since:%Y-%m-%d %H:%M:%SZ}",
+                f"{since:%Y-%m-%d %H:%M:%SZ}",
                 self._buffered,
                 error,
             )
+        self._status = replace(self._status, failing_since=since, last_error=str(error))
 
-    def _note_success(self, rows: int) -> None:
-        if self._failing_since is not None:
-            away = (self._clock() - self._failing_since).total_seconds()
-            log.info("the lake accepts rows again after %.0f s: %d written, %d follow", away, rows, len(self._newest))
-        self._failing_since = None
-        self._last_error = None
+    def _note_success(self, commit: Commit) -> None:
+        status, now = self._status, self._clock()
+        if status.failing_since is not None:
+            away = (now - status.failing_since).total_seconds()
+            again = "the lake accepts rows again after %.0f s: %d written, %d follow"
+            log.info(again, away, commit.rows, len(self._newest))
+        self._status = replace(
+            status,
+            commits=status.commits + 1,
+            rows=status.rows + commit.rows,
+            last_version=commit.version,
+            last_commit_at=now,
+            failing_since=None,
+            last_error=None,
+        )
 
     async def close(self) -> None:
         """Flush what is left, unless another streamer has taken over."""
@@ -167,17 +164,8 @@ class DeltaLakePositionWriter:
 
     def status(self) -> WriterStatus:
         """Return the writer's figures at this moment."""
-        return WriterStatus(
-            epoch=self._epoch,
-            commits=self._commits,
-            rows=self._rows,
-            buffered=self._buffered,
-            last_version=self._last_version,
-            last_commit_at=self._last_commit_at,
-            failing_since=self._failing_since,
-            last_error=self._last_error,
-            last_compaction_error=self._appender.last_compaction_error,
-        )
+        error = self._appender.last_compaction_error
+        return replace(self._status, buffered=self._buffered, last_compaction_error=error)
 
     @property
     def _buffered(self) -> int:

@@ -23,9 +23,6 @@ def init(
     steps = [home.write_settings_file(home.path_in_use(), force=force)]
     settings = home.load()
     steps += [home.prepare_state(settings), home.prepare_log_folder(settings), home.prepare_dagster_home(settings)]
-    if as_json:
-        output.document({"home": settings.home, "steps": steps})
-        return
-    for step in steps:
-        output.line(f"{step.action:8} {step.what:8} {step.path}")
-    output.line(f"home {settings.home} is ready: set the gateway's port in {settings.file.name}, then run 'v6 up'")
+    lines = [f"{step.action:8} {step.what:8} {step.path}" for step in steps]
+    ready = f"home {settings.home} is ready: set the gateway's port in {settings.file.name}, then run 'v6 up'"
+    output.result({"home": settings.home, "steps": steps}, *lines, ready, as_json=as_json)

@@ -125,12 +125,7 @@ def _keep_up(
 ) -> None:
     """Do ``work`` on the named table, or on each table that exists; a failure does not stop the others.
 
-    Args:
-        table: name of a table; None is all.
-        label: label of the progress bar.
-        work: returns its result.
-        head: further fields of the document.
-        as_json: print a document.
+    ``label`` is that of the progress bar, ``head`` has further fields of the document.
 
     Raises:
         LakeError: some tables failed, each with its reason; or the named table does not exist.
@@ -233,10 +228,7 @@ def repair(
     lake = Lake.from_settings(settings)
     if local_path(lake.root) is None:
         note = "in an object store each object exists whole or not at all: a power cut leaves nothing to repair"
-        if as_json:
-            output.document({"dry_run": dry_run, "tables": [], "note": note})
-        else:
-            output.line(note)
+        output.result({"dry_run": dry_run, "tables": [], "note": note}, note, as_json=as_json)
         return
     uris = {name: f"{lake.root}/{name}" for name in names}
     examined = progress.each(list(uris.items()), "tables examined", shown=not as_json)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,12 +100,9 @@ def add(
     )
     warnings = _add(settings, [entry], unchecked=unchecked)
     texts = [selector.text for selector in selectors]
-    if as_json:
-        output.document({"strategy": strategy, "conids": chosen, "selectors": texts, "warnings": warnings})
-        return
-    _warn(warnings)
     named = [output.counted(len(chosen), "contract")] if chosen else []
-    output.line(f"{strategy} uses {' and '.join(named + texts)}")
+    content = {"strategy": strategy, "conids": chosen, "selectors": texts, "warnings": warnings}
+    _show(content, f"{strategy} uses {' and '.join(named + texts)}", as_json=as_json)
 
 
 @app.command("remove")
@@ -131,10 +128,8 @@ def remove(
             ended = 1
         else:
             ended = registry.remove_active(strategy, conids or None)
-    if as_json:
-        output.document({"strategy": strategy, "removed": ended})
-    else:
-        output.line(f"{strategy}: {output.counted(ended, 'contract or selector', 'contracts or selectors')} removed")
+    removed = output.counted(ended, "contract or selector", "contracts or selectors")
+    output.result({"strategy": strategy, "removed": ended}, f"{strategy}: {removed} removed", as_json=as_json)
 
 
 @app.command("list")
@@ -151,15 +146,11 @@ def list_strategies(*, as_json: JsonOption = False) -> None:
     names = {conid: cached.spec.local_symbol or cached.spec.symbol for conid, cached in known.items()}
     rows = [(entry, sum(map(entry.covers, held))) for entry in entries]
     if as_json:
-        names_in_force = sorted({entry.strategy for entry in entries})
-        output.document(
-            {"strategies": names_in_force, "entries": [_as_document(entry, count) for entry, count in rows]}
-        )
+        documents = [_as_document(entry, count) for entry, count in rows]
+        output.document({"strategies": sorted({entry.strategy for entry in entries}), "entries": documents})
         return
     if not rows:
-        output.notice(
-            "no strategies yet: 'v6 strategies add NAME CONID' or 'v6 strategies add NAME --match symbol=SPX'"
-        )
+        output.notice("no strategies yet: add one with 'v6 strategies add NAME CONID' or with --match symbol=SPX")
         return
     output.table(
         ("strategy", "conid or selector", "contract", "account", "quantity", "priority", "since", "holdings"),
@@ -184,11 +175,9 @@ def import_file(
     rows = read_strategies(file, default_priority=DEFAULT_PRIORITY)
     warnings = _add(home.load(), rows, unchecked=unchecked)
     names = sorted({row.strategy for row in rows})
-    if as_json:
-        output.document({"file": file, "rows": len(rows), "strategies": names, "warnings": warnings})
-        return
-    _warn(warnings)
-    output.line(f"{output.counted(len(rows), 'row')} of {file} imported into {', '.join(names)}")
+    content = {"file": file, "rows": len(rows), "strategies": names, "warnings": warnings}
+    imported = f"{output.counted(len(rows), 'row')} of {file} imported into {', '.join(names)}"
+    _show(content, imported, as_json=as_json)
 
 
 def _add(settings: Settings, entries: list[StrategyEntry], *, unchecked: bool) -> list[str]:
@@ -273,13 +262,12 @@ def _not_matched(selectors: Collection[Selector], held: Collection[Holding]) -> 
 
 def _not_held(conids: Collection[int], held: Collection[Holding]) -> list[str]:
     known = {holding.contract.conid for holding in held}
-    missing = [conid for conid in conids if conid not in known]
+    missing = ", ".join(str(conid) for conid in conids if conid not in known)
     if not missing:
         return []
-    listed = ", ".join(map(str, missing))
     if not held:
-        return [f"no holdings are known yet ('v6 refresh' fetches them): {listed} will be streamed once held"]
-    return [f"no account holds {listed}: streamed once held"]
+        return [f"no holdings are known yet ('v6 refresh' fetches them): {missing} will be streamed once held"]
+    return [f"no account holds {missing}: streamed once held"]
 
 
 def _no_such_account(accounts: Collection[str | None], held: Collection[Holding]) -> list[str]:
@@ -293,6 +281,7 @@ def _no_such_account(accounts: Collection[str | None], held: Collection[Holding]
     ]
 
 
-def _warn(warnings: list[str]) -> None:
-    for warning in warnings:
+def _show(content: dict[str, Any], line: str, *, as_json: bool) -> None:
+    for warning in () if as_json else content["warnings"]:
         output.notice(f"warning: {warning}")
+    output.result(content, line, as_json=as_json)

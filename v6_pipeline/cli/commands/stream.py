@@ -110,7 +110,5 @@ def _start(settings: Settings, *, as_json: bool) -> None:
 
     with home.open_state(settings, must_exist=True) as database:
         StreamerLease(database).request_run()
-    if as_json:
-        output.document({"desired_state": "run"})
-    else:
-        output.line("the stop request is withdrawn: ib_streamer_sensor starts the streamer at its next tick")
+    said = "the stop request is withdrawn: ib_streamer_sensor starts the streamer at its next tick"
+    output.result({"desired_state": "run"}, said, as_json=as_json)

@@ -35,10 +35,8 @@ def up(
     from v6_pipeline.state.instants import utc_now
 
     def ready(pages: Pages) -> None:
-        if as_json:
-            output.document({"home": settings.home, "gateway": settings.ib_address, "pages": pages})
-        else:
-            _show(settings, pages)
+        content = {"home": settings.home, "gateway": settings.ib_address, "pages": pages}
+        output.result(content, *_lines(settings, pages), as_json=as_json)
         if browser:
             webbrowser.open(pages.assets)
 
@@ -51,10 +49,12 @@ def up(
     system.run(settings, port=port, prepare=prepare, on_ready=ready)
 
 
-def _show(settings: Settings, pages: Pages) -> None:
-    output.line(f"ready: {pages.ui}  (Ctrl-C stops everything)")
-    output.line(f"  assets    {pages.assets}")
-    output.line(f"  sensor    {pages.sensor}")
-    output.line(f"  schedule  {pages.schedule}")
-    output.line(f"  gateway   {settings.ib_address}")
-    output.line(f"  logs      {settings.log_dir}")
+def _lines(settings: Settings, pages: Pages) -> tuple[str, ...]:
+    return (
+        f"ready: {pages.ui}  (Ctrl-C stops everything)",
+        f"  assets    {pages.assets}",
+        f"  sensor    {pages.sensor}",
+        f"  schedule  {pages.schedule}",
+        f"  gateway   {settings.ib_address}",
+        f"  logs      {settings.log_dir}",
+    )
