@@ -11,14 +11,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import yaml
+from yaml import Node
 
 from v6_pipeline.errors import UsageError
-
-if TYPE_CHECKING:
-    from yaml import Node
-
-    from v6_pipeline.state.registry.selector import Selector
+from v6_pipeline.state.registry.changes import check_strategy
+from v6_pipeline.state.registry.selector import Selector
 
 CSV_COLUMNS = ("strategy", "conid", "selector", "account", "quantity", "priority")
 YAML_KEYS = ("strategy", "conids", "selectors", "account", "quantity", "priority")
@@ -119,8 +118,6 @@ def _csv_entry(place: str, row: Mapping[str | None, str | list[str] | None]) -> 
 
 
 def _yaml_entries(path: Path, text: str) -> list[_Texts]:
-    import yaml
-
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -150,8 +147,6 @@ def _yaml_entry(path: Path, node: Node) -> _Texts:
 
 
 def _yaml_fields(path: Path, node: Node) -> Iterator[tuple[str, Node]]:
-    import yaml
-
     if not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{_place(path, node)}: an entry has {', '.join(YAML_KEYS)}, this one is {_kind(node)}")
     seen: set[str] = set()
@@ -165,8 +160,6 @@ def _yaml_fields(path: Path, node: Node) -> Iterator[tuple[str, Node]]:
 
 
 def _texts(path: Path, name: str, node: Node) -> list[str]:
-    import yaml
-
     if not isinstance(node, yaml.SequenceNode):
         text = _text(path, name, node)
         return [text] if text else []
@@ -181,16 +174,12 @@ def _texts(path: Path, name: str, node: Node) -> list[str]:
 
 
 def _text(path: Path, name: str, node: Node) -> str:
-    import yaml
-
     if not isinstance(node, yaml.ScalarNode):
         raise UsageError(f"{_place(path, node)}, {name}: a text or a number was expected")
     return "" if node.tag == "tag:yaml.org,2002:null" else str(node.value).strip()
 
 
 def _kind(node: Node) -> str:
-    import yaml
-
     return repr(node.value) if isinstance(node, yaml.ScalarNode) else f"a {node.tag.rpartition(':')[2]}"
 
 
@@ -214,8 +203,6 @@ def _entry(texts: _Texts, default_priority: int) -> StrategyEntry:
 
 
 def _strategy(place: str, text: str) -> str:
-    from v6_pipeline.state.registry.changes import check_strategy
-
     try:
         check_strategy(text)
     except UsageError as error:
@@ -224,8 +211,6 @@ def _strategy(place: str, text: str) -> str:
 
 
 def _selector(place: str, text: str, account: str | None) -> Selector:
-    from v6_pipeline.state.registry.selector import Selector
-
     try:
         return Selector.parse(text).within(account)
     except UsageError as error:

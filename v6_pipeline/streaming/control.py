@@ -93,10 +93,8 @@ def decide(lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode,
         return Decision(Action.WAIT, "stopped on request; start it again with 'v6 stream --start'")
     if lease.is_live(now):
         fault = _fault(lease, alive=alive, now=now)
-        if fault is not None and _starts_too_often(lease, now):
-            return Decision(Action.WAIT, f"{fault}; the next start is in {_pause_seconds(lease, now)} s")
         if fault is not None:
-            return Decision(Action.REPLACE, fault)
+            return _after_pause(Decision(Action.REPLACE, fault), fault, lease, now)
         action = Action.GRANT if mode is StreamerMode.SUPERVISED else Action.RENEW
         return Decision(action, f"renewed epoch {lease.epoch}")
     return _decide_without_lease(lease, alive=alive, mode=mode, now=now)
@@ -118,11 +116,18 @@ def _decide_without_lease(
             Action.REPLACE, f"{who} still runs after its lease expired and has not reported for {_seconds(silence)} s"
         )
     error = StreamerStatus.parse(lease.status).error
-    if error is not None and _starts_too_often(lease, now):
-        return Decision(
-            Action.WAIT, f"the streamer failed: {error}; the next start is in {_pause_seconds(lease, now)} s"
-        )
-    return Decision(Action.START, f"started; before that it failed: {error}" if error else "started")
+    if error is None:
+        return Decision(Action.START, "started")
+    start = Decision(Action.START, f"started; before that it failed: {error}")
+    return _after_pause(start, f"the streamer failed: {error}", lease, now)
+
+
+def _after_pause(decision: Decision, fault: str, lease: StreamerLeaseState, now: datetime) -> Decision:
+    """Return ``decision``, or a wait while the last start is less than ``RESTART_PAUSE`` ago."""
+    pause = timedelta() if lease.claimed_at is None else lease.claimed_at + RESTART_PAUSE - now
+    if pause <= timedelta():
+        return decision
+    return Decision(Action.WAIT, f"{fault}; the next start is in {_seconds(pause)} s")
 
 
 def _fault(lease: StreamerLeaseState, *, alive: bool | None, now: datetime) -> str | None:
@@ -140,15 +145,6 @@ def _fault(lease: StreamerLeaseState, *, alive: bool | None, now: datetime) -> s
 
 def _seconds(span: timedelta) -> int:
     return round(span.total_seconds())
-
-
-def _starts_too_often(lease: StreamerLeaseState, now: datetime) -> bool:
-    return lease.claimed_at is not None and now - lease.claimed_at < RESTART_PAUSE
-
-
-def _pause_seconds(lease: StreamerLeaseState, now: datetime) -> int:
-    claimed_at = lease.claimed_at or now
-    return max(0, round((claimed_at + RESTART_PAUSE - now).total_seconds()))
 
 
 class StreamerControl:

@@ -14,10 +14,10 @@ import typer
 
 from v6_pipeline.cli import home, output
 from v6_pipeline.cli.output import JsonOption
-from v6_pipeline.cli.strategy_file import StrategyEntry, read_strategies
 from v6_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from v6_pipeline.cli.strategy_file import StrategyEntry
     from v6_pipeline.model import Holding
     from v6_pipeline.settings import Settings
     from v6_pipeline.state.database import StateDatabase
@@ -87,6 +87,7 @@ def add(
     if quantity is not None and not conids:
         raise UsageError("--quantity goes with conids: a selector takes the whole holding")
     settings = home.load()
+    from v6_pipeline.cli.strategy_file import StrategyEntry
     from v6_pipeline.state.registry.changes import check_membership
     from v6_pipeline.state.registry.selector import Selector
 
@@ -172,6 +173,8 @@ def import_file(
     with strategy, conids, selectors, account, quantity, priority. Everything is checked first; after an error nothing
     is written.
     """
+    from v6_pipeline.cli.strategy_file import read_strategies
+
     rows = read_strategies(file, default_priority=DEFAULT_PRIORITY)
     warnings = _add(home.load(), rows, unchecked=unchecked)
     names = sorted({row.strategy for row in rows})

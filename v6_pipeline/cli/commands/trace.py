@@ -103,7 +103,7 @@ def _total(run_id: str, found: list[RunCommits]) -> str:
 
 def _document(item: Trace) -> dict[str, Any]:
     return {
-        "snapshot": {"row": item.row, "version": item.version, "commit": _commit_document(item.writer)},
+        "snapshot": {"row": item.row, "version": item.version, "commit": item.writer},
         "agrees": item.agrees,
         "value": {"computed": item.value, "numbers": item.value_numbers},
         "sources": [_source_document(source, item.row["account"]) for source in item.sources],
@@ -112,13 +112,8 @@ def _document(item: Trace) -> dict[str, Any]:
 
 def _source_document(source: Source, account: str) -> dict[str, Any]:
     document = asdict(source)
-    del document["writer"]
-    commit = None if source.writer is None else _commit_document(source.writer)
+    commit = document.pop("writer")
     return document | {"commit": commit, "account": account, "gateway": _gateway(source)}
-
-
-def _commit_document(writer: Writer) -> dict[str, Any]:
-    return {"commit": writer.commit, "confirmed": writer.confirmed, "note": writer.note}
 
 
 def _branch(item: Trace) -> Branch:

@@ -40,7 +40,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the home will be; nothing is there yet, and the environment has no other settings."""
+    """Path of the future home; it does not exist yet, and the environment has no other settings."""
     for name in os.environ:
         if name.startswith("V6_"):
             monkeypatch.delenv(name)
@@ -61,6 +61,6 @@ def v6(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def settings(home: Path, v6: Run) -> Settings:
-    """Of a home that ``v6 init`` made."""
+    """Settings of a home that ``v6 init`` created."""
     assert v6("init").code == 0
     return load_settings()

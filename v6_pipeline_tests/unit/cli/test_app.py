@@ -115,7 +115,7 @@ def test_ctrl_c_is_quiet_and_exit_code_130(v6: Run, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("command", ["init", "slots", "positions", "refresh", "stream", "up", "gateway"])
-def test_an_unknown_setting_is_told_and_nothing_is_written(
+def test_an_unknown_setting_is_reported_and_nothing_is_written(
     v6: Run, home: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("V6_IB_PROT", "4002")
@@ -156,7 +156,7 @@ def _children_seconds() -> float:
     [("v6 strat", {"strategies"}), ("v6 lake history account", {"account_values"}), ("v6 strategies remove ", set())],
 )
 def test_the_shell_completes_commands_and_names(home: Path, words: str, offered: set[str]) -> None:
-    """As bash asks; a state that is not there yet has no strategies, and is no error."""
+    """The environment is that of bash; a missing state has no strategies and is not an error."""
     asked = {"_V6_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     done = subprocess.run(
         [sys.executable, "-m", "v6_pipeline.cli"],

@@ -1,4 +1,4 @@
-"""What Dagster's processes are told, and what the webserver says of the code location."""
+"""Environment and command lines of Dagster's processes, and the webserver's report on the code location."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_proxy_of_the_environment_is_not_asked(webserver: Webserver, monkeypat
     assert processes.location_status(webserver.url) is not None
 
 
-def test_nobody_answers() -> None:
+def test_no_server_answers() -> None:
     assert processes.location_status(f"http://127.0.0.1:{processes.free_port()}") is None
 
 

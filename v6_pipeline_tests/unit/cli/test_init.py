@@ -40,7 +40,7 @@ def test_what_was_changed_by_hand_stays(v6: Run, home: Path) -> None:
     assert (home / "dagster" / "dagster.yaml").read_text() == "nux: {enabled: false}\n"
 
 
-def test_force_writes_the_settings_anew_and_keeps_the_old_ones(v6: Run, home: Path) -> None:
+def test_force_writes_new_settings_and_keeps_the_old_ones(v6: Run, home: Path) -> None:
     v6("init")
     (home / "v6.toml").write_text("no such setting\n")
     assert v6("init").code == 1

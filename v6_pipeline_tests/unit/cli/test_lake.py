@@ -134,7 +134,7 @@ def test_a_damaged_table_fails_upkeep_after_the_others_were_done(
     assert [entry["table"] for entry in both.document["tables"]] == ["account_values"]
 
 
-def test_what_was_done_is_told_though_the_work_ends_early(
+def test_results_so_far_are_printed_if_the_work_ends_early(
     v6: Run, table: DeltaTableStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Lake(settings.lake_root, fsync=no_fsync).table(STREAMED_POSITIONS).open()

@@ -96,7 +96,7 @@ def test_an_empty_lake_says_what_to_do(v6: Run, home: Path) -> None:
 
 
 def test_tables_without_rows_are_an_empty_lake(v6: Run, settings: Settings) -> None:
-    """As the streamer leaves them on a day without ticks."""
+    """Rows of the streamer on a day without ticks."""
     store(Path(settings.lake_root), STREAMED_POSITIONS).open()
     assert "has no positions yet" in v6("positions").err
 

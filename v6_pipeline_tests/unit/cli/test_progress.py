@@ -42,7 +42,7 @@ def test_each_gives_all_items() -> None:
 
 
 def test_a_log_line_goes_to_the_stderr_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which a bar has put itself in the place of: written past it, a line would be drawn over."""
+    """A bar replaces stderr; a line written to the old stderr would be overwritten."""
     handler = progress.Above()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     moment = io.StringIO()

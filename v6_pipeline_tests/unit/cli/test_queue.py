@@ -70,7 +70,7 @@ def test_all_dead_letters_are_retried(v6: Run) -> None:
 
 
 @pytest.mark.usefixtures("filled")
-def test_purge_takes_dead_letters_unless_told_otherwise(v6: Run) -> None:
+def test_purge_deletes_dead_letters_by_default(v6: Run) -> None:
     nothing = v6("queue", "purge", "DU1:2")
     assert (nothing.code, nothing.out, nothing.err) == (1, "", "DU1:2 is not a dead item\n")
     assert v6("queue", "purge", "--json").document == {"purged": 1, "state": "dead", "missing": []}

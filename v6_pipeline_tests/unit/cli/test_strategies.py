@@ -73,7 +73,7 @@ def test_the_account_goes_into_the_selector(v6: Run) -> None:
 
 
 @pytest.mark.usefixtures("held")
-def test_what_nobody_holds_is_a_warning(v6: Run) -> None:
+def test_a_conid_or_selector_without_a_holding_is_a_warning(v6: Run) -> None:
     result = v6("strategies", "add", "s", 1, 77, "--match", "symbol=NONE", "--unchecked")
     assert result.code == 0
     assert "warning: no account holds 77: streamed once held" in result.err

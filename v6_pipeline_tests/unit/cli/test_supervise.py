@@ -154,7 +154,7 @@ def test_a_long_log_is_put_aside_at_the_start(children: Children, monkeypatch: p
 
 @contextlib.contextmanager
 def disposition(number: signal.Signals, handler: Any) -> Iterator[None]:
-    """What this process does with a signal, whatever it inherited: a test run under nohup ignores SIGHUP."""
+    """Set this process's reaction to a signal: a test run under nohup inherits SIGHUP as ignored."""
     before = signal.signal(number, handler)
     try:
         yield

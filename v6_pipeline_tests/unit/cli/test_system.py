@@ -134,7 +134,7 @@ def test_a_stop_request_is_taken_back_at_the_start_and_none_is_left_at_the_end(
     database.close()
 
 
-def test_a_taken_port_is_told_before_anything_starts(v6: Run, settings: Settings, taken_port: int) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(v6: Run, settings: Settings, taken_port: int) -> None:
     result = v6("up", "--port", taken_port)
     assert (result.code, result.error) == (1, f"port {taken_port} of 127.0.0.1 is in use: choose another with --port")
     assert not (settings.log_dir / "dagster.log").exists()
@@ -202,10 +202,10 @@ def test_a_gateway_that_is_away_in_the_nightly_reset_does_not_keep_up_from_start
         "ready"
     ]
 
-    told = capsys.readouterr().err
-    assert "warning: gateway: no gateway at" in told
-    assert "expected in IB's nightly reset until 06:45 UTC; run 'v6 doctor' after it" in told
-    assert "skipped: session:" in told
+    printed = capsys.readouterr().err
+    assert "warning: gateway: no gateway at" in printed
+    assert "expected in IB's nightly reset until 06:45 UTC; run 'v6 doctor' after it" in printed
+    assert "skipped: session:" in printed
 
 
 def test_up_makes_a_home_and_finds_no_fault_in_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,7 @@ def test_up_without_a_gateway_says_what_to_start(v6: Run, settings: Settings, mo
     assert not (settings.log_dir / "dagster.log").exists()
 
 
-def test_a_lake_that_is_a_file_is_told_before_anything_starts(v6: Run, settings: Settings) -> None:
+def test_a_lake_that_is_a_file_is_reported_before_anything_starts(v6: Run, settings: Settings) -> None:
     Path(settings.lake_root).write_text("")
     result = v6("up", "--port", dagster_processes.free_port())
     assert result.code == 1
@@ -259,15 +259,17 @@ def test_the_demo_forgets_settings_of_a_real_home(home: Path, monkeypatch: pytes
     assert "V6_LAKE_URI" not in os.environ
 
 
-def test_the_demo_tells_to_backfill_as_the_readme_does(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_explains_the_backfill_as_the_readme_does(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     gateway: Any = SimpleNamespace(port=4711, control_port=4712)
     demo._show(settings, gateway, system.Pages.at("http://127.0.0.1:3000"), as_json=False)
     [said] = [line for line in capsys.readouterr().out.splitlines() if line.split()[0] == "history"]
     readme = Path(__file__).parents[3].joinpath("README.md").read_text(encoding="utf-8")
-    [told] = [line for line in readme.splitlines() if line.startswith("| **Jobs → import_flex_statements** |")]
+    [row] = [line for line in readme.splitlines() if line.startswith("| **Jobs → import_flex_statements** |")]
     address, _, words = said.partition(": click ")
     assert address.endswith("http://127.0.0.1:3000/locations/v6_pipeline/jobs/import_flex_statements")
-    assert words in told.replace("*", "")
+    assert words in row.replace("*", "")
 
 
 def test_the_demo_file_names_the_addresses_of_each_start(v6: Run, home: Path) -> None:

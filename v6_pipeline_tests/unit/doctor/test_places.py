@@ -1,4 +1,4 @@
-"""What is found of home, state, lake and calendar; nothing is created or changed by looking."""
+"""Findings on home, state, lake and calendar; the examination creates and changes nothing."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_home_that_cannot_be_written(as_plain_user: Settings) -> None:
 
 @pytest.mark.parametrize("part", [".", "queued_positions", "queued_positions/_delta_log", f"queued_positions/{NEWEST}"])
 def test_a_part_of_the_lake_that_cannot_be_written(as_plain_user: Settings, part: str) -> None:
-    """As after one run as root, which made a table, a version of it or the day's partition."""
+    """One run as root created a table, a version of it or the day's partition."""
     lake = Path(as_plain_user.lake_root)
     Lake.from_settings(as_plain_user).table(QUEUED_POSITIONS).open()
     for partition in ("date=2026-11-19", NEWEST):
@@ -209,7 +209,7 @@ def test_an_object_store_is_written_to_and_nothing_is_left(with_state: Settings)
 
 
 @pytest.mark.parametrize(("denied", "words"), [("put", "403 Forbidden"), ("delete", "AccessDenied")])
-def test_an_object_store_that_lets_nobody_write(with_state: Settings, denied: str, words: str) -> None:
+def test_an_object_store_that_refuses_writes(with_state: Settings, denied: str, words: str) -> None:
     with object_store(denied) as (options, log):
         finding = find(in_object_store(with_state, options), "lake")
 

@@ -33,7 +33,7 @@ class Spawned:
 
 
 def elsewhere(pid: int = 1) -> ProcessIdentity:
-    """On another host: only its reports tell how it is."""
+    """Return a process on another host, whose state only its reports show."""
     return ProcessIdentity(host="elsewhere", pid=pid, started_at=START)
 
 

@@ -1,4 +1,4 @@
-"""Who starts, renews and replaces the streamer."""
+"""Start, renewal and replacement of the streamer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SPAWN, SUPERVISED = StreamerMode.SPAWN, StreamerMode.SUPERVISED
 
 
 def lease(**changes: Any) -> StreamerLeaseState:
-    """Of a streamer that is well: claimed ten minutes ago, heard of a second ago."""
+    """Return the lease of a healthy streamer: claimed ten minutes ago, last report a second ago."""
     values: dict[str, Any] = {
         "epoch": 3,
         "owner": "sensor/host:1",
@@ -64,7 +64,7 @@ def lease(**changes: Any) -> StreamerLeaseState:
 
 
 def free(**changes: Any) -> StreamerLeaseState:
-    """Of nobody, after a streamer that ended."""
+    """Return a lease without an owner, after a streamer that ended."""
     return lease(owner=None, host=None, pid=None, pid_started_at=None, expires_at=None, granted_by=None, **changes)
 
 
@@ -297,13 +297,13 @@ def test_a_hung_process_loses_its_lease_and_is_killed(
 
 
 def test_one_that_hangs_is_killed_while_its_lines_are_its_own_in_the_ledger() -> None:
-    """Until then the gateway has them too, and others that took them would ask for more than there are."""
+    """Until then the gateway has these lines too; another process that took them would exceed the limit."""
     killed_after = HUNG_AFTER.total_seconds() + 2 * TICK_SECONDS + KILL_SECONDS
     assert SLOT_TTL_SECONDS - SLOT_RENEWAL.total_seconds() > killed_after
     assert GIVE_UP_SECONDS + RENEWAL_SECONDS <= SLOT_TTL_SECONDS
 
 
-@pytest.mark.parametrize("seconds", [RESTART_PAUSE.total_seconds(), 121.0], ids=["replaced", "its lease ran out"])
+@pytest.mark.parametrize("seconds", [RESTART_PAUSE.total_seconds(), 121.0], ids=["replaced", "its lease expired"])
 def test_the_lines_of_a_dead_streamer_are_free_for_the_next_one(
     control: StreamerControl,
     streamer_lease: StreamerLease,
@@ -312,7 +312,7 @@ def test_the_lines_of_a_dead_streamer_are_free_for_the_next_one(
     tmp_path: Path,
     seconds: float,
 ) -> None:
-    """Else the contracts that it streamed could not be streamed again before its slots expire."""
+    """Otherwise its contracts cannot be streamed again before its slots expire."""
     control.tick()
     streamer_lease.attach(1, dead())
     clock.advance(seconds)
@@ -356,7 +356,7 @@ def test_a_supervised_streamer_is_granted_and_never_started(
     assert spawned.epochs == []
 
 
-def test_a_hung_supervised_streamer_is_offered_anew(
+def test_the_lease_of_a_hung_supervised_streamer_is_offered_again(
     make_control: MakeControl, spawned: Spawned, streamer_lease: StreamerLease, clock: ManualClock
 ) -> None:
     control = make_control(SUPERVISED)

@@ -1,4 +1,4 @@
-"""Handlers: a slow one delays nobody, a failing one is seen, and a lost ownership stops everything."""
+"""Handlers: a slow one delays no other, a failing one is reported, and a lost ownership stops everything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from v6_pipeline_tests.unit.lake.builders import update
 
 
 class Recorder:
-    """Keeps what it is told; may be blocked, or made to fail."""
+    """Keeps the updates that it gets; may be blocked, or made to fail."""
 
     def __init__(self, failure: Callable[[PositionUpdate], BaseException | None] = lambda _: None) -> None:
         self.updates: list[PositionUpdate] = []
@@ -63,7 +63,7 @@ async def test_every_handler_hears_every_update_in_order() -> None:
     running.cancel()
 
 
-async def test_a_slow_handler_delays_nobody_and_hears_the_newest_only() -> None:
+async def test_a_slow_handler_delays_no_other_and_gets_the_newest_only() -> None:
     slow, quick = Recorder(), Recorder()
     slow.free.clear()
     dispatcher = HandlerDispatcher({"slow": slow, "quick": quick})
@@ -113,7 +113,7 @@ async def test_a_failing_handler_is_counted_and_goes_on(error: BaseException) ->
 
 
 async def test_a_lost_ownership_ends_the_service_of_all() -> None:
-    """As itself, for an ExceptionGroup would pass by those who wait for a FencedError."""
+    """Raised unchanged: an ExceptionGroup would not be caught as a FencedError."""
     dispatcher = HandlerDispatcher({"fenced": Recorder(lambda _: FencedError("epoch 2 is here")), "other": Recorder()})
     before = asyncio.all_tasks()
     dispatcher.publish(update(1))

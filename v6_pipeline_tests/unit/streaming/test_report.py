@@ -1,4 +1,4 @@
-"""What the sensor reports of the stream's commits, and when."""
+"""Content and times of the sensor's reports on the stream's commits."""
 
 from __future__ import annotations
 

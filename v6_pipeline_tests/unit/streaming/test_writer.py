@@ -150,7 +150,7 @@ async def test_with_nothing_to_flush_nothing_is_committed(
     assert data_commits(table) == [1]
 
 
-async def test_the_figures_tell_what_was_done(writer: DeltaLakePositionWriter, clock: ManualClock) -> None:
+async def test_the_figures_count_commits_and_rows(writer: DeltaLakePositionWriter, clock: ManualClock) -> None:
     await writer.on_position_update(update(1))
     assert writer.status().buffered == 1
 
@@ -212,7 +212,7 @@ async def test_rows_stay_until_the_lake_is_back(
     assert writer.status().buffered == 0
 
 
-async def test_what_comes_meanwhile_lands_after_the_rows_that_failed(
+async def test_updates_during_an_outage_land_after_the_rows_that_failed(
     writer: DeltaLakePositionWriter, table: DeltaTableStore, lake_folder: BrokenLake
 ) -> None:
     await writer.on_position_update(update(1, position=1.0, timestamp=NOON))
@@ -281,7 +281,7 @@ async def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(
 async def test_a_lake_that_is_unmounted_gets_nothing_written_in_its_place(
     writer: DeltaLakePositionWriter, table: DeltaTableStore, lake_folder: BrokenLake
 ) -> None:
-    """delta-rs would make the folder anew and put a data file there."""
+    """delta-rs would create the folder again and put a data file there."""
     await writer.on_position_update(update(1))
     lake_folder.unmount()
     with pytest.raises(LakeError, match="is gone"):
@@ -390,7 +390,7 @@ class SlowDisk:
 
 
 async def test_a_cancelled_flush_is_finished_before_the_next(make_writer: MakeWriter, table: DeltaTableStore) -> None:
-    """Its thread cannot be stopped: a second one beside it would commit on the same handle at the same time."""
+    """Its thread cannot be stopped, and a second one would commit on the same handle at the same time."""
     disk = SlowDisk()
     writer = make_writer(fsync=disk)
     await writer.open()
@@ -412,23 +412,23 @@ async def test_a_cancelled_flush_is_finished_before_the_next(make_writer: MakeWr
     assert writer.status().commits == 2
 
 
-async def test_a_version_is_told_only_once_a_power_cut_cannot_take_it(
+async def test_a_version_is_reported_only_when_a_power_cut_cannot_take_it(
     make_writer: MakeWriter, tmp_path: Path, table: DeltaTableStore
 ) -> None:
-    """At every flush to the disk the figures still tell the version before; once they tell the new one, it is safe."""
+    """At every flush to the disk the figures still show the version before; once they show the new one, it is safe."""
     disk = PowerCutDisk(tmp_path)
     writer = make_writer(fsync=disk)
     await writer.open()
     fence = writer.status().last_version
-    told: list[int | None] = []
-    disk.on_flush = lambda: told.append(writer.status().last_version)
+    reported: list[int | None] = []
+    disk.on_flush = lambda: reported.append(writer.status().last_version)
     await writer.on_position_update(update(1))
 
     commit = await writer.flush()
 
     assert commit is not None
-    assert told
-    assert set(told) == {fence}
+    assert reported
+    assert set(reported) == {fence}
     assert writer.status().last_version == commit.version
     left = disk.after_power_cut(tmp_path / "left", Loss.VANISHED)
     assert positions(store(left, STREAMED_POSITIONS)) == [(1, 2.0)]
