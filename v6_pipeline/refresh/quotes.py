@@ -145,7 +145,7 @@ class BatchQuotes(LineListener):
 
     def _is_worth_asking(self, usage: SlotUsage) -> bool:
         """Return True if a line may be granted, or the worker's place among those that wait must be kept."""
-        turns = usage.turns_of(self._holder, SlotPurpose.BATCH)
+        turns = usage.new_lines_of(self._holder, SlotPurpose.BATCH)
         may_get = turns > 0 and usage.room(self._holder, SlotPurpose.BATCH) > 0
         return may_get or self._now() - self._asked_at >= ASK_AGAIN_SECONDS
 
@@ -173,7 +173,7 @@ class BatchQuotes(LineListener):
 
     async def _pause(self, wait: Wait) -> None:
         """Wait until a quote moves, or the ledger is to be read again."""
-        seconds = self._timeouts.confirmation_poll if self._waiting and wait is Wait.TURN else self._timeouts.poll
+        seconds = self._timeouts.confirmation_poll if self._waiting and wait is Wait.CONFIRM else self._timeouts.poll
         try:
             async with asyncio.timeout(seconds):
                 await self._moved.wait()

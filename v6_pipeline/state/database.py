@@ -1,4 +1,4 @@
-"""Opening the state database and running transactions on it; every failure becomes one line that names the place."""
+"""Opening the state database, and its transactions; a failure becomes one line that names the place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -20,12 +20,12 @@ from sqlalchemy.exc import (
     IntegrityError,
     NoSuchModuleError,
     ProgrammingError,
+    SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.state import schema
-from v6_pipeline.state.failures import explain, is_busy
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
 
 P = ParamSpec("P")
@@ -34,34 +34,50 @@ R = TypeVar("R")
 _WRITE = "v6_write"
 _WRITERS_LOCK = 0x7636_7374  # any constant: PostgreSQL's advisory locks are numbers, of one database each
 _BUSY_ATTEMPTS = 3
+_POSTGRES_BUSY = {"55P03", "40001", "40P01"}  # lock not available, serialization failure, deadlock
+
+_SQLITE_PRIMARY_CODE = 0xFF  # the rest of an extended result code says where it happened
+
+_SQLITE_REMEDIES = {
+    sqlite3.SQLITE_NOTADB: "is not a SQLite file: restore it from a backup, or move it away and run 'v6 init'",
+    sqlite3.SQLITE_CORRUPT: "is damaged: restore it from a backup, or move it away and run 'v6 init'",
+    sqlite3.SQLITE_READONLY: "cannot be written: give this user the right to write the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that the folder exists and that this user may write to it",
+    sqlite3.SQLITE_PERM: "cannot be opened: give this user the right to write the file and its folder",
+    sqlite3.SQLITE_FULL: "cannot grow: the disk is full; free some space",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails; check it, and that it is no network share",
+    sqlite3.SQLITE_BUSY: "stays locked by another process: see which one holds it ('fuser' names it) and try again",
+    sqlite3.SQLITE_LOCKED: "stays locked by another process: see which one holds it ('fuser' names it) and try again",
+}
+
 _NOTICE_DEAD_LINKS = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""Of libpq. Else a server whose packets vanish is waited for as long as the kernel tries, a quarter of an hour: the
-streamer would not learn that its lease is over."""
+"""Options of libpq. Without them the kernel waits a quarter of an hour for a server whose packets vanish, and the
+streamer does not learn that its lease is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaRevision:
-    """The schema's revision of a database (None: there is none yet) and that of this version."""
+    """Schema revision of a database (None before the first) and of this version."""
 
     stored: str | None
     current: str
 
     @property
     def is_current(self) -> bool:
-        """Whether nothing is to be migrated."""
+        """True if there is nothing to migrate."""
         return self.stored == self.current
 
 
 class StateDatabase:
     """The state database of one process; usable from several threads, not across a fork.
 
-    Writers take turns on both databases: SQLite by its nature, PostgreSQL by one advisory lock per write transaction.
-    So what a transaction has read stays true until it commits, and writers cannot deadlock; they are short and few.
+    There is one writer at a time: in SQLite by its nature, in PostgreSQL by an advisory lock per write transaction. So
+    what a write transaction has read stays true until it commits, and writers cannot deadlock; they are short and few.
     """
 
     def __init__(self, engine: Engine, *, name_for_messages: str) -> None:
@@ -75,12 +91,12 @@ class StateDatabase:
 
         Args:
             url: ``sqlite:///PATH`` or ``postgresql+psycopg://…``.
-            name_for_messages: how messages call the place, without a password.
-            busy_seconds: how long one attempt waits for another writer; there are three.
+            name_for_messages: name of the place in messages, without a password.
+            busy_seconds: time that one attempt waits for another writer; there are three.
 
         Raises:
-            StateError: it cannot be reached, read, written or migrated, or is of a newer version. A file that is no
-                state database is left as it is.
+            StateError: it cannot be reached, read, written or migrated, or is of a newer version. A file of another
+                program is not changed.
         """
         parsed = _parse(url, name_for_messages)
         if parsed.get_backend_name() == "sqlite":
@@ -95,22 +111,17 @@ class StateDatabase:
 
     @classmethod
     def examine(cls, url: str, *, name_for_messages: str, busy_seconds: float = 5.0) -> SchemaRevision:
-        """Which schema a database has; it is neither created nor changed.
-
-        Args:
-            url: as for ``open``.
-            name_for_messages: as for ``open``.
-            busy_seconds: as for ``open``.
+        """Read the schema revision of a database, which is neither created nor changed; arguments as for ``open``.
 
         Raises:
-            StateError: it cannot be reached, read or written, or is of a newer version or something else's.
+            StateError: it cannot be reached, read or written, or is of a newer version or another program's.
         """
         parsed = _parse(url, name_for_messages)
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
             return SchemaRevision(None, REVISIONS[-1])
         database = cls(_engine_for(parsed, name_for_messages, busy_seconds), name_for_messages=name_for_messages)
         try:
-            with database.write() as connection:  # the write lock is had by those alone who may write
+            with database.write() as connection:  # fails without the right to write
                 return SchemaRevision(database._revision(connection), REVISIONS[-1])
         finally:
             database.close()
@@ -126,7 +137,7 @@ class StateDatabase:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads; on SQLite it sees one state throughout and waits for no writer.
+        """Begin a transaction that only reads; on SQLite it sees one state throughout and waits for no writer.
 
         Raises:
             StateError: the database failed.
@@ -136,11 +147,11 @@ class StateDatabase:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is the only writer; commits at the end, rolls back on any exception.
+        """Begin a transaction that is the only writer; it commits at the end, and rolls back on any exception.
 
         Raises:
-            StateError: the database failed, or others kept it locked for longer than all attempts.
-            RuntimeError: this thread is in one already, and would wait for itself.
+            StateError: the database failed, or other writers kept it locked during all attempts.
+            RuntimeError: this thread has begun one already, and would wait for itself.
         """
         if getattr(self._in_write, "here", False):
             raise RuntimeError("a write transaction within another one of the same thread")
@@ -161,7 +172,7 @@ class StateDatabase:
                 connection.begin()
             except DBAPIError as error:
                 connection.close()
-                if attempt == _BUSY_ATTEMPTS or not is_busy(error):
+                if attempt == _BUSY_ATTEMPTS or not _is_busy(error):
                     raise
             except BaseException:
                 connection.close()
@@ -178,7 +189,7 @@ class StateDatabase:
                 revision = self._revision(connection)
         if revision == REVISIONS[-1]:
             return
-        with self.write() as connection:  # another process may have done it meanwhile: look again, as the only writer
+        with self.write() as connection:  # another process may have done it since: read again, as the only writer
             revision = self._revision(connection)
             if revision is None:
                 schema.create(connection)
@@ -188,18 +199,18 @@ class StateDatabase:
                 upgrade(connection)
 
     def _enter_wal_mode(self) -> None:
-        """Readers then never wait for the writer. The switch needs the file alone, and SQLite waits for no one."""
+        """Switch to WAL mode, in which readers never wait for the writer; SQLite does not wait for exclusive access."""
         deadline = time.monotonic() + 10
         while True:
             raw = self._engine.raw_connection()
             try:
                 cursor = raw.cursor()
                 if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                    # Looked at first: a file that is something else's must not be changed, not even its header.
+                    # Checked first: a file of another program must not be changed, not even its header.
                     self._refuse_foreign({row[0] for row in cursor.execute("SELECT name FROM sqlite_master")})
                     cursor.execute("PRAGMA journal_mode=WAL")
             except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() > deadline:
+                if not _is_busy(error) or time.monotonic() > deadline:
                     raise
                 threading.Event().wait(0.05)
             else:
@@ -209,18 +220,14 @@ class StateDatabase:
 
     def _refuse_foreign(self, tables: set[str]) -> None:
         if self._engine.dialect.name != "sqlite":
-            tables &= set(metadata.tables)  # a server's database may be shared, a file is the state database's own
+            tables &= set(metadata.tables)  # a server's database may be shared, a file may not
         if tables and VERSION_TABLE not in tables:
             raise StateError(
                 f"{self._name} holds other tables than the state database's: set V6_STATE_URL to a place of its own"
             )
 
     def _revision(self, connection: Connection) -> str | None:
-        """The schema's revision; ``None`` for an empty database.
-
-        Raises:
-            StateError: the revision is newer than this version, or the database is something else's.
-        """
+        """Read the schema's revision; ``None`` for an empty database."""
         if not inspect(connection).has_table(VERSION_TABLE):
             self._refuse_foreign(set(inspect(connection).get_table_names()))
             return None
@@ -234,7 +241,7 @@ class StateDatabase:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Failures of the database as ``StateError``; violated constraints and bad SQL are bugs and pass."""
+        """Raise failures of the database as ``StateError``; violated constraints and bad SQL are bugs and pass."""
         try:
             yield
         except (IntegrityError, ProgrammingError):
@@ -249,27 +256,25 @@ def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concate
     So every query of this package has one definition: other packages pass the ``StateDatabase``, and a method that
     combines several queries in one transaction passes its ``Connection``.
     """
-
-    @functools.wraps(function)
-    def run(place: StateDatabase | Connection, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if isinstance(place, Connection):
-            return function(place, *args, **kwargs)
-        with place.read() as connection:
-            return function(connection, *args, **kwargs)
-
-    return run
+    return _in_transaction(function, StateDatabase.read)
 
 
 def writes(
     function: Callable[Concatenate[Connection, P], R],
 ) -> Callable[Concatenate[StateDatabase | Connection, P], R]:
     """Open a write transaction around a change that is given the database; see ``reads``."""
+    return _in_transaction(function, StateDatabase.write)
 
+
+def _in_transaction(
+    function: Callable[Concatenate[Connection, P], R],
+    begin: Callable[[StateDatabase], AbstractContextManager[Connection]],
+) -> Callable[Concatenate[StateDatabase | Connection, P], R]:
     @functools.wraps(function)
     def run(place: StateDatabase | Connection, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if isinstance(place, Connection):
             return function(place, *args, **kwargs)
-        with place.write() as connection:
+        with begin(place) as connection:
             return function(connection, *args, **kwargs)
 
     return run
@@ -280,10 +285,10 @@ def _parse(url: str, name: str) -> URL:
         parsed = make_url(url)
     except ArgumentError:
         raise StateError(
-            f"{name} is no address of a state database: use sqlite:///PATH or postgresql+psycopg://…"
+            f"{name} is not the address of a state database: use sqlite:///PATH or postgresql+psycopg://…"
         ) from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        raise StateError("the state database must be a file, for several processes share it: use sqlite:///PATH")
+        raise StateError("the state database must be a file, since several processes share it: use sqlite:///PATH")
     return parsed
 
 
@@ -314,7 +319,7 @@ def _engine(url: URL, busy_seconds: float) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    # A writer whose machine vanished must not keep the lock: the server ends its idle transaction.
+    # A writer whose machine vanished must not keep the lock: the server ends an idle transaction.
     options = f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
     arguments = {"connect_timeout": 5, "options": options, **_NOTICE_DEAD_LINKS}
     engine = create_engine(url, connect_args=arguments, pool_size=10, pool_timeout=30, pool_pre_ping=True)
@@ -326,8 +331,8 @@ def _configure_sqlite(raw: Any, _record: object) -> None:  # noqa: ANN401  (the 
     raw.isolation_level = None  # or the driver begins transactions by itself, and never IMMEDIATE ones
     cursor = raw.cursor()
     cursor.execute("PRAGMA foreign_keys=ON")
-    # In WAL mode the default of many builds, NORMAL, may lose the last commits in a power cut. An epoch that was handed
-    # out would be handed out again, and an acknowledgement or a released lease come back.
+    # In WAL mode the default of many builds, NORMAL, may lose the last commits in a power cut: an epoch would be issued
+    # twice, and an acknowledgement or a release undone.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 
@@ -337,10 +342,45 @@ def _begin_sqlite(connection: Connection) -> None:
     if connection.get_execution_options().get(_WRITE, False):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
-        raw: Any = connection.connection.driver_connection  # nothing of this can fail that needs a translation
+        raw: Any = connection.connection.driver_connection  # no failure here needs a translation
         raw.execute("BEGIN")
 
 
 def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get(_WRITE, False):
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})")
+
+
+def _is_busy(error: BaseException) -> bool:
+    """Return whether another connection holds the lock, so that trying again may help."""
+    cause = _driver_error(error)
+    if isinstance(cause, sqlite3.Error):
+        return _sqlite_code(cause) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return getattr(cause, "sqlstate", None) in _POSTGRES_BUSY
+
+
+def explain(error: BaseException, name: str, password: str | None = None) -> str:
+    """Write one line: the database called ``name``, what happened, what to do; never ``password``."""
+    cause = _driver_error(error)
+    if isinstance(cause, sqlite3.Error):
+        remedy = _SQLITE_REMEDIES.get(_sqlite_code(cause))
+        if remedy is not None:
+            return f"the state database {name} {remedy}"
+    elif _is_busy(error):
+        return f"the state database {name} stays locked by another process: see pg_stat_activity and try again"
+    elif isinstance(cause, SQLAlchemyError):
+        return f"the state database {name} has no free connection: fewer threads at a time"
+    reason = " ".join(str(cause).split())
+    if password:
+        reason = reason.replace(password, "***")
+    return f"the state database {name} failed: {reason or type(cause).__name__}; check V6_STATE_URL and that it runs"
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig
+    return error
+
+
+def _sqlite_code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & _SQLITE_PRIMARY_CODE

@@ -1,4 +1,4 @@
-"""The default clock of everything that takes one."""
+"""The clock type and the default clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""(account, conid), by which holdings and queue items are found, and finding many of them at once."""
+"""(account, conid), the key of holdings and queue items, and conditions on many keys."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CHUNK = 500
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """``items`` in lists that fit into one statement."""
+    """Split ``items`` into lists that fit into one statement."""
     rest = iter(items)
     while chunk := list(islice(rest, _CHUNK)):
         yield chunk
 
 
 def is_one_of(table: Table, keys: Iterable[Key]) -> ColumnElement[bool]:
-    """Whether a row of ``table`` is one of a chunk of ``keys``."""
+    """Condition that a row of ``table`` has one of ``keys``, at most a chunk."""
     return tuple_(table.c.account, table.c.conid).in_(list(keys))

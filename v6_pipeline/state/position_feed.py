@@ -1,4 +1,4 @@
-"""What the streamer writes to and reads from the state database, each in a thread: a busy database delays no tick."""
+"""The streamer's calls of the state database, each in a thread, so that a busy database delays no tick."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ from v6_pipeline.state.queue.queue import PositionQueue
 
 
 class StreamerState:
-    """The streamer's side of the holdings, the queue and the exchange rates.
-
-    Args:
-        database: state.
-        queue: for what is not streamed.
-    """
+    """The streamer's calls for holdings, the queue and exchange rates."""
 
     def __init__(self, database: StateDatabase, queue: PositionQueue) -> None:
         self._database = database
@@ -30,18 +25,18 @@ class StreamerState:
     async def take_in_download(
         self, held: list[Holding], accounts: Iterable[str], *, begun_at: datetime
     ) -> list[Holding]:
-        """Store a complete position download; returns the holdings that are known and not in it."""
+        """Store a complete position download; return the known holdings that are missing from it."""
         missing = await asyncio.to_thread(
             holdings_store.replace_accounts, self._database, list(accounts), held, observed_at=begun_at
         )
         return list(missing)
 
     async def take_in_changes(self, changed: list[Holding]) -> None:
-        """Store what the position feed said since."""
+        """Store holdings that the position feed has changed."""
         await asyncio.to_thread(holdings_store.upsert_holdings, self._database, changed)
 
     async def verify(self, holdings: list[Holding]) -> None:
-        """Have the worker compare these with the account download, before anything else in the queue."""
+        """Queue holdings first, for the worker to compare them with the account download."""
         items = [
             NewItem(item.account, item.contract.conid, item.contract.symbol, QueuePriority.VERIFY) for item in holdings
         ]
@@ -55,7 +50,7 @@ class StreamerState:
             await asyncio.to_thread(self._queue.insert_many, items)
 
     async def base_currencies(self) -> dict[str, BaseCurrency]:
-        """Each account's base currency and rates, as its newest account download had them."""
+        """Read each account's base currency and exchange rates, of its newest download."""
         return await asyncio.to_thread(self._base_currencies)
 
     def _base_currencies(self) -> dict[str, BaseCurrency]:

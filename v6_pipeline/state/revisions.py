@@ -1,4 +1,4 @@
-"""Counters that tell a poller whether something changed: one small read instead of the thing itself."""
+"""Counters by which a poller sees a change: one small read instead of the whole."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ from v6_pipeline.state.upsert import Excluded, upsert
 
 
 class Revision(enum.StrEnum):
-    """What is counted."""
+    """A counter."""
 
     REGISTRY = "registry"
     """Strategies, memberships, selectors."""
     HOLDINGS = "holdings"
-    """Which contracts are held, and what is known of them; positions do not count."""
+    """The contracts that are held, and their facts; a change of a position does not count."""
 
 
 def bump(connection: Connection, name: Revision) -> None:
     """Count one change, in the transaction that makes it."""
-    upsert(
-        connection,
-        revisions,
-        [{"name": name.value, "revision": 1}],
-        changes=_one_more,
-    )
+    upsert(connection, revisions, [{"name": name.value, "revision": 1}], changes=_one_more)
 
 
 def _one_more(_new: Excluded) -> dict[str, Any]:
@@ -35,6 +30,6 @@ def _one_more(_new: Excluded) -> dict[str, Any]:
 
 
 def read(connection: Connection) -> dict[Revision, int]:
-    """All counters; what never changed is 0."""
+    """Read all counters; one that never changed is 0."""
     found = {row.name: row.revision for row in connection.execute(select(revisions))}
     return {name: found.get(name.value, 0) for name in Revision}

@@ -1,4 +1,4 @@
-"""INSERT … ON CONFLICT DO UPDATE for the database at hand: both have it, SQLAlchemy spells it per dialect."""
+"""INSERT … ON CONFLICT DO UPDATE, which SQLAlchemy writes in the dialect of each database."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Excluded = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 """The row that was to be inserted, by column."""
 
 Changes = Callable[[Excluded], Mapping[str, Any]]
-"""From the row that was to be inserted (``excluded``) to the columns that change in the one that is there."""
+"""From the row that was to be inserted (``excluded``) to the columns that change in the existing one."""
 
 Condition = Callable[[Excluded], ColumnElement[bool]]
-"""From the row that was to be inserted (``excluded``) to whether the one that is there changes."""
+"""From the row that was to be inserted (``excluded``) to the condition under which the existing one changes."""
 
 
 def upsert(
@@ -37,11 +37,11 @@ def upsert(
 
     Args:
         connection: in a write transaction.
-        table: found by its primary key.
+        table: rows are matched by its primary key.
         rows: all with the same columns.
-        changes: what to set; all given columns but the key, if left out. A function of a module: a statement is built
-            once for each.
-        only_if: a row that is there changes only if this holds; likewise.
+        changes: columns to set; all given ones except the key, if left out. A function of a module: a statement is
+            built once for each.
+        only_if: condition under which an existing row changes; a function of a module likewise.
     """
     if not rows:
         return
@@ -53,7 +53,7 @@ def upsert(
 def _statement(
     dialect: str, table: Table, columns: tuple[str, ...], changes: Changes | None, only_if: Condition | None
 ) -> Insert:
-    """Building it costs more than running it."""
+    """Built once: building a statement costs more than running it."""
     key = [column.name for column in table.primary_key.columns]
     statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     excluded = statement.excluded

@@ -121,7 +121,7 @@ class StreamLines(Subscriptions, LineListener):
             wait = answer.wait
             streaming += [conid for conid in answer.granted if conid in self.conids]
             wanted = [conid for conid in wanted if conid not in answer.granted]
-            if wait is not Wait.TURN or asyncio.get_running_loop().time() > pass_ends_at:
+            if wait is not Wait.CONFIRM or asyncio.get_running_loop().time() > pass_ends_at:
                 break
             if not answer.granted:
                 await self._await_confirmations(pass_ends_at)
@@ -154,13 +154,13 @@ class StreamLines(Subscriptions, LineListener):
         while asyncio.get_running_loop().time() < until:
             await asyncio.sleep(CONFIRMATION_POLL_SECONDS)
             usage = await self.usage()
-            if usage.turns > 0 or usage.limit.is_paused:
+            if usage.new_lines > 0 or usage.limit.is_paused:
                 return
 
     def _may_come(self, wait: Wait, wanted: list[int]) -> bool:
         now = self._clock()
-        if not wanted or wait not in {Wait.TURN, Wait.LINES}:
+        if not wanted or wait not in {Wait.CONFIRM, Wait.LINES}:
             self._waiting_since = None
             return False
         self._waiting_since = self._waiting_since or now
-        return wait is Wait.TURN or (now - self._waiting_since).total_seconds() < YIELD_SECONDS
+        return wait is Wait.CONFIRM or (now - self._waiting_since).total_seconds() < YIELD_SECONDS

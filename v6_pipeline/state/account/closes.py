@@ -1,6 +1,6 @@
-"""What IB said of closes: one row per (conid, trading day), so that a day is not asked for twice.
+"""IB's answers to requests for closes: one row per (conid, trading day), so that none is requested twice.
 
-Whether an entry still holds is decided in ``v6_pipeline.history.closes``.
+``history.closes`` decides whether an entry is final.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from v6_pipeline.state.upsert import upsert
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedClose:
-    """A close, or the reason why there is none, and when IB was asked.
+    """A close, or the reason for its absence, and the time of the answer.
 
     ``bar_size`` and ``what_to_show`` are IB's of the bar that gave it, ``bar_time`` its end.
     """
@@ -41,7 +41,7 @@ class FetchedClose:
 
 @writes
 def save(connection: Connection, entries: Iterable[FetchedClose]) -> None:
-    """Keep answers, in a write transaction; a newer one replaces an older."""
+    """Store answers; a newer one replaces an older."""
     upsert(connection, fetched_closes, [asdict(entry) for entry in entries])
 
 
@@ -49,7 +49,7 @@ def save(connection: Connection, entries: Iterable[FetchedClose]) -> None:
 def find(
     connection: Connection, conids: Iterable[int], *, first: date, last: date
 ) -> dict[tuple[int, date], FetchedClose]:
-    """The answers of some contracts for the days from ``first`` to ``last``, by (conid, day)."""
+    """Find the answers of some contracts for the days from ``first`` to ``last``, by (conid, day)."""
     table = fetched_closes
     found: dict[tuple[int, date], FetchedClose] = {}
     for chunk in chunks(sorted(set(conids))):

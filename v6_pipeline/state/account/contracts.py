@@ -1,4 +1,4 @@
-"""The contract cache: what the broker said about a conid, and which conids it does not know.
+"""The contract cache: the broker's definitions of contracts, and the conids that it does not know or serve.
 
 Positions bring a part of the facts (no exchange, often no magnifier); contract details bring all, and only newer ones
 replace them.
@@ -21,13 +21,13 @@ from v6_pipeline.state.schema import contract_failures, contracts
 from v6_pipeline.state.upsert import Row, upsert
 
 UNKNOWN = 200
-"""The broker's code for a contract that it has no definition of."""
+"""The broker's error code for a contract without definition."""
 _FACTS = [field.name for field in fields(ContractSpec)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedContract:
-    """A contract and when its details were fetched; ``None`` while only positions have told of it."""
+    """A contract and the time of its details; ``None`` while it is known from positions only."""
 
     spec: ContractSpec
     qualified_at: datetime | None
@@ -35,7 +35,7 @@ class CachedContract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContractFailure:
-    """The broker's error code when it was asked for a contract's details."""
+    """The broker's error code for a request about a contract."""
 
     conid: int
     code: int
@@ -43,18 +43,18 @@ class ContractFailure:
 
 
 def spec_of(row: Any) -> ContractSpec:  # noqa: ANN401  (a row of any select that holds the contract's columns)
-    """The contract in a row that has the columns of ``contracts``."""
+    """Build the contract from a row that has the columns of ``contracts``."""
     return ContractSpec(**{name: getattr(row, name) for name in _FACTS} | {"sec_type": SecType.parse(row.sec_type)})
 
 
 def remember(connection: Connection, specs: Iterable[ContractSpec]) -> None:
-    """Keep what positions told; a contract whose details were fetched stays as it is."""
+    """Store the facts that positions bring; a contract whose details were fetched is not changed."""
     _put(connection, [_row(spec, None) for spec in specs], replace_qualified=False)
 
 
 @writes
 def save(connection: Connection, specs: Iterable[ContractSpec], *, qualified_at: datetime) -> None:
-    """Keep contract details, and forget that the contract was unknown."""
+    """Store contract details, and delete the failures of these contracts."""
     rows = [_row(spec, qualified_at) for spec in specs]
     _put(connection, rows, replace_qualified=True)
     for chunk in chunks(row["conid"] for row in rows):
@@ -63,7 +63,7 @@ def save(connection: Connection, specs: Iterable[ContractSpec], *, qualified_at:
 
 @reads
 def get(connection: Connection, conids: Iterable[int]) -> dict[int, CachedContract]:
-    """The contracts that are in the cache, by conid."""
+    """Find contracts in the cache, by conid."""
     found: dict[int, CachedContract] = {}
     for chunk in chunks(set(conids)):
         for row in connection.execute(select(contracts).where(contracts.c.conid.in_(chunk))):
@@ -73,7 +73,7 @@ def get(connection: Connection, conids: Iterable[int]) -> dict[int, CachedContra
 
 @writes
 def mark_unknown(connection: Connection, conid: int, *, failed_at: datetime) -> None:
-    """Note that the broker has no details of a conid, so that it is not asked again at once."""
+    """Record that the broker does not know a conid, so that it is not requested again at once."""
     upsert(connection, contract_failures, [{"conid": conid, "code": UNKNOWN, "failed_at": failed_at}])
 
 
@@ -81,7 +81,7 @@ def mark_unknown(connection: Connection, conid: int, *, failed_at: datetime) -> 
 def save_answers(
     connection: Connection, specs: Iterable[ContractSpec], unknown: Iterable[int], *, answered_at: datetime
 ) -> None:
-    """Keep the broker's answers to a request for details: ``save`` those, ``mark_unknown`` the others."""
+    """Store the broker's answers to requests for details: ``save`` and ``mark_unknown`` in one transaction."""
     save(connection, specs, qualified_at=answered_at)
     for conid in unknown:
         mark_unknown(connection, conid, failed_at=answered_at)
@@ -89,7 +89,7 @@ def save_answers(
 
 @reads
 def failures(connection: Connection) -> dict[int, ContractFailure]:
-    """All conids that the broker did not know, by conid."""
+    """List the conids that the broker did not know."""
     return {
         row.conid: ContractFailure(conid=row.conid, code=row.code, failed_at=row.failed_at)
         for row in connection.execute(select(contract_failures).where(contract_failures.c.code == UNKNOWN))
@@ -98,20 +98,20 @@ def failures(connection: Connection) -> dict[int, ContractFailure]:
 
 @writes
 def mark_refused(connection: Connection, codes: Mapping[int, int], *, failed_at: datetime) -> None:
-    """Note that the broker gives no market data for contracts; its code of each, by conid."""
+    """Record that the broker refuses market data for contracts; ``codes`` are its errors by conid."""
     rows: list[Row] = [{"conid": conid, "code": code, "failed_at": failed_at} for conid, code in codes.items()]
     upsert(connection, contract_failures, rows)
 
 
 @reads
 def refused(connection: Connection, *, since: datetime) -> frozenset[int]:
-    """Contracts that the broker did not know, or gave no market data for, since then."""
+    """List the contracts that the broker did not know, or refused market data for, after ``since``."""
     return frozenset(connection.scalars(select(contract_failures.c.conid).where(contract_failures.c.failed_at > since)))
 
 
 @writes
 def forget_refused(connection: Connection) -> None:
-    """Market data may be asked for anew of every contract that the broker knows."""
+    """Delete the refusals of market data, so that it is requested again of every contract that the broker knows."""
     connection.execute(delete(contract_failures).where(contract_failures.c.code != UNKNOWN))
 
 
@@ -120,7 +120,7 @@ def _row(spec: ContractSpec, qualified_at: datetime | None) -> Row:
 
 
 def _put(connection: Connection, rows: list[Row], *, replace_qualified: bool) -> None:
-    """Write what is new or differs; only then does the revision change."""
+    """Write rows that are new or differ; only then the revision changes."""
     rows = list({row["conid"]: row for row in rows}.values())
     known = get(connection, [row["conid"] for row in rows])
     changed = []

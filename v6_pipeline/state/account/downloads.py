@@ -27,7 +27,7 @@ class DownloadRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FxRate:
-    """One unit of ``currency`` is worth ``rate`` units of ``base_currency`` in this account's books."""
+    """``rate`` units of ``base_currency`` are worth one unit of ``currency`` in this account's books."""
 
     account: str
     currency: str
@@ -74,7 +74,7 @@ def newest_attempt(connection: Connection) -> datetime | None:
 
 @reads
 def list_all(connection: Connection) -> tuple[DownloadRecord, ...]:
-    """Every account whose download was attempted, sorted."""
+    """List the accounts whose download was attempted, sorted."""
     query = select(account_downloads).order_by(account_downloads.c.account)
     return tuple(DownloadRecord(**row) for row in connection.execute(query).mappings())
 
@@ -83,7 +83,7 @@ def list_all(connection: Connection) -> tuple[DownloadRecord, ...]:
 def save_rates(
     connection: Connection, *, account: str, base_currency: str, rates: Mapping[str, float], observed_at: datetime
 ) -> None:
-    """Keep an account's exchange rates by currency, unless newer ones are known."""
+    """Store an account's exchange rates by currency, unless newer ones are known."""
     rows = [
         {
             "account": account,
@@ -103,7 +103,7 @@ def _is_newer(new: Excluded) -> ColumnElement[bool]:
 
 @reads
 def list_rates(connection: Connection, *, account: str | None = None) -> tuple[FxRate, ...]:
-    """The newest exchange rate per account and pair of currencies."""
+    """List the newest exchange rate per account and pair of currencies."""
     query = select(fx_rates).order_by(fx_rates.c.account, fx_rates.c.currency, fx_rates.c.base_currency)
     if account is not None:
         query = query.where(fx_rates.c.account == account)

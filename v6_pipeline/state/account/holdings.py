@@ -1,4 +1,4 @@
-"""What the accounts hold, as the position feed last said; the contracts' facts are in the contract cache.
+"""The accounts' holdings, as of the newest position feed; the contracts' facts are in the contract cache.
 
 A holding is closed only by ``mark_closed``: one feed that omits it proves nothing.
 """
@@ -33,10 +33,7 @@ _JOINED = select(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHolding:
-    """A holding and its story here.
-
-    ``refreshed_at`` is the time of its last queued row, ``None`` before the first; ``closed_at`` is when it was gone.
-    """
+    """A holding, the time when it was closed, and the time of its last queued row (``None`` before the first)."""
 
     holding: Holding
     closed_at: datetime | None
@@ -45,7 +42,7 @@ class StoredHolding:
 
 @writes
 def upsert_holdings(connection: Connection, observed: Iterable[Holding]) -> None:
-    """Keep what was observed, unless something newer is known; a closed holding that is not flat is open again."""
+    """Store observed holdings unless newer ones are known; a closed holding that is not flat is opened again."""
     newest: dict[Key, Holding] = {}
     for holding in observed:
         if holding.key not in newest or holding.observed_at >= newest[holding.key].observed_at:
@@ -63,13 +60,7 @@ def upsert_holdings(connection: Connection, observed: Iterable[Holding]) -> None
         }
         for holding in newest.values()
     ]
-    upsert(
-        connection,
-        holdings,
-        rows,
-        changes=_observed,
-        only_if=_is_newer,
-    )
+    upsert(connection, holdings, rows, changes=_observed, only_if=_is_newer)
     if any(key not in before or before[key].closed_at is not None for key in newest):
         revisions.bump(connection, revisions.Revision.HOLDINGS)
 
@@ -108,16 +99,16 @@ def replace_accounts(
 def replace_account(
     connection: Connection, account: str, downloaded: Iterable[Holding], *, observed_at: datetime
 ) -> tuple[Holding, ...]:
-    """Take in a complete download of one account.
+    """Store a complete download of one account.
 
     Returns:
-        The account's open holdings that the download, begun at ``observed_at``, does not have and nothing newer
-        confirms. They stay open: closing them is the caller's decision.
+        The account's open holdings that are missing from the download, begun at ``observed_at``, and were not observed
+        since. They stay open: closing them is the caller's decision.
     """
     rows = list(downloaded)
-    strangers = {holding.account for holding in rows} - {account}
-    if strangers:
-        msg = f"a download of account {account} holds rows of {sorted(strangers)}"
+    others = {holding.account for holding in rows} - {account}
+    if others:
+        msg = f"a download of account {account} holds rows of {sorted(others)}"
         raise ValueError(msg)
     upsert_holdings(connection, rows)
     present = {holding.contract.conid for holding in rows}
@@ -130,7 +121,7 @@ def replace_account(
 
 @writes
 def mark_closed(connection: Connection, keys: Iterable[Key], *, closed_at: datetime) -> int:
-    """Close holdings, with a position of 0; returns how many were open. One observed after ``closed_at`` stays open."""
+    """Close holdings, with a position of 0; one observed after ``closed_at`` stays open. Return how many."""
     closed = 0
     for chunk in chunks(set(keys)):
         closed += connection.execute(
@@ -144,7 +135,7 @@ def mark_closed(connection: Connection, keys: Iterable[Key], *, closed_at: datet
 
 
 def set_refreshed(connection: Connection, keys: Iterable[Key], *, refreshed_at: datetime) -> None:
-    """Note the time of the holdings' last queued rows; it never goes back."""
+    """Record the time of the holdings' last queued rows; it never goes back."""
     rows = [{"of_account": account, "of_conid": conid, "at": refreshed_at} for account, conid in keys]
     if not rows:
         return
@@ -163,7 +154,7 @@ def set_refreshed(connection: Connection, keys: Iterable[Key], *, refreshed_at: 
 
 @reads
 def list_open(connection: Connection, *, account: str | None = None) -> tuple[Holding, ...]:
-    """Open holdings, ordered by account and conid."""
+    """List open holdings by account and conid."""
     query = _JOINED.where(holdings.c.closed_at.is_(None)).order_by(holdings.c.account, holdings.c.conid)
     if account is not None:
         query = query.where(holdings.c.account == account)
@@ -172,7 +163,7 @@ def list_open(connection: Connection, *, account: str | None = None) -> tuple[Ho
 
 @reads
 def find(connection: Connection, keys: Iterable[Key]) -> dict[Key, StoredHolding]:
-    """Holdings by key, closed ones included."""
+    """Find holdings by key, closed ones included."""
     found: dict[Key, StoredHolding] = {}
     for chunk in chunks(set(keys)):
         for row in connection.execute(_JOINED.where(is_one_of(holdings, chunk))):

@@ -1,4 +1,4 @@
-"""What a refresh is due for: holdings that are open, not streamed and not in the queue, and values of accounts."""
+"""The holdings that are due for a refresh (open, not streamed, not queued), and the accounts due for a download."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _BEFORE_ANY_ROW = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueCount:
-    """Open holdings by what becomes of them.
+    """Number of open holdings by state.
 
     ``streamed`` ones need no refresh, ``queued`` ones wait for it (dead letters included), ``due`` ones should be
-    queued now, ``fresh`` ones nothing yet. ``oldest_refreshed_at`` is that of the fresh ones: the next to become due.
-    ``accounts`` of which something streams were not downloaded for as long.
+    queued now, ``fresh`` ones later. ``oldest_refreshed_at`` is that of the fresh one that becomes due next.
+    ``accounts`` is the number of ``due_accounts``.
     """
 
     held: int
@@ -38,26 +38,26 @@ class DueCount:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """How many holdings nobody has refreshed in time, and when the oldest of them was seen last."""
+    """Number of holdings that were not refreshed in time, and the time of the oldest one's last observation."""
 
     count: int
     oldest_at: datetime | None
 
 
 def due_before(now: datetime, *, refresh_seconds: float, interval_seconds: float) -> datetime:
-    """The time at or before which a holding's last row makes it due at ``now``.
+    """Latest time of a holding's last row that makes it due at ``now``.
 
-    A row may not get older than ``refresh_seconds``; the next chance to act on it comes in ``interval_seconds``.
+    A row may not get older than ``refresh_seconds``; the next chance to refresh it comes in ``interval_seconds``.
     """
     return now + timedelta(seconds=interval_seconds) - timedelta(seconds=refresh_seconds)
 
 
 @reads
 def due_accounts(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[str, ...]:
-    """Accounts of which something streams and whose newest download is not newer than ``refreshed_before``, sorted.
+    """List accounts with streamed holdings whose newest download is not newer than ``refreshed_before``, sorted.
 
-    Nothing else would have them downloaded: no item of theirs need be in the queue, and their values and the exchange
-    rates that the stream's rows carry would stay what they were.
+    An account whose holdings all stream has no item in the queue, which would have it downloaded: its values, and the
+    exchange rates on the stream's rows, would become stale.
     """
     newer = exists().where(
         account_downloads.c.account == holdings.c.account, account_downloads.c.completed_at > refreshed_before
@@ -86,7 +86,7 @@ def read_coverage(connection: Connection, *, now: datetime) -> Coverage:
 
 
 def due_keys(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[tuple[Key, str], ...]:
-    """Key and symbol of each due holding whose last row is not newer than ``refreshed_before``; the stalest first."""
+    """List key and symbol of the due holdings, whose last row is not newer than ``refreshed_before``, stalest first."""
     query = (
         select(holdings.c.account, holdings.c.conid, contracts.c.symbol)
         .join(contracts, contracts.c.conid == holdings.c.conid)
@@ -97,7 +97,7 @@ def due_keys(connection: Connection, *, refreshed_before: datetime, now: datetim
 
 
 def unstreamed_keys(connection: Connection, *, now: datetime) -> tuple[tuple[Key, str], ...]:
-    """Key and symbol of every open holding that is not streamed, the stalest first."""
+    """List key and symbol of the open holdings that are not streamed, stalest first."""
     query = (
         select(holdings.c.account, holdings.c.conid, contracts.c.symbol)
         .join(contracts, contracts.c.conid == holdings.c.conid)
@@ -109,7 +109,7 @@ def unstreamed_keys(connection: Connection, *, now: datetime) -> tuple[tuple[Key
 
 @reads
 def overdue(connection: Connection, *, refreshed_before: datetime, now: datetime) -> Overdue:
-    """Due holdings whose last row, or what was observed of them before the first, is not newer than that."""
+    """Count due holdings whose last row, or observation before the first one, is not newer than that."""
     seen_at = func.coalesce(holdings.c.refreshed_at, holdings.c.observed_at)
     query = select(func.count(), func.min(seen_at)).where(
         holdings.c.closed_at.is_(None), seen_at <= refreshed_before, ~_is_streamed(now), ~_is_queued()
@@ -120,7 +120,7 @@ def overdue(connection: Connection, *, refreshed_before: datetime, now: datetime
 
 @reads
 def count_due(connection: Connection, *, refreshed_before: datetime, now: datetime) -> DueCount:
-    """The numbers behind ``due_keys``."""
+    """Count the open holdings by state, and the due accounts."""
     kind = case(
         (_is_streamed(now), "streamed"), (_is_queued(), "queued"), (_is_stale(refreshed_before), "due"), else_="fresh"
     ).label("kind")
@@ -138,7 +138,7 @@ def _is_stale(refreshed_before: datetime) -> ColumnElement[bool]:
 
 
 def _is_streamed(now: datetime) -> ColumnElement[bool]:
-    """Some process streams the contract: a streamer that died stops renewing its slots, and they expire."""
+    """A live slot streams the contract; those of a streamer that died expire."""
     streams = slots.c.purpose == SlotPurpose.STREAM.value
     return exists().where(slots.c.conid == holdings.c.conid, streams, slots.c.expires_at > now)
 

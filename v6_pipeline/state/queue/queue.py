@@ -58,11 +58,9 @@ class PositionQueue:
     """The queue of holdings to be refreshed.
 
     Args:
-        database: the state database.
-        clock: returns the time.
         max_attempts: failures after which an item is dead.
         backoff_seconds: how long an item waits after its first failure; doubles with each further one.
-        backoff_cap_seconds: what the wait never exceeds.
+        backoff_cap_seconds: longest wait.
     """
 
     def __init__(
@@ -140,9 +138,9 @@ class PositionQueue:
         """Lease up to ``size`` items; the batch is empty if none is open.
 
         Args:
-            size: how many at most.
-            lease_seconds: how long they are the caller's.
-            without_accounts: whose items are left to others.
+            size: maximum number of items.
+            lease_seconds: time until the items are served again, unless acknowledged.
+            without_accounts: accounts whose items are left to other workers.
 
         Raises:
             ValueError: ``lease_seconds`` is less than 30, or ``size`` less than 1.

@@ -1,5 +1,5 @@
-"""The strategy registry: ``StrategyRegistry``, selectors, edits, and history, with their SQL.
+"""The strategy registry: ``StrategyRegistry``, its changes, the rule of assignment, selectors, and the rows.
 
-Belongs here: which contracts belong to which active strategies, now and in the past.
+Belongs here: the contracts of each active strategy, now and in the past.
 Does not belong here: routing (``streaming.routing``).
 """

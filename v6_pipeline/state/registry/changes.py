@@ -1,6 +1,6 @@
-"""Changes of the strategies' registry: checked, and made in the one transaction that ``StrategyRegistry`` opens.
+"""Changes of the registry: checked, and made in the one transaction that ``StrategyRegistry.changes`` opens.
 
-A change closes the row in force and adds another; what is so already stays as it is.
+A change closes the row in force and adds another; an entry that does not differ is not changed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,13 @@ _STRATEGY_NAME = re.compile(r"\w[\w .:/+-]{0,63}")
 
 
 class RegistryChanges:
-    """What changes in one transaction.
-
-    Args:
-        connection: in a write transaction.
-        now: the instant of all changes, UTC.
-    """
+    """Changes in one write transaction, all at the instant ``now`` (UTC)."""
 
     def __init__(self, connection: Connection, now: datetime) -> None:
         self._connection = connection
         self._now = now
         self.made = False
-        """Whether anything has changed."""
+        """True once a change was made."""
         self._ended: set[str] = set()
 
     def add_active(
@@ -53,17 +48,17 @@ class RegistryChanges:
         quantity: float | None = None,
         priority: int = DEFAULT_PRIORITY,
     ) -> None:
-        """Let a strategy use contracts; one that it uses already gets the new quantity and priority.
+        """Add contracts to a strategy; one that it uses already gets the new quantity and priority.
 
         Args:
             strategy: its name; a new one is created.
             conids: the contracts.
-            account: only there, in capitals as IB writes them; in any if left out.
+            account: applies there only; in any account if left out.
             quantity: of each contract, negative for short; all that is held if left out.
             priority: the smaller number is more important.
 
         Raises:
-            UsageError: a name, conid, quantity or priority that cannot be.
+            UsageError: an invalid name, conid, quantity or priority.
         """
         wanted = tuple(dict.fromkeys(conids))
         account = None if account is None else account.strip().upper()
@@ -85,10 +80,10 @@ class RegistryChanges:
                 self._replace(old, entry)
 
     def add_selector(self, strategy: str, selector: Selector | str, priority: int = DEFAULT_PRIORITY) -> None:
-        """Let a strategy use every holding that a selector matches, those to come included.
+        """Add every holding that a selector matches to a strategy, future ones included.
 
         Raises:
-            UsageError: a name, selector or priority that cannot be.
+            UsageError: an invalid name, selector or priority.
         """
         parsed = _parsed(selector)
         check_strategy(strategy)
@@ -102,12 +97,12 @@ class RegistryChanges:
             self._replace(old, entry)
 
     def remove_active(self, strategy: str, conids: Iterable[int] | None = None) -> int:
-        """End a strategy's use of contracts, in all accounts; of everything, selectors too, if ``conids`` is left out.
+        """Remove contracts from a strategy, in all accounts; everything, selectors too, if ``conids`` is left out.
 
         A strategy without contracts and selectors ends.
 
         Returns:
-            How many entries ended.
+            Number of entries that ended.
 
         Raises:
             UsageError: there is no such strategy, or it does not use one of the contracts.
@@ -124,7 +119,7 @@ class RegistryChanges:
         return self._end(strategy, [entry for entry in entries if entry.conid in wanted])
 
     def remove_selector(self, strategy: str, selector: Selector | str) -> None:
-        """End a strategy's use of what a selector matches.
+        """Remove a selector from a strategy.
 
         Raises:
             UsageError: there is no such strategy, or it has no such selector.
@@ -139,7 +134,7 @@ class RegistryChanges:
     def end_others(
         self, strategy: str, *, members: Collection[tuple[int, str | None]], selectors: Collection[str]
     ) -> None:
-        """End all that a strategy uses except these contracts, each with its account or any, and selector texts."""
+        """Remove all from a strategy except these contracts, each with its account or any, and selector texts."""
         kept = {(conid, account and account.strip().upper()) for conid, account in members}
 
         def is_kept(entry: RegistryEntry) -> bool:
@@ -172,7 +167,7 @@ class RegistryChanges:
             self.made = True
 
     def _check_exists(self, strategy: str) -> None:
-        # One that has just ended is known: what it does not use is for the caller to say.
+        # A strategy that has just ended is known: the caller reports what it does not use.
         if strategy not in self._ended and not rows.strategy_exists(self._connection, strategy):
             known = ", ".join(rows.names_in_force(self._connection)) or "none yet"
             raise UsageError(f"no strategy {strategy}: there are {known}")
@@ -186,10 +181,10 @@ def _parsed(selector: Selector | str) -> Selector:
 def check_membership(
     strategy: str, conids: Iterable[int], *, account: str | None, quantity: float | None, priority: int
 ) -> None:
-    """What ``add_active`` refuses, without writing anything.
+    """Check the arguments of ``add_active`` without writing.
 
     Raises:
-        UsageError: a name, conid, quantity or priority that cannot be.
+        UsageError: an invalid name, conid, quantity or priority.
     """
     check_strategy(strategy)
     check_priority(priority)
@@ -197,10 +192,10 @@ def check_membership(
 
 
 def check_strategy(strategy: str) -> None:
-    """Refuse what cannot be a strategy's name.
+    """Check a strategy's name.
 
     Raises:
-        UsageError: it says what a name may be.
+        UsageError: the name is invalid.
     """
     if not _STRATEGY_NAME.fullmatch(strategy) or strategy != strategy.strip():
         raise UsageError(
@@ -210,10 +205,10 @@ def check_strategy(strategy: str) -> None:
 
 
 def check_priority(priority: int) -> None:
-    """Refuse what cannot be a priority.
+    """Check a priority.
 
     Raises:
-        UsageError: it says what a priority may be.
+        UsageError: the priority is out of range.
     """
     if not 0 <= priority <= 1_000_000:
         raise UsageError(f"priority {priority} is not between 0 (most important) and 1000000")
@@ -232,28 +227,21 @@ def _check_contracts(conids: tuple[int, ...], *, account: str | None, quantity: 
 
 
 class ChangeMode(enum.StrEnum):
-    """What becomes of what the strategy used before."""
+    """Effect on the entries that the strategy had before."""
 
     REPLACE = "replace"
-    """It uses what is named, and nothing else."""
+    """The named entries replace them."""
     ADD = "add"
-    """It uses what is named beside the rest."""
+    """The named entries are added."""
     REMOVE = "remove"
-    """It no longer uses what is named."""
+    """The named entries are removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyChange:
-    """What is to change.
+    """A change of a strategy's entries, checked as a whole before any of it is written.
 
-    Attributes:
-        strategy: its name.
-        mode: how.
-        conids: contracts.
-        selectors: kinds of holdings, as ``symbol=SPX,sec_type=OPT``.
-        account: of the contracts; any if left out.
-        quantity: of each contract, negative for short; all that is held if left out.
-        priority: the smaller number streams first.
+    ``selectors`` are texts such as ``symbol=SPX,sec_type=OPT``; the rest is as for ``RegistryChanges.add_active``.
     """
 
     strategy: str
@@ -267,10 +255,10 @@ class StrategyChange:
     _parsed: list[Selector] = field(init=False, default_factory=list, repr=False, compare=False)
 
     def check(self) -> None:
-        """Refuse what cannot be, without looking at the registry.
+        """Check the change without reading the registry.
 
         Raises:
-            UsageError: a name, conid, selector, quantity or priority that cannot be, or nothing is named.
+            UsageError: an invalid name, conid, selector, quantity or priority, or nothing is named.
         """
         self._parsed[:] = map(Selector.parse, self.selectors)
         if not self.conids and not self.selectors and self.mode is not ChangeMode.REPLACE:
@@ -282,10 +270,10 @@ class StrategyChange:
         )
 
     def apply(self, registry: StrategyRegistry) -> None:
-        """Write it, as a whole or not at all; what is so already stays as it is.
+        """Write the change as a whole or not at all; entries that do not differ are not changed.
 
         Raises:
-            UsageError: see ``check``; or what is to be removed is not there.
+            UsageError: see ``check``; or an entry to be removed does not exist.
             StateError: the state database cannot be used.
         """
         self.check()

@@ -1,9 +1,9 @@
-"""``StrategyRegistry``: which contracts belong to active strategies, and so are streamed.
+"""``StrategyRegistry``: the contracts of active strategies, which are streamed.
 
 A strategy has memberships (a contract, in one account or any, a quantity of it or all) and selectors, which apply to
-every holding they match, so that a roll needs no hand. Priority: the smaller number is more important. Any process may
-change the registry in the state database; questions are answered from memory, which ``reload_if_changed`` brings up to
-date. History is kept.
+every holding that they match, so that a roll needs no manual change. Priority: the smaller number is more important.
+Any process may change the registry in the state database; queries are answered from memory, which
+``reload_if_changed`` updates. History is kept.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from v6_pipeline.state.registry.changes import DEFAULT_PRIORITY, RegistryChanges
 from v6_pipeline.state.registry.selector import Selector
 from v6_pipeline.state.revisions import Revision
 
-_ONE_INSTANT = timedelta(microseconds=1)  # what the database distinguishes
+_ONE_INSTANT = timedelta(microseconds=1)  # resolution of the database
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What the registry answers from; replaced as a whole, so that threads see one state or the next."""
+    """The registry in memory; replaced as a whole, so that threads see one state or the next."""
 
     revisions: dict[Revision, int] = field(default_factory=dict)
     entries: Entries = field(default_factory=Entries)
@@ -46,10 +46,8 @@ class StrategyRegistry:
     """The strategies and their contracts.
 
     Args:
-        database: the state database.
-        clock: tells the time.
-        today: the day by which contracts expire; without it, New York's date.
-        timezone: where a day begins, for ``active_on``.
+        today: returns the day by which contracts expire; without it, New York's date.
+        timezone: of the days of ``active_on``.
     """
 
     def __init__(
@@ -68,25 +66,25 @@ class StrategyRegistry:
         self._reported = 0
 
     def initialize(self) -> None:
-        """Read everything; before this nothing is active."""
+        """Read the registry; before this no contract is active."""
         self._load()
         self._reported = self._view.revisions[Revision.REGISTRY]
 
     def reload_if_changed(self) -> bool:
-        """Bring the memory up to date; whether strategies changed since this was last asked. Mostly one small read.
+        """Update the memory, mostly with one small read; return whether strategies changed since the last call.
 
-        Held contracts that came or went are taken in too, but are no change of strategies.
+        Changes of the held contracts are read as well, but are no change of strategies.
         """
         with self._database.read() as connection:
             found = revisions.read(connection)
         if found != self._view.revisions:
             self._load()
-        # What this object changed itself is in memory already, and news to the caller all the same.
+        # A change made through this object is in memory already, and still unreported to the caller.
         before, self._reported = self._reported, self._view.revisions[Revision.REGISTRY]
         return self._reported != before
 
     def is_active(self, conid: int, account: str | None = None) -> bool:
-        """Whether a contract serves an active strategy, in this account or in any. From memory, no I/O.
+        """Return whether a contract serves an active strategy, in this account or in any. From memory, no I/O.
 
         A contract that expired before today is not active. Selectors are matched with the holdings that are known.
         """
@@ -104,17 +102,17 @@ class StrategyRegistry:
     def assignments(self, holding: Holding) -> tuple[Assignment, ...]:
         """The strategies that a holding serves, the most important first. From memory, no I/O.
 
-        A membership of the account is preferred to one of any account, and both to a selector, for the quantity.
+        See ``Entries.assignments``; an expired contract serves none.
         """
         view = self._view
-        # Of the underlying IB's position messages say nothing: what is known of the contract does.
+        # IB's position messages have no underlying; the contract cache has it.
         holding = replace(holding, contract=view.contracts.get(holding.contract.conid, holding.contract))
         if self._has_expired(holding.contract):
             return ()
         return view.entries.assignments(holding)
 
     def get_all_active(self) -> frozenset[int]:
-        """All active contracts: the members, and of the holdings those that selectors match. From memory."""
+        """All active contracts: the members, and the holdings that selectors match. From memory, no I/O."""
         view = self._view
         return frozenset(conid for conid in view.entries.members.keys() | view.held.keys() if self.is_active(conid))
 
@@ -124,7 +122,7 @@ class StrategyRegistry:
             return _by_strategy(rows.in_force(connection, strategy))
 
     def active_on(self, when: date | datetime) -> tuple[RegistryEntry, ...]:
-        """What was in force at an instant, or at some time of a day."""
+        """Memberships and selectors in force at an instant, or at some time of a day."""
         if isinstance(when, datetime):
             start, end = when, when + _ONE_INSTANT
         else:
@@ -135,7 +133,7 @@ class StrategyRegistry:
 
     @contextmanager
     def changes(self) -> Iterator[RegistryChanges]:
-        """Several changes in one transaction: all of them are made, or, after an exception, none.
+        """Make several changes in one transaction: all of them or, after an exception, none.
 
         Raises:
             StateError: the state database cannot be used.
@@ -184,7 +182,7 @@ class StrategyRegistry:
 
 
 def _read_view(connection: Connection) -> _View:
-    """What questions are answered from. The counters are read first: a change while reading is seen next time."""
+    """Read the registry. The counters come first, so that a change in the meantime is seen by the next call."""
     counted = revisions.read(connection)
     entries = Entries(rows.in_force(connection))
     held: dict[int, list[Holding]] = {}

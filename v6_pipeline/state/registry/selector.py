@@ -1,4 +1,4 @@
-"""Selectors: the text by which a strategy takes every holding of a kind, such as ``symbol=SPX,sec_type=OPT,right=P``.
+"""Selectors, by which a strategy takes every holding of a kind, such as ``symbol=SPX,sec_type=OPT,right=P``.
 
 Stored as text, in one spelling only (``Selector.text``), so that the same selector is not kept twice.
 """
@@ -16,7 +16,7 @@ from v6_pipeline.model import Holding, SecType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """What a holding must be; ``None`` does not matter. Texts compare without regard to case."""
+    """Conditions on a holding; ``None`` is no condition. Texts compare without regard to case."""
 
     account: str | None = None
     symbol: str | None = None
@@ -33,7 +33,7 @@ class Selector:
         """Read ``key=value,key=value``; spaces around keys and values do not count.
 
         Raises:
-            UsageError: an unknown or repeated key, a value that cannot be, or no key at all.
+            UsageError: an unknown or repeated key, an invalid value, or no key at all.
         """
         allowed = ", ".join(_PARSERS)
         found: dict[str, object] = {}
@@ -52,7 +52,7 @@ class Selector:
         return cls(**found)  # type: ignore[arg-type]  # each value comes from its key's parser
 
     def within(self, account: str | None) -> Selector:
-        """The same, in one account only; unchanged for ``None``.
+        """Restrict the selector to one account; unchanged for ``None``.
 
         Raises:
             UsageError: it names another account.
@@ -75,7 +75,7 @@ class Selector:
         return self.text
 
     def matches(self, holding: Holding) -> bool:
-        """Whether a holding is meant."""
+        """Return whether the selector matches a holding."""
         contract = holding.contract
         return (
             _same(self.account, holding.account)

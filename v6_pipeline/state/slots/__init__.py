@@ -1,5 +1,5 @@
-"""Market-data lines (slots): the ledger of all processes, its SQL, allocation, and the learned ceiling.
+"""Market-data lines (slots): the ledger of all processes with its SQL, allocation, and the learned ceiling.
 
-Belongs here: who holds which line, and who may take one.
+Belongs here: the holder of each line, and the rules by which a line is granted.
 Does not belong here: subscribing at the gateway (``ib.subscriptions``).
 """

@@ -1,7 +1,8 @@
-"""Which lines are granted, and which are to be yielded. Pure functions of the lines in use at one instant.
+"""The rules by which lines are granted and yielded: pure functions of the lines in use at one instant.
 
-Streams outrank batches down to the batch floor, never the reverse. Batches share what streams leave evenly, so that no
-worker has all of it for a whole run. A line counts from its grant until it is released after its cancel was confirmed.
+Streams outrank batches down to the batch floor, never the reverse. Batches share evenly the lines that streams leave,
+so that no worker has all of them for a whole run. A line counts from its grant until its release, after its cancel was
+confirmed.
 """
 
 from __future__ import annotations
@@ -15,39 +16,39 @@ from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.slots.ceiling import LearnedLimit, LineLimit
 
 UNCONFIRMED_LINES = 2
-"""Lines over all processes that the gateway may not have answered for: so many 101s does a limit draw that falls.
+"""Lines over all processes that may be unconfirmed: a limit that falls draws that many 101s.
 
 With two, 80 streams start within 2.7 to 3.7 s of the first (45 messages a second; measured on a busy machine), and a
 limit that falls to nothing draws at most five 101s in half a minute, however many processes there are.
 """
 UNCONFIRMED_FOR = timedelta(seconds=15)
-"""A holder that has not confirmed a line by then has died or stalled: it must not keep all others waiting."""
+"""A holder that has not confirmed a line by then has died or stalled, and no longer delays the others."""
 
-TURN_AFTER = timedelta(seconds=1)
-"""Who has waited for so long goes first. Sooner would cost more than it brings: lines idle while turns change hands."""
+PRECEDENCE_AFTER = timedelta(seconds=1)
+"""A holder that has waited for that long goes first. A shorter time would leave lines idle between grants."""
 
 
 class Wait(enum.StrEnum):
-    """What someone who was refused lines may expect."""
+    """Prospects of a holder that was refused lines."""
 
     NOT_NEEDED = "not_needed"
-    """Everything was granted, or will never be: the contract is streamed already."""
-    TURN = "turn"
-    """There are lines; others are just being confirmed: ask again at once."""
+    """Every line was granted, or never will be: the contract is streamed already."""
+    CONFIRM = "confirm"
+    """There are lines; others are being confirmed: request again at once."""
     LINES = "lines"
-    """Lines will come free: batches end or yield. Ask again within a second."""
+    """Lines will become free: batches end or yield. Request again within a second."""
     PAUSE = "pause"
-    """The gateway has just said that it has none left: nobody asks before a while has passed."""
+    """The gateway has just answered 101: no process requests a line before ``retry_at``."""
     NONE_LEFT = "none_left"
-    """All lines that there are for this purpose are in use for as long as can be told."""
+    """All lines for this purpose are in use, without a known end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A market-data line in use.
 
-    ``priority`` is the strategy's (lower is more important), ``None`` for a batch. ``confirmed_at`` says since when the
-    gateway is known to have granted the line, ``closing_at`` since when its holder is cancelling it.
+    ``priority`` is the strategy's (lower is more important), ``None`` for a batch. ``confirmed_at`` is the time when
+    the gateway's grant was confirmed, ``closing_at`` the time when its holder began to cancel it.
     """
 
     conid: int
@@ -61,13 +62,13 @@ class Slot:
 
     @property
     def is_standing(self) -> bool:
-        """Whether the gateway surely has the line: granted, and not being cancelled."""
+        """True while the gateway surely has the line: confirmed, and not being cancelled."""
         return self.confirmed_at is not None and self.closing_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """A holder that waits for lines: for ``wanted`` in all, those that it has already not counted, since when."""
+    """A holder that has waited since ``since`` for ``wanted`` lines beyond those that it has."""
 
     holder: str
     purpose: SlotPurpose
@@ -78,7 +79,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class AcquiredSlots:
-    """The answer to ``SlotLedger.acquire``, each in the order asked for."""
+    """Contracts that were granted and refused a line, each in the order of the request."""
 
     granted: tuple[int, ...]
     refused: tuple[int, ...]
@@ -87,7 +88,7 @@ class AcquiredSlots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotUsage:
-    """The lines in use at one instant, and how many there may be."""
+    """The lines in use at one instant, the limit and the demands."""
 
     slots: tuple[Slot, ...]
     limit: LineLimit
@@ -111,7 +112,7 @@ class SlotUsage:
 
     @property
     def learned(self) -> LearnedLimit:
-        """What error 101 taught."""
+        """The limit learned from errors 101."""
         return self.limit.known
 
     @property
@@ -126,18 +127,18 @@ class SlotUsage:
 
     @property
     def standing(self) -> int:
-        """Lines that the gateway surely has for us now."""
+        """Lines that the gateway surely has now."""
         return sum(slot.is_standing for slot in self.slots)
 
     @property
     def unconfirmed(self) -> int:
-        """Lines that the gateway may yet refuse; not those of holders that seem to have died."""
+        """Lines that the gateway may still refuse, except those of holders that seem to have died."""
         oldest = self.limit.at - UNCONFIRMED_FOR
         return sum(slot.confirmed_at is None and slot.acquired_at > oldest for slot in self.slots)
 
     @property
     def free(self) -> int:
-        """Lines that a batch could take now, if no other batch wanted any."""
+        """Lines that a batch could take now if no other batch wanted any."""
         return max(0, self.ceiling - len(self.slots))
 
     @property
@@ -147,22 +148,22 @@ class SlotUsage:
 
     @property
     def stream_demand(self) -> int:
-        """Lines that streams wait for."""
+        """Number of lines that streams wait for."""
         return sum(item.wanted for item in self.demands if item.purpose is SlotPurpose.STREAM)
 
     @property
-    def turns(self) -> int:
-        """New lines that may be asked of the gateway at this moment."""
+    def new_lines(self) -> int:
+        """New lines that may be subscribed at this moment, while others are unconfirmed."""
         if self.limit.is_paused:
             return 0
         return max(0, (1 if self.limit.is_careful else self.unconfirmed_lines) - self.unconfirmed)
 
-    def turns_of(self, holder: str, purpose: SlotPurpose) -> int:
-        """As ``turns``, less those that others have waited for longer: one that has much to do must not go on alone."""
+    def new_lines_of(self, holder: str, purpose: SlotPurpose) -> int:
+        """``new_lines`` less one for each holder that has waited longer, so that a busy one does not take all."""
         if purpose is SlotPurpose.STREAM:
-            return self.turns
+            return self.new_lines
         mine = next((item.since for item in self.demands if (item.holder, item.purpose) == (holder, purpose)), None)
-        oldest = self.limit.at - TURN_AFTER
+        oldest = self.limit.at - PRECEDENCE_AFTER
         before = sum(
             item.holder != holder
             and item.since <= oldest
@@ -170,15 +171,15 @@ class SlotUsage:
             and self.room(item.holder, item.purpose) > 0
             for item in self.demands
         )
-        return max(0, self.turns - before)
+        return max(0, self.new_lines - before)
 
     @property
     def _free(self) -> int:
-        """As ``free``, and the line beyond the ceiling that is tried now."""
+        """``free``, plus the line beyond the ceiling that is tried now."""
         return max(0, self.ceiling + self.limit.probe - len(self.slots))
 
     def room(self, holder: str, purpose: SlotPurpose) -> int:
-        """Lines that a holder may have more than it has now, were it for the confirmations alone."""
+        """Further lines that a holder may take, regardless of unconfirmed ones."""
         if purpose is SlotPurpose.STREAM:
             return max(0, min(self._free, self._stream_room))
         room = min(self._free, self._share(holder) - self._held(holder, purpose))
@@ -187,17 +188,17 @@ class SlotUsage:
         return max(0, room)
 
     def room_to_come(self, purpose: SlotPurpose) -> int:
-        """Lines that a holder may hope for: those that batches use beyond their floor, or those of other batches."""
+        """Lines that may become free for a holder: those of batches beyond their floor, or those of other batches."""
         if purpose is SlotPurpose.STREAM:
             spare = self._free + max(0, self.batches - self.batch_floor)
             return max(0, min(spare, self._stream_room))
         return max(0, self.ceiling - self.streams)
 
     def to_yield(self, holder: str) -> frozenset[int]:
-        """The contracts whose lines a batch should give up now, for streams that wait or a ceiling that fell.
+        """Contracts whose lines a batch should give up now, for streams that wait or a ceiling that fell.
 
-        Of all batches together the lines that were taken first: they are the nearest to their quote, and IB frowns on a
-        cancel that comes too soon.
+        Of all batches together the lines that were taken first: they are nearest to their quote, and IB answers a
+        cancel that comes too soon with an error.
         """
         above_floor = self.batches - self.batch_floor
         wanted = min(self.stream_demand, max(0, self._stream_room)) - self._free
@@ -220,32 +221,32 @@ class SlotUsage:
         return sum(slot.holder == holder and slot.purpose is purpose for slot in self.slots)
 
     def _share(self, holder: str) -> int:
-        """How many of the lines that streams leave a batch may have, while others want some as well."""
+        """Number of the lines left by streams that a batch may have while others want some as well."""
         wanted = {item.holder: item for item in self.demands if item.purpose is SlotPurpose.BATCH}
         held = {slot.holder for slot in self.slots if slot.purpose is SlotPurpose.BATCH}
         total = self.ceiling + self.limit.probe - self.streams
         if not (held | wanted.keys()) - {holder}:
             return total
-        # First come, first served where it does not divide: those who wait, by their place in the line, then the rest.
+        # The remainder of the division goes to those that have waited longest, then to the rest.
         order = sorted(wanted, key=lambda name: (wanted[name].since, name))
         order += sorted((held | {holder}) - wanted.keys())
         wants = {
             name: self._held(name, SlotPurpose.BATCH) + (wanted[name].wanted if name in wanted else 0) for name in order
         }
-        wants[holder] = total  # what it asks for now is the caller's to limit
+        wants[holder] = total  # the caller limits it to the request
         return fair_shares([wants[name] for name in order], total)[order.index(holder)]
 
 
 def fair_shares(wants: Sequence[int], total: int) -> tuple[int, ...]:
-    """``total`` divided evenly, nobody getting more than it wants; what does not divide goes to the first ones."""
+    """Divide ``total`` evenly, giving none more than it wants; the remainder goes to the first ones."""
     shares = [0] * len(wants)
     left = max(0, total)
     while left > 0:
-        hungry = [index for index, want in enumerate(wants) if shares[index] < want]
-        if not hungry:
+        unsatisfied = [index for index, want in enumerate(wants) if shares[index] < want]
+        if not unsatisfied:
             break
-        each = max(1, left // len(hungry))
-        for index in hungry:
+        each = max(1, left // len(unsatisfied))
+        for index in unsatisfied:
             more = min(each, wants[index] - shares[index], left)
             shares[index] += more
             left -= more
@@ -253,15 +254,15 @@ def fair_shares(wants: Sequence[int], total: int) -> tuple[int, ...]:
 
 
 def allocate(usage: SlotUsage, conids: Iterable[int], *, holder: str, purpose: SlotPurpose) -> AcquiredSlots:
-    """Which of ``conids`` get a slot, the first ones first.
+    """Decide which of ``conids`` get a slot, the first ones first.
 
-    What the holder has for this purpose is granted again. Refused are: a contract that the holder has for the other
-    purpose or is cancelling, a stream of what someone streams already, and everything once the lines are used up or
-    enough of them are unconfirmed.
+    A slot that the holder has for this purpose is granted again. Refused are: a contract that the holder has for the
+    other purpose or is cancelling, a stream of a contract that is streamed already, and all once the lines are used up
+    or enough of them are unconfirmed.
     """
     mine = {slot.conid: slot for slot in usage.slots if slot.holder == holder}
     streamed = {slot.conid for slot in usage.slots if slot.purpose is SlotPurpose.STREAM}
-    room, turns = usage.room(holder, purpose), usage.turns_of(holder, purpose)
+    room, new = usage.room(holder, purpose), usage.new_lines_of(holder, purpose)
     granted: list[int] = []
     refused: list[int] = []
     short = 0
@@ -272,8 +273,8 @@ def allocate(usage: SlotUsage, conids: Iterable[int], *, holder: str, purpose: S
             (granted if again else refused).append(conid)
         elif purpose is SlotPurpose.STREAM and conid in streamed:
             refused.append(conid)
-        elif room > 0 and turns > 0:
-            room, turns = room - 1, turns - 1
+        elif room > 0 and new > 0:
+            room, new = room - 1, new - 1
             granted.append(conid)
         else:
             short += 1
@@ -288,7 +289,7 @@ def _wait(usage: SlotUsage, purpose: SlotPurpose, *, room: int, short: int, is_s
         return Wait.NOT_NEEDED
     if usage.limit.is_paused:
         return Wait.PAUSE
-    # While more lines are tried for, each one that is confirmed makes room for the next.
+    # While more lines are probed, each one that is confirmed makes room for the next.
     if room > 0 or (usage.limit.is_probing and (is_served or usage.unconfirmed > 0)):
-        return Wait.TURN
+        return Wait.CONFIRM
     return Wait.LINES if usage.room_to_come(purpose) > 0 else Wait.NONE_LEFT

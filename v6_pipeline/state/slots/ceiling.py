@@ -1,13 +1,13 @@
-"""What error 101 teaches: how many lines are really there, and when to try for more. Pure functions.
+"""The ceiling learned from errors 101, and the time of the next attempt to raise it. Pure functions.
 
-IB tells nobody how many lines are in use by TWS windows and the phone; it answers 101 once all are. So the ceiling is
-learned: down at a 101, and up again by trying one line at a time after 2, then 4, then every 8 minutes, each attempt
-ending with the first 101 (or at the configured ceiling, where all is forgotten).
+IB does not report how many lines TWS windows and the phone use; it answers 101 once all are in use. So the ceiling is
+learned: down at a 101, and up again by trying one line at a time after 2, then 4, then every 8 minutes. Each attempt
+ends with the first 101, or at the configured ceiling, where the learned one is deleted.
 
-A line counts as *standing* where the gateway is known to have it. Lines that the gateway granted before its limit fell
-are kept by it, so the first 101 proves only that there is not one more than those that stand; a second one, with no
-line granted in between, proves that there are far fewer: then the ceiling is halved. Half is a guess, so that after the
-first halving more is tried soon: lines that are really there shall not lie idle for minutes.
+A line is *standing* while the gateway is known to have it. The gateway keeps lines that it granted before its limit
+fell, so the first 101 proves only that there is not one line more than the standing ones; a second one, with no line
+granted in between, proves that there are far fewer: then the ceiling is halved. Half is a guess, so after the first
+halving an attempt follows soon, so that available lines are not left unused for minutes.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 PROBE_AFTER = (timedelta(minutes=2), timedelta(minutes=4), timedelta(minutes=8))
-"""How long after a 101 one line more is tried; the last one for every further attempt."""
+"""Time from a 101 to the attempt for one line more; the last one for every further attempt."""
 PROBE_AFTER_HALVING = timedelta(seconds=20)
-"""The same after the ceiling was halved for the first time; by then the lines given up are free at the gateway."""
+"""The same after the first halving of the ceiling; by then the released lines are free at the gateway."""
 RETRY_AFTER = timedelta(seconds=2)
-"""No process asks for a new line before that after a 101; doubles with each in a row."""
+"""Pause of all processes after a 101 before they request a new line; doubles with each 101 in a row."""
 RETRY_AFTER_MAX = timedelta(minutes=2)
 CAREFUL_FOR = timedelta(minutes=5)
-"""After a 101 only one line at a time is unconfirmed for so long, whether or not a ceiling is still in force."""
+"""Time after a 101 in which only one line at a time is unconfirmed, even if no ceiling is in force any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedLimit:
-    """What error 101 taught of the lines that are really there.
+    """The limit learned from errors 101.
 
-    ``learned`` is the ceiling, ``None`` while none is in force; ``reason`` says what taught it. ``exhaustions`` counts
-    the 101s since a ceiling was last forgotten, ``strikes`` those in a row without a line granted in between, the last
-    of them at ``exhausted_at``. No new line before ``retry_at``. From ``probe_at`` on one line more is tried at a time;
-    ``probes`` counts the attempts that ended in a 101, ``proven`` is the most lines seen at once in the present one.
+    ``learned`` is the ceiling, ``None`` while none is in force, and ``reason`` its cause. ``exhaustions`` counts the
+    101s since a ceiling was last deleted, ``strikes`` those in a row without a line granted in between, the last of
+    them at ``exhausted_at``. No new line before ``retry_at``. From ``probe_at`` on one line more is tried at a time;
+    ``probes`` counts the attempts that ended in a 101, ``proven`` is the most lines used at once in the present one.
     """
 
     learned: int | None = None
@@ -50,13 +50,11 @@ class LearnedLimit:
 
 @dataclass(frozen=True, slots=True)
 class LineLimit:
-    """How many lines there may be at one instant.
+    """Limits of the lines in use at the instant ``at``.
 
     Args:
         configured: lines that streams and batches may use together by the settings.
         batch_floor: lines of these that streams cannot take.
-        known: what error 101 taught.
-        at: the instant.
     """
 
     configured: int
@@ -66,7 +64,7 @@ class LineLimit:
 
     @property
     def is_learned(self) -> bool:
-        """Whether fewer lines are used than the settings allow."""
+        """True while a learned ceiling below the configured one is in force."""
         return self.known.learned is not None and self.known.learned < self.configured
 
     @property
@@ -81,52 +79,52 @@ class LineLimit:
 
     @property
     def stream_capacity(self) -> int:
-        """Lines that streams may use in all, whoever uses them now."""
+        """Lines that streams may use in all, including those that others use now."""
         return min(self.ceiling - self.floor, self.configured - self.batch_floor)
 
     @property
     def is_probing(self) -> bool:
-        """Whether it is time to try for more lines than were learned."""
+        """True when it is time to try more lines than the learned ceiling."""
         return self.is_learned and self.known.probe_at is not None and self.at >= self.known.probe_at
 
     @property
     def probe(self) -> int:
-        """How many lines beyond the ceiling may be tried: one while probing."""
+        """Number of lines beyond the ceiling that may be tried: one while probing."""
         return 1 if self.is_probing else 0
 
     @property
     def stream_target(self) -> int:
-        """Lines that a streamer should ask for in all: while probing all there might be, given one at a time."""
+        """Lines that a streamer should request in all: while probing all configured ones, granted one at a time."""
         return self.configured - self.batch_floor if self.is_probing else self.stream_capacity
 
     @property
     def is_careful(self) -> bool:
-        """Whether a further 101 is to be expected."""
+        """True while a further 101 is likely."""
         exhausted_at = self.known.exhausted_at
         return self.is_learned or (exhausted_at is not None and self.at - exhausted_at < CAREFUL_FOR)
 
     @property
     def is_paused(self) -> bool:
-        """Whether no new line may be asked for yet."""
+        """True while no new line may be requested."""
         return self.known.retry_at is not None and self.at < self.known.retry_at
 
     def ceiling_for_streams(self, streams: int) -> int:
-        """The least learned ceiling whose capacity for streams is ``streams``."""
+        """Smallest learned ceiling whose capacity for streams is ``streams``."""
         return streams + min(self.batch_floor, max(streams - 1, 0))
 
 
 def after_exhausted(limit: LineLimit, *, conid: int, granted_at: datetime | None, standing: int) -> LearnedLimit:
-    """What is known after a 101.
+    """Return the limit learned from a 101 for contract ``conid``.
 
     Args:
-        limit: before it.
-        conid: of the contract that was refused.
-        granted_at: when the ledger gave its line, ``None`` if it does not know.
-        standing: lines that stand at this moment.
+        limit: before the 101.
+        conid: the refused contract.
+        granted_at: when the ledger granted its line, ``None`` if it has none.
+        standing: number of standing lines.
     """
     known, now = limit.known, limit.at
     if known.exhausted_at is not None and granted_at is not None and granted_at <= known.exhausted_at:
-        # Asked for before the last one was told: it says nothing new, except that its own line does not stand either.
+        # Requested before the last 101 was known: it proves only that its own line does not stand either.
         return replace(known, exhaustions=known.exhaustions + 1, learned=_lesser(known.learned, standing))
     strikes = known.strikes + 1
     if strikes > 1:
@@ -135,7 +133,7 @@ def after_exhausted(limit: LineLimit, *, conid: int, granted_at: datetime | None
         learned = min(limit.ceiling, max(standing, known.proven))
     else:
         learned = min(limit.ceiling, standing)
-    # A fall outside of an attempt is news: the attempts to climb begin with their shortest interval again.
+    # A fall outside of an attempt is new: attempts to raise the ceiling begin with the shortest interval again.
     probes = known.probes + 1 if limit.is_probing else 0
     return LearnedLimit(
         learned=learned,
@@ -152,13 +150,13 @@ def after_exhausted(limit: LineLimit, *, conid: int, granted_at: datetime | None
 
 
 def after_confirmed(limit: LineLimit, *, granted_at: datetime, standing: int, used: int, streams: int) -> LearnedLimit:
-    """What is known after the gateway granted a line.
+    """Return the limit learned from lines that the gateway granted.
 
     Args:
         limit: before it.
-        granted_at: when the ledger gave the newest of the lines that are confirmed.
-        standing: lines that stand now.
-        used: lines that are in use, the unconfirmed included.
+        granted_at: when the ledger granted the newest of the confirmed lines.
+        standing: number of standing lines.
+        used: number of lines in use, the unconfirmed included.
         streams: those of them that stream.
     """
     known = limit.known

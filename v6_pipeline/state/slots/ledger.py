@@ -1,4 +1,4 @@
-"""``SlotLedger``: who uses the market-data lines, so that all processes together never use more than there are.
+"""``SlotLedger``: the market-data lines in use, so that all processes together never use more than there are.
 
 A slot is one line: a contract subscribed by one holder. Its life, each step a row that every process sees:
 
@@ -70,7 +70,6 @@ class SlotLedger:
         database: the state database; its write transaction makes each call atomic over all processes.
         ceiling: lines that streams and batches may use together: those that IB grants less those kept in reserve.
         batch_floor: lines of these that streams cannot take.
-        clock: returns the time.
         unconfirmed_lines: lines over all processes that may be unconfirmed at a time.
     """
 
@@ -120,7 +119,7 @@ class SlotLedger:
         Args:
             changes: of the holder's slots.
             conids: the contracts, the first ones first.
-            holder: names the process.
+            holder: name of the process's lines in the ledger.
             purpose: of the lines.
             ttl_seconds: how long the slots last unless renewed.
             priorities: of the strategies, by conid; for people to read.
@@ -231,7 +230,7 @@ class SlotLedger:
         if purpose is SlotPurpose.STREAM:
             held = usage.streams + len(answer.granted)
             wanted = min(wanted, usage.limit.stream_capacity + usage.limit.probe - held)
-        if answer.wait not in {Wait.TURN, Wait.LINES} or wanted <= 0:
+        if answer.wait not in {Wait.CONFIRM, Wait.LINES} or wanted <= 0:
             if before is not None:
                 connection.execute(_DROP_DEMAND, {"owner": holder, "what_for": purpose.value})
             return

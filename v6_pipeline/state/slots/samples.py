@@ -1,4 +1,4 @@
-"""How the market-data lines were used over time: a sample now and then, kept for some days."""
+"""Samples of the market-data lines in use, one a minute, kept for some days."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SlotSample:
 
 @reads
 def newest(connection: Connection) -> datetime | None:
-    """When the last sample was taken."""
+    """Time of the last sample."""
     query = select(slot_samples.c.at).order_by(slot_samples.c.at.desc()).limit(1)
     found: datetime | None = connection.scalar(query)
     return found
@@ -35,7 +35,7 @@ def newest(connection: Connection) -> datetime | None:
 
 @writes
 def add(connection: Connection, sample: SlotSample) -> None:
-    """Keep a sample, and forget those that are too old, and those of a clock that was ahead."""
+    """Store a sample; delete those that are too old, and those of a clock that was ahead."""
     at = slot_samples.c.at
     connection.execute(delete(slot_samples).where((at < sample.at - KEEP) | (at > sample.at)))
     upsert(connection, slot_samples, [asdict(sample)])
@@ -43,6 +43,6 @@ def add(connection: Connection, sample: SlotSample) -> None:
 
 @reads
 def between(connection: Connection, start: datetime, end: datetime) -> tuple[SlotSample, ...]:
-    """The samples from ``start`` to ``end``, both included, oldest first."""
+    """List the samples from ``start`` to ``end``, both included, oldest first."""
     query = select(slot_samples).where(slot_samples.c.at.between(start, end)).order_by(slot_samples.c.at)
     return tuple(SlotSample(**row) for row in connection.execute(query).mappings())

@@ -15,8 +15,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from v6_pipeline.errors import StateError
 from v6_pipeline.settings import Settings
 from v6_pipeline.state import revisions
-from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.failures import explain
+from v6_pipeline.state.database import StateDatabase, explain
 from v6_pipeline.state.revisions import Revision
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, contract_failures, holdings
 from v6_pipeline_tests.unit.state.databases import sqlite_url

@@ -33,7 +33,7 @@ def _take(ledger: StepLedger, conids: list[int], holder: str, purpose: SlotPurpo
         answer = ledger.acquire(conids, holder=holder, purpose=purpose, ttl_seconds=ttl)
         ledger.confirm(holder, answer.granted)
         granted += [conid for conid in answer.granted if conid not in granted]
-        if answer.wait is not Wait.TURN:
+        if answer.wait is not Wait.CONFIRM:
             refused = tuple(conid for conid in dict.fromkeys(conids) if conid not in granted)
             return AcquiredSlots(tuple(granted), refused, answer.wait)
 
@@ -164,8 +164,8 @@ def test_few_lines_are_unconfirmed_at_a_time_over_all_holders(ledger: StepLedger
     """Each of them may draw an error 101 if the limit has fallen."""
     first = ledger.acquire([1, 2, 3], holder="streamer", purpose=STREAM, ttl_seconds=60)
     second = ledger.acquire([7], holder="run", purpose=BATCH, ttl_seconds=60)
-    assert (first.granted, first.wait) == ((1, 2), Wait.TURN)
-    assert (second.granted, second.wait) == ((), Wait.TURN)
+    assert (first.granted, first.wait) == ((1, 2), Wait.CONFIRM)
+    assert (second.granted, second.wait) == ((), Wait.CONFIRM)
 
     ledger.confirm("streamer", [1])
 
@@ -229,7 +229,7 @@ def test_after_an_error_101_nobody_asks_for_a_moment_and_then_one_at_a_time(
     clock.advance(RETRY_AFTER.total_seconds())
 
     answer = ledger.acquire([5, 6], holder="other", purpose=BATCH, ttl_seconds=60)
-    assert (answer.granted, answer.wait) == ((5,), Wait.TURN)
+    assert (answer.granted, answer.wait) == ((5,), Wait.CONFIRM)
 
 
 def test_lines_are_tried_for_one_by_one_and_a_restored_limit_is_found(ledger: StepLedger, clock: ManualClock) -> None:

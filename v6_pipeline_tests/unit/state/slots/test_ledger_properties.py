@@ -107,7 +107,7 @@ class LedgerMachine(RuleBasedStateMachine):
             # Demand never takes from batches what is theirs: below the floor a line that is there is given, unless
             # another batch has more need of it or is still being confirmed.
             assert (
-                before.turns == 0
+                before.new_lines == 0
                 or before.free == 0
                 or self._others_wait(before, process)
                 or (before.stream_demand and before.batches >= before.batch_floor)

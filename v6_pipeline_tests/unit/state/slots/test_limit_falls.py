@@ -40,7 +40,7 @@ class Rig:
             wanted = [conid for conid in ACTIVE if conid not in self.streamer.open]
             answer = self.streamer.turn(wanted[: max(0, target - len(self.streamer.open))])
             self.streamer.deliver()
-            if answer.wait is not Wait.TURN or not answer.granted:
+            if answer.wait is not Wait.CONFIRM or not answer.granted:
                 break
         self.streamer.tell()
         for worker in self.workers:
