@@ -285,7 +285,7 @@ def _parse(url: str, name: str) -> URL:
         parsed = make_url(url)
     except ArgumentError:
         raise StateError(
-            f"{name} is not the address of a state database: use sqlite:///PATH or postgresql+psycopg://…"
+            f"{name} is no address of a state database: use sqlite:///PATH or postgresql+psycopg://…"
         ) from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise StateError("the state database must be a file, since several processes share it: use sqlite:///PATH")
