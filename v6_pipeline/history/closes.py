@@ -1,8 +1,7 @@
-"""``CloseFetcher``: the daily closes of many contracts, asked of IB once per contract and range of days.
+"""``CloseFetcher``: the daily closes of many contracts, requested from IB once per contract and range of days.
 
-What was answered is kept in the state database, one transaction per contract, so that a run that was killed goes on
-where it ended, and a day is not asked for again. Used by the Dagster asset ``historical_closes``; rows are made by
-``close_rows``.
+Answers are stored in the state database, one transaction per contract: a run that was killed continues where it ended,
+and no day is requested again. Rows of ``historical_closes`` are made in ``close_days``.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from v6_pipeline.state.leases.process import ProcessIdentity
 log = logging.getLogger(__name__)
 
 AT_ONCE = 20
-"""Requests that one run has open; the permits of all runs may leave it fewer."""
+"""Open requests of one run at most; the permits of all runs may leave fewer."""
 RECONNECTS = 8
-"""Attempts in a row to come back after a connection was lost, without a contract done in between."""
+"""Attempts in a row to reconnect, without a contract done in between."""
 RECONNECT_SECONDS = 15.0
-"""The longest pause between two of them."""
+"""Longest pause between two attempts to reconnect."""
 SILENT_CONTRACTS = 20
-"""After so many contracts in a row without an answer the history farm is taken for away."""
+"""Contracts in a row without an answer after which IB's historical data farm counts as down."""
 ASK_AGAIN_AFTER = timedelta(hours=20)
-"""How long IB is taken at its word that it has nothing: within a day, after the nightly reset."""
+"""Wait before a request is repeated that IB had no data for: within a day, after the nightly reset."""
 _MAY_CHANGE = timedelta(0)
-# How long a reason holds: a permission or a definition may come, IB's data of a past day does not.
+# A permission or a definition may come later; IB's data of a past day does not.
 _HOLDS_FOR = {
     CloseReason.NO_PERMISSION: ASK_AGAIN_AFTER,
     CloseReason.UNKNOWN_CONTRACT: ASK_AGAIN_AFTER,
@@ -56,7 +55,7 @@ Pending = dict[int, list[CloseWindow]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchProgress:
-    """How far a fetch is: contracts, requests made, requests that wait for IB's pacing, closes found."""
+    """Progress of a fetch; ``waiting`` are requests delayed by IB's pacing."""
 
     contracts_done: int
     contracts: int
@@ -67,9 +66,9 @@ class FetchProgress:
 
 @dataclass(slots=True)
 class CloseReport:
-    """What a fetch found: an entry per (conid, day) that was wanted, and the contracts as far as they are known.
+    """The result of a fetch: an entry per wanted (conid, day), and the known contracts.
 
-    ``reused`` entries came from the state database; ``refusals`` counts how often IB said that it was too much.
+    ``reused`` entries came from the state database; ``refusals`` counts requests that IB refused as too many.
     """
 
     entries: dict[tuple[int, date], FetchedClose] = field(default_factory=dict)
@@ -81,25 +80,12 @@ class CloseReport:
 
     @property
     def unanswered(self) -> list[FetchedClose]:
-        """Days whose close is not known because a request failed: they are asked for again the next time."""
+        """Entries whose request failed: the next fetch repeats it."""
         return [entry for entry in self.entries.values() if entry.reason == CloseReason.NO_ANSWER]
 
 
 class CloseFetcher:
-    """Fetches closes over a connection of its own.
-
-    Args:
-        settings: which gateway.
-        database: state.
-        run_id: names the run.
-        calendar: knows the sessions.
-        clock: UTC now.
-        policy: time-outs of the connection.
-        sleep: how to wait before a reconnect.
-        rate: historical requests a second, over all runs.
-        at_once: requests open at once.
-        answer_seconds: time-out of a request.
-    """
+    """Fetch closes over a connection of its own; ``rate`` is in requests a second, over all runs."""
 
     def __init__(
         self,
@@ -142,17 +128,14 @@ class CloseFetcher:
         refetch: bool = False,
         progress: Callable[[FetchProgress], None] | None = None,
     ) -> CloseReport:
-        """The closes of contracts on trading days.
+        """Fetch the closes of contracts on trading days; ``wanted`` is conid to days.
 
-        Args:
-            wanted: conid to days.
-            contracts: what is known of them, by conid; what is missing is looked up.
-            refetch: ask again for what was answered before.
-            progress: called after each contract.
+        Contracts that are not in ``contracts`` are looked up. ``refetch`` requests answered closes again; ``progress``
+        is called after each contract.
 
         Raises:
-            GatewayError: the gateway cannot be used, was lost for too long, or answers no historical request; what was
-                answered before is kept.
+            GatewayError: the gateway cannot be used, was lost for too long, or answers no historical request; earlier
+                answers are kept.
             CalendarError: a day is no trading day.
             StateError: the state database failed.
         """
@@ -191,14 +174,14 @@ class CloseFetcher:
     def _pending(
         self, wanted: Mapping[int, Collection[date]], windows: Mapping[date, CloseWindow], since: datetime | None
     ) -> Pending:
-        """What is still to be asked; what is known already goes into the report."""
+        """Return the windows still to be requested, and put known entries into the report."""
         if not windows:
             return {}
         now = self._clock()
         known = store.find(self._database, wanted, first=min(windows), last=max(windows))
         cached = cache.get(self._database, wanted)
         for conid, found in cached.items():
-            # As the run that asked found it: what others call it must not change the rows of a run that asks nothing.
+            # From the cache: a run that requests nothing must write the same rows as the run that requested them.
             self.report.contracts[conid] = found.spec
         self._known |= {
             key: entry
@@ -216,7 +199,7 @@ class CloseFetcher:
         return pending
 
     def _without_expired(self, pending: Pending) -> Pending:
-        """IB has no history of these: no question is worth a message."""
+        """Finish expired contracts without a request: IB has no history of them."""
         now = self._clock()
         today = now.astimezone(EXCHANGE).date()
         expired = [
@@ -230,7 +213,7 @@ class CloseFetcher:
         return {conid: windows for conid, windows in pending.items() if conid not in gone}
 
     async def _connected(self, pending: Pending) -> None:
-        """Ask for what is pending over one connection.
+        """Request the pending closes over one connection.
 
         Raises:
             GatewayError: there is none, or it was lost.
@@ -262,7 +245,7 @@ class CloseFetcher:
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def _qualified(self, connection: IBConnectionManager, pending: Pending) -> dict[int, ContractSpec]:
-        """Contracts that can be asked for; the others are done with their reason."""
+        """Return the contracts that can be requested; finish the others with their reason."""
         specs = await ContractCache(self._database, connection, self._clock).qualified(pending)
         self.report.contracts |= specs
         missing = [conid for conid in pending if conid not in specs]
@@ -304,7 +287,7 @@ class CloseFetcher:
                 )
 
     async def _finish(self, conid: int, entries: Sequence[FetchedClose]) -> None:
-        """Keep what was answered for a contract, and say how far we are."""
+        """Store the answers for a contract, and report progress."""
         await asyncio.to_thread(self._save, entries)
         self._done.add(conid)
         self._closes += sum(entry.close is not None for entry in entries)
@@ -319,9 +302,9 @@ class CloseFetcher:
         )
 
     def _save(self, entries: Sequence[FetchedClose]) -> None:
-        """Keep answers; a close that is known for good is not given up for the reason why IB has none any more.
+        """Store answers; a known final close is not replaced by the reason why IB has none now.
 
-        It has no history of an option that has expired since.
+        IB has no history of an option that has expired since.
         """
         kept = [entry if entry.close is not None else self._known.get(entry.key, entry) for entry in entries]
         if kept:
@@ -330,13 +313,9 @@ class CloseFetcher:
 
 
 def holds(entry: FetchedClose, window: CloseWindow, *, now: datetime, since: datetime | None = None) -> bool:
-    """Whether an answer is final, so that the day need not be asked for again.
+    """Return whether an answer is final, so that the day is not requested again.
 
-    Args:
-        entry: what was answered.
-        window: of its day. What was asked before the cut-off may not be the last word.
-        now: UTC.
-        since: only answers from then on count.
+    An answer from before the cut-off of its ``window`` is not final, nor is one from before ``since``.
     """
     if entry.fetched_at < window.cut_off or (since is not None and entry.fetched_at < since):
         return False

@@ -1,7 +1,7 @@
-"""Where the risk of a trading day is: per account, underlying and strategy, in the account's base currency. Pure.
+"""The risk of a trading day per account, underlying and strategy, in the account's base currency. Pure.
 
-A position that several strategies claim is shared out by their quantities, so that sums over strategies equal the
-account's. Each amount comes with its coverage: a sum is over what is known, and null where nothing is.
+A position that several strategies claim is divided by their quantities, so that sums over strategies equal the
+account's. Each amount has its coverage: a sum is over the known values, and null where none is known.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COLUMNS = (
 )
 _KEY = ("account", "underlying", "underlying_conid", "strategy")
 _WITHOUT_DELTA = frozenset({SecType.BOND, SecType.BILL, SecType.OTHER, SecType.COMBO})
-"""The risk of bonds is in rates, which no delta to an underlying tells; the others may be anything."""
+"""The risk of bonds is in rates, which a delta to an underlying does not show; the others may be anything."""
 _OWN_UNDERLYING = frozenset(
     {SecType.STOCK, SecType.INDEX, SecType.CURRENCY, SecType.FUND, SecType.BOND, SecType.BILL, SecType.CRYPTO}
 )
@@ -35,12 +35,12 @@ _OWN_UNDERLYING = frozenset(
 _Group = tuple[str, str, int | None, str]
 _Contract = tuple[str, int]
 _Spots = Mapping[int, tuple[float, datetime]]
-"""By conid: the newest price in units of the currency, and when it was."""
+"""By conid: the newest price in units of the currency, and its time."""
 
 
 @dataclass(slots=True)
 class _Sum:
-    """A sum over what is known, and how much that is."""
+    """A sum over the known values, and their share."""
 
     known: int = 0
     rows: int = 0
@@ -63,7 +63,7 @@ class _Sum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Amounts:
-    """What one position adds, in base currency; ``greeks`` is None where the position can have none."""
+    """Amounts of one position in base currency; ``greeks`` is None where the position can have none."""
 
     market_value: float | None
     daily_pnl: float | None
@@ -72,7 +72,7 @@ class _Amounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Greeks:
-    """``gamma``, ``vega`` and ``theta`` are None for what has no curvature too: ``is_option`` tells which."""
+    """Sensitivities in base currency; what is not an option (``is_option``) has ``dollar_delta`` only."""
 
     dollar_delta: float | None
     dollar_gamma: float | None
@@ -88,7 +88,7 @@ class _Greeks:
 
 @dataclass(slots=True)
 class _Totals:
-    """One row of the result in the making."""
+    """The sums of one row of the result."""
 
     timestamp: datetime
     positions: int = 0
@@ -118,22 +118,12 @@ def exposure(
     activity: pl.DataFrame | None = None,
     snapshot_version: int | None = None,
 ) -> pl.DataFrame:
-    """The exposure of a day, with the schema of ``portfolio_exposure``, sorted by its key.
+    """Return the exposure of a day, with the schema of ``portfolio_exposure``, sorted by its key.
 
-    A position of the session before that is in no row of the day, though its account is, was closed: it counts for the
-    day's profit alone, which is known if Flex's activity tells what it realized.
-
-    Args:
-        snapshot: the day's, of ``position_snapshots``.
-        previous: that of the session before; without rows of an account its daily profit is unknown.
-        window: the trading day.
-        next_session: the one after it.
-        registry: as it was at the day's cut-off.
-        contracts: by conid; gives the price magnifier.
-        now: UTC.
-        run_id: who makes it.
-        activity: of ``flex_activity``, the day's.
-        snapshot_version: Delta version that the snapshot was read from.
+    ``snapshot`` and ``previous`` are those of the day and of the session before: without rows of an account in the
+    latter its daily profit is unknown. A position of ``previous`` that has no row in ``snapshot``, though its account
+    has, was closed: it counts for the day's profit alone, which is known if Flex ``activity`` has what it realized.
+    ``registry`` is as it was at the day's cut-off; ``contracts`` give the price magnifier.
     """
     before = {(row["account"], row["conid"]): row for row in previous.select(_COLUMNS).iter_rows(named=True)}
     known_before = {account for account, _ in before}
@@ -166,10 +156,10 @@ def exposure(
 
 
 def allocate(position: float, assignments: Sequence[Assignment]) -> list[tuple[str, float]]:
-    """Who has which share of a position: (strategy, fraction), the fractions adding up to 1.
+    """Divide a position among strategies: (strategy, fraction), the fractions adding up to 1.
 
-    The most important strategy takes first, up to its quantity; one of the opposite sign takes nothing. What remains
-    is ``UNASSIGNED``. Of a position of 0 the most important strategy that would take anything has all.
+    The most important strategy takes first, up to its quantity; one of the opposite sign takes nothing. The remainder
+    is ``UNASSIGNED``. Of a position of 0 the most important strategy has all.
     """
     if position == 0:
         return [(assignments[0].strategy if assignments else UNASSIGNED, 1.0)]
@@ -187,7 +177,7 @@ def allocate(position: float, assignments: Sequence[Assignment]) -> list[tuple[s
 
 
 def _booked(activity: pl.DataFrame | None, window: DayWindow) -> dict[_Contract, tuple[float | None, float | None]]:
-    """What the day's Flex activity realized by contract, contract currency, and the rate that it was booked at."""
+    """Sum the profit that Flex activity realized by contract (contract currency), with the rate of its booking."""
     if activity is None:
         return {}
     summed = (
@@ -206,7 +196,7 @@ def _gone(
     before: Mapping[_Contract, Mapping[str, Any]],
     booked: Mapping[_Contract, tuple[float | None, float | None]],
 ) -> Iterator[dict[str, Any]]:
-    """What was held the session before and is in no row of the day, as closed."""
+    """Yield rows for positions of the session before that have no row on the day, as closed ones."""
     present = set(snapshot.select("account", "conid").iter_rows())
     newest = dict(snapshot.group_by("account").agg(pl.col("timestamp").max()).iter_rows())
     closed = {"position": 0.0, "market_value": 0.0, "unrealized_pnl": 0.0}
@@ -218,7 +208,7 @@ def _gone(
 
 
 def _shares(holding: Holding, earlier: Mapping[str, Any] | None, registry: RegistryAt) -> list[tuple[str, float]]:
-    """A closed position's profit goes to whom it belonged to the session before."""
+    """Divide a position; a closed one's profit goes to the strategies of the session before."""
     position = holding.position
     if position == 0 and earlier is not None:
         position = earlier["position"]
@@ -237,10 +227,10 @@ def _amounts(
 
 
 def _daily_pnl(row: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> float | None:
-    """What was realized, and the change of what is not; contract currency.
+    """Return the realized profit plus the change of the unrealized profit (contract currency).
 
-    Where the cost changed though nothing was traded, it is the change of the value: IB restates costs overnight (by tax
-    lots, after wash sales and transfers), and that is nobody's profit.
+    Where the cost changed without a trade, return the change of the value: IB restates costs overnight (by tax lots,
+    after wash sales and transfers), which is no profit.
     """
     was_open = earlier is not None and earlier["position"] != 0
     unrealized_before = earlier["unrealized_pnl"] if earlier is not None and was_open else 0.0
@@ -264,7 +254,7 @@ def _less(value: float | None, before: float | None) -> float | None:
 
 
 def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) -> _Greeks | None:
-    """Sensitivities in base currency; a contract quoted in cents has its underlying quoted so too."""
+    """Return sensitivities in base currency; a contract quoted in cents has an underlying quoted in cents."""
     if contract.sec_type in _WITHOUT_DELTA:
         return None
     units = row["position"] * contract.multiplier / contract.price_magnifier
@@ -283,7 +273,7 @@ def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) 
 
 
 def _times(*factors: float | None) -> float | None:
-    """The product; unknown in, unknown out."""
+    """Return the product; None if a factor is unknown."""
     product = 1.0
     for factor in factors:
         if factor is None:
@@ -293,7 +283,7 @@ def _times(*factors: float | None) -> float | None:
 
 
 def _spots(snapshot: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> _Spots:
-    """Prices of what is held and may be an underlying; not of what is quoted in cents, which the source may not be."""
+    """Return prices of held contracts, without those quoted in cents, whose unit depends on the source."""
     priced = snapshot.filter(pl.col("market_price").is_not_null() & pl.col("price_time").is_not_null())
     rows = priced.sort("price_time").select("conid", "market_price", "price_time").iter_rows()
     return {
@@ -304,7 +294,7 @@ def _spots(snapshot: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> _Sp
 
 
 def _underlying_price(row: Mapping[str, Any], contract: ContractSpec, spots: _Spots) -> float | None:
-    """The newer one of the underlying's own price, if it is held, and that which the greeks were computed with."""
+    """Return the newer one of the underlying's own price, if it is held, and the price that its greeks belong to."""
     own = spots.get(contract.underlying_conid or 0) if contract.price_magnifier == 1 else None
     if own is not None and (row["greeks_time"] is None or row["greeks_time"] < own[1]):
         return own[0]
@@ -315,7 +305,7 @@ def _underlying_price(row: Mapping[str, Any], contract: ContractSpec, spots: _Sp
 def _short_option(
     row: Mapping[str, Any], contract: ContractSpec, spots: _Spots, day: date, next_session: date
 ) -> tuple[bool, bool]:
-    """Whether it is a short option that expires by the next trading day, and one in the money."""
+    """Return whether it is a short option that expires by the next trading day, and one that is in the money."""
     if row["position"] >= 0 or not contract.sec_type.is_option:
         return False, False
     expiring = contract.expiry is not None and day <= contract.expiry <= next_session
@@ -326,7 +316,7 @@ def _short_option(
 
 
 def _underlying(contract: ContractSpec) -> int | None:
-    """Stocks and the like are their own underlying, so that they are in one group with their options."""
+    """Return the underlying; a stock is its own, so that it is in one group with its options."""
     if contract.underlying_conid is None and contract.sec_type in _OWN_UNDERLYING:
         return contract.conid
     return contract.underlying_conid
@@ -355,7 +345,7 @@ def _add(totals: _Totals, row: Mapping[str, Any], amounts: _Amounts, share: floa
 
 def _row(totals: _Totals) -> dict[str, Any]:
     def curved(found: _Sum) -> float | None:
-        """Stocks and futures alone have none of it; beside options whose greeks are unknown that says nothing."""
+        """Return 0 for stocks and futures alone; with options whose greeks are unknown the sum is unknown."""
         return 0.0 if totals.linear and not found.rows else found.value
 
     return {

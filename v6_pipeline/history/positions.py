@@ -1,6 +1,6 @@
-"""What was held at the end of a trading day, and who says so: a Flex statement, else our own logs. Pure.
+"""The positions at the end of a trading day, from a Flex statement, else from our own logs. Pure.
 
-An account that no source covers is refused, and so is a source that contradicts itself: no position is ever made up.
+An account that no source covers is refused, and so is a source that contradicts itself: no position is invented.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HOLDING_COLUMNS = (
     *("account", "conid", "symbol", "local_symbol", "trading_class", "sec_type", "right", "strike", "expiry"),
     *("multiplier", "currency", "underlying_conid", "position", "average_cost", "timestamp"),
 )
-"""What ``holding_of`` looks at: a row as a dictionary of all columns costs three times as much."""
+"""Columns that ``holding_of`` reads: a row as a dictionary of all columns costs three times as much."""
 _REMEDY = (
     "drop a Flex statement of that day into V6_FLEX_DIR, or set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID, then materialize "
     "flex_positions for it"
@@ -29,20 +29,17 @@ _REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Accounts by what says what they held; no account is in both."""
+    """Accounts by the source of their positions; no account is in both."""
 
     flex: frozenset[str]
     own: frozenset[str]
 
 
 def coverage(inputs: DayInputs, *, accounts: Collection[str] = ()) -> Coverage:
-    """Who covers which account on a day: its Flex statement, else own rows up to the cut-off.
+    """Assign each account to the source that covers it on a day: its Flex statement, else own rows up to the cut-off.
 
-    Expected are the accounts with any row on the day or in the lookback before it.
-
-    Args:
-        inputs: the day.
-        accounts: expect and take these only; empty takes all.
+    Expected are the accounts with any row on the day or in the lookback before it; of these only ``accounts``, if any
+    are given.
 
     Raises:
         SnapshotRefusedError: an expected account has neither, or nothing is expected at all.
@@ -53,22 +50,19 @@ def coverage(inputs: DayInputs, *, accounts: Collection[str] = ()) -> Coverage:
     missing = sorted(expected - flex - own)
     if missing or not flex | own:
         raise SnapshotRefusedError(
-            f"{inputs.day}: nothing tells what {_listed(missing)} held: no Flex statement, and in streamed_positions, "
-            f"queued_positions and account_values no row until {inputs.until:%Y-%m-%d %H:%M:%S} UTC; {_REMEDY}"
+            f"{inputs.day}: no source has the positions of {_listed(missing)}: no Flex statement, and in "
+            f"streamed_positions, queued_positions and account_values no row until "
+            f"{inputs.until:%Y-%m-%d %H:%M:%S} UTC; {_REMEDY}"
         )
     return Coverage(flex, own)
 
 
 def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.DataFrame:
-    """One row per (account, conid) with ``POSITIONS_SCHEMA``, sorted: the observation that tells the position.
+    """Return the observation of each position, one row per (account, conid) with ``POSITIONS_SCHEMA``, sorted.
 
-    Of Flex all rows, and the own ones of currencies, which it leaves out; of own logs the newest row per contract, and
-    for contracts without a row that day the newest of the sessions before, if it is open and has not expired. Closed
-    rows (position 0) of the day are in here.
-
-    Args:
-        inputs: the day.
-        accounts: take these only; empty takes all.
+    From Flex these are all rows, and own rows of currencies, which Flex leaves out. From own logs they are the newest
+    row per contract, and for a contract without a row that day the newest of the sessions before, if it is open and has
+    not expired. Closed rows (position 0) of the day are included. ``accounts`` restricts them, if any are given.
 
     Raises:
         SnapshotRefusedError: an account is not covered, or Flex rows and statement of it disagree.
@@ -103,13 +97,13 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
 
 
 def newest_first(rows: pl.DataFrame) -> pl.DataFrame:
-    """Own rows by ``timestamp``; at equal ones the stream's first."""
+    """Sort own rows by ``timestamp``, the newest first; of equal ones the stream's row comes first."""
     by_stream = pl.col("source") == UpdateSource.STREAM.value
     return rows.sort(pl.col("timestamp"), by_stream, descending=True, maintain_order=True)
 
 
 def holding_of(row: Mapping[str, Any], contracts: Mapping[int, ContractSpec]) -> Holding:
-    """The holding that a row of positions tells of; what no row has comes from the known contracts."""
+    """Return the holding of a row of positions; values that no row has come from the known contracts."""
     known = contracts.get(row["conid"])
     multiplier = row["multiplier"]
     if multiplier is None:
@@ -147,7 +141,7 @@ def _listed(accounts: list[str]) -> str:
 
 
 def _check_complete(inputs: DayInputs, accounts: Collection[str]) -> None:
-    """A run that was killed between two tables leaves a statement without its positions: no flat account."""
+    """Refuse a statement without its positions, which a run that was killed between two tables leaves."""
     rows = dict(inputs.flex_positions.group_by("account").len().iter_rows())
     for account, positions in inputs.statements.select("account", "positions").sort("account").iter_rows():
         if account in accounts and rows.get(account, 0) != positions:

@@ -1,6 +1,6 @@
-"""A trading day's snapshot: one row per (account, conid), from what was observed until the day's cut-off. Pure.
+"""A trading day's snapshot: one row per (account, conid), from the observations until the day's cut-off. Pure.
 
-Each row says where its position and its price come from. Nothing is made up: what no source tells is null.
+Each row names the rows that gave its parts. No value is invented: one that no source has is null.
 """
 
 from __future__ import annotations
@@ -40,15 +40,10 @@ def assemble(
     run_id: str,
     accounts: Collection[str] = (),
 ) -> pl.DataFrame:
-    """The snapshot of a day, with the schema of ``position_snapshots``, sorted by account and conid.
+    """Return the snapshot of a day, with the schema of ``position_snapshots``, sorted by account and conid.
 
-    Args:
-        inputs: the day; what was observed after ``inputs.until`` is left out once more.
-        registry: as it was at the day's cut-off.
-        contracts: by conid; gives the price magnifier, and the multiplier where no row has it.
-        now: UTC; before the day's cut-off the rows are provisional.
-        run_id: who makes it.
-        accounts: take these only; empty takes all.
+    Before the day's cut-off its rows are provisional. ``registry`` is as it was at the cut-off; ``contracts`` give the
+    price magnifier, and the multiplier where no row has it; ``accounts`` restricts the rows, if any are given.
 
     Raises:
         SnapshotRefusedError: no source covers an account, or one contradicts itself.
@@ -71,9 +66,9 @@ def assemble(
 
 
 def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
-    """The best price of the day, and the value that came with it where it came with the position itself.
+    """Add the best price of the day, and the value that came with it if both came with the position.
 
-    A Flex mark; else the newest own price of the day; else the historical close; else an own one from before the day.
+    The best is a Flex mark, else the newest own price of the day, else the historical close, else an older own price.
     """
     own = newest_first(inputs.observed.filter(pl.col("market_price").is_not_null()))
     own = own.sort("price_time", descending=True, nulls_last=True, maintain_order=True)
@@ -115,9 +110,9 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
 
 
 def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
-    """Flex: what its activity since the session before realized; else what the account feed said last.
+    """Add the profit that Flex activity realized since the session before, else the account feed's newest figure.
 
-    What it said before a trade is not the day's: a contract that streams may have been sold in part since.
+    A figure from before a trade is not the day's: a streamed contract may have been sold in part since.
     """
     of_day = inputs.activity.filter(inputs.window.has_booked() & pl.col("realized_pnl").is_not_null())
     flex = of_day.group_by(KEY).agg(pl.col("realized_pnl").sum().alias("flex_realized"))
@@ -151,7 +146,7 @@ def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
 
 
 def _with_quotes(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
-    """Quotes and greeks, each group whole from the newest own row of the day that has any of it."""
+    """Add quotes and greeks, each group as a whole from the newest own row of the day that has any of it."""
     rows = rows.drop(*QUOTE, *GREEKS, "market_data_type")
     for names, group in ((QUOTE, "quote"), (GREEKS, "greeks")):
         newest = newest_first(observed.filter(has_any(names))).unique(subset=KEY, keep="first", maintain_order=True)
@@ -166,7 +161,7 @@ def _with_quotes(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_rates(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
-    """The rate to the base currency of that day: Flex's, else an own row's, else the account's own table of rates."""
+    """Add the day's rate to the base currency: Flex's, else an own row's, else the account's own rates."""
     statements = inputs.statements.select("account", pl.col("base_currency").alias("statement_base"))
     own = newest_first(inputs.observed.filter(pl.col("fx_rate_to_base").is_not_null()))
     own = own.unique(subset=KEY, keep="first", maintain_order=True).select(
@@ -217,17 +212,17 @@ def _with_rates(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
 
 
 def _table_of(source: pl.Expr) -> pl.Expr:
-    """Name of the table whose rows have this source."""
+    """Return the name of the table whose rows have this source."""
     return source.replace_strict({name: spec.name for name, spec in POSITION_TABLES.items()}, return_dtype=pl.String())
 
 
 def _rate(given: pl.Expr, base: pl.Expr) -> pl.Expr:
-    """The rate given, or 1 where the contract is in the base currency anyway."""
+    """Return the rate given, or 1 where the contract is in the base currency."""
     return pl.when(given.is_null() & (pl.col("currency") == base)).then(1.0).otherwise(given)
 
 
 def _with_values(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec], registry: RegistryAt) -> pl.DataFrame:
-    """Values that came with no position are computed; the strategies of the day."""
+    """Compute missing values, and add the strategies of the day."""
     values: list[float | None] = []
     profits: list[float | None] = []
     strategies: list[list[str]] = []
@@ -246,7 +241,7 @@ def _with_values(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec], regi
 
 
 def _value(row: Mapping[str, Any], contract: ContractSpec) -> tuple[float | None, float | None]:
-    """Value and unrealized profit; nothing is left of either in a closed position, whatever its price."""
+    """Return value and unrealized profit; both are 0 in a closed position, whatever its price."""
     if row["position"] == 0:
         return 0.0, 0.0
     value = row["market_value"]

@@ -1,6 +1,6 @@
-"""Where a snapshot's numbers come from: its row, the rows behind it at the versions that were read, and their commits.
+"""Trace a snapshot's row to the rows that gave its parts and to their commits, and a run to the commits that it made.
 
-And the reverse: what a run wrote. Reads only; of each table the contract's rows of one day.
+Reads only: of each table the contract's rows of one day, at the version that the snapshot was made from.
 """
 
 from __future__ import annotations
@@ -31,24 +31,21 @@ from v6_pipeline.lake.tables import (
 )
 
 SHORTEST_PREFIX = 8
-"""Characters of a run's id that Dagster's UI and alerts show."""
+"""Number of characters of a run's id that Dagster's UI and alerts show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A row that parts of a snapshot's row came from.
+    """A row that gave parts of a snapshot's row.
 
     Attributes:
-        table: where the row is.
-        parts: what it gave.
-        recorded_version: version that the snapshot was made from.
-        read_version: version that the row was read at now.
-        row: the row; None if it is not there.
-        summed: the rows that a number is the sum of, where it is that; ``row`` is the first of them.
-        numbers: the snapshot's beside the row's.
-        writer: the commit that wrote the row.
-        origin: name of the Flex file that held it.
-        notes: what to know.
+        recorded_version: version of the table that the snapshot was made from.
+        read_version: version at which the row was read now.
+        row: None if it is not there.
+        summed: all rows of a sum, such as the day's Flex activity; ``row`` is the first of them.
+        numbers: the snapshot's numbers and the row's.
+        origin: name of the Flex file that held the row.
+        notes: lines for people, such as an expired version.
     """
 
     table: str
@@ -65,10 +62,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A row of a snapshot with everything behind it.
+    """A row of a snapshot with its sources.
 
-    ``value`` says how value and unrealized profit were computed, and ``value_numbers`` whether they come to the same;
-    None and empty where a source gave both. Which strategies a position served is not compared.
+    ``value`` says how value and unrealized profit were computed, and ``value_numbers`` compares them with the same
+    computation now; None and empty where a source gave both. The strategies of a position are not compared.
     """
 
     row: Row
@@ -80,14 +77,14 @@ class Trace:
 
     @property
     def agrees(self) -> bool:
-        """Whether every source row is there and every number is that of its source."""
-        told = (*self.value_numbers, *(number for source in self.sources for number in source.numbers))
-        return all(source.row is not None for source in self.sources) and all(number.agrees for number in told)
+        """True if every source row is there and every number is that of its source."""
+        numbers = (*self.value_numbers, *(number for source in self.sources for number in source.numbers))
+        return all(source.row is not None for source in self.sources) and all(number.agrees for number in numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCommits:
-    """The commits that a run made in a table, oldest first, and how far back its log still goes."""
+    """The commits of a run in a table, oldest first; the table's log begins at ``oldest_version``."""
 
     run_id: str
     table: str
@@ -104,34 +101,26 @@ def trace(
     account: str | None = None,
     always: bool = False,
 ) -> list[Trace]:
-    """Trace the rows of a contract in a day's snapshot.
+    """Trace the rows of a contract in a day's snapshot, one per account.
 
-    Args:
-        lake: the lake.
-        calendar: tells the trading day of an older observation.
-        conid: the contract.
-        day: the trading day; by default the newest whose snapshot has the contract.
-        account: this one only.
-        always: whether the market never closes, by the settings.
+    ``day`` is by default the newest whose snapshot has the contract; ``always`` is ``V6_MARKET_HOURS=always``.
 
     Raises:
         CalendarError: ``day`` is no trading day.
         LakeError: there is no such row, or a table is damaged, unreachable, or newer than this code.
     """
     rows, version = _snapshot_rows(lake, calendar, conid, day, account)
-    return [_Tracer(lake, calendar, row, always=always).trace(version) for row in rows]
+    logs: dict[str, CommitLog] = {}
+    return [_Tracer(lake, calendar, row, always=always, logs=logs).trace(version) for row in rows]
 
 
 def commits_of_run(lake: Lake, run_id: str) -> list[RunCommits]:
-    """The commits that a Dagster run made, by table; tables that no run writes are not looked at.
+    """Return the commits of a Dagster run, by table.
 
-    Args:
-        lake: the lake.
-        run_id: the run's id, or what it begins with: 8 characters or more.
+    ``run_id`` may be the first 8 characters or more.
 
     Raises:
-        LakeError: no commit names the run, or those of several runs do, or a table is damaged, unreachable, or newer
-            than this code.
+        LakeError: no run or several runs match, or a table is damaged, unreachable, or newer than this code.
     """
     found: list[RunCommits] = []
     beginnings: list[str] = []
@@ -149,7 +138,7 @@ def commits_of_run(lake: Lake, run_id: str) -> list[RunCommits]:
     if len(runs) > 1 and not exact:
         raise LakeError(f"the ids of {len(runs)} runs begin with {run_id}: {', '.join(runs)}; give more of the one")
     if not found:
-        older = f"; what is older cannot be told: the logs begin with {', '.join(beginnings)}" if beginnings else ""
+        older = f"; older commits have expired: the logs begin with {', '.join(beginnings)}" if beginnings else ""
         raise LakeError(
             f"no commit of the lake names run {run_id}: it wrote nothing, or it is no run of this lake{older}"
             + ("" if len(run_id) >= SHORTEST_PREFIX else f"; of an id give {SHORTEST_PREFIX} characters or more")
@@ -199,7 +188,7 @@ def _known(days: Sequence[date]) -> str:
 
 
 def _why_not(whose: str, day: date | None, newest: date, account: str | None, of_day: pl.DataFrame) -> str:
-    """Why a snapshot has no such row: ``of_day`` is its accounts, and when its rows were made."""
+    """Say why a snapshot has no such row; ``of_day`` has account and ``ingested_at`` of its rows."""
     made = "empty" if of_day.is_empty() else f"made {max(of_day['ingested_at'].to_list()):%Y-%m-%d %H:%M:%S}Z"
     accounts = sorted(set(of_day["account"]))
     if day is not None:
@@ -230,21 +219,23 @@ class _Found:
         return self.rows[0] if self.rows else None
 
     def give(self, part: Part, snapshot: Row) -> None:
-        """Record that the row gave a part, with its numbers compared."""
+        """Record that the row gave a part, and compare the part's numbers."""
         self.parts.append(part)
         if self.rows:
             self.numbers += compare_part(snapshot, part, self.key.table, self.rows)
 
 
 class _Tracer:
-    """Joins a snapshot's row with the rows that it names; each table of a contract's day is read once."""
+    """Join a snapshot's row with the rows that it names; each table is read once per day."""
 
-    def __init__(self, lake: Lake, calendar: TradingCalendar, snapshot: Row, *, always: bool) -> None:
+    def __init__(
+        self, lake: Lake, calendar: TradingCalendar, snapshot: Row, *, always: bool, logs: dict[str, CommitLog]
+    ) -> None:
         self._lake = lake
         self._calendar = calendar
         self._snapshot = snapshot
         self._window = DayWindow.of(calendar, snapshot["date"], always=always)
-        self._logs: dict[str, CommitLog] = {}
+        self._logs = logs
         self._read: dict[tuple[str, date], PinnedRows] = {}
 
     def trace(self, version: int) -> Trace:
@@ -275,7 +266,7 @@ class _Tracer:
         )
 
     def _find(self, key: RowKey, *, carried: bool = False) -> _Found:
-        """Read the row of a key; ``carried`` where it may be of an earlier day."""
+        """Read the row of a key; one that is ``carried`` forward is of an earlier day."""
         snapshot, day = self._snapshot, self._snapshot["date"]
         if carried and snapshot["carried_forward"] and key.time is not None:
             day = self._calendar.trading_day(key.time)
@@ -288,7 +279,7 @@ class _Tracer:
         return _Found(key, pinned, rows.to_dicts())
 
     def _searched_key(self, part: Part, position: Row | None) -> RowKey | None:
-        """Key of the row that gave a part of a snapshot that does not name it."""
+        """Search for the row that gave a part, for a snapshot that does not name it."""
         last = self._window.until(self._snapshot["ingested_at"])
         return searched_key(self._snapshot, part, position, rows_of=self._rows_of_day, last=last)
 
@@ -296,7 +287,7 @@ class _Tracer:
         return self._pinned(spec, self._snapshot["date"]).rows
 
     def _pinned(self, spec: TableSpec, day: date) -> PinnedRows:
-        """The contract's rows of a table and a day, at the version that the snapshot was made from."""
+        """Read the contract's rows of a table and a day, at the version that the snapshot was made from."""
         if (spec.name, day) not in self._read:
             wanted = pl.all_horizontal(pl.col(name) == self._snapshot[name] for name in KEY if spec.has(name))
             version = self._snapshot[VERSION_COLUMNS[spec.name]]
@@ -338,7 +329,7 @@ class _Tracer:
         )
 
     def _origin(self, spec: TableSpec, row: Row | None) -> str | None:
-        """Name of the file that held the statement of a Flex row; None if another statement has replaced it."""
+        """Return the file of a Flex row's statement; None if another statement has replaced it."""
         if spec not in {FLEX_POSITIONS, FLEX_ACTIVITY} or row is None:
             return None
         log = self._log(FLEX_STATEMENTS)

@@ -26,14 +26,14 @@ _COMPARED = {
     Part.REALIZED: ("realized_pnl",),
 }
 _CLOSE = {"market_price": "close", "price_time": "bar_time"}
-"""Columns of a snapshot, and what a historical close calls them."""
+"""Columns of a snapshot and of a historical close."""
 _MAGNIFIERS = (10, 100, 1_000, 10_000)
-"""By how much IB may quote a price above the currency's unit, as pence; the snapshot does not keep it."""
+"""IB's price magnifiers, such as 100 for pence; the snapshot does not store the contract's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """A number of the snapshot beside that of its source."""
+    """A number of the snapshot and that of its source."""
 
     name: str
     snapshot: object
@@ -43,7 +43,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedValue:
-    """Value and unrealized profit: what a row gave, and what was computed, with the line that says how."""
+    """Value and unrealized profit: those that a row gave, and those that were computed, with a line that says how."""
 
     given: Sequence[Number] = ()
     computed: Sequence[Number] = ()
@@ -53,11 +53,7 @@ class ComparedValue:
 def compare_part(snapshot: Row, part: Part, table: TableSpec, rows: Sequence[Row]) -> list[Number]:
     """Compare the numbers of a part with those of the row that gave it.
 
-    Args:
-        snapshot: the snapshot's row.
-        part: any but the value, which ``compare_value`` compares.
-        table: the table of the rows.
-        rows: the row; of ``flex_activity`` all whose sum the snapshot has.
+    ``rows`` is the row in ``table``; of ``flex_activity`` all rows of the sum. The value is for ``compare_value``.
     """
     row = rows[0]
     match part:
@@ -77,7 +73,7 @@ def compare_part(snapshot: Row, part: Part, table: TableSpec, rows: Sequence[Row
 def compare(
     snapshot: Row, source: Row, names: Sequence[str], *, called: Mapping[str, str] | None = None
 ) -> list[Number]:
-    """Columns of a snapshot's row beside those of a source; ``called`` maps to the source's names."""
+    """Compare columns of a snapshot's row with those of a source; ``called`` maps to the source's names."""
     called = called or {}
     return [
         Number(name=name, snapshot=snapshot[name], source=other, agrees=snapshot[name] == other)
@@ -87,7 +83,7 @@ def compare(
 
 
 def _compare_rate(snapshot: Row, values: Row) -> list[Number]:
-    """The exchange rate beside the account's own table of rates."""
+    """Compare the exchange rate with the account's own rates."""
     rates = {item["currency"]: item["rate"] for item in values["exchange_rates"] or ()}
     own = 1.0 if snapshot["currency"] == values["base_currency"] else None
     found = {"fx_rate_to_base": rates.get(snapshot["currency"], own), "base_currency": values["base_currency"]}
@@ -95,23 +91,23 @@ def _compare_rate(snapshot: Row, values: Row) -> list[Number]:
 
 
 def compare_value(snapshot: Row, priced: Row | None) -> ComparedValue:
-    """Value and unrealized profit beside those of the row that gave both position and price; else computed again."""
+    """Compare value and unrealized profit with the row that gave position and price, else with computed ones."""
     if not snapshot["position"]:
         nothing = [_number(snapshot, name, 0.0) for name in VALUE]
         return ComparedValue(computed=nothing, how="nothing is held")
     given = [] if priced is None else [name for name in VALUE if priced[name] is not None]
     numbers = [] if priced is None else compare(snapshot, priced, given)
     again = [_COMPUTED[name](snapshot) for name in VALUE if name not in given]
-    told = [(number, how) for number, how in again if number.snapshot is not None or number.source is not None]
+    known = [(number, how) for number, how in again if number.snapshot is not None or number.source is not None]
     return ComparedValue(
         given=numbers,
-        computed=[number for number, _ in told],
-        how=f"computed: {'; '.join(how for _, how in told)}" if told else None,
+        computed=[number for number, _ in known],
+        how=f"computed: {'; '.join(how for _, how in known)}" if known else None,
     )
 
 
 def _computed_value(snapshot: Row) -> tuple[Number, str]:
-    """Position times price, over whichever price magnifier gives the snapshot's."""
+    """Compute position x price x multiplier, divided by the price magnifier that gives the snapshot's value."""
     how = "position x price x multiplier"
     product = market_value(holding_of(snapshot, {}).contract, snapshot["position"], snapshot["market_price"])
     plain = _number(snapshot, "market_value", product)
@@ -133,8 +129,8 @@ _COMPUTED = {"market_value": _computed_value, "unrealized_pnl": _computed_profit
 
 
 def _number(snapshot: Row, name: str, other: float | None) -> Number:
-    """A number beside one computed again, whose last digits may differ."""
-    told = snapshot[name]
-    if told is None or other is None:
-        return Number(name=name, snapshot=told, source=other, agrees=told is other)
-    return Number(name=name, snapshot=told, source=other, agrees=math.isclose(told, other, rel_tol=1e-9, abs_tol=1e-9))
+    """Compare a number with a computed one, whose last digits may differ."""
+    own = snapshot[name]
+    if own is None or other is None:
+        return Number(name=name, snapshot=own, source=other, agrees=own is other)
+    return Number(name=name, snapshot=own, source=other, agrees=math.isclose(own, other, rel_tol=1e-9, abs_tol=1e-9))

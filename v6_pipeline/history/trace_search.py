@@ -35,12 +35,8 @@ _NO_ROW = RowKey(STREAMED_POSITIONS, None)
 def searched_key(snapshot: Row, part: Part, position: Row | None, *, rows_of: RowsOf, last: datetime) -> RowKey | None:
     """Return the key of the row that gave a part; None if the part is unknown or needs no row.
 
-    Args:
-        snapshot: the snapshot's row.
-        part: the part; not the position, whose source and time every snapshot stores.
-        position: the row that gave the position, if it is there.
-        rows_of: reads the day's rows.
-        last: newest observation that the snapshot could see (UTC).
+    ``position`` is the row that gave the position, whose key every snapshot stores, and ``last`` the newest observation
+    that the snapshot could see (UTC).
     """
     if not is_known(snapshot, part):
         return None

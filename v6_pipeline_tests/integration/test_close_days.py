@@ -81,7 +81,7 @@ def test_what_was_held_has_a_close_or_a_reason_and_a_day_without_source_holds_up
 
     [refused] = failed(outcomes)
     assert refused.days == (date(2026, 11, 24),)
-    assert "nothing tells what any account held" in refused.reason
+    assert "no source has the positions of any account" in refused.reason
     universe = thread.call(lambda gateway: gateway.universe)
     assert closes(context) == {
         (WEDNESDAY, AAPL): (daily_close(universe, AAPL, WEDNESDAY), None),

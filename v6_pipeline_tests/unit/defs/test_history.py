@@ -57,7 +57,7 @@ def test_days_are_made_from_flex_or_own_logs_and_one_with_neither_holds_up_no_ot
         assert snapshots[f"{day}"]["positions_from_queue"] == 2 * POSITIONS
     said = failure(result)
     assert (
-        f"position_snapshots of {NEITHER}: {NEITHER}: nothing tells what SIM0000001, SIM0000002 held"
+        f"position_snapshots of {NEITHER}: {NEITHER}: no source has the positions of SIM0000001, SIM0000002"
         in said.description
     )
     assert "drop a Flex statement of that day into V6_FLEX_DIR" in said.description

@@ -117,19 +117,20 @@ def test_a_known_account_that_nothing_covers_is_refused_with_the_remedy() -> Non
     with pytest.raises(SnapshotRefusedError) as caught:
         day_positions(inputs)
     assert str(caught.value) == (
-        "2026-03-06: nothing tells what DU2, DU3 held: no Flex statement, and in streamed_positions, queued_positions "
-        "and account_values no row until 2026-03-06 21:35:00 UTC; drop a Flex statement of that day into V6_FLEX_DIR, "
-        "or set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID, then materialize flex_positions for it"
+        "2026-03-06: no source has the positions of DU2, DU3: no Flex statement, and in streamed_positions, "
+        "queued_positions and account_values no row until 2026-03-06 21:35:00 UTC; drop a Flex "
+        "statement of that day into V6_FLEX_DIR, or set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID, then "
+        "materialize flex_positions for it"
     )
 
 
 def test_rows_after_the_cut_off_cover_nothing() -> None:
-    with pytest.raises(SnapshotRefusedError, match="nothing tells what DU1 held"):
+    with pytest.raises(SnapshotRefusedError, match="no source has the positions of DU1"):
         day_positions(day([own(WINDOW.cut_off + INSTANT)], values=[{"timestamp": WINDOW.cut_off + INSTANT}]))
 
 
 def test_a_day_of_which_nothing_at_all_is_known_is_refused() -> None:
-    with pytest.raises(SnapshotRefusedError, match="nothing tells what any account held"):
+    with pytest.raises(SnapshotRefusedError, match="no source has the positions of any account"):
         day_positions(day(accounts=[]))
 
 
@@ -148,7 +149,7 @@ def test_a_statement_whose_positions_are_not_all_there_is_no_flat_account() -> N
 
 
 def test_flex_rows_without_a_statement_are_nothing() -> None:
-    with pytest.raises(SnapshotRefusedError, match="nothing tells what DU1 held"):
+    with pytest.raises(SnapshotRefusedError, match="no source has the positions of DU1"):
         day_positions(day(flex=[{"source": "flex"}]))
 
 
