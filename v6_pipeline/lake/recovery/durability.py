@@ -1,7 +1,7 @@
-"""Making a commit outlive a power cut on a local disk.
+"""Making commits survive a power cut on a local disk.
 
 delta-rs calls no fsync (none in a trace of an append): after a power cut the newest log file may be empty, and the
-table then opens as if nothing were missing. Whatever acknowledges work after a commit makes the commit durable first.
+table then opens as if nothing were missing. Code that acknowledges work after a commit makes the commit durable first.
 Object stores are durable when they answer.
 """
 
@@ -21,9 +21,9 @@ Fsync = Callable[[Path], None]
 LOG_FOLDER = "_delta_log"
 POINTER = "_last_checkpoint"
 MARK = "_v6_flushed"
-"""File of a table that holds the newest version known to be on the disk; Delta ignores names that begin with ``_``."""
+"""File of a table with the newest version known to be on the disk; Delta ignores names that begin with ``_``."""
 UNMARKED_VERSIONS = 20
-"""Versions before the first flush of a table without a mark that are flushed as well: more than writers at once."""
+"""Earlier versions to flush with a table that has no mark: more than there are writers at the same time."""
 
 
 def fsync_path(path: Path) -> None:
@@ -38,40 +38,40 @@ def fsync_path(path: Path) -> None:
 
 
 def local_path(uri: str) -> Path | None:
-    """The folder of a table on a local disk, or None for an object store."""
+    """Return the folder of a table on a local disk, or None for an object store."""
     if uri.startswith("file://"):
         return Path(unquote(uri.removeprefix("file://")))
     return None if "://" in uri else Path(uri)
 
 
 def log_file(table: Path, version: int) -> Path:
-    """The log file of a version."""
+    """Return the path of a version's log file."""
     return table / LOG_FOLDER / f"{version:020}.json"
 
 
 def checkpoint_file(table: Path, version: int) -> Path:
-    """The checkpoint of a version, in the one form that delta-rs writes."""
+    """Return the path of a version's checkpoint, in the single-file form that delta-rs writes."""
     return table / LOG_FOLDER / f"{version:020}.checkpoint.parquet"
 
 
 def read_log(table: Path, version: int) -> list[dict[str, Any]]:
-    """The actions of a version: one object per line, as the Delta protocol has them."""
+    """Return the actions of a version: one object per line, by the Delta protocol."""
     return [
         json.loads(line) for line in log_file(table, version).read_text(encoding="utf-8").splitlines() if line.strip()
     ]
 
 
 def added_files(table: Path, version: int) -> list[Path]:
-    """The data files that a version added."""
+    """Return the data files that a version added."""
     return [table / unquote(action["add"]["path"]) for action in read_log(table, version) if "add" in action]
 
 
 def make_durable(table: Path, version: int, fsync: Fsync) -> None:
-    """Flush a version and every one before it that may not be flushed yet, then note that in the table's mark.
+    """Flush a version and every earlier one that may not be flushed yet, then record that in the table's mark.
 
-    The order matters: a log file that survives must not name a data file that does not. Earlier versions count too:
-    another process may be between its commit and its flush, and a version that survives behind one that does not
-    cannot be read.
+    Data files come before log files: a log file that survives must not name a data file that does not. Earlier versions
+    are included because another process may be between its commit and its flush, and a surviving version after a lost
+    one cannot be read.
     """
     earlier = [number for number in _unflushed(table, version) if log_file(table, number).exists()]
     data = [path for number in earlier for path in _still_there(table, number)] + added_files(table, version)
@@ -94,9 +94,9 @@ def make_durable(table: Path, version: int, fsync: Fsync) -> None:
 
 
 def flushed_version(table: Path) -> int | None:
-    """A version that was on the disk when this was noted, and every one before it; None if nothing is noted.
+    """Return a version that is on the disk with every one before it, from the table's mark; None without a mark.
 
-    Never ahead of the truth, for the note is made last; it is itself not flushed, so that a power cut may set it back.
+    The mark is written after the flush, so it is never too high. It is not flushed itself: a power cut may set it back.
     """
     try:
         text = (table / MARK).read_text(encoding="ascii", errors="replace").strip()
@@ -106,7 +106,7 @@ def flushed_version(table: Path) -> int | None:
 
 
 def _still_there(table: Path, version: int) -> list[Path]:
-    """What an earlier version added: some may be vacuumed by now, and a log file before the checkpoint unreadable."""
+    """Return the added files that exist: some may be vacuumed, and a log file before the checkpoint unreadable."""
     try:
         return [path for path in added_files(table, version) if path.exists()]
     except ValueError:
@@ -120,10 +120,10 @@ def _unflushed(table: Path, version: int) -> Iterator[int]:
 
 
 def _mark_flushed(table: Path, version: int) -> None:
-    # Without it more is flushed than needed, and a repair knows less; neither is worth failing a durable commit.
+    # Without a mark the next flush takes more files than needed, and a repair knows less: no reason to fail a commit.
     with contextlib.suppress(OSError):
         descriptor = os.open(table / MARK, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, f"{version:020}\n".encode())  # of one length, so that it is replaced in place
+            os.write(descriptor, f"{version:020}\n".encode())  # always of the same length, to overwrite it in place
         finally:
             os.close(descriptor)

@@ -1,10 +1,10 @@
-"""What a power cut or a hand can have done to a table on a local disk, found by looking at its files.
+"""Finding damage that a power cut or a person has done to the files of a table on a local disk. Reads only.
 
-Reads only. ``tail_damage`` is the cheap look of every start: the newest versions and the checkpoint. ``inspect`` is the
-whole look of a repair. What to do about it is in ``lake.repair``.
+``tail_damage`` is the cheap inspection at every start: the newest versions and the checkpoint. ``inspect`` is the full
+inspection before a repair, which is in ``recovery.repair``.
 
-A half-written log file may end just behind a line. delta-rs puts ``commitInfo``, with the number of files, first: so a
-file that holds less than it announces is recognised too.
+A half-written log file may end exactly at the end of a line. delta-rs writes ``commitInfo``, with the number of files,
+first: so a file with fewer actions than it announces is recognised as well.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from v6_pipeline.lake.recovery.durability import (
 )
 
 TAIL_VERSIONS = 25
-"""Versions that a start looks at: those since the checkpoint (every 20 commits), with some room."""
+"""Versions to inspect at a start: those since the checkpoint (every 20 commits), with some margin."""
 _LOG_NAME = re.compile(r"(\d{20})\.json")
 _CHECKPOINT_NAME = re.compile(r"(\d{20})\.checkpoint\.parquet")
 _PARQUET = b"PAR1"
@@ -38,7 +38,7 @@ _SMALLEST_PARQUET = 12
 
 
 class DamageKind(enum.StrEnum):
-    """What is wrong with a file."""
+    """Kind of damage to a file."""
 
     EMPTY_LOG = "empty log file"
     TORN_LOG = "half-written log file"
@@ -54,9 +54,9 @@ LOG_DAMAGE = frozenset({DamageKind.EMPTY_LOG, DamageKind.TORN_LOG, DamageKind.MI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """One damaged file; ``file`` is relative to the table, ``version`` None where no one version is meant.
+    """A damaged file; ``file`` is relative to the table, ``version`` None for a file of no single version.
 
-    ``rows`` and ``partition`` are those of a data file, None where the log does not tell.
+    ``rows`` and ``partition`` are those of a data file, None if the log does not have them.
     """
 
     kind: DamageKind
@@ -71,7 +71,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveFile:
-    """A data file of the newest version; ``version`` is that which added it, None if that is before the checkpoint."""
+    """A data file of the newest version; ``version`` added it, None if that was before the checkpoint."""
 
     path: str
     size: int
@@ -82,10 +82,10 @@ class LiveFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """A table as its files have it.
+    """State of a table's files.
 
-    ``base`` is the newest whole checkpoint, None if the log is read from version 0; ``newest`` the highest version that
-    left any trace, -1 for none. ``log_damage`` and ``data_damage`` are in the order of versions.
+    ``base`` is the newest whole checkpoint, None if the log is read from version 0; ``newest`` the highest version with
+    any trace, -1 for none. ``log_damage`` and ``data_damage`` are in the order of versions.
     """
 
     base: int | None
@@ -95,23 +95,23 @@ class Inspection:
 
     @property
     def damage(self) -> list[Damage]:
-        """All of it."""
+        """All damage, that of the log first."""
         return self.log_damage + self.data_damage
 
 
 def tail_damage(table: Path, newest: int) -> Damage | None:
-    """The first damage of a table that delta-rs opened at version ``newest``, looking at its tail only.
+    """Return the first damage near the newest version of a table that delta-rs opened at version ``newest``.
 
-    Checked: the pointer and the checkpoint that it names, the log files since, and the newest version's data files. A
-    hole in the log is not looked for: delta-rs does not open such a table, and expired log files are rightly gone.
-    Cost: two milliseconds, however long the history.
+    Checks the pointer and the checkpoint that it names, the log files since, and the newest version's data files. It
+    does not search for gaps in the log: delta-rs does not open such a table, and expired log files may be missing.
+    Takes two milliseconds, however long the history.
     """
     pointed, damage = _pointer(table)
     if damage is not None:
         return damage
-    noted = _noted(table)
-    if noted > newest and not log_file(table, noted).exists():  # else it has come since the table was opened
-        return _missing_log(table, noted)
+    marked = _marked(table)
+    if marked > newest and not log_file(table, marked).exists():  # otherwise it was committed after the opening
+        return _missing_log(table, marked)
     oldest = max(newest - TAIL_VERSIONS, -1 if pointed is None else pointed) + 1
     for version in range(min(oldest, newest), newest + 1):
         found = log_damage(table, version)
@@ -122,11 +122,9 @@ def tail_damage(table: Path, newest: int) -> Damage | None:
 
 
 def inspect(table: Path, *, without: Collection[int] = ()) -> Inspection:
-    """Look at all log files since the newest whole checkpoint, and at every live data file.
+    """Inspect all log files since the newest whole checkpoint, and every live data file.
 
-    Args:
-        table: its folder.
-        without: versions to take as gone, for what the table would be without them.
+    Versions of ``without`` count as missing, to see the state of the table without them.
 
     Raises:
         OSError: the folder cannot be read.
@@ -142,13 +140,13 @@ def inspect(table: Path, *, without: Collection[int] = ()) -> Inspection:
         if held is not None:
             base, adds = version, held
             break
-        damage.append(Damage(kind=DamageKind.BAD_CHECKPOINT, file=_relative(table, path), version=version))
+        damage.append(_damage(DamageKind.BAD_CHECKPOINT, table, path, version))
     _, bad_pointer = _pointer(table)
     if bad_pointer is not None and all(bad_pointer.file != found.file for found in damage):
         damage.append(bad_pointer)
     left = versions.difference(without)
-    # What was noted as flushed was there, whatever the log now shows.
-    newest = max((*left, -1 if base is None else base, _noted(table)))
+    # A version that is marked as flushed existed, whatever the log shows now.
+    newest = max((*left, -1 if base is None else base, _marked(table)))
     bad_logs = _bad_logs(table, base, left, newest)
     unreadable = {found.version for found in bad_logs}
     readable = sorted(version for version in left - unreadable if base is None or version > base)
@@ -159,25 +157,24 @@ def inspect(table: Path, *, without: Collection[int] = ()) -> Inspection:
 
 
 def log_damage(table: Path, version: int) -> Damage | None:
-    """What is wrong with a version's log file."""
+    """Return the damage to a version's log file, if any."""
     path = log_file(table, version)
-    name = _relative(table, path)
+    torn = _damage(DamageKind.TORN_LOG, table, path, version)
     try:
         if not path.stat().st_size:
-            return Damage(kind=DamageKind.EMPTY_LOG, file=name, version=version)
-        actions = read_log(table, version)
+            return _damage(DamageKind.EMPTY_LOG, table, path, version)
+        return None if _is_whole(read_log(table, version)) else torn
     except FileNotFoundError:
         return _missing_log(table, version)
     except ValueError:  # no JSON, or no UTF-8
-        return Damage(kind=DamageKind.TORN_LOG, file=name, version=version)
-    return None if _is_whole(actions) else Damage(kind=DamageKind.TORN_LOG, file=name, version=version)
+        return torn
 
 
 def _missing_log(table: Path, version: int) -> Damage:
-    return Damage(kind=DamageKind.MISSING_LOG, file=_relative(table, log_file(table, version)), version=version)
+    return _damage(DamageKind.MISSING_LOG, table, log_file(table, version), version)
 
 
-def _noted(table: Path) -> int:
+def _marked(table: Path) -> int:
     flushed = flushed_version(table)
     return -1 if flushed is None else flushed
 
@@ -186,10 +183,10 @@ def _bad_logs(table: Path, base: int | None, versions: Collection[int], newest: 
     if newest < 0:
         return []
     if base is None and 0 not in versions:
-        # All before are gone and nothing stands for them: said once, by the one that the rest needs.
+        # All earlier versions are missing, without a checkpoint: report version 0 alone, which the others need.
         begin, first = [_missing_log(table, 0)], min(versions, default=newest + 1)
     else:
-        # The checkpoint's own version too, if it is there: nothing is lost with it but what the history says.
+        # Include the checkpoint's own version if its log file exists: only history would be lost with it.
         begin, first = [], 0 if base is None else base if base in versions else base + 1
     found = (log_damage(table, version) for version in range(first, newest + 1))
     return [*begin, *(damage for damage in found if damage is not None)]
@@ -200,11 +197,11 @@ def _is_whole(actions: list[Any]) -> bool:
         return False
     info: Any = next((action["commitInfo"] for action in actions if "commitInfo" in action), None)
     if not isinstance(info, dict):
-        return True  # another writer's, which need not have one
+        return True  # another program's commit, which need not have one
     if info.get("operation") == "CREATE TABLE":
         return any("metaData" in action for action in actions) and any("protocol" in action for action in actions)
     if info.get("v6.kind") == "fence":
-        return any("txn" in action for action in actions)  # all that it is for
+        return any("txn" in action for action in actions)  # its only content
     found = info.get("operationMetrics")
     metrics: dict[str, Any] = found if isinstance(found, dict) else {}
     announced = int(metrics.get("num_added_files", metrics.get("numFilesAdded", 0)))
@@ -212,9 +209,9 @@ def _is_whole(actions: list[Any]) -> bool:
 
 
 def _pointer(table: Path) -> tuple[int | None, Damage | None]:
-    """The version that ``_last_checkpoint`` names, and what is wrong with it or with the checkpoint itself."""
+    """Return the version that ``_last_checkpoint`` names, and the damage to it or to the checkpoint."""
     path = table / LOG_FOLDER / POINTER
-    broken = Damage(kind=DamageKind.BAD_POINTER, file=_relative(table, path))
+    broken = _damage(DamageKind.BAD_POINTER, table, path)
     try:
         version = json.loads(path.read_text(encoding="utf-8"))["version"]
     except FileNotFoundError:
@@ -227,8 +224,7 @@ def _pointer(table: Path) -> tuple[int | None, Damage | None]:
     if not checkpoint.exists():
         return version, broken
     if not _is_parquet(checkpoint):
-        kind = DamageKind.BAD_CHECKPOINT
-        return version, Damage(kind=kind, file=_relative(table, checkpoint), version=version)
+        return version, _damage(DamageKind.BAD_CHECKPOINT, table, checkpoint, version)
     return version, None
 
 
@@ -244,12 +240,12 @@ def _names(table: Path) -> tuple[set[int], set[int]]:
 
 
 def _checkpoint_adds(path: Path) -> list[dict[str, Any]] | None:
-    """The live files that a checkpoint holds; ``None`` if it cannot be read."""
+    """Return the live files of a checkpoint; None if it cannot be read."""
     if not _is_parquet(path):
         return None
     try:
         adds = pl.read_parquet(path, columns=["add"]).get_column("add").to_list()
-    except pl.exceptions.PolarsError:  # whole at both ends only
+    except pl.exceptions.PolarsError:  # intact only at both ends
         return None
     return [add for add in adds if add is not None and add["path"] is not None]
 
@@ -271,7 +267,7 @@ def _added(table: Path, version: int) -> Iterator[LiveFile]:
 
 def _file(add: dict[str, Any], version: int | None) -> LiveFile:
     values = add["partitionValues"]
-    if isinstance(values, list):  # a checkpoint's map comes as pairs
+    if isinstance(values, list):  # a checkpoint stores the map as pairs
         values = {pair["key"]: pair["value"] for pair in values}
     rows = json.loads(add["stats"]).get("numRecords") if add.get("stats") else None
     return LiveFile(
@@ -294,7 +290,7 @@ def _lost(table: Path, files: Iterable[LiveFile]) -> Iterator[Damage]:
 
 
 def _is_parquet(path: Path) -> bool:
-    """Whether a file begins and ends as Parquet does; what a power cut leaves is shorter, or zeros."""
+    """Return whether a file begins and ends like Parquet; after a power cut it is shorter, or has zeros."""
     with path.open("rb") as stream:
         if stream.seek(0, 2) < _SMALLEST_PARQUET:
             return False
@@ -304,5 +300,5 @@ def _is_parquet(path: Path) -> bool:
         return tail == _PARQUET and stream.read(4) == _PARQUET
 
 
-def _relative(table: Path, path: Path) -> str:
-    return path.relative_to(table).as_posix()
+def _damage(kind: DamageKind, table: Path, path: Path, version: int | None = None) -> Damage:
+    return Damage(kind=kind, file=path.relative_to(table).as_posix(), version=version)

@@ -1,13 +1,12 @@
-"""Mending a table on a local disk after a power cut: what is found, what is to be done about it, and doing that.
+"""Repairing a table on a local disk after a power cut: a plan from the findings, and its execution.
 
-What was acknowledged was flushed first, with every version before it. So a power cut damages the newest versions only,
-and those nobody relies on: their log files are set aside, and the table is as it was before them. All other damage came
-in another way, mending it loses rows that someone was told are safe, and is done only if the loss is accepted: a log
-file in the middle is replaced by an empty commit, so that the commits after it stay; a lost data file is taken out by a
-commit that says how many rows went with it.
+Every acknowledged version was flushed first, with all versions before it. So a power cut damages only the newest
+versions, which were not acknowledged: their log files are set aside, and the table is as it was before them. All other
+damage has another cause. Repairing it loses acknowledged rows, and requires consent to the loss: a log file in the
+middle is replaced by an empty commit, so that later commits stay; a lost data file is removed by a commit that records
+the number of lost rows.
 
-Nothing is ever deleted: what is taken out lies in ``_v6_quarantine`` in the table, where neither Delta nor its vacuum
-looks.
+Nothing is deleted: removed files are in ``_v6_quarantine`` in the table, which Delta and its vacuum ignore.
 """
 
 from __future__ import annotations
@@ -41,21 +40,21 @@ _OPERATION = "V6 REPAIR"
 
 
 class Remedy(enum.StrEnum):
-    """What is done about a damaged file."""
+    """Remedy for a damaged file."""
 
     SET_ASIDE = "set aside"
-    """Moved into the quarantine: nobody relied on it, or others say the same."""
+    """Moved into the quarantine: never acknowledged, or other files have the same content."""
     EMPTY_COMMIT = "replaced by an empty commit"
-    """The version keeps its number, so that those after it can be read."""
+    """The version keeps its number, so that later versions can be read."""
     REMOVE = "removed from the table"
-    """By a commit that names the file and its rows; what is left of it goes into the quarantine."""
+    """By a commit that names the file and its rows; its remains go into the quarantine."""
     RESTORE = "to be restored from a backup"
-    """Not to be mended here."""
+    """Cannot be repaired here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A damaged file and what is to be done; ``needs_consent`` if that loses what was acknowledged."""
+    """A damaged file and its remedy; ``needs_consent`` if the remedy loses acknowledged rows."""
 
     damage: Damage
     remedy: Remedy
@@ -65,10 +64,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairPlan:
-    """What is wrong with a table and what would be done.
+    """Findings of a table with their remedies.
 
-    ``lost_rows`` counts, per trading day, the rows of data files that are removed. ``refused`` says why nothing is
-    done at all; a table is mended wholly or not.
+    ``lost_rows`` counts, per trading day, the rows of data files that are removed. ``refused`` is the reason to do
+    nothing: a repair is all or nothing.
     """
 
     table: str
@@ -79,9 +78,9 @@ class RepairPlan:
 
 
 def plan_repair(table: str, uri: str, *, accept_loss: bool = False) -> RepairPlan:
-    """Look at a table; nothing is changed.
+    """Inspect a table and plan its repair; nothing is changed.
 
-    A table that does not exist has nothing wrong. In an object store nothing can be: an object is there whole or not.
+    A missing table has no findings, nor has one in an object store, where an object is either whole or missing.
 
     Raises:
         LakeError: its folder cannot be read.
@@ -94,9 +93,9 @@ def plan_repair(table: str, uri: str, *, accept_loss: bool = False) -> RepairPla
 
 
 def repair(plan: RepairPlan, uri: str, *, now: datetime, fsync: Fsync = fsync_path) -> Path | None:
-    """Carry a plan out, durable on return; the folder of what was set aside, None if nothing was.
+    """Carry out a plan, durable on return; return the folder of the files set aside, None if there are none.
 
-    Nobody else may write to the table meanwhile. Stopped halfway, it is planned and done again.
+    No other process may write to the table during the repair. After an interruption, plan and repair again.
 
     Raises:
         LakeError: the plan is refused, or the disk failed.
@@ -108,7 +107,7 @@ def repair(plan: RepairPlan, uri: str, *, now: datetime, fsync: Fsync = fsync_pa
         return None
     with lake_faults(table=plan.table, uri=uri, options={}):
         quarantine = _Quarantine(folder, now, fsync)
-        _mend_log(plan, folder, quarantine, now, fsync)
+        _repair_log(plan, folder, quarantine, now, fsync)
         removed = [finding.damage for finding in plan.findings if finding.remedy is Remedy.REMOVE]
         if removed:
             _remove_data(folder, removed, plan.lost_rows, quarantine, uri)
@@ -131,14 +130,13 @@ def _plan(table: str, folder: Path, *, accept_loss: bool) -> RepairPlan:
     dropped: set[int] = set()
     found = inspect(folder)
     findings: list[Finding] = []
-    # The newest version is taken out as long as it is unusable and nobody relies on it; what is then the newest may be
-    # no better.
+    # Remove the newest version as long as it is damaged and not acknowledged; the next one may be damaged as well.
     while damage := _of_unflushed_newest(found, flushed):
         without = inspect(folder, without={*dropped, found.newest})
         if any(item.version == 0 for item in without.log_damage):
-            break  # the checkpoint of the newest version is all that is left of those before
+            break  # only the checkpoint of the newest version is left of the earlier ones
         dropped.add(found.newest)
-        why = "it was never flushed to the disk, so that nobody relies on it"
+        why = "it was never flushed to the disk, so it was never acknowledged"
         findings += [Finding(damage=item, remedy=Remedy.SET_ASIDE, why=why) for item in damage]
         found = without
     findings += [_log_finding(damage, found, flushed) for damage in found.log_damage]
@@ -158,7 +156,7 @@ def _plan(table: str, folder: Path, *, accept_loss: bool) -> RepairPlan:
 
 
 def _of_unflushed_newest(found: Inspection, flushed: int | None) -> list[Damage]:
-    """What is wrong with the newest version, if that may be no more than what a power cut leaves."""
+    """Return the damage to the newest version, if a power cut alone can have caused it."""
     newest = found.newest
     if newest < 0 or (flushed is not None and newest <= flushed):
         return []
@@ -166,13 +164,13 @@ def _of_unflushed_newest(found: Inspection, flushed: int | None) -> list[Damage]
     if any(item.version == newest for item in unreadable):
         return [item for item in unreadable if item.version == newest and newest != found.base]
     if unreadable:
-        return []  # then the data files cannot be judged
+        return []  # the live data files are unknown
     return [item for item in found.data_damage if item.version == newest]
 
 
 def _log_finding(damage: Damage, found: Inspection, flushed: int | None) -> Finding:
     if damage.kind in _OF_CHECKPOINT:
-        return Finding(damage=damage, remedy=Remedy.SET_ASIDE, why="the log before it says the same")
+        return Finding(damage=damage, remedy=Remedy.SET_ASIDE, why="the earlier log has the same content")
     if damage.version == found.base:
         return Finding(
             damage=damage, remedy=Remedy.EMPTY_COMMIT, why="the checkpoint of this version holds its content"
@@ -197,7 +195,7 @@ def _data_finding(damage: Damage) -> Finding:
 def _refusal(findings: list[Finding], lost: dict[str, int], *, accept_loss: bool) -> str | None:
     for finding in findings:
         if finding.remedy is Remedy.RESTORE:
-            return f"{finding.damage}: {finding.why}; restore it from a backup, or move the table away to begin anew"
+            return f"{finding.damage}: {finding.why}; restore it from a backup, or move the table away to begin again"
     consent = [finding for finding in findings if finding.needs_consent]
     if not consent or accept_loss:
         return None
@@ -206,13 +204,13 @@ def _refusal(findings: list[Finding], lost: dict[str, int], *, accept_loss: bool
     rows = "; ".join(f"{count} rows of {day}" for day, count in sorted(lost.items()))
     total = f" ({rows})" if rows else ""
     return (
-        f"{first.damage}{more}: {first.why}{total}; a power cut should not do this: restore the table from a backup, "
-        "or give --accept-loss"
+        f"{first.damage}{more}: {first.why}{total}; a power cut cannot cause this: restore the table from a backup, "
+        "or pass --accept-loss"
     )
 
 
 class _Quarantine:
-    """Where damaged files go: a folder per repair, in which each keeps its path."""
+    """Folder for the damaged files of a repair, in which each keeps its path."""
 
     def __init__(self, table: Path, now: datetime, fsync: Fsync) -> None:
         self._table = table
@@ -229,7 +227,7 @@ class _Quarantine:
             self._fsync(touched)
 
 
-def _mend_log(plan: RepairPlan, folder: Path, quarantine: _Quarantine, now: datetime, fsync: Fsync) -> None:
+def _repair_log(plan: RepairPlan, folder: Path, quarantine: _Quarantine, now: datetime, fsync: Fsync) -> None:
     of_log = [finding for finding in plan.findings if finding.damage.kind in LOG_DAMAGE | _OF_CHECKPOINT]
     if any(finding.damage.kind in _OF_CHECKPOINT for finding in of_log):
         quarantine.take(folder / LOG_FOLDER / POINTER)
@@ -238,7 +236,7 @@ def _mend_log(plan: RepairPlan, folder: Path, quarantine: _Quarantine, now: date
         for finding in plan.findings
         if finding.remedy is Remedy.SET_ASIDE and finding.damage.kind not in _OF_CHECKPOINT
     }
-    # The newest first: stopped halfway, the log has no hole.
+    # The newest first, so that an interruption leaves no gap in the log.
     for version in sorted((number for number in withdrawn if number is not None), reverse=True):
         if checkpoint_file(folder, version).exists():
             quarantine.take(folder / LOG_FOLDER / POINTER)
@@ -246,7 +244,7 @@ def _mend_log(plan: RepairPlan, folder: Path, quarantine: _Quarantine, now: date
         quarantine.take(log_file(folder, version))
     for finding in of_log:
         if finding.remedy is Remedy.SET_ASIDE:
-            quarantine.take(folder / finding.damage.file)  # the log file of a version is gone by now
+            quarantine.take(folder / finding.damage.file)  # log files of versions are already moved
         elif finding.remedy is Remedy.EMPTY_COMMIT and finding.damage.version is not None:
             quarantine.take(folder / finding.damage.file)
             _write_empty_commit(folder, finding.damage.version, str(finding.damage), now, fsync)
@@ -268,7 +266,7 @@ def _write_empty_commit(folder: Path, version: int, what: str, now: datetime, fs
 
 
 def _remove_data(folder: Path, lost: list[Damage], rows: dict[str, int], quarantine: _Quarantine, uri: str) -> None:
-    """delta-rs's own repair takes out what is missing, so what is truncated is moved away first."""
+    """Remove lost files with delta-rs's repair, which removes missing files: move truncated ones away first."""
     for damage in lost:
         quarantine.take(folder / damage.file)
     metadata = {KIND: CommitKind.MAINTENANCE.value, "v6.lost_rows": rows, "v6.lost_files": [d.file for d in lost]}

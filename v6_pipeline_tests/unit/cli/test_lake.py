@@ -205,7 +205,7 @@ def test_a_loss_of_what_was_reported_needs_consent_and_is_counted(v6: Run, table
     refused = v6("lake", "repair")
     assert refused.code == 1
     assert "1 table not repaired: queued_positions" in refused.error
-    assert "give --accept-loss" in refused.out
+    assert "pass --accept-loss" in refused.out
     assert stored_history(v6) == [2, 1, 0]
 
     done = v6("lake", "repair", "queued_positions", "--accept-loss")
