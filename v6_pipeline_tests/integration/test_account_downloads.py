@@ -1,4 +1,4 @@
-"""Account downloads of a worker: fresh enough, and never beside another process's."""
+"""Account downloads of a worker: fresh enough, and one process at a time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_each_account_that_is_needed_is_downloaded(downloads: AccountDownl
     assert downloads.get("SIM0000003") is None
 
 
-async def test_a_download_serves_what_was_asked_for_before_it(downloads: AccountDownloads, clock: ManualClock) -> None:
+async def test_a_download_serves_items_enqueued_before_it(downloads: AccountDownloads, clock: ManualClock) -> None:
     await downloads.ensure({FIRST: clock.now})
     clock.advance(FRESH_FOR.total_seconds())
     await downloads.ensure({FIRST: clock.now - FRESH_FOR})
@@ -63,9 +63,7 @@ async def test_a_download_serves_what_was_asked_for_before_it(downloads: Account
     assert taken(downloads) == [FIRST]
 
 
-async def test_what_was_asked_for_after_its_start_needs_another(
-    downloads: AccountDownloads, clock: ManualClock
-) -> None:
+async def test_an_item_enqueued_after_its_start_needs_another(downloads: AccountDownloads, clock: ManualClock) -> None:
     """A position may have changed after its row was sent."""
     await downloads.ensure({FIRST: clock.now})
     clock.advance(1)
@@ -127,7 +125,7 @@ async def test_while_another_process_holds_the_feed_nothing_is_downloaded(
         assert account_downloads.list_all(transaction) == (), "our own processes taking turns are no trouble"
 
 
-async def test_a_lease_that_ends_meanwhile_is_taken(
+async def test_a_lease_that_ends_during_the_wait_is_taken(
     downloads: AccountDownloads, database: StateDatabase, clock: ManualClock
 ) -> None:
     NamedLease(database, FEED_LEASE, "dead", ttl_seconds=30, clock=clock).acquire()
@@ -136,7 +134,7 @@ async def test_a_lease_that_ends_meanwhile_is_taken(
     assert taken(downloads) == [FIRST]
 
 
-async def test_one_account_that_fails_does_not_spoil_the_others(
+async def test_one_failed_account_does_not_fail_the_others(
     downloads: AccountDownloads,
     open_connection: OpenConnection,
     gateway: PaperGateway,
@@ -162,10 +160,10 @@ async def test_one_account_that_fails_does_not_spoil_the_others(
     assert (second.failures, second.completed_at) == (0, clock.now)
 
 
-async def test_a_lease_lost_on_the_way_fails_the_rest(
+async def test_a_lease_lost_between_downloads_fails_the_remaining_accounts(
     connection: IBConnectionManager, database: StateDatabase, others_lease: NamedLease, clock: ManualClock
 ) -> None:
-    """The process stood still for longer than the lease, and another has the feed by now."""
+    """The process was suspended for longer than the lease, and another has the feed now."""
 
     class SlowFeed(AccountFeed):
         async def download(self, account: str) -> AccountDownload:

@@ -1,4 +1,4 @@
-"""Qualified contracts: asked of the broker once, and again only where that may help."""
+"""Qualified contracts: looked up once, and again only where that may help."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BEFORE = stock(AAPL, "FORMERLY", exchange="SMART")
 
 
 def keep(database: StateDatabase, specs: Iterable[ContractSpec], clock: ManualClock, *, age: timedelta) -> None:
-    """As definitions that were fetched so long ago."""
+    """Store definitions, as fetched that long ago."""
     with database.write() as transaction:
         cache.save(transaction, specs, qualified_at=clock.now - age)
 
 
-async def test_each_contract_is_asked_for_once(
+async def test_each_contract_is_looked_up_once(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     cache = ContractCache(database, connection, clock)
@@ -45,7 +45,7 @@ async def test_each_contract_is_asked_for_once(
     assert gateway.statistics.messages_total == before + 2
 
 
-async def test_what_a_position_told_is_no_qualification(
+async def test_a_contract_of_a_position_message_is_not_qualified(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     with database.write() as transaction:
@@ -56,7 +56,7 @@ async def test_what_a_position_told_is_no_qualification(
     assert found[AAPL].exchange == "SMART"
 
 
-async def test_an_unknown_contract_is_left_out_and_asked_for_again_after_an_hour(
+async def test_an_unknown_contract_is_left_out_and_looked_up_again_after_an_hour(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     cache = ContractCache(database, connection, clock)
@@ -92,7 +92,7 @@ async def test_without_a_connection_the_cache_still_serves(
     assert set(await cache.qualified([AAPL, SPY])) == {AAPL}
 
 
-async def test_nothing_wanted_asks_nobody(
+async def test_no_conids_make_no_request(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     before = gateway.statistics.messages_total
@@ -104,10 +104,10 @@ async def test_nothing_wanted_asks_nobody(
 # Old definitions
 
 
-async def test_an_old_definition_is_asked_for_anew_once(
+async def test_an_old_definition_is_refetched_once(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
-    """After a change of symbol rows carried the old one for good."""
+    """Without it, rows would carry the old symbol for ever after a change."""
     keep(database, [BEFORE], clock, age=OLD_AFTER)
     cache = ContractCache(database, connection, clock)
     before = gateway.statistics.messages_total
@@ -118,7 +118,7 @@ async def test_an_old_definition_is_asked_for_anew_once(
     assert gateway.statistics.messages_total == before + 1
 
 
-async def test_a_younger_definition_is_not_asked_for(
+async def test_a_younger_definition_is_not_refetched(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     keep(database, [BEFORE], clock, age=OLD_AFTER - timedelta(seconds=1))
@@ -128,7 +128,7 @@ async def test_a_younger_definition_is_not_asked_for(
     assert gateway.statistics.messages_total == before
 
 
-async def test_what_has_expired_is_never_asked_for_anew(
+async def test_an_expired_contract_is_never_refetched(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     today = clock.now.date()
@@ -140,7 +140,7 @@ async def test_what_has_expired_is_never_asked_for_anew(
     assert gateway.statistics.errors[200] == 1  # the other one's
 
 
-async def test_an_old_definition_serves_when_the_broker_knows_no_other_and_that_is_asked_once_an_hour(
+async def test_an_old_definition_serves_while_the_broker_has_none_and_is_refetched_once_an_hour(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     gateway.perform("unqualify", conids=[AAPL])
@@ -155,7 +155,7 @@ async def test_an_old_definition_serves_when_the_broker_knows_no_other_and_that_
     assert (await ContractCache(database, connection, clock).qualified([AAPL]))[AAPL].symbol == "AAPL"
 
 
-async def test_a_gateway_that_answers_for_no_definition_delays_once(
+async def test_a_gateway_that_answers_no_definition_request_delays_once(
     open_connection: OpenConnection, database: StateDatabase, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("v6_pipeline.ib.contract_cache.REFETCH_TIMEOUT_SECONDS", 0.05)
@@ -181,7 +181,7 @@ async def test_an_old_definition_serves_without_a_connection(
     assert await ContractCache(database, connection, clock).qualified([AAPL]) == {AAPL: BEFORE}
 
 
-async def test_an_old_definition_serves_while_the_database_takes_no_new_one(
+async def test_an_old_definition_serves_while_the_database_cannot_store_a_new_one(
     settings: Settings, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
     keep(database, [BEFORE], clock, age=OLD_AFTER)
@@ -194,10 +194,10 @@ async def test_an_old_definition_serves_while_the_database_takes_no_new_one(
     assert found == {AAPL: BEFORE}
 
 
-async def test_of_many_old_definitions_the_oldest_are_asked_for_first(
+async def test_of_many_old_definitions_the_oldest_are_refetched_first(
     gateway: PaperGateway, connection: IBConnectionManager, database: StateDatabase, clock: ManualClock
 ) -> None:
-    """Thousands that grew old on one day would hold a stream up for minutes."""
+    """Thousands of definitions of one age would delay a stream for minutes."""
     conids = range(1, MOST_OLD + 11)
     for conid in conids:
         keep(database, [stock(conid, exchange="SMART")], clock, age=OLD_AFTER + timedelta(seconds=conid))

@@ -1,4 +1,4 @@
-"""The connection of a run: its client id stays its own for as long as it lives."""
+"""The connection of a run keeps its client id for as long as it lives."""
 
 from __future__ import annotations
 

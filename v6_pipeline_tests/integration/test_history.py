@@ -1,4 +1,4 @@
-"""Historical bars and daily closes over the paper gateway's socket: what is asked, and what each refusal means."""
+"""Historical bars and daily closes over the paper gateway's socket: the requests, and the meaning of each refusal."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_an_options_closes_are_the_middles_of_half_an_hour_however_early_i
     assert {bar_size for bar_size, _, _ in asked(gateway)} == {"30 mins"}
 
 
-async def test_days_that_one_kind_of_bars_lacks_are_asked_of_the_next(
+async def test_days_missing_in_one_kind_of_bars_are_requested_from_the_next(
     gateway: PaperGateway,
     connection: IBConnectionManager,
     pacer: HistoricalPacer,
@@ -128,7 +128,7 @@ async def test_days_that_one_kind_of_bars_lacks_are_asked_of_the_next(
     assert seen == {"TRADES", "MIDPOINT"}
 
 
-async def test_a_future_closes_by_the_cut_off_although_its_session_goes_on(
+async def test_a_future_closes_by_the_cut_off_although_its_session_continues(
     gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
 ) -> None:
     future = next(c.conid for c in gateway.universe.contracts.values() if c.symbol == "ES" and c.sec_type == "FUT")
@@ -205,7 +205,7 @@ async def test_an_empty_exchange_ends_at_once_with_its_refusal(
     assert refused.value.code == 321
 
 
-async def test_too_fast_is_asked_again_at_half_the_rate(
+async def test_a_request_refused_as_too_fast_is_repeated_at_half_the_rate(
     gateway: PaperGateway,
     connection: IBConnectionManager,
     database: StateDatabase,
@@ -223,7 +223,7 @@ async def test_too_fast_is_asked_again_at_half_the_rate(
     assert (pacer.refusals, pacer.made) == (1, 2)
 
 
-async def test_what_is_not_answered_is_cancelled_and_asked_once_more(
+async def test_an_unanswered_request_is_cancelled_and_made_once_more(
     gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
 ) -> None:
     gateway.perform("ignore_history")
@@ -257,7 +257,7 @@ async def test_a_late_answer_and_a_cancel_of_what_has_ended_are_harmless(
     assert {item.reason for item in await closes(connection, pacer, AAPL, clock)} == {None}
 
 
-async def test_a_connection_that_goes_ends_the_request(
+async def test_a_lost_connection_ends_the_request(
     gateway: PaperGateway, connection: IBConnectionManager, pacer: HistoricalPacer, clock: ManualClock
 ) -> None:
     spec = await qualify(connection, AAPL)
@@ -271,9 +271,7 @@ async def test_a_connection_that_goes_ends_the_request(
     assert pacer.open_now == 0
 
 
-async def test_a_request_that_times_out_says_what_it_was_for(
-    gateway: PaperGateway, connection: IBConnectionManager
-) -> None:
+async def test_a_request_that_times_out_names_its_bars(gateway: PaperGateway, connection: IBConnectionManager) -> None:
     gateway.perform("ignore_history")
     spec = await qualify(connection, AAPL)
     request = BarsRequest(contract=spec, bar_type=bar_types(SecType.STOCK)[0], end=NOW, seconds=5 * 86_400)

@@ -1,4 +1,4 @@
-"""The account feed: a download is complete and of the account asked for, or it is an error."""
+"""The account feed: a download is complete and of the requested account, or it is an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def subscribed_accounts(gateway: PaperGateway) -> set[str]:
 
 
 @pytest.mark.parametrize("account", [FIRST, SECOND])
-async def test_a_download_has_all_that_the_gateway_says_of_the_account(
+async def test_a_download_has_every_position_and_value_of_the_account(
     account: str, gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
 ) -> None:
     download = await AccountFeed(connection, clock).download(account)
@@ -80,7 +80,7 @@ async def test_a_position_closed_today_comes_with_0_and_its_realized_profit(
     assert closed.realized_pnl == gateway.book.holdings[FIRST, AAPL].realized_pnl
 
 
-async def test_the_feed_is_given_back(
+async def test_the_feed_is_unsubscribed_after_a_download(
     gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
 ) -> None:
     await AccountFeed(connection, clock).download(FIRST)
@@ -100,7 +100,7 @@ async def test_one_account_after_another_without_an_eviction(
     assert gateway.statistics.errors[2100] == 0
 
 
-async def test_what_other_clients_follow_is_refused_by_name(
+async def test_a_feed_that_another_client_has_is_refused_by_name(
     gateway: PaperGateway, connection: IBConnectionManager, open_connection: OpenConnection, clock: ManualClock
 ) -> None:
     gateway.account_faults.set_account_conflict(AccountConflict.REFUSE)
@@ -117,9 +117,7 @@ async def test_what_other_clients_follow_is_refused_by_name(
 
 
 @pytest.mark.parametrize("code", [2100, 2101])
-async def test_a_download_that_is_evicted_half_way_is_an_error(
-    code: int, open_connection: OpenConnection, clock: ManualClock
-) -> None:
+async def test_an_evicted_download_is_an_error(code: int, open_connection: OpenConnection, clock: ManualClock) -> None:
     answers = {ACCOUNT_UPDATES: [net_liquidation(FIRST), error(code), end_of(FIRST)]}
     async with ScriptedGateway(answers) as scripted:
         connection = await open_connection(port=scripted.port)
@@ -137,7 +135,7 @@ async def test_an_account_that_the_login_does_not_manage_is_refused_at_once(
 
 
 @pytest.mark.parametrize("by_us", [False, True])
-async def test_a_connection_that_goes_half_way_is_an_error(
+async def test_a_connection_lost_during_the_download_is_an_error(
     by_us: bool, open_connection: OpenConnection, clock: ManualClock
 ) -> None:
     async with ScriptedGateway({ACCOUNT_UPDATES: [net_liquidation(FIRST)]}) as scripted:
@@ -153,7 +151,7 @@ async def test_a_connection_that_goes_half_way_is_an_error(
             await asyncio.wait_for(download, 10)
 
 
-async def test_a_download_that_does_not_end_is_given_up_and_given_back(
+async def test_a_download_without_an_end_times_out_and_is_unsubscribed(
     open_connection: OpenConnection, clock: ManualClock
 ) -> None:
     async with ScriptedGateway({ACCOUNT_UPDATES: [net_liquidation(FIRST)]}) as scripted:
@@ -166,7 +164,7 @@ async def test_a_download_that_does_not_end_is_given_up_and_given_back(
         assert [fields[2] for fields in scripted.received if fields[0] == "6"] == ["1", "0"]
 
 
-async def test_a_cancelled_download_is_given_back(open_connection: OpenConnection, clock: ManualClock) -> None:
+async def test_a_cancelled_download_is_unsubscribed(open_connection: OpenConnection, clock: ManualClock) -> None:
     async with ScriptedGateway() as scripted:
         connection = await open_connection(port=scripted.port)
         download = asyncio.create_task(AccountFeed(connection, clock).download(FIRST))
@@ -216,8 +214,8 @@ async def test_a_download_without_a_base_currency_is_an_error(
             await AccountFeed(connection, clock, pnl_timeout=0.01).download(FIRST)
 
 
-async def test_the_start_is_noted_before_the_first_row(open_connection: OpenConnection, clock: ManualClock) -> None:
-    """An item that was asked for while the download ran may have changed after its row was sent."""
+async def test_the_start_is_recorded_before_the_first_row(open_connection: OpenConnection, clock: ManualClock) -> None:
+    """An item enqueued while the download ran may have changed after its row was sent."""
     begun = clock.now
     async with ScriptedGateway({ACCOUNT_UPDATES: [net_liquidation(FIRST)]}) as scripted:
         connection = await open_connection(port=scripted.port)

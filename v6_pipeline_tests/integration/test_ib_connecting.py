@@ -1,4 +1,4 @@
-"""Connecting: what each way to fail says, how soon, and when it is tried again."""
+"""Connecting: the message of each failure, its delay, and the next attempt."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def error_of_connecting(port: int, **policy: Any) -> GatewayError:
 # What a failed attempt says
 
 
-async def test_nobody_listens() -> None:
+async def test_no_process_listens() -> None:
     port = free_port()
 
     error = await error_of_connecting(port)
@@ -78,7 +78,7 @@ async def test_a_web_server_listens() -> None:
     assert "does not speak IB's protocol: set V6_IB_PORT" in str(error)
 
 
-async def test_a_server_that_hangs_up_before_the_handshake_is_not_waited_for() -> None:
+async def test_a_server_that_hangs_up_before_the_handshake_fails_at_once() -> None:
     async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
@@ -88,7 +88,7 @@ async def test_a_server_that_hangs_up_before_the_handshake_is_not_waited_for() -
     assert "does not speak IB's protocol" in str(error)
 
 
-async def test_a_silent_server_is_told_from_a_web_server() -> None:
+async def test_a_silent_server_is_distinguished_from_a_web_server() -> None:
     async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(100):
             pass
@@ -112,7 +112,7 @@ async def test_a_gateway_that_ends_the_session_at_the_login() -> None:
 
 
 async def test_a_gateway_that_is_too_old_is_named_at_once_with_its_version() -> None:
-    """ib_async says nothing of it, and waits for a login that never comes."""
+    """ib_async reports nothing, and waits for a login that never comes."""
     async with ScriptedGateway(version=OLDEST_VERSION - 1) as scripted, asyncio.timeout(IN_TIME):
         connection = manager(scripted.port, connect_timeout=60)
         with pytest.raises(GatewayTooOldError) as caught:
@@ -125,7 +125,7 @@ async def test_a_gateway_that_is_too_old_is_named_at_once_with_its_version() -> 
         assert connection.state is ConnectionState.BREAKER_OPEN
 
 
-async def test_the_oldest_version_that_ib_async_speaks_is_old_enough() -> None:
+async def test_the_oldest_version_that_ib_async_supports_is_accepted() -> None:
     assert (Client.MinClientVersion, Client.MaxClientVersion) == (OLDEST_VERSION, NEWEST_VERSION)
     async with ScriptedGateway(version=OLDEST_VERSION) as scripted, asyncio.timeout(IN_TIME):
         connection = manager(scripted.port)
@@ -133,7 +133,7 @@ async def test_the_oldest_version_that_ib_async_speaks_is_old_enough() -> None:
         await connection.close()
 
 
-async def test_a_gateway_that_says_at_the_login_that_it_is_too_old_is_believed_and_rarely_tried() -> None:
+async def test_a_gateway_that_reports_itself_too_old_at_the_login_is_rarely_tried() -> None:
     answers = {START_API: [(4, 2, -1, 503, "The TWS is out of date and must be upgraded.", "")]}
     async with ScriptedGateway(answers, logs_in=False) as scripted, asyncio.timeout(IN_TIME):
         connection = manager(scripted.port, connect_timeout=60)
@@ -214,7 +214,7 @@ async def test_an_open_breaker_lets_no_attempt_through() -> None:
         await connection.connect()
 
 
-async def test_connecting_goes_on_through_backoff_and_breaker_until_the_gateway_is_there() -> None:
+async def test_connecting_continues_through_backoff_and_breaker_until_the_gateway_answers() -> None:
     now, sleeps, port = 0.0, list[float](), free_port()
     async with AsyncExitStack() as stack:
 
@@ -240,13 +240,13 @@ async def test_connecting_goes_on_through_backoff_and_breaker_until_the_gateway_
         await connection.close()
 
 
-async def test_what_the_gateway_says_of_its_link_while_it_lets_a_client_in_is_heard() -> None:
+async def test_link_messages_during_the_connect_reach_the_listeners() -> None:
     async with PaperGateway(GatewayConfig(port=0, control_port=None)) as gateway:
         gateway.perform("link_lost")
         connection = manager(gateway.port)
-        heard: list[int] = []
-        connection.add_error_listener(lambda _request, code, _text: heard.append(code))
+        codes: list[int] = []
+        connection.add_error_listener(lambda _request, code, _text: codes.append(code))
         await connection.connect()
         assert connection.state is ConnectionState.LINK_LOST
-        assert heard == [1100]
+        assert codes == [1100]
         await connection.close("over")

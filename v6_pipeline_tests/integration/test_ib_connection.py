@@ -1,4 +1,4 @@
-"""The connection: what each way to fail says, and that whatever waits for the gateway comes to an end."""
+"""The connection: the message of each failure, and an end for each request that waits."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_a_request_without_an_answer_ends_at_its_deadline(open_connection:
             await connection.request(connection.ib.reqPositionsAsync(), "positions")
 
 
-async def test_a_refused_request_tells_code_and_text(connection: IBConnectionManager) -> None:
+async def test_a_refused_request_reports_code_and_text(connection: IBConnectionManager) -> None:
     from ib_async import Contract
 
     with pytest.raises(GatewayError, match="refused the request for a contract: 200 No security definition"):
@@ -147,7 +147,7 @@ async def test_without_a_connection_there_is_no_client() -> None:
 # Watching
 
 
-async def test_a_gateway_that_falls_silent_is_left(open_connection: OpenConnection) -> None:
+async def test_a_silent_gateway_is_disconnected(open_connection: OpenConnection) -> None:
     async with ScriptedGateway() as scripted, asyncio.timeout(IN_TIME):
         connection = await open_connection(port=scripted.port, heartbeat_interval=0, heartbeat_timeout=0.1)
         lost = asyncio.create_task(connection.wait_lost())
@@ -174,7 +174,7 @@ async def test_the_heartbeat_goes_on_while_the_gateway_answers(
 
 
 async def test_round_trips_under_way_together_are_all_answered(connection: IBConnectionManager) -> None:
-    """ib_async keeps one future for the time: unless they take turns, all but the last wait for ever."""
+    """ib_async keeps one future for the time: without matching by order, all but the last would wait for ever."""
     async with asyncio.timeout(IN_TIME):
         await asyncio.gather(*(connection.round_trip() for _ in range(5)))
 
@@ -204,8 +204,8 @@ async def test_a_connection_closed_by_the_gateway_is_lost(
 async def test_a_new_connection_has_a_new_client_and_the_old_listeners(
     gateway: PaperGateway, connection: IBConnectionManager
 ) -> None:
-    heard: list[int] = []
-    connection.add_error_listener(lambda _req_id, code, _text: heard.append(code))
+    codes: list[int] = []
+    connection.add_error_listener(lambda _req_id, code, _text: codes.append(code))
     first = connection.ib
     gateway._sessions[1].abort()
     await asyncio.wait_for(connection.wait_lost(), IN_TIME)
@@ -214,13 +214,13 @@ async def test_a_new_connection_has_a_new_client_and_the_old_listeners(
     await connection.connect()
     lost = asyncio.create_task(connection.wait_lost())
     await connection.round_trip()
-    heard.clear()
+    codes.clear()
     gateway._sessions[1].error(-1, 2103, "Market data farm connection is broken:usfarm")
     await connection.round_trip()
 
     assert connection.ib is not first
     assert connection.connects == 2
-    assert heard == [2103]
+    assert codes == [2103]
     assert connection.error_counts[2103] == 1
     assert not lost.done()
     lost.cancel()
@@ -255,7 +255,7 @@ async def test_closing_twice_or_unconnected_does_nothing(
 async def test_closing_a_connection_that_the_peer_has_just_reset_is_no_error(
     gateway: PaperGateway, connection: IBConnectionManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its OSError would keep lines and leases from being given back, which comes after."""
+    """Its OSError would prevent the release of lines and leases, which comes after."""
 
     def not_connected() -> None:
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")

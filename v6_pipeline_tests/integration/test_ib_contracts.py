@@ -1,4 +1,4 @@
-"""Contract look-up over the wire: what is found, what is not, and that none waits for ever."""
+"""Contract look-up over the socket: found, not found, and never waiting for ever."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def a_contract(gateway: PaperGateway, symbol: str, sec_type: str) -> int:
     )
 
 
-async def test_a_stock_is_asked_for_at_smart(connection: IBConnectionManager) -> None:
+async def test_a_stock_is_requested_at_smart(connection: IBConnectionManager) -> None:
     spec = await qualify(connection, AAPL)
 
     assert (spec.conid, spec.symbol, spec.sec_type, spec.currency) == (AAPL, "AAPL", SecType.STOCK, "USD")
@@ -49,7 +49,7 @@ async def test_an_option_has_its_terms_and_its_underlying(
     assert spec.trading_class == listed.trading_class
 
 
-async def test_a_future_is_asked_for_at_its_own_exchange(
+async def test_a_future_is_requested_at_its_own_exchange(
     gateway: PaperGateway, connection: IBConnectionManager
 ) -> None:
     spec = await qualify(connection, a_contract(gateway, "ES", "FUT"))
@@ -86,7 +86,7 @@ async def test_an_answer_without_a_definition_is_an_unknown_contract(open_connec
 
 
 async def test_a_request_refused_with_321_ends_at_once(open_connection: OpenConnection) -> None:
-    """ib_async takes 321 for a warning and lets the request wait out its whole deadline."""
+    """ib_async treats 321 as a warning, and the request would wait until its deadline."""
     refusal = (4, 2, ScriptedGateway.REQ_ID, 321, "Error validating request: cause - Please enter exchange", "")
     async with ScriptedGateway({CONTRACT_DETAILS: [refusal]}) as scripted, asyncio.timeout(10):
         connection = await open_connection(port=scripted.port, request_timeout=60)

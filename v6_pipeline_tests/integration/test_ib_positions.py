@@ -65,16 +65,16 @@ async def test_changes_keep_coming_closings_included(
     ]
 
 
-async def test_the_download_itself_is_heard_too(connection: IBConnectionManager, clock: ManualClock) -> None:
-    heard: list[Holding] = []
-    subscribe_positions(connection, heard.append, clock)
+async def test_the_download_itself_is_reported_too(connection: IBConnectionManager, clock: ManualClock) -> None:
+    reported: list[Holding] = []
+    subscribe_positions(connection, reported.append, clock)
 
     holdings = await download_positions(connection, clock)
 
-    assert heard == holdings
+    assert reported == holdings
 
 
-async def test_the_newest_word_counts_and_a_closed_position_is_none(
+async def test_the_newest_message_counts_and_a_closed_position_is_left_out(
     open_connection: OpenConnection, clock: ManualClock
 ) -> None:
     rows = [position(1, 5), position(2, 5), position(3, 0), position(1, 8), position(2, 0), (62, 1)]
@@ -112,36 +112,36 @@ async def test_a_download_without_its_end_is_an_error(open_connection: OpenConne
             await download_positions(connection, clock)
 
 
-async def test_a_long_download_goes_on_while_rows_come_and_ends_soon_after_the_last(
+async def test_a_long_download_continues_while_rows_come_and_ends_soon_after_the_last(
     open_connection: OpenConnection, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, ahead, heard = asyncio.get_running_loop(), 0.0, list[Holding]()
+    loop, ahead, reported = asyncio.get_running_loop(), 0.0, list[Holding]()
     real = loop.time
     monkeypatch.setattr(loop, "time", lambda: real() + ahead)
     async with ScriptedGateway() as scripted:
         connection = await open_connection(port=scripted.port, silence_timeout=1_000, download_timeout=3_500)
-        subscribe_positions(connection, heard.append, clock)
+        subscribe_positions(connection, reported.append, clock)
         for ends in ("by its last message", "by silence", "by its own deadline"):
-            heard.clear()
+            reported.clear()
             download = asyncio.create_task(download_positions(connection, clock))
             await eventually(partial(asked, scripted, scripted.count(POSITIONS) + 1))
             for row in range(1, 4):
                 scripted.say(*position(row, 5))
-                await eventually(partial(count_is, heard, row))
+                await eventually(partial(count_is, reported, row))
                 ahead += 900
                 await asyncio.sleep(0)
             assert not download.done()
             match ends:
                 case "by its last message":
                     scripted.say(62, 1)
-                    assert await download == heard
+                    assert await download == reported
                 case "by silence":
                     ahead += 200
                     with pytest.raises(RequestTimeoutError, match="fell silent for 1000 s"):
                         await download
                 case _:
                     scripted.say(*position(4, 5))
-                    await eventually(partial(count_is, heard, 4))
+                    await eventually(partial(count_is, reported, 4))
                     ahead += 900
                     with pytest.raises(RequestTimeoutError, match=r"did not answer .* positions within 3500 s"):
                         await download
@@ -158,7 +158,7 @@ async def test_a_download_cut_off_is_an_error(open_connection: OpenConnection, c
             await download
 
 
-async def test_a_listener_of_the_old_connection_hears_nothing_of_the_new_one(
+async def test_a_listener_of_the_old_connection_gets_nothing_from_the_new_one(
     gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
 ) -> None:
     changes: list[Holding] = []

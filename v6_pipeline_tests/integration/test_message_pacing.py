@@ -1,4 +1,4 @@
-"""Messages of all processes together: the rate at the gateway, what an error does, and life without the database."""
+"""Messages of all processes together: the rate at the gateway, a pacing error, and a database that fails."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def test_a_heartbeat_does_not_wait_behind_hundreds_of_messages(open_connec
         waiting.cancel()
 
 
-async def test_answers_to_heartbeat_and_round_trip_are_told_apart(open_connection: OpenConnection) -> None:
+async def test_answers_to_heartbeat_and_round_trip_are_matched_by_order(open_connection: OpenConnection) -> None:
     async with ScriptedGateway(TIME) as scripted:
         connection = await open_connection(port=scripted.port, messages_per_second=45)
         send_many(connection, 20)
@@ -176,7 +176,7 @@ async def test_answers_to_heartbeat_and_round_trip_are_told_apart(open_connectio
         assert scripted.count(MARKET_DATA_TYPE) == 20
 
 
-async def test_a_question_that_was_given_up_does_not_take_the_next_answer(open_connection: OpenConnection) -> None:
+async def test_an_abandoned_request_does_not_take_the_next_answer(open_connection: OpenConnection) -> None:
     async with ScriptedGateway() as scripted:
         connection = await open_connection(port=scripted.port)
         with pytest.raises(RequestTimeoutError):
@@ -241,18 +241,18 @@ async def test_a_pacing_error_slows_every_process(
         pacer = MessagePacer(SharedAllowance(database, GATEWAY, 45, utc_now))
         connections.append(IBConnectionManager(host="127.0.0.1", port=gateway.port, client_id=client_id, pacer=pacer))
         await connections[-1].connect()
-    told, other = connections
-    heard = asyncio.Event()
-    told.add_error_listener(lambda _req_id, heard_code, _text: heard.set() if heard_code == code else None)
+    slowed, other = connections
+    reported = asyncio.Event()
+    slowed.add_error_listener(lambda _req_id, received, _text: reported.set() if received == code else None)
     began = time.monotonic()
     gateway._sessions[1].error(-1, code, text)
-    await heard.wait()
+    await reported.wait()
     await asyncio.sleep(0)
-    await eventually(lambda: not told._pacer._reporting)
+    await eventually(lambda: not slowed._pacer._reporting)
     await other.round_trip()
 
     assert report(database).current_rate == rate
-    assert rate == 45 or time.monotonic() - began > 0.9, "nobody sends for a second"
+    assert rate == 45 or time.monotonic() - began > 0.9, "no process sends for a second"
     for connection in connections:
         await connection.close()
 
@@ -268,7 +268,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-async def test_without_the_database_a_process_lives_on_its_share(
+async def test_without_the_database_a_process_sends_at_its_share(
     database: StateDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -293,7 +293,7 @@ async def test_without_the_database_a_process_lives_on_its_share(
         assert pacing.describe(connection, now=utc_now())[0].current_rate == 160
 
 
-async def test_a_database_that_fails_is_not_asked_at_every_message(
+async def test_a_failing_database_is_not_queried_for_every_message(
     sqlite_template: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = copy_of(sqlite_template, tmp_path / "state.db")

@@ -39,7 +39,7 @@ THIRTY = timedelta(seconds=30)
 
 
 class MovingClock(ManualClock):
-    """Never tells the same instant twice, like a real one."""
+    """Never returns the same instant twice, like a real one."""
 
     def __call__(self) -> datetime:
         return self.advance(0.000_001)
@@ -134,7 +134,7 @@ async def test_streamed_holdings_are_left_to_the_stream(rig: Rig) -> None:
     assert conid not in rig.rows().get_column("conid").to_list()
 
 
-async def test_only_what_is_due_is_refreshed_unless_everything_is_asked_for(rig: Rig) -> None:
+async def test_only_due_holdings_are_refreshed_unless_everything_is_requested(rig: Rig) -> None:
     await rig.refresh()
     rig.clock.advance(rig.settings.refresh_seconds - 61)
     early = await rig.refresh(RefreshScope(interval_seconds=60))
@@ -144,8 +144,8 @@ async def test_only_what_is_due_is_refreshed_unless_everything_is_asked_for(rig:
     assert (early.rows, due.rows) == (0, 60)
 
 
-async def test_the_depth_that_a_refresh_found_is_what_was_queued_and_what_it_enqueued(rig: Rig) -> None:
-    """After the drain it is always nothing."""
+async def test_the_depth_at_the_start_counts_queued_and_newly_enqueued_items(rig: Rig) -> None:
+    """After the drain it would always be 0."""
     await rig.refresh()
     first, second = list(rig.open_holdings())[:2]
     rig.queue.insert_many([(*key, "X", QueuePriority.NORMAL) for key in (first, second)])
@@ -253,8 +253,8 @@ async def test_a_position_that_both_feeds_leave_out_is_closed_with_a_last_row(ri
     assert (await rig.refresh()).closed == 0
 
 
-async def test_what_expired_is_refreshed_while_it_is_held_and_ends_closed(rig: Rig) -> None:
-    """IB knows the contract no more, and lists the position until it is settled."""
+async def test_an_expired_contract_is_refreshed_while_it_is_held_and_then_closed(rig: Rig) -> None:
+    """IB has no definition of the contract any more, and lists the position until settlement."""
     await rig.refresh()
     contracts = rig.gateway.universe.contracts
     expired = next(item for item in rig.gateway.book.held() if contracts[item.conid].sec_type == "OPT")
@@ -292,7 +292,7 @@ async def test_an_item_that_was_never_held_leaves_the_queue_without_a_row(rig: R
     assert rig.queue.stats().pending == 0
 
 
-async def test_an_evicted_account_download_closes_nothing_and_its_items_come_again(rig: Rig) -> None:
+async def test_an_evicted_account_download_closes_nothing_and_its_items_are_served_again(rig: Rig) -> None:
     await rig.refresh()
     before = rig.open_holdings()
     other = IBConnectionManager(host="127.0.0.1", port=rig.gateway.port, client_id=7)
@@ -345,7 +345,7 @@ async def test_an_account_that_is_slow_to_fail_is_tried_once_and_the_others_are_
     assert str(raised.value).startswith(f"{len(left)} items stay in the queue: account feed of SIM0000001: 2101")
 
 
-async def test_a_client_id_that_the_gateway_serves_already_is_passed_over(rig: Rig) -> None:
+async def test_a_client_id_in_use_at_the_gateway_is_skipped(rig: Rig) -> None:
     other = IBConnectionManager(host="127.0.0.1", port=rig.gateway.port, client_id=61)
     await other.connect()
     try:
@@ -381,7 +381,7 @@ async def test_without_a_gateway_nothing_is_written_and_nothing_lost(rig: Rig) -
     assert rig.lake.table(QUEUED_POSITIONS).load() is None or rig.rows().height == 0
 
 
-async def test_a_lake_that_cannot_be_written_is_found_out_before_the_gateway_is_asked(rig: Rig) -> None:
+async def test_a_lake_that_cannot_be_written_is_reported_before_any_request(rig: Rig) -> None:
     (rig.settings.home / "lake").write_text("not a folder")
 
     with pytest.raises(LakeError):
@@ -409,7 +409,7 @@ async def test_a_connection_lost_in_the_middle_leaves_the_rest_in_the_queue(rig:
 
     done = {(row["account"], row["conid"]) for row in rig.rows().to_dicts()}
     assert len(done) == 20
-    # What it had leased is given back at once: nobody has to wait for the lease to end.
+    # Its leased items are given back at once, before the lease ends.
     assert list(rig.queue.items(QueueState.LEASED)) == []
     rig.clock.advance(0.001)
     served = rig.queue.get_batch(100, lease_seconds=30).items
@@ -442,18 +442,18 @@ async def test_a_queued_row_names_the_strategies_of_a_contract_that_found_no_lin
     assert named[0] == ["condors"]
 
 
-async def test_items_of_an_account_that_is_not_ours_become_dead_letters_and_spoil_no_run(rig: Rig) -> None:
+async def test_items_of_an_unmanaged_account_become_dead_letters_and_fail_no_run(rig: Rig) -> None:
     await rig.refresh()
     rig.settings = rig.settings.model_copy(update={"ib_accounts": ("SIM0000002",)})
-    strangers = {key for key in rig.open_holdings() if key[0] == "SIM0000001"}
+    rejected = {key for key in rig.open_holdings() if key[0] == "SIM0000001"}
 
     for _ in range(6):
         rig.clock.advance(600)
         await rig.refresh(RefreshScope())
 
-    assert {item.key for item in rig.queue.items(QueueState.DEAD)} == strangers
+    assert {item.key for item in rig.queue.items(QueueState.DEAD)} == rejected
     assert rig.queue.stats().pending == 0
-    assert rig.rows().filter(pl.col("account") == "SIM0000001").height == len(strangers)
+    assert rig.rows().filter(pl.col("account") == "SIM0000001").height == len(rejected)
 
 
 async def test_a_batch_that_takes_longer_than_its_lease_keeps_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +495,7 @@ async def test_a_position_opened_again_while_quotes_come_in_is_not_closed(rig: R
     worker = rig.worker()
     collect = BatchQuotes.collect
 
-    async def reopened_meanwhile(self: BatchQuotes, contracts: Any) -> Any:
+    async def reopened_during_quotes(self: BatchQuotes, contracts: Any) -> Any:
         quotes = await collect(self, contracts)
         if not rig.is_held(closed.account, closed.conid):
             rig.gateway.account_faults.open_position(closed.account, closed.conid, 3)
@@ -503,7 +503,7 @@ async def test_a_position_opened_again_while_quotes_come_in_is_not_closed(rig: R
         return quotes
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BatchQuotes, "collect", reopened_meanwhile)
+        patch.setattr(BatchQuotes, "collect", reopened_during_quotes)
         report = await worker.run(EVERYTHING)
 
     assert report.closed == 0
@@ -512,7 +512,7 @@ async def test_a_position_opened_again_while_quotes_come_in_is_not_closed(rig: R
     assert 0 not in rows.get_column("position").to_list()
 
 
-async def test_an_account_that_is_not_kept_is_neither_read_nor_written(rig: Rig) -> None:
+async def test_an_account_that_is_not_selected_is_neither_read_nor_written(rig: Rig) -> None:
     rig.settings = rig.settings.model_copy(update={"ib_accounts": ("SIM0000002",)})
 
     await rig.refresh()

@@ -1,4 +1,4 @@
-"""Which bars are asked for, and which of them is a day's close."""
+"""The bars that are requested, and the choice of the one that is a day's close."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def window(day: date = DAY, *, until_end: bool = False) -> CloseWindow:
 
 
 def at(text: str, day: date = DAY) -> datetime:
-    """A time of New York."""
+    """Return an instant by its New York time."""
     opens = CALENDAR.session(day).opens_at  # 09:30
     hours, minutes = map(int, text.split(":"))
     return opens + timedelta(hours=hours - 9, minutes=minutes - 30)
@@ -83,7 +83,7 @@ def test_every_kind_has_a_plan() -> None:
         (SecType.STOCK, None, False),
     ],
 )
-def test_only_expired_options_are_not_asked_for(sec_type: SecType, expiry: date | None, expired: bool) -> None:
+def test_only_expired_options_are_forgotten(sec_type: SecType, expiry: date | None, expired: bool) -> None:
     contract = ContractSpec(conid=1, symbol="X", sec_type=sec_type, currency="USD", expiry=expiry)
 
     assert is_forgotten(contract, DAY) is expired
@@ -127,19 +127,19 @@ def test_a_days_bar_is_the_close_of_its_date_and_ends_with_the_session() -> None
     assert (found[DAY].close, found[DAY].bar_time) == (5.0, CALENDAR.session(DAY).closes_at)
 
 
-def test_what_is_not_over_is_no_close() -> None:
+def test_a_bar_that_has_not_ended_is_no_close() -> None:
     assert close([Bar(DAY, 5.0)], DAYS, now=at("15:59")) is None
     assert close([Bar(DAY, 5.0)], DAYS, now=at("16:00")) == 5.0
     assert close([Bar(at("15:00"), 1.0), Bar(at("15:30"), 2.0)], now=at("15:45")) == 1.0
 
 
-def test_another_days_bars_are_none_of_this_day() -> None:
+def test_bars_of_another_day_do_not_count() -> None:
     evening_before = at("15:30", date(2026, 11, 18))
 
     assert close([Bar(evening_before, 1.0), Bar(at("03:30"), 2.0)]) is None
 
 
-def test_with_hours_always_the_day_lasts_until_it_ends() -> None:
+def test_with_market_hours_always_the_cut_off_is_the_days_end() -> None:
     late = Bar(at("23:00"), 7.0)
     windows = [window(until_end=True)]
 
@@ -179,7 +179,7 @@ def test_sixty_days_of_an_option_are_three_requests_and_of_a_stock_one() -> None
     assert [len(spans(windows, kind.longest_days)) for kind in (HALF_HOURS, DAYS)] == [3, 1]
 
 
-def test_no_request_spans_the_days_that_nobody_wants() -> None:
+def test_no_request_spans_many_unwanted_days() -> None:
     groups = spans([window(DAY), window(date(2026, 1, 2))], 30)
 
     assert [[item.day for item in group] for group in groups] == [[DAY], [date(2026, 1, 2)]]

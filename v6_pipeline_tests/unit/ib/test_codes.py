@@ -1,4 +1,4 @@
-"""Message codes: each line of the table has the reaction that practice with the broker taught."""
+"""Message codes: the reaction to each line of the table."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_rule_and_every_reaction_is_covered_here() -> None:
 
 
 @pytest.mark.parametrize("code", [0, -1, 999, 2168, 10349, 99999])
-def test_a_code_that_nobody_has_heard_of_only_informs(code: int) -> None:
+def test_an_unlisted_code_only_informs(code: int) -> None:
     assert reaction_to(code) is Reaction.INFORM
 
 
@@ -89,7 +89,7 @@ def test_the_notices_of_a_healthy_login_are_known(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [2103, 2105, 2110, 1100, 354, 101])
-def test_what_is_wrong_is_no_healthy_notice(code: int) -> None:
+def test_a_problem_is_no_healthy_notice(code: int) -> None:
     assert not is_healthy_notice(code)
 
 
@@ -134,7 +134,7 @@ def test_1300_names_the_new_port(text: str, port: int | None) -> None:
     assert new_port(text) == port
 
 
-def test_codes_that_a_subscription_helps() -> None:
+def test_codes_of_a_missing_subscription() -> None:
     codes = {code for rule in RULES for code in rule.codes}
 
     assert {code for code in codes if is_unsubscribed(code)} == {354, 10089, 10090, 10091, 10167, 10168, 10186}

@@ -1,4 +1,4 @@
-"""Contracts out of ib_async's: what a position message or a definition says, and what it leaves unknown."""
+"""Conversion of ib_async's contracts: the facts of a position message or a definition, and the unknown ones."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_a_stock_has_no_strike_right_or_expiry() -> None:
     assert (spec.strike, spec.right, spec.expiry, spec.multiplier) == (None, None, None, 1.0)
 
 
-def test_a_type_unknown_here_is_kept() -> None:
+def test_an_unknown_security_type_is_kept() -> None:
     assert spec_from_ib(Contract(conId=1, symbol="X", secType="EVENT", currency="USD")).sec_type is SecType.OTHER
 
 
 @pytest.mark.parametrize("multiplier", ["", "0", "abc"])
-def test_a_multiplier_that_is_none_counts_as_one(multiplier: str) -> None:
+def test_a_missing_multiplier_counts_as_one(multiplier: str) -> None:
     assert spec_from_ib(Contract(conId=1, secType="STK", multiplier=multiplier)).multiplier == 1.0
 
 
@@ -72,7 +72,7 @@ def test_a_multiplier_that_is_none_counts_as_one(multiplier: str) -> None:
         ("", "", "IDEALPRO", "IDEALPRO"),
     ],
 )
-def test_market_data_is_asked_for_at_smart_else_at_the_own_exchange(
+def test_market_data_is_requested_at_smart_else_at_the_contracts_exchange(
     exchange: str, primary: str, valid: str, expected: str
 ) -> None:
     contract = Contract(conId=1, secType="STK", exchange=exchange, primaryExchange=primary)

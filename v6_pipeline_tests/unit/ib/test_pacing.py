@@ -1,4 +1,4 @@
-"""The queue in front of the wire, on virtual time: rate, order, urgency, and its ends."""
+"""The queue in front of the socket, on virtual time: rate, order, urgency, and close."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RATE = 45
 
 
 class Wire:
-    """What left, and when."""
+    """Records the messages that left, and their times."""
 
     def __init__(self, rate: float = RATE) -> None:
         self.pacer = MessagePacer(LocalAllowance(rate))
@@ -84,7 +84,7 @@ def test_a_lone_message_leaves_at_once() -> None:
 
 
 def test_grants_are_few() -> None:
-    """Not an ask per message: neither for a burst nor for one message after the other."""
+    """A grant covers several messages, of a burst and of one message after another."""
 
     async def body() -> None:
         burst, serial = Wire(), Wire()
@@ -101,7 +101,7 @@ def test_grants_are_few() -> None:
     run_virtually(body())
 
 
-def test_an_instant_that_was_missed_is_not_made_up_for() -> None:
+def test_a_missed_instant_is_wasted() -> None:
     async def body() -> None:
         wire = Wire()
         wire.give(60)
@@ -117,7 +117,7 @@ def test_an_instant_that_was_missed_is_not_made_up_for() -> None:
 
 
 class SlowAllowance(LocalAllowance):
-    """One allowance of several processes: the grant waits before and after it was made, as a database lets it."""
+    """One allowance of several processes; a grant is delayed before and after it is made, as by a database."""
 
     def __init__(self, rate: float, delays: Iterator[float]) -> None:
         super().__init__(rate)
@@ -138,7 +138,7 @@ class SlowAllowance(LocalAllowance):
     stalls=st.lists(st.floats(0, 0.4), max_size=8),
     random=st.randoms(use_true_random=False),
 )
-def test_processes_together_never_pass_the_bound(
+def test_processes_together_never_exceed_the_rate(
     processes: int, amounts: list[int], longest: float, stalls: list[float], random: Random
 ) -> None:
     def delays() -> Iterator[float]:
@@ -185,19 +185,19 @@ def test_an_urgent_message_overtakes_all_others() -> None:
     run_virtually(body())
 
 
-def test_who_waits_is_told_once_all_before_has_left() -> None:
+def test_a_callback_runs_once_all_earlier_messages_have_left() -> None:
     async def body() -> None:
         wire = Wire()
-        told: list[int] = []
-        wire.outbox.when_left(lambda: told.append(len(wire.sent)))
+        called: list[int] = []
+        wire.outbox.when_left(lambda: called.append(len(wire.sent)))
         wire.give(20)
-        wire.outbox.when_left(lambda: told.append(len(wire.sent)))
-        never = wire.outbox.when_left(lambda: told.append(-1))
+        wire.outbox.when_left(lambda: called.append(len(wire.sent)))
+        never = wire.outbox.when_left(lambda: called.append(-1))
         never()
         wire.give(20)
         await drained(wire.outbox)
 
-        assert told == [0, 20]
+        assert called == [0, 20]
 
     run_virtually(body())
 
@@ -205,19 +205,19 @@ def test_who_waits_is_told_once_all_before_has_left() -> None:
 # Its ends
 
 
-def test_after_close_nothing_is_sent_and_nobody_waits() -> None:
+def test_after_close_nothing_is_sent_and_callbacks_run() -> None:
     async def body() -> None:
         wire = Wire()
         wire.give(100)
-        told: list[bool] = []
-        wire.outbox.when_left(lambda: told.append(wire.outbox.is_closed))
+        called: list[bool] = []
+        wire.outbox.when_left(lambda: called.append(wire.outbox.is_closed))
         await asyncio.sleep(0.5)
         before = len(wire.sent)
         wire.outbox.close()
         wire.outbox.close()
         await asyncio.sleep(5)
 
-        assert told == [True]
+        assert called == [True]
         assert len(wire.sent) == before
         assert len(wire.outbox) == 0
         with pytest.raises(GatewayError, match="closed"):
@@ -263,11 +263,11 @@ def test_a_write_that_fails_closes_the_outbox(caplog: pytest.LogCaptureFixture) 
             raise RuntimeError("boom")
 
         outbox = MessagePacer(LocalAllowance(RATE)).open(broken)
-        told = asyncio.Event()
+        called = asyncio.Event()
         outbox.send(b"1")
         outbox.send(b"2")
-        outbox.when_left(told.set)
-        await told.wait()
+        outbox.when_left(called.set)
+        await called.wait()
 
         assert outbox.is_closed
 

@@ -1,4 +1,4 @@
-"""The broker's nightly resets and weekend maintenance: known by the clock of each region, over daylight saving."""
+"""The broker's nightly resets and weekend maintenance, by the clock of each region and over daylight saving."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_windows_begin_and_end_by_the_regions_clock(instant: datetime, region: I
     assert (outage.reason if outage else None) == reason
 
 
-def test_the_window_that_ends_last_is_told() -> None:
+def test_of_two_windows_the_one_that_ends_last_is_returned() -> None:
     outage = expected_outage(at("2026-03-07T01:00"))
     assert outage is not None
     assert outage.until == at("2026-03-07T03:00")

@@ -23,7 +23,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Has no use for threads: it would not wait for them."""
+    """Runs no threads, because virtual time would not wait for them."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
@@ -33,7 +33,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
     def stall(self, seconds: float) -> None:
-        """What a callback that computes for so long does to all the others."""
+        """Delay all other callbacks, as a callback does that computes for ``seconds``."""
         self._jumping.now += seconds
 
 

@@ -1,4 +1,4 @@
-"""Whether the schedule refreshes this minute, and the numbers that it gives for it."""
+"""The decision to refresh in this minute, and the numbers in its reason."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def decide(**changes: Any) -> RefreshDecision:
 SOMETHING_DUE = {"due": due_count(due=2, fresh=4), "queue": queue_stats(open=1)}
 
 
-def test_what_is_due_or_queued_is_refreshed() -> None:
+def test_due_or_queued_holdings_are_refreshed() -> None:
     assert decide(**SOMETHING_DUE) == RefreshDecision(
         refresh=True, reason="2 due, 1 in the queue; 10 held, 4 streamed, 4 fresh"
     )
@@ -84,7 +84,7 @@ def test_with_nothing_held_the_first_run_looks_for_positions() -> None:
         (300, True, "no positions known yet: the run looks for them"),
     ],
 )
-def test_with_nothing_held_it_looks_again_at_the_refreshs_rhythm(ago: int, refresh: bool, reason: str) -> None:
+def test_with_nothing_held_it_looks_again_after_refresh_seconds(ago: int, refresh: bool, reason: str) -> None:
     decision = decide(last_run_at=NOW - timedelta(seconds=ago), **NOTHING_HELD)
 
     assert decision == RefreshDecision(refresh=refresh, reason=reason)
@@ -94,7 +94,7 @@ def test_with_nothing_held_it_looks_again_at_the_refreshs_rhythm(ago: int, refre
     ("ago", "refresh"),
     [(None, True), (60, False), (300 - LOOKAHEAD_SECONDS - 1, False), (300 - LOOKAHEAD_SECONDS, True)],
 )
-def test_accounts_of_which_all_streams_are_refreshed_at_their_rhythm(ago: int | None, refresh: bool) -> None:
+def test_accounts_whose_holdings_all_stream_are_refreshed_every_refresh_seconds(ago: int | None, refresh: bool) -> None:
     """An account that cannot be downloaded stays due, and must not start a run each minute."""
     last_run_at = None if ago is None else NOW - timedelta(seconds=ago)
 
@@ -115,13 +115,13 @@ def test_nothing_due_says_when_the_next_is() -> None:
     )
 
 
-def test_what_should_have_been_due_is_due_in_0_seconds() -> None:
+def test_an_overdue_holding_is_due_in_0_seconds() -> None:
     decision = decide(due=due_count(oldest_refreshed_at=NOW - timedelta(seconds=1000)))
 
     assert decision.reason.endswith("; next due in 0 s")
 
 
-def test_what_waits_for_a_retry_and_what_is_dead_is_told_and_starts_no_run() -> None:
+def test_items_that_wait_or_are_dead_are_counted_and_start_no_run() -> None:
     decision = decide(due=due_count(fresh=0, queued=6), queue=queue_stats(waiting=4, dead=2, leased=1))
 
     assert decision == RefreshDecision(
@@ -137,10 +137,10 @@ RESET = ExpectedOutage("IB's nightly reset", NOW + timedelta(minutes=45))
     "wanted", [SOMETHING_DUE, NOTHING_HELD, {"due": due_count(accounts=2)}], ids=["due", "nothing held", "accounts"]
 )
 @pytest.mark.parametrize(("ago", "refresh"), [(200, False), (599, False), (600, True)])
-def test_in_ibs_reset_a_refresh_that_failed_is_tried_again_every_ten_minutes(
+def test_in_ibs_reset_a_failed_refresh_is_tried_again_every_ten_minutes(
     wanted: dict[str, Any], ago: int, *, refresh: bool
 ) -> None:
-    """With hours that never end a run failed each minute of a reset."""
+    """With V6_MARKET_HOURS=always a run failed in each minute of a reset."""
     decision = decide(outage=RESET, last_run_failed=True, last_run_at=NOW - timedelta(seconds=ago), **wanted)
 
     assert decision.refresh is refresh
@@ -150,15 +150,15 @@ def test_in_ibs_reset_a_refresh_that_failed_is_tried_again_every_ten_minutes(
         )
 
 
-def test_in_ibs_reset_what_works_goes_on() -> None:
+def test_in_ibs_reset_refreshes_that_succeed_continue() -> None:
     assert decide(outage=RESET, **SOMETHING_DUE).refresh
 
 
-def test_outside_of_a_reset_a_failure_is_tried_again_at_once() -> None:
+def test_outside_a_reset_a_failed_refresh_is_tried_again_at_once() -> None:
     assert decide(last_run_failed=True, **SOMETHING_DUE).refresh
 
 
-def test_a_reset_that_ends_sooner_is_not_waited_out() -> None:
+def test_a_refresh_follows_a_reset_that_ends_sooner() -> None:
     ending = ExpectedOutage("IB's nightly reset", NOW + timedelta(seconds=90))
 
     decision = decide(outage=ending, last_run_failed=True, **SOMETHING_DUE)
@@ -170,7 +170,7 @@ def test_a_reset_that_ends_sooner_is_not_waited_out() -> None:
     ("at", "in_session"),
     [("09:29", False), ("09:30", True), ("16:20", True), ("16:34", True), ("16:35", False), ("23:00", False)],
 )
-def test_refreshes_go_on_from_the_open_to_the_days_cut_off_or_always(at: str, in_session: bool, tmp_path: Path) -> None:
+def test_refreshes_run_from_the_open_to_the_days_cut_off_or_always(at: str, in_session: bool, tmp_path: Path) -> None:
     instant = datetime.fromisoformat(f"2026-03-02T{at}").replace(tzinfo=ZoneInfo("America/New_York"))
 
     for hours, expected in ((MarketHours.SESSION, in_session), (MarketHours.ALWAYS, True)):

@@ -60,7 +60,7 @@ def test_both_feeds_decide(
     assert outcome(found) == (valued, gone, disputed)
 
 
-def test_what_comes_back_before_it_is_written_is_neither_closed_nor_valued() -> None:
+def test_a_position_reopened_before_the_commit_is_neither_closed_nor_valued() -> None:
     found = Reconciliation({KEY: value(0)}, {KEY: HOLDING}, ())
 
     assert outcome(with_reopened(found, {KEY})) == (False, False, True)

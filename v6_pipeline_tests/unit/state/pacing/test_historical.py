@@ -56,7 +56,7 @@ def test_a_refusal_halves_the_rate_for_all_pauses_and_recovers(database: StateDa
     assert second - first == timedelta(seconds=1 / 8)
 
 
-def test_refusals_never_stop_us_altogether() -> None:
+def test_refusals_never_lower_the_rate_below_the_slowest() -> None:
     state = RateState(gateway=GATEWAY, configured_rate=10, next_at=START)
     for number in range(20):
         state = slow_down(state, "162 pacing", BACK_OFF, now=after(11 * number))
@@ -64,7 +64,7 @@ def test_refusals_never_stop_us_altogether() -> None:
     assert state.slowed_to == BACK_OFF.slowest
 
 
-def test_a_row_of_a_wrong_clock_keeps_nobody_waiting() -> None:
+def test_a_row_of_a_wrong_clock_delays_no_request() -> None:
     state = RateState(gateway=GATEWAY, configured_rate=10, next_at=after(86_400))
 
     assert grant(state, now=START)[1] == START
@@ -85,14 +85,14 @@ def test_all_processes_together_hold_no_more_than_the_permits(database: StateDat
     assert lease(database, "c", 25) == 25
 
 
-def test_permits_of_a_process_that_died_come_back(database: StateDatabase) -> None:
+def test_permits_of_a_dead_process_expire(database: StateDatabase) -> None:
     lease(database, "a", MOST_OPEN)
 
     assert lease(database, "b", 5, at=59) == 0
     assert lease(database, "b", 5, at=60) == 5
 
 
-def test_permits_that_are_prolonged_stay(database: StateDatabase) -> None:
+def test_renewed_permits_stay(database: StateDatabase) -> None:
     lease(database, "a", MOST_OPEN)
     assert lease(database, "a", MOST_OPEN, at=50) == MOST_OPEN
 
