@@ -1,4 +1,4 @@
-"""Trading days: which day an instant belongs to, when its session opens and closes, when its cut-off is.
+"""Trading days: the day of an instant, the opening and closing of its session, its cut-off.
 
 Sessions come from ``data/sessions.csv``, which ships with the package, so that the streamer needs no pandas;
 ``scripts/generate_sessions.py`` writes it. No I/O but that one file, no settings, no clock of its own.
@@ -20,11 +20,11 @@ from zoneinfo import ZoneInfo
 from v6_pipeline.errors import CalendarError
 
 DAY_BEGINS = time(4, 0)
-"""When a trading day begins, local time: the start of US pre-market trading."""
+"""Local time at which a trading day begins: the start of US pre-market trading."""
 CUT_OFF_AFTER_CLOSE = timedelta(minutes=35)
-"""A day's snapshot takes observations until then: index options trade 15 minutes longer, and IB's marks lag."""
+"""Last observations of a day's snapshot: index options trade 15 minutes longer, and IB's marks lag."""
 EXCHANGE = ZoneInfo("America/New_York")
-"""Sessions open and close by the exchange's own clock, wherever the trading day is said to begin."""
+"""Sessions open and close by the exchange's clock, in whatever zone the trading day begins."""
 _OPEN = time(9, 30)
 _REGULAR_CLOSE = time(16, 0)
 
@@ -55,7 +55,7 @@ class TradingCalendar:
     """The sessions of the US exchanges, and trading days that begin at 04:00 of one time zone.
 
     Args:
-        timezone: IANA name; where 04:00 is. Sessions keep New York's hours all the same.
+        timezone: IANA name of the zone of 04:00. Sessions keep New York's hours in any case.
     """
 
     def __init__(self, timezone: str = "America/New_York") -> None:
@@ -64,12 +64,12 @@ class TradingCalendar:
 
     @property
     def first(self) -> date:
-        """First day that the table knows."""
+        """First day of the table."""
         return self._table.first
 
     @property
     def last(self) -> date:
-        """Last day that the table knows."""
+        """Last day of the table."""
         return self._table.last
 
     def trading_day(self, instant: datetime) -> date:
@@ -87,7 +87,7 @@ class TradingCalendar:
         return self._table.sessions[index - 1]
 
     def is_session(self, day: date) -> bool:
-        """Whether the exchange trades on ``day``."""
+        """Return whether the exchange trades on ``day``."""
         self._check_range(day)
         index = bisect_left(self._table.sessions, day)
         return index < len(self._table.sessions) and self._table.sessions[index] == day
@@ -105,11 +105,11 @@ class TradingCalendar:
         return Session(day, _utc(day, _OPEN, EXCHANGE), _utc(day, close, EXCHANGE))
 
     def begins_at(self, day: date) -> datetime:
-        """When trading day ``day`` begins, UTC: 04:00 local."""
+        """Begin of trading day ``day``, 04:00 local, in UTC."""
         return _utc(self.session(day).day, DAY_BEGINS, self._zone)
 
     def ends_at(self, day: date) -> datetime:
-        """When trading day ``day`` ends, UTC: as the next one begins."""
+        """End of trading day ``day``, the begin of the next one, in UTC."""
         return self.begins_at(self.next_session(day))
 
     def next_session(self, day: date) -> date:
@@ -140,11 +140,9 @@ class TradingCalendar:
         return [day for day, close in self._table.closes.items() if close is None and first <= day <= last]
 
     def is_open(self, instant: datetime, *, until_cut_off: bool = False) -> bool:
-        """Whether the exchange is in session at an aware instant.
+        """Return whether the exchange is in session at an aware instant.
 
-        Args:
-            instant: aware.
-            until_cut_off: count the minutes between the close and the day's cut-off as open.
+        With ``until_cut_off`` the minutes from the close to the day's cut-off count as open.
         """
         day = _local(instant, EXCHANGE).date()
         if not self.is_session(day):

@@ -1,6 +1,6 @@
-"""Every error a user can meet, one hierarchy.
+"""The errors that a user can meet, in one hierarchy.
 
-A message is one line: what happened, to what, and what to do next. Secrets never enter a message.
+A message is one line: what happened, to what, and what to do next. It never contains a secret.
 """
 
 
@@ -9,11 +9,7 @@ class V6Error(Exception):
 
 
 class ExaminationError(V6Error):
-    """Something is at fault that was looked at ahead of a start.
-
-    Attributes:
-        lines: each fault.
-    """
+    """The examination before a start found faults, one in each of ``lines``."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("; ".join(lines))
@@ -29,11 +25,11 @@ class CalendarError(V6Error):
 
 
 class GatewayError(V6Error):
-    """The gateway cannot be used: unreachable, not IB's, refused, or silent past a deadline."""
+    """The gateway cannot be used: unreachable, not IB's, refusing, or silent past a deadline."""
 
 
 class GatewayUnreachableError(GatewayError):
-    """Nothing listens, what listens does not speak IB's protocol, or the connection to it is gone."""
+    """No process listens, the one that listens does not speak IB's protocol, or the connection has ended."""
 
 
 class ClientIdInUseError(GatewayError):
@@ -41,7 +37,7 @@ class ClientIdInUseError(GatewayError):
 
 
 class GatewayTooOldError(GatewayError):
-    """The gateway speaks an older version of IB's protocol than this client does (error 503): only an update helps."""
+    """The gateway speaks an older version of IB's protocol than this client (error 503): update it."""
 
 
 class RequestTimeoutError(GatewayError):
@@ -49,12 +45,7 @@ class RequestTimeoutError(GatewayError):
 
 
 class HistoryRefusedError(GatewayError):
-    """A historical request was refused.
-
-    Attributes:
-        code: IB's.
-        text: IB's.
-    """
+    """A historical request was refused, with IB's ``code`` and ``text``."""
 
     def __init__(self, message: str, *, code: int, text: str) -> None:
         super().__init__(message)
@@ -83,15 +74,11 @@ class LakeConflictError(LakeError):
 
 
 class SnapshotRefusedError(V6Error):
-    """No source covers an account on a trading day, or one contradicts itself: nothing is made up in its place."""
+    """No source covers an account on a trading day, or a source contradicts itself: no value is made up."""
 
 
 class FencedError(V6Error):
-    """Another owner has taken over: this one must stop writing at once.
-
-    Attributes:
-        epoch: the other's, where a table tells it.
-    """
+    """Another owner has taken over: this one must stop writing at once. ``epoch`` is the other's, where known."""
 
     def __init__(self, message: str, *, epoch: int | None = None) -> None:
         super().__init__(message)
@@ -99,15 +86,11 @@ class FencedError(V6Error):
 
 
 class FlexError(V6Error):
-    """A Flex statement cannot be read or says what cannot be: names file, row, field and value."""
+    """A Flex statement cannot be read or has an impossible value: names file, row, field and value."""
 
 
 class FlexServiceError(V6Error):
-    """The Flex Web Service refused, answered nonsense, or had no statement in time.
-
-    Attributes:
-        code: the service's own error code, where it gave one.
-    """
+    """The Flex Web Service refused, sent nonsense, or had no statement in time; ``code`` is its error code."""
 
     def __init__(self, message: str, *, code: int | None = None) -> None:
         super().__init__(message)
@@ -115,7 +98,7 @@ class FlexServiceError(V6Error):
 
 
 class AlertError(V6Error):
-    """An alert could not be passed on."""
+    """An alert could not be delivered."""
 
 
 class UsageError(V6Error):

@@ -1,4 +1,4 @@
-"""What the parts say to each other: contracts, holdings, quotes, position updates.
+"""The records that rooms exchange: contracts, holdings, quotes, position updates.
 
 Plain frozen dataclasses, no I/O and no third-party imports, so that every layer may use them. Unknown is ``None``,
 never 0, NaN, -1 or the broker's 1.797e308; instants are aware and in UTC; money is in the contract's currency unless a
@@ -46,12 +46,12 @@ class SecType(enum.StrEnum):
 
     @property
     def is_option(self) -> bool:
-        """Whether IB computes greeks for it."""
+        """True for types of which IB computes greeks."""
         return self in {SecType.OPTION, SecType.FUTURE_OPTION, SecType.WARRANT}
 
     @classmethod
     def parse(cls, text: str) -> SecType:
-        """The member for IB's text; a type unknown here is ``OTHER``, for a position must not be lost."""
+        """Return the member for IB's text; an unknown type is ``OTHER``, since a position must not be lost."""
         try:
             return cls(text)
         except ValueError:
@@ -59,7 +59,7 @@ class SecType(enum.StrEnum):
 
 
 class UpdateSource(enum.StrEnum):
-    """Which feed a row of positions comes from."""
+    """Feed of a row of positions."""
 
     STREAM = "stream"
     QUEUE = "queue"
@@ -67,7 +67,7 @@ class UpdateSource(enum.StrEnum):
 
 
 class PriceSource(enum.StrEnum):
-    """What the market price of a row is, best first."""
+    """Kind of a row's market price, best first."""
 
     MARK = "mark"
     MID = "mid"
@@ -90,7 +90,7 @@ class QueuePriority(enum.IntEnum):
 
 
 class IBRegion(enum.StrEnum):
-    """Which of IB's data centres serves the account; it decides when the nightly reset is."""
+    """IB's data centre of the account, which decides the time of the nightly reset."""
 
     AMERICA = "america"
     EUROPE = "europe"
@@ -98,7 +98,7 @@ class IBRegion(enum.StrEnum):
 
 
 class SlotPurpose(enum.StrEnum):
-    """What a market-data line is used for."""
+    """Purpose of a market-data line."""
 
     STREAM = "stream"
     BATCH = "batch"
@@ -134,7 +134,7 @@ class ContractSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """What an account holds of a contract, from the broker's position feed.
+    """An account's position in a contract, from the broker's position feed.
 
     ``average_cost`` is IB's own per unit of ``position``: it includes the multiplier.
     """
@@ -147,7 +147,7 @@ class Holding:
 
     @property
     def key(self) -> tuple[str, int]:
-        """(account, conid), by which everything about a holding is found."""
+        """(account, conid)."""
         return self.account, self.contract.conid
 
 

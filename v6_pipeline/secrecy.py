@@ -1,4 +1,4 @@
-"""Keeping a secret that is part of a web address out of the logs."""
+"""A log filter that removes a secret of a web address."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 
 class _SecretFilter(logging.Filter):
-    """Takes a secret out of what is logged."""
+    """Replace a secret in log messages."""
 
     def __init__(self, secret: SecretStr) -> None:
         super().__init__()

@@ -35,9 +35,7 @@ class ClientIds:
     """API client ids that processes lease one at a time.
 
     Args:
-        database: the state database.
         ids: the ids that may be leased.
-        clock: returns the time.
     """
 
     def __init__(self, database: StateDatabase, ids: range, clock: Clock = utc_now) -> None:

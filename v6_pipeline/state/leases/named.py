@@ -36,11 +36,9 @@ class NamedLease:
     """One owner's view of a lease; another object with the same owner is the same owner.
 
     Args:
-        database: the state database.
         name: of the lease, such as ``account_feed``.
         owner: unique among all that may want it.
         ttl_seconds: how long it lasts without ``renew``.
-        clock: returns the time.
     """
 
     def __init__(

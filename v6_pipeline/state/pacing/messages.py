@@ -1,23 +1,23 @@
-"""The message allowance of all processes together: who may send at which instant.
+"""The message allowance of all processes together: the instants at which each may send.
 
 IB counts the messages of a login in any rolling second, whichever process sends them (50 at 100 market-data lines). So
-every message needs an *instant*, and instants are handed out from one row per gateway: consecutive ones lie
+every message needs an *instant*, and one row per gateway grants instants: consecutive ones lie
 ``(1 + TOLERANCE) / rate`` apart, over all processes. A message is sent within ``TOLERANCE`` after its instant or not at
-all; an instant that was missed is wasted. Idle time is not saved up, and a process that dies wastes only what it held.
+all; a missed instant is wasted. Idle time is not saved up, and a process that dies wastes only the instants it held.
 
 *The bound.* A message sent in a given second, a half-open interval, has its instant in that second or up to
 ``TOLERANCE`` before it: in a half-open interval of ``1 + TOLERANCE`` seconds. Points at least that long divided by the
 rate apart are at most ``rate`` in it: the rate is kept in any second, and not only on average. At the default of 45,
-what is added between us and the gateway's count (network, a busy gateway) may vary by 115 ms before IB's 50 could be
-passed; more tolerance would cost throughput, less would waste instants whenever a loop is late. A lower rate only
-widens the distances, so the bound holds across every change of it.
+the delay up to the gateway's count (network, a busy gateway) may vary by 115 ms before IB's 50 could be exceeded; more
+tolerance would cost throughput, less would waste instants whenever a loop is late. A lower rate only widens the
+distances, so the bound holds across every change of the rate.
 
-*Clocks.* Instants are UTC by each process's own clock. One that is d seconds ahead of another's adds d to the tolerance
-between the two, and the one behind waits d longer for its turn: keep machines on NTP. A row whose next instant is
-further ahead than all grants together can reach was written by a clock that is, or was, wrong; it is set back, so that
-nobody waits for an hour that came only there.
+*Clocks.* Instants are UTC by each process's own clock. A clock that is d seconds ahead of another adds d to the
+tolerance between the two, and the process behind waits d longer: keep machines on NTP. A row whose next instant is
+further ahead than all grants together can reach was written by a wrong clock; it is set back, so that no process waits
+for it.
 
-Pure functions on ``PacingState`` first, then the row. Who sends is in ``v6_pipeline.ib.pacing``.
+Pure functions on ``PacingState`` first, then the row. ``ib.pacing`` sends the messages.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from v6_pipeline.state.schema import message_pacing
 from v6_pipeline.state.upsert import upsert
 
 TOLERANCE = timedelta(milliseconds=50)
-"""How long after its instant a message may still be sent."""
+"""Time after its instant in which a message may still be sent."""
 GRANT_SECONDS = 0.25
 """A grant covers at most this much of the allowance (11 messages at 45 a second), but always one message."""
 SHARES = 1 + RUN_CLIENT_IDS
-"""Processes that connect at most: the streamer and 15 runs. Each sends its share where the row cannot be reached."""
+"""Processes that connect at most: the streamer and 15 runs. Each sends its share while the row cannot be reached."""
 BACK_OFF = BackOffRule(slowest=5.0, burst=timedelta(seconds=5), pause=timedelta(seconds=1), pause_after_granted=True)
 """One burst draws an error in several processes, and on several messages. Heartbeats and cancels must always pass."""
 SHARES_LINGER = timedelta(seconds=3)
-"""Others may live on their shares for that long after the row can be reached again; longer than they wait to retry."""
+"""Time in which others may still use their shares once the row can be reached again; longer than their retry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacingState(RateState):
-    """The allowance of one gateway. Until ``shares_until`` some processes may live on their shares of it."""
+    """The allowance of one gateway. Until ``shares_until`` some processes may use their shares of it."""
 
     shares_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacingReport:
-    """The allowance as it is shown: ``since`` and ``reason`` are those of a slowed rate, ``None`` at full speed."""
+    """The allowance for display: ``since`` and ``reason`` are those of a slowed rate, ``None`` at full speed."""
 
     gateway: str
     configured_rate: float
@@ -68,20 +68,16 @@ class PacingReport:
 def grant(
     state: PacingState, count: int, *, now: datetime, earliest: datetime
 ) -> tuple[PacingState, tuple[datetime, ...]]:
-    """Hand out up to ``count`` consecutive instants, at least one; returns the state after it and them.
+    """Grant up to ``count`` consecutive instants, at least one; return the new state and the instants.
 
-    Args:
-        state: before.
-        count: messages that wait.
-        now: by the asker's clock.
-        earliest: the first instant that is of use to it, for writing the row takes time.
+    ``earliest`` is the first instant that the process can use, since writing the row takes time.
     """
     rate = state.rate(now)
     longest = 2 * SHARES * max(GRANT_SECONDS, 1 / rate)
     if state.shares_until is not None and now < state.shares_until:
         rate /= SHARES
     spacing = timedelta(microseconds=math.ceil(1e6 * (1 + TOLERANCE.total_seconds()) / rate))
-    # What another clock has handed out of the next second passes first.
+    # Instants of the next second that a process with another clock holds pass first.
     free_at = state.next_at if (state.next_at - now).total_seconds() <= longest else now + BACK_OFF.pause
     first = max(now, earliest, free_at)
     instants = tuple(first + index * spacing for index in range(max(1, min(count, int(rate * GRANT_SECONDS)))))
@@ -105,13 +101,13 @@ def take(
     Args:
         connection: in a write transaction.
         gateway: ``host:port``.
-        count: messages that wait.
-        configured_rate: by this process's settings.
+        count: number of waiting messages.
+        configured_rate: messages a second, by this process's settings.
         clock: UTC; read while the write lock is held, so that a wait for the lock cannot make it stale.
-        commit_seconds: how long the commit takes; the first instant lies after it.
-        announce: this is the process's first grant. It read the settings last of all, so its rate holds for all.
-        from_shares: this process lived on its share until now. Others may for a moment more, so that little is handed
-            out meanwhile.
+        commit_seconds: duration of the commit; the first instant lies after it.
+        announce: true for the process's first grant: it read the settings last, so its rate holds for all.
+        from_shares: true if this process used its share until now. Others may for a moment more, so the grants
+            stay small until then.
     """
     now = clock()
     known = _read(connection, gateway)
@@ -133,7 +129,7 @@ def take(
 def back_off(
     connection: Connection, gateway: str, *, reason: str, configured_rate: float, clock: Clock
 ) -> PacingReport:
-    """Slow all processes down after a pacing error, in a write transaction; returns what holds now."""
+    """Slow all processes down after a pacing error; return the allowance in force now."""
     now = clock()
     state = _read(connection, gateway) or PacingState(gateway=gateway, configured_rate=configured_rate, next_at=now)
     state = slow_down(state, reason, BACK_OFF, now=now)
@@ -143,7 +139,7 @@ def back_off(
 
 @reads
 def describe(connection: Connection, *, now: datetime) -> tuple[PacingReport, ...]:
-    """The allowance of each gateway that was ever used, by name."""
+    """List the allowance of each gateway that was ever used, by name."""
     rows = connection.execute(select(message_pacing).order_by(message_pacing.c.gateway)).mappings()
     return tuple(_report(PacingState(**row), now) for row in rows)
 
@@ -160,7 +156,7 @@ def _report(state: PacingState, now: datetime) -> PacingReport:
     )
 
 
-# Built once: a lone message waits for these two, and building them costs more than running them.
+# Built once: a single message waits for both, and building them costs more than running them.
 _ROW = select(message_pacing).where(message_pacing.c.gateway == bindparam("row"))
 _ADVANCE = (
     update(message_pacing).where(message_pacing.c.gateway == bindparam("row")).values(next_at=bindparam("next_at"))

@@ -1,13 +1,13 @@
-"""How often a web service may be asked, over all processes: at most so many requests in any window of time.
+"""Request rates of web services over all processes: a maximum number of requests in any window of time.
 
-One row per service and credential remembers when the last requests were allowed. Who wants to ask takes the write
-lock, looks at the windows and either is allowed, which is remembered at once, or hears how long to wait and comes
-again. Nothing is reserved for later, so a process that dies while it waits costs nobody anything.
+One row per service and credential has the times of the last requests. A process takes the write lock, checks the
+windows and either may send, which is recorded at once, or gets the time to wait and tries again. Nothing is reserved
+for later, so a process that dies while it waits delays no other.
 
-*Clocks.* The clock is read while the write lock is held, so a wait for the lock cannot make it stale. A remembered
-instant that lies ahead was written before a clock was set back, or by a machine whose clock is ahead: it counts as it
-stands, which can only be too careful, but never further ahead than the longest window, so that nobody waits an hour
-for an hour that was taken back. A clock set forward makes requests look older than they are; nothing here can tell.
+*Clocks.* The clock is read while the write lock is held, so a wait for the lock cannot make it stale. A recorded
+instant in the future was written before a clock was set back, or by a machine whose clock is ahead: it counts, which
+is only too careful, but never further ahead than the longest window, so that a clock set back by an hour causes no
+hour of waiting. A clock set forward makes requests look older than they are, which cannot be detected here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from v6_pipeline.state.schema import request_rates
 from v6_pipeline.state.upsert import upsert
 
 LONGEST_PAUSE = timedelta(minutes=10)
-"""A pause that reaches further was written under a wrong clock, and does not count."""
+"""A pause that ends later was written by a wrong clock, and is ignored."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -38,12 +38,12 @@ class Window:
 
 
 def wait_for(sent_at: Sequence[datetime], windows: Sequence[Window], *, now: datetime) -> timedelta:
-    """How long until one more request keeps every window; zero: it may be sent now.
+    """Time until one more request keeps every window; zero if it may be sent now.
 
     Args:
-        sent_at: when earlier ones were sent, oldest first.
-        windows: what is allowed.
-        now: by the clock that wrote them.
+        sent_at: times of earlier requests, oldest first.
+        windows: the limits.
+        now: by the clock that wrote ``sent_at``.
     """
     waits = [sent_at[-window.count] + window.length - now for window in windows if len(sent_at) >= window.count]
     return max([timedelta(0), *waits])
@@ -51,13 +51,13 @@ def wait_for(sent_at: Sequence[datetime], windows: Sequence[Window], *, now: dat
 
 @writes
 def take(connection: Connection, name: str, windows: Sequence[Window], *, clock: Clock) -> timedelta:
-    """Allow a request now and remember it, or say how long to wait before asking here again.
+    """Allow a request now and record it, or return the time to wait before the next call.
 
     Args:
         connection: in a write transaction.
         name: of the service and credential; must not be a secret itself.
-        windows: what is allowed.
-        clock: read here, for only here are we the only writer.
+        windows: the limits.
+        clock: read under the write lock.
 
     Returns:
         Zero if the request may be sent at once, and has been counted.
@@ -65,11 +65,11 @@ def take(connection: Connection, name: str, windows: Sequence[Window], *, clock:
     now = clock()
     known, paused_until = _read(connection, name)
     latest = now + max(window.length for window in windows)
-    # Set back to now, and written: at every look anew the wait would never end.
+    # Set back to now and written: if it were set back at every call, the wait would never end.
     sent_at = sorted(now if instant > latest else instant for instant in known)
     wait = max(wait_for(sent_at, windows, now=now), _left(paused_until, now))
     if wait <= timedelta(0):
-        # After a clock was set back, what was sent before may lie ahead, where it did not forbid this one.
+        # After a clock was set back, earlier requests may lie ahead without forbidding this one.
         sent_at = sorted([*sent_at, now])[-max(window.count for window in windows) :]
         wait = timedelta(0)
     if sent_at != known:
@@ -79,13 +79,9 @@ def take(connection: Connection, name: str, windows: Sequence[Window], *, clock:
 
 @writes
 def pause(connection: Connection, name: str, duration: timedelta, *, clock: Clock) -> None:
-    """Let nobody ask for a while: the service said that we are too fast. A longer pause in force stays.
+    """Stop all requests for a while, after the service reported too many; a longer pause in force stays.
 
-    Args:
-        connection: in a write transaction.
-        name: as in ``take``.
-        duration: at most ``LONGEST_PAUSE`` counts.
-        clock: read here.
+    ``duration`` counts up to ``LONGEST_PAUSE``; ``name`` is as in ``take``.
     """
     now = clock()
     sent_at, paused_until = _read(connection, name)
@@ -93,7 +89,7 @@ def pause(connection: Connection, name: str, duration: timedelta, *, clock: Cloc
 
 
 def _left(paused_until: datetime | None, now: datetime) -> timedelta:
-    """What is left of a pause; nothing of one that no pause can have reached."""
+    """Rest of a pause; zero if it ends later than any pause can."""
     left = timedelta(0) if paused_until is None else paused_until - now
     return left if timedelta(0) < left <= LONGEST_PAUSE else timedelta(0)
 
