@@ -55,10 +55,7 @@ class Tried(LineListener):
     """Result of the trial.
 
     Attributes:
-        contracts: the contracts to try.
-        asked: those that got a line.
-        refused: IB's refusals.
-        quotes: the newest of each contract that ticked.
+        asked: the contracts that got a line.
         advised: IB's message about a missing permission, by contract; the request stays open, and data may come.
         elsewhere: IB's message that another login has the data; else empty.
     """

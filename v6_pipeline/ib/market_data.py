@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 
 from ib_async import Contract, Ticker
 
@@ -233,7 +233,7 @@ def quote_from_ib(ticker: Ticker) -> Quote:
         underlying_price=known_price(greeks.undPrice) if greeks else None,
         # ib_async's default is 1, live, before the first tick.
         market_data_type=ticker.marketDataType if ticker.time else None,
-        price_time=_utc(ticker.time),
+        price_time=ticker.time.astimezone(UTC) if ticker.time else None,
     )
 
 
@@ -252,7 +252,3 @@ def is_filled(ticker: Ticker, *, option: bool) -> bool:
 def _computed(greek: float | None) -> float | None:
     """Return a vega or theta; IB's -2, 'not computed', which ib_async maps for delta and gamma only, is unknown."""
     return None if greek == -2 else known(greek)
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.astimezone(UTC)

@@ -21,12 +21,15 @@ class Portfolio:
 
     Args:
         accounts: keep only these; empty keeps all.
+
+    Attributes:
+        strategies: those that each holding serves now.
     """
 
     def __init__(self, accounts: Iterable[str] = ()) -> None:
         self._accounts = frozenset(accounts)
         self._by_conid: dict[int, dict[str, Holding]] = {}
-        self._strategies: dict[Key, tuple[str, ...]] = {}
+        self.strategies: dict[Key, tuple[str, ...]] = {}
         self._emitted_at: dict[Key, datetime] = {}
         self.contracts: dict[int, ContractSpec] = {}
         self.bases: dict[str, BaseCurrency] = {}
@@ -75,10 +78,6 @@ class Portfolio:
         if not holders:
             self._by_conid.pop(holding.contract.conid, None)
 
-    def set_strategies(self, strategies: dict[Key, tuple[str, ...]]) -> None:
-        """Set the strategies that each holding serves now."""
-        self._strategies = strategies
-
     def updates(self, conid: int, quote: Quote | None, now: datetime) -> list[PositionUpdate]:
         """Return one row for each account that holds a contract, valued at a quote.
 
@@ -95,7 +94,7 @@ class Portfolio:
                     self.contracts.get(conid, holding.contract),
                     quote,
                     base=self.bases.get(account),
-                    strategy_ids=self._strategies.get(holding.key, ()),
+                    strategy_ids=self.strategies.get(holding.key, ()),
                     now=at,
                 )
             )

@@ -322,7 +322,7 @@ class IBPositionStreamer:
             priority = min((item.priority for item in assignments), default=None)
             routes.append(Route(holding, priority, refused=conid in refused, silent=conid in silent))
             strategies[holding.key] = strategy_ids(assignments)
-        self._portfolio.set_strategies(strategies)
+        self._portfolio.strategies = strategies
         active = {route.holding.contract.conid for route in routes if route.priority is not None}
         since = self._contracts.wanted(active, now)
         return [replace(route, since=since.get(route.holding.contract.conid)) for route in routes]

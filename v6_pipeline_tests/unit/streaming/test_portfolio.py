@@ -58,7 +58,7 @@ def test_what_counts_as_a_change(seen: Holding, differs: bool) -> None:
 
 def test_a_quote_makes_one_row_per_account_that_holds_the_contract() -> None:
     known = portfolio(IN_A, IN_B)
-    known.set_strategies({("A", 1): ("momentum",)})
+    known.strategies = {("A", 1): ("momentum",)}
     known.bases = {"B": BaseCurrency("CHF", {"USD": 0.8})}
 
     first, second = known.updates(1, Quote(mark=10.0, price_time=START), START)
