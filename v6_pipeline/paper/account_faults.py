@@ -1,7 +1,6 @@
 """Faults of positions and account updates, and overnight changes of positions.
 
-Belongs here: ordering a fault. `account_feeds` cuts a download off and applies IB's one-account rule. Every public
-method is an action; see `actions`.
+Every public method but `heal` is an action; see `actions`. `account_feeds` cuts downloads off.
 """
 
 from collections.abc import Callable, Collection

@@ -1,7 +1,6 @@
 """Active faults of the simulated market: farms, the link to IB, single contracts.
 
-Belongs here: the state that faults set and that the desks read. `link_faults` and `contract_faults` begin and end the
-faults and notify the clients.
+Belongs here: the state that `link_faults` and `contract_faults` set and that the desks read.
 """
 
 import sys

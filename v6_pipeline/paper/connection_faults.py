@@ -1,8 +1,6 @@
-"""Faults of the socket between the gateway and its clients.
+"""Faults of the network or of the gateway process, as a client sees them.
 
-Belongs here: faults of the network or of the gateway process, as a client sees them. Faults of IB itself are in
-`link_faults`, `contract_faults` and `account_faults`. Every public method but `apply`, `is_occupied` and `heal` is an
-action; see `actions`.
+Every public method but `apply`, `is_occupied` and `heal` is an action; see `actions`.
 """
 
 import socket

@@ -1,7 +1,6 @@
 """Faults of single contracts, of market data requests, and the line limit.
 
-Belongs here: setting `conditions` and notifying the clients that stream. `market_data` applies the conditions to ticks
-and answers. Every public method is an action; see `actions`.
+Every public method but `heal` is an action; see `actions`. `market_data` applies the conditions that are set here.
 """
 
 from collections.abc import Callable, Collection, Iterable

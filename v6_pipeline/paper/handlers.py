@@ -1,8 +1,4 @@
-"""Dispatch of incoming requests.
-
-Belongs here: the dispatch table, the requests whose answer needs no state, and the refusal of orders and of unknown or
-malformed messages.
-"""
+"""Dispatch of incoming requests, answers that need no state, and the refusal of orders and unknown messages."""
 
 import functools
 from collections.abc import Callable

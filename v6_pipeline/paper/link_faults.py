@@ -1,7 +1,6 @@
 """Faults between the gateway and IB: the link, the data farms, a competing session.
 
-Belongs here: the begin and end of such a fault, and the notices to clients. `conditions` holds its state. Every public
-method but `greet` and `heal` is an action; see `actions`.
+Every public method but `greet` and `heal` is an action; see `actions`. `conditions` holds the state of the faults.
 """
 
 from collections.abc import Callable, Collection

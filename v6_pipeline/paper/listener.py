@@ -1,7 +1,4 @@
-"""Server sockets on loopback, which can refuse connections for a while.
-
-Does not belong here: serving a connection (`gateway`), and the reason to refuse connections (`connection_faults`).
-"""
+"""Server sockets on loopback, which can refuse connections for a while."""
 
 import asyncio
 import contextlib

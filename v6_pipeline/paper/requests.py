@@ -1,7 +1,6 @@
-"""Parsers of incoming messages, and their ids.
+"""Ids and parsers of incoming messages; field lists are those of IBKR's TWS API at server versions 176 to 178.
 
-Belongs here: pure parsing (`wire.Fields` in, small dataclasses out). `handlers` dispatches the requests. Field lists
-are those of IBKR's TWS API at server versions 176 to 178.
+Belongs here: pure parsing (`wire.Fields` in, small dataclasses out). `handlers` dispatches the requests.
 """
 
 import enum

@@ -1,7 +1,6 @@
 """Counts of the gateway's traffic, so that a test can check a client from the other side of the socket.
 
-Belongs here: counters, peaks and the newest values sent. Does not belong here: limits, which `session` (message rate)
-and `market` (lines) enforce.
+Does not belong here: limits, which `session` (message rate) and `market` (lines) enforce.
 """
 
 from collections import Counter, deque
@@ -15,6 +14,15 @@ KEPT_EVENTS = 1_000
 
 KEPT_REQUESTS = 50_000
 """Number of the newest historical requests that are kept."""
+
+_NUMBERS = (
+    *("seconds", "lines", "peak_lines", "tws_lines", "messages_total", "rate", "peak_rate", "order_messages"),
+    *("ticks_sent", "messages_sent", "bad_clients"),
+)
+_COUNTS = (
+    *("subscriptions", "subscriptions_total", "peak_subscriptions", "messages", "rate_by_client"),
+    *("peak_rate_by_client", "errors", "unknown_messages", "connections", "ticks_by_contract"),
+)
 
 
 class HistoryStatistics:
@@ -225,34 +233,15 @@ class Statistics:
     def snapshot(self) -> dict[str, object]:
         """Return all counts for JSON: keys are text, account and conid are joined by ``:``, times are ISO 8601."""
         return {
-            "seconds": self.seconds,
-            "lines": self.lines,
-            "peak_lines": self.peak_lines,
-            "tws_lines": self.tws_lines,
-            "subscriptions": _text_keys(self.subscriptions),
-            "subscriptions_total": _text_keys(self.subscriptions_total),
-            "peak_subscriptions": _text_keys(self.peak_subscriptions),
-            "messages": _text_keys(self.messages),
-            "messages_total": self.messages_total,
-            "rate": self.rate,
-            "rate_by_client": _text_keys(self.rate_by_client),
-            "peak_rate": self.peak_rate,
-            "peak_rate_by_client": _text_keys(self.peak_rate_by_client),
-            "errors": _text_keys(self.errors),
+            **{name: getattr(self, name) for name in _NUMBERS},
+            **{name: _text_keys(getattr(self, name)) for name in _COUNTS},
             "error_times": {str(code): list(times) for code, times in self.error_times.items()},
-            "order_messages": self.order_messages,
-            "unknown_messages": _text_keys(self.unknown_messages),
-            "connections": _text_keys(self.connections),
             "clients": sorted(self.clients),
             "last_values": {str(conid): dict(values) for conid, values in self.last_values.items()},
             "delivered_at": {str(conid): moment.isoformat() for conid, moment in self.delivered_at.items()},
             "last_portfolio": {
                 f"{account}:{conid}": dict(values) for (account, conid), values in self.last_portfolio.items()
             },
-            "ticks_sent": self.ticks_sent,
-            "ticks_by_contract": _text_keys(self.ticks_by_contract),
-            "messages_sent": self.messages_sent,
-            "bad_clients": self.bad_clients,
             "history": self.history.snapshot(),
             "actions": [[seconds, name, fields] for seconds, name, fields in self.actions],
         }

@@ -1,8 +1,4 @@
-"""Tick messages of quotes.
-
-Belongs here: the ticks of each kind of contract, their tick types, and the difference between two quotes. Pure; quotes
-come from `prices`, subscriptions from `session`.
-"""
+"""Tick messages of quotes: the ticks of each kind of contract, and the difference between two quotes. Pure."""
 
 from dataclasses import dataclass
 from enum import IntEnum

@@ -1,7 +1,6 @@
 """Timers and background tasks of a gateway, which end when it stops.
 
-They end faults, play scenarios and reopen ports. All use the loop's time, so that a loop with a virtual clock drives
-them too.
+All use the loop's time, so that a loop with a virtual clock drives them too.
 """
 
 import asyncio
