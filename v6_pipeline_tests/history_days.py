@@ -17,7 +17,7 @@ from v6_pipeline.model import AccountValues, PositionUpdate, PriceSource, Update
 CALENDAR = TradingCalendar()
 ACCOUNTS = ("SIM0000001", "SIM0000002")
 POSITIONS = 3
-"""Of each account, on each day."""
+"""Number of positions of each account on each day."""
 
 
 TRADES = "<Trades />"
@@ -57,7 +57,7 @@ def _statement(account: str, day: date, quantity: int, made: str, activity: str)
 
 
 def observe(lake: Lake, days: Sequence[date], conids: Sequence[int] = range(1, POSITIONS + 1)) -> None:
-    """What refreshes would have written on those days at noon: 7 of the first contract in each account, 14 of ..."""
+    """Write refreshes at noon of those days: 7 of the first contract in each account, 14 of the second, ..."""
     for day in days:
         noon = datetime(day.year, day.month, day.day, 17, tzinfo=UTC)
         common: dict[str, Any] = {"trading_day": CALENDAR.trading_day, "source": UpdateSource.QUEUE, "run_id": "seed"}

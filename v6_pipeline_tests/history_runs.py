@@ -1,4 +1,4 @@
-"""Runs of the step ``history`` in this process, and what they told Dagster."""
+"""Runs of the step ``history`` in this process, and their events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SNAPSHOTS = ("position_snapshots", "portfolio_exposure")
 
 @dataclass(frozen=True)
 class Ran:
-    """A run by the instance's event log: the result of a run in process leaves out what a failed step told."""
+    """A run by the instance's event log: the result of a run in process leaves out the events of a failed step."""
 
     success: bool
     run_id: str
@@ -36,7 +36,7 @@ def run(
 
 
 def run_check(pipeline: PipelineResource, instance: dg.DagsterInstance, asset: str, name: str) -> Ran:
-    """As *Execute* on a check's page does."""
+    """Run a check as *Execute* on its page does."""
     selection = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(asset), name))
     return _execute(pipeline, instance, selection, {})
 
@@ -59,9 +59,9 @@ def _execute(
 
 
 def made(result: Ran, asset: str) -> dict[str, dict[str, Any]]:
-    """Partition to metadata of what a run told of an asset; twice of one is an error."""
-    told = result.of(dg.DagsterEventType.ASSET_MATERIALIZATION)
-    events = [event.step_materialization_data.materialization for event in told]
+    """Return metadata of an asset's materializations by partition; two of one partition are an error."""
+    found_events = result.of(dg.DagsterEventType.ASSET_MATERIALIZATION)
+    events = [event.step_materialization_data.materialization for event in found_events]
     found: dict[str, dict[str, Any]] = {}
     for event in events:
         if event.asset_key == dg.AssetKey(asset):
@@ -71,9 +71,9 @@ def made(result: Ran, asset: str) -> dict[str, dict[str, Any]]:
 
 
 def evaluated(result: Ran) -> dict[str, dg.AssetCheckEvaluation]:
-    """What each check said, by name; a run says it once."""
-    told = result.of(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-    found = [event.asset_check_evaluation_data for event in told]
+    """Return each check's evaluation by name; a run has one per check."""
+    found_events = result.of(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    found = [event.asset_check_evaluation_data for event in found_events]
     assert len({item.check_name for item in found}) == len(found)
     return {item.check_name: item for item in found}
 

@@ -32,9 +32,9 @@ MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = WEEK
 NOW = datetime(2026, 11, 20, 17, tzinfo=UTC)
 EPOCH = 7
 GATEWAY = "192.0.2.7:4001"
-"""Of the streamer; the rows of the queue are as older versions wrote them, whose commits name none."""
+"""The streamer's gateway; the commits of the queue name none, like those of older versions."""
 EUROS = 2
-"""Contract in another currency on Wednesday, whose rate the account's own values tell."""
+"""Contract in another currency on Wednesday; the account's own values have its rate."""
 CARRIED = 3
 """Contract without a row on Friday."""
 
@@ -171,7 +171,7 @@ def make_week(settings: Settings, statements: Path, *, run_id: str = "week") -> 
 
 
 def make_days(settings: Settings, lake: Lake, days: list[date], *, run_id: str, flex: list[date] | None = None) -> None:
-    """What a run of history does for trading days."""
+    """Make trading days as a run of history does."""
     database = StateDatabase.open(settings.state_database_url, name_for_messages="state")
     try:
         context = HistoryContext(

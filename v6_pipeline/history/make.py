@@ -15,12 +15,7 @@ from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.history.flex_days import FLEX_TABLES, flex_days
 from v6_pipeline.history.snapshot_days import exposure_days, snapshot_days
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.tables import (
-    FLEX_STATEMENTS,
-    HISTORICAL_CLOSES,
-    PORTFOLIO_EXPOSURE,
-    POSITION_SNAPSHOTS,
-)
+from v6_pipeline.lake.tables import FLEX_STATEMENTS, HISTORICAL_CLOSES, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 
 
 def make_history(

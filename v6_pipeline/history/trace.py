@@ -22,13 +22,7 @@ from v6_pipeline.lake.commits import CommitLog, Writer
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import CommitInfo
 from v6_pipeline.lake.reader import PinnedRows, rows_at, scan
-from v6_pipeline.lake.tables import (
-    FLEX_ACTIVITY,
-    FLEX_POSITIONS,
-    FLEX_STATEMENTS,
-    POSITION_SNAPSHOTS,
-    TABLES,
-)
+from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS, TABLES
 
 SHORTEST_PREFIX = 8
 """Number of characters of a run's id that Dagster's UI and alerts show."""
@@ -192,10 +186,8 @@ def _why_not(whose: str, day: date | None, newest: date, account: str | None, of
     made = "empty" if of_day.is_empty() else f"made {max(of_day['ingested_at'].to_list()):%Y-%m-%d %H:%M:%S}Z"
     accounts = sorted(set(of_day["account"]))
     if day is not None:
-        missing, remedy = (
-            f"{whose} is not in the snapshot of {day}, {made}",
-            "leave --date out for the newest that has it",
-        )
+        missing = f"{whose} is not in the snapshot of {day}, {made}"
+        remedy = "leave --date out for the newest that has it"
     else:
         missing = f"{whose} is in no snapshot, the newest is of {newest}, {made}"
         remedy = "if 'v6 positions' lists it, the next snapshot has it"

@@ -27,7 +27,7 @@ WEDNESDAY, FRIDAY, MONDAY = date(2026, 11, 25), date(2026, 11, 27), date(2026, 1
 
 @pytest.fixture
 def thread() -> Iterator[GatewayThread]:
-    """In a thread of its own: each call of ``close_days`` runs a loop."""
+    """Make closes in a thread of its own: each call of ``close_days`` runs a loop."""
     config = GatewayConfig(
         control_port=None, as_of=NOW.date(), tick_seconds=None, message_rate=100_000, utcnow=lambda: NOW
     )
@@ -71,7 +71,7 @@ def asked(thread: GatewayThread) -> dict[int, int]:
     return thread.call(lambda gateway: dict(gateway.statistics.history.asked))
 
 
-def test_what_was_held_has_a_close_or_a_reason_and_a_day_without_source_holds_up_no_other(
+def test_each_held_contract_has_a_close_or_a_reason_and_a_day_without_source_stops_no_other(
     context: HistoryContext, thread: GatewayThread
 ) -> None:
     observe(context.lake, [WEDNESDAY], [AAPL, UNKNOWN])
@@ -88,14 +88,14 @@ def test_what_was_held_has_a_close_or_a_reason_and_a_day_without_source_holds_up
         (WEDNESDAY, UNKNOWN): (None, "unknown_contract"),
         (FRIDAY, AAPL): (daily_close(universe, AAPL, FRIDAY), None),
         (FRIDAY, SPY): (daily_close(universe, SPY, FRIDAY), None),
-        (FRIDAY, UNKNOWN): (None, "unknown_contract"),  # nobody saw it go
+        (FRIDAY, UNKNOWN): (None, "unknown_contract"),  # no row shows its end
     }
-    told = made(outcomes)
-    assert {day: (item.rows, item.changed, item.numbers["closes"]) for day, item in told.items()} == {
+    by_day = made(outcomes)
+    assert {day: (item.rows, item.changed, item.numbers["closes"]) for day, item in by_day.items()} == {
         WEDNESDAY: (2, True, 1),
         FRIDAY: (3, True, 2),
     }
-    assert told[WEDNESDAY].numbers["without_close_unknown_contract"] == 1
+    assert by_day[WEDNESDAY].numbers["without_close_unknown_contract"] == 1
     assert asked(thread) == {AAPL: 1, SPY: 1}, "a contract of several accounts and days is asked for once"
 
 
@@ -111,7 +111,7 @@ def test_a_second_run_asks_and_commits_nothing(context: HistoryContext, thread: 
     assert {day: item.version for day, item in second.items()} == {day: item.version for day, item in first.items()}
 
 
-def test_what_is_not_answered_fails_its_days_and_the_next_run_asks_for_it_alone(
+def test_unanswered_requests_fail_their_days_and_only_they_are_repeated(
     context: HistoryContext, thread: GatewayThread
 ) -> None:
     observe(context.lake, [WEDNESDAY], [AAPL, SPY])

@@ -75,12 +75,12 @@ class Rig:
         return found[:: len(found) // count][:count]
 
     def kept(self, conid: int) -> dict[tuple[int, date], FetchedClose]:
-        """What the state database has of a contract."""
+        """Return the state database's answers for a contract."""
         with self.database.read() as connection:
             return store.find(connection, [conid], first=DAYS[0], last=DAYS[-1])
 
     def requests(self) -> Counter[tuple[object, ...]]:
-        """How often each request was made."""
+        """Count each request."""
         return Counter(tuple(item[1:]) for item in self.gateway.statistics.history.log)
 
 
@@ -199,7 +199,7 @@ async def test_without_a_gateway_there_is_one_clear_line(rig: Rig) -> None:
 # Crashes and outages
 
 
-async def test_a_lost_connection_is_made_again_and_nothing_done_is_asked_twice(rig: Rig) -> None:
+async def test_a_lost_connection_is_restored_and_no_answered_request_is_repeated(rig: Rig) -> None:
     conids = rig.options(30)
     done_before: list[int] = []
 
@@ -222,7 +222,7 @@ async def test_a_lost_connection_is_made_again_and_nothing_done_is_asked_twice(r
     }
 
 
-async def test_a_gateway_that_does_not_come_back_ends_the_run_and_what_was_done_is_kept(rig: Rig) -> None:
+async def test_a_gateway_that_stays_away_ends_the_run_and_answers_are_kept(rig: Rig) -> None:
     stopping: list[asyncio.Task[None]] = []
 
     def progress(seen: FetchProgress) -> None:
@@ -238,7 +238,7 @@ async def test_a_gateway_that_does_not_come_back_ends_the_run_and_what_was_done_
         assert len(store.find(connection, rig.options(30), first=DAYS[0], last=DAYS[-1])) >= 9
 
 
-async def test_a_farm_that_is_away_ends_the_run_with_a_line_that_says_so(rig: Rig) -> None:
+async def test_a_farm_that_is_down_ends_the_run_with_one_line(rig: Rig) -> None:
     rig.gateway.perform("farm_broken", farm="ushmds")
 
     with pytest.raises(GatewayError, match="answered no historical request of 20 contracts") as failed:
@@ -360,7 +360,7 @@ def test_an_answer_holds_as_long_as_it_cannot_change(reason: str | None, age: ti
     assert holds(found, close_window(CALENDAR, DAYS[0]), now=CUT_OFF + age) is held
 
 
-def test_what_was_asked_before_the_cut_off_does_not_hold() -> None:
+def test_an_answer_from_before_the_cut_off_does_not_hold() -> None:
     found = entry(None, at=CUT_OFF - timedelta(seconds=1))
 
     assert not holds(found, close_window(CALENDAR, DAYS[0]), now=CUT_OFF)

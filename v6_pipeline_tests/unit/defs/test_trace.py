@@ -1,4 +1,4 @@
-"""From Dagster's run to its commits and back: the id that Dagster shows is the one that a trace ends with."""
+"""A trace ends with the run id that Dagster shows, and the run leads to its commits."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_every_row_leads_to_the_dagster_run_that_made_it_and_the_run_to_its_comm
                 assert source.writer.commit.run_id == by
 
     for result, commits in ((imported, flex_commits), (built, snapshot_commits)):
-        told = {
+        reported = {
             (asset, item["delta_version"])
             for asset in (*FLEX_ASSETS, *SNAPSHOTS)
             for item in made(result, asset).values()
             if item["changed"]
         }
-        assert told == {(table, commit.version) for table, of_table in commits.items() for commit in of_table}
+        assert reported == {(table, commit.version) for table, of_table in commits.items() for commit in of_table}

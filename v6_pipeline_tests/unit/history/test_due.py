@@ -1,4 +1,4 @@
-"""When a snapshot is due: provisional while the day goes on, final once after its cut-off, never in a hurry."""
+"""A snapshot is due every ten minutes until the day's cut-off (provisional), and once after it (final)."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_day_left_provisional_by_an_outage_is_finished_afterwards_the_oldest_f
     assert decide(NOON, observed=[FRIDAY], made=left).day == FRIDAY, "nothing to make it from"
 
 
-def test_a_failed_day_rests_and_does_not_hold_up_the_others() -> None:
+def test_a_failed_day_waits_and_does_not_stop_the_others() -> None:
     left = {THURSDAY: MadeSnapshot(final=False, made_at=NOON - timedelta(days=1))}
     failed = ran(NOON - timedelta(minutes=29), THURSDAY, succeeded=False)
     assert decide(NOON, made=left, runs=failed).day == FRIDAY
@@ -129,7 +129,7 @@ def test_a_provisional_snapshot_that_stayed_as_it_was_is_renewed_ten_minutes_aft
 # Nothing held: a snapshot without rows
 
 
-def test_while_nothing_is_held_it_is_looked_at_every_ten_minutes() -> None:
+def test_a_flat_day_is_tried_every_ten_minutes() -> None:
     early = decide(NOON, runs=ran(NOON - timedelta(minutes=9)))
     due = decide(NOON, runs=ran(NOON - timedelta(minutes=10)))
 
@@ -139,8 +139,8 @@ def test_while_nothing_is_held_it_is_looked_at_every_ten_minutes() -> None:
     assert due.day == FRIDAY
 
 
-def test_a_day_on_which_nothing_was_held_rests_for_twelve_hours_once_that_is_final() -> None:
-    """There are no rows to tell that it is done: it was asked for every minute, for ever."""
+def test_a_flat_day_waits_for_twelve_hours_once_it_is_final() -> None:
+    """No rows show that it is done: it was requested every minute without end."""
     seen = CUT_OFF + timedelta(minutes=1)
 
     resting = decide(seen + FLAT_AGAIN_AFTER - timedelta(seconds=1), runs=ran(seen))
@@ -150,7 +150,7 @@ def test_a_day_on_which_nothing_was_held_rests_for_twelve_hours_once_that_is_fin
     assert due == SnapshotDecision(FRIDAY, "2026-11-20: the cut-off 2026-11-20 21:35 UTC has passed")
 
 
-def test_a_day_on_which_nothing_was_held_does_not_hold_up_later_ones() -> None:
+def test_a_flat_day_does_not_stop_later_ones() -> None:
     observed = [WEDNESDAY, THURSDAY, FRIDAY]
     flat = ran(NOON - timedelta(hours=1), WEDNESDAY)
 
@@ -161,11 +161,11 @@ def test_a_day_on_which_nothing_was_held_does_not_hold_up_later_ones() -> None:
 
 
 @pytest.mark.parametrize("started_at", [CUT_OFF - timedelta(minutes=1), CUT_OFF])
-def test_a_run_that_started_by_the_cut_off_does_not_tell_that_nothing_was_held(started_at: datetime) -> None:
+def test_a_run_that_started_by_the_cut_off_does_not_make_a_day_flat(started_at: datetime) -> None:
     assert decide(CUT_OFF + timedelta(seconds=1), runs=ran(started_at)).day == FRIDAY
 
 
-def test_a_run_that_failed_tells_nothing_of_what_was_held() -> None:
+def test_a_failed_run_does_not_make_a_day_flat() -> None:
     failed = ran(CUT_OFF + timedelta(minutes=1), succeeded=False)
 
     resting = decide(CUT_OFF + timedelta(minutes=30), runs=failed)
@@ -175,7 +175,7 @@ def test_a_run_that_failed_tells_nothing_of_what_was_held() -> None:
     assert due.day == FRIDAY
 
 
-def test_never_two_at_once() -> None:
+def test_two_runs_never_overlap() -> None:
     busy = decide(NOON, active="0123456789abcdef")
     assert busy == SnapshotDecision(None, "run 01234567 makes a snapshot already")
 
@@ -187,5 +187,5 @@ def test_never_two_at_once() -> None:
         (datetime(2026, 11, 22, 12, tzinfo=UTC), ["11-13", "11-16", "11-17", "11-18", "11-19", "11-20"]),
     ],
 )
-def test_five_sessions_before_the_current_one_are_looked_at_weekends_left_out(now: datetime, days: list[str]) -> None:
+def test_five_sessions_before_the_current_one_are_checked_without_weekends(now: datetime, days: list[str]) -> None:
     assert [f"{day:%m-%d}" for day in recent_days(CALENDAR, now)] == days

@@ -116,7 +116,7 @@ def test_a_position_of_two_strategies_is_in_both_by_its_share() -> None:
 # --- the day's profit ---
 
 
-def test_daily_profit_is_what_was_realized_and_the_change_of_the_rest() -> None:
+def test_daily_profit_is_realized_profit_and_the_change_of_unrealized_profit() -> None:
     assert one([position(realized_pnl=7.0)], [before()])["daily_pnl"] == 9.0
 
 
@@ -164,14 +164,14 @@ def test_a_closed_position_counts_for_the_days_profit_alone() -> None:
     assert {row["greeks_coverage"] for row in rows} == {None}
 
 
-def test_what_is_gone_without_a_row_lowers_the_coverage() -> None:
+def test_a_position_that_is_gone_without_a_row_lowers_the_coverage() -> None:
     gone = before(conid=3, underlying_conid=1, expiry=BEFORE)
     row = one([position()], [before(), gone])
     assert (row["positions"], row["daily_pnl"], row["daily_pnl_coverage"]) == (1, 2.0, 50.0)
     assert row["timestamp"] == NOON
 
 
-def test_what_flex_booked_tells_what_the_gone_position_realized() -> None:
+def test_flex_activity_has_what_a_gone_position_realized() -> None:
     gone = before(conid=3, underlying_conid=1)
     booked = {"conid": 3, "realized_pnl": 6.0, "fx_rate_to_base": 2.0}
     activity = table(FLEX_ACTIVITY, booked, booked | {"ordinal": 1, "activity_date": BEFORE, "realized_pnl": 99.0})
@@ -200,7 +200,7 @@ def test_stocks_have_delta_1_and_no_curvature() -> None:
 
 
 @pytest.mark.parametrize("sec_type", [SecType.BOND, SecType.BILL, SecType.COMBO, SecType.OTHER])
-def test_what_may_have_any_delta_or_none_has_no_greeks(sec_type: SecType) -> None:
+def test_a_type_that_may_have_any_delta_has_no_greeks(sec_type: SecType) -> None:
     row = one([position(sec_type=sec_type.value)])
     assert (row["market_value"], row["dollar_delta"], row["greeks_coverage"]) == (50.0, None, None)
 
@@ -282,7 +282,7 @@ def test_short_options_that_expire_or_are_in_the_money_are_counted(
         pytest.param({"conid": 7, "price_time": NOON}, {"greeks_time": YESTERDAY}, 1, 0, id="of something else"),
     ],
 )
-def test_the_newest_price_of_the_underlying_tells_whether_it_is_in_the_money(
+def test_an_option_is_in_the_money_by_the_newest_price_of_the_underlying(
     stock: dict[str, Any], of_option: dict[str, Any], magnifier: int, in_the_money: int
 ) -> None:
     """The greeks of a contract that found a line seldom may be of the morning."""

@@ -151,7 +151,7 @@ def test_reading_days_in_order_or_alone_is_the_same(lake: Lake) -> None:
         assert one.accounts == other.accounts
 
 
-def test_one_state_of_the_lake_is_read_whatever_is_written_meanwhile(lake: Lake) -> None:
+def test_one_state_of_the_lake_is_read_though_more_is_written(lake: Lake) -> None:
     log(lake, update(NOON, 1))
     replace(lake.table(FLEX_POSITIONS), rows(FLEX_POSITIONS, {"date": FRIDAY}), [(FRIDAY, "x")], lineage())
     days = LakeDays(lake, CALENDAR)
@@ -177,7 +177,7 @@ def test_only_the_days_that_are_needed_are_read(lake: Lake) -> None:
     assert friday(lake).observed.height == 1
 
 
-def test_other_tables_are_read_up_to_the_instant_too(lake: Lake) -> None:
+def test_other_tables_are_also_read_up_to_the_instant(lake: Lake) -> None:
     before, after = FRIDAY_CUT_OFF, FRIDAY_CUT_OFF + INSTANT
     log_values(lake, *(AccountValues(account="DU1", base_currency="USD", timestamp=at) for at in (before, after)))
     closes = rows(
@@ -202,7 +202,7 @@ def test_other_tables_are_read_up_to_the_instant_too(lake: Lake) -> None:
     assert inputs.activity["ordinal"].to_list() == [0]
 
 
-def test_every_account_that_has_a_row_is_known_those_after_the_cut_off_too(lake: Lake) -> None:
+def test_every_account_with_a_row_is_known_even_after_the_cut_off(lake: Lake) -> None:
     log(lake, update(NOON, account="DU1"), update(FRIDAY_CUT_OFF + INSTANT, account="DU2"))
     log(
         lake,
@@ -235,7 +235,7 @@ def seconds_kept(updates: Sequence[PositionUpdate]) -> list[int]:
     return sorted(int((at - NOON).total_seconds()) for at in kept["timestamp"])
 
 
-def test_of_many_rows_the_newest_of_each_thing_that_is_known_is_kept() -> None:
+def test_the_newest_row_of_each_known_part_is_kept() -> None:
     def at(second: int, **values: Any) -> PositionUpdate:
         return update(NOON + timedelta(seconds=second), **values)
 

@@ -1,4 +1,4 @@
-"""Who says what was held on a day, what is carried forward, and what is refused."""
+"""The source of each position of a day, positions carried forward, and refused days."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def held(inputs: DayInputs, **options: Any) -> list[tuple[Any, ...]]:
     return frame.select("account", "conid", "position", "position_source", "carried_forward").rows()
 
 
-def test_the_newest_row_tells_the_position_whichever_feed_it_is_of() -> None:
+def test_the_newest_row_of_either_feed_gives_the_position() -> None:
     inputs = day(
         [
             own(NOON, conid=1, position=1.0),
@@ -50,7 +50,7 @@ def test_a_position_closed_that_day_is_kept() -> None:
     assert held(day([own(position=0.0)])) == [("DU1", 1, 0.0, "stream", False)]
 
 
-def test_what_was_not_seen_that_day_is_carried_forward_while_it_is_open_and_has_not_expired() -> None:
+def test_an_open_position_without_a_row_that_day_is_carried_forward_until_it_expires() -> None:
     earlier = [
         own(YESTERDAY, conid=1, position=1.0),
         own(YESTERDAY, conid=2, position=0.0),
@@ -100,7 +100,7 @@ def test_an_empty_statement_is_a_flat_account() -> None:
     assert held(by_flex(earlier=[own(YESTERDAY)])) == []
 
 
-def test_accounts_are_covered_each_by_its_own() -> None:
+def test_each_account_has_its_own_source() -> None:
     inputs = day(
         [own(account="DU2")],
         statements=[{"account": "DU1"}],
@@ -134,21 +134,21 @@ def test_a_day_of_which_nothing_at_all_is_known_is_refused() -> None:
         day_positions(day(accounts=[]))
 
 
-def test_accounts_that_are_not_asked_for_are_left_out_and_not_missed() -> None:
+def test_accounts_that_are_not_selected_are_left_out_and_not_missed() -> None:
     inputs = day([own(account="DU1")], accounts=["DU1", "DU2"])
     assert len(held(inputs, accounts=["DU1"])) == 1
     with pytest.raises(SnapshotRefusedError, match="DU2"):
         held(inputs, accounts=["DU1", "DU2"])
 
 
-def test_a_statement_whose_positions_are_not_all_there_is_no_flat_account() -> None:
+def test_a_statement_without_all_of_its_positions_is_refused() -> None:
     """A run was killed between the two tables."""
     inputs = day(statements=[{"positions": 5}], flex=[{"source": "flex"}])
     with pytest.raises(SnapshotRefusedError, match="of DU1 has 5 positions, flex_positions has 1: materialize"):
         day_positions(inputs)
 
 
-def test_flex_rows_without_a_statement_are_nothing() -> None:
+def test_flex_rows_without_a_statement_do_not_count() -> None:
     with pytest.raises(SnapshotRefusedError, match="no source has the positions of DU1"):
         day_positions(day(flex=[{"source": "flex"}]))
 

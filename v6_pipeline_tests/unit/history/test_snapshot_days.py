@@ -1,4 +1,4 @@
-"""What is told of a day that was made."""
+"""The figures reported of a day."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from v6_pipeline.lake.tables import PORTFOLIO_EXPOSURE
 from v6_pipeline_tests.unit.history.day_builders import DAY, table
 
 
-def told(*currencies: str | None) -> Made:
-    """Of a day with an account for each of these base currencies, all with the same underlying."""
+def exposed(*currencies: str | None) -> Made:
+    """Report a day with an account for each of these base currencies, all with the same underlying."""
     rows = [
         {
             "account": f"DU{number}",
@@ -31,7 +31,7 @@ def told(*currencies: str | None) -> Made:
 
 @pytest.mark.parametrize("second", ["USD", None])
 def test_amounts_of_one_currency_are_added_up(second: str | None) -> None:
-    made = told("USD", second)
+    made = exposed("USD", second)
 
     assert (made.currency, made.dollar_delta) == ("USD", {"SPX": 200.0})
     assert (made.numbers["dollar_delta"], made.numbers["market_value"]) == (200.0, 14.0)
@@ -39,7 +39,7 @@ def test_amounts_of_one_currency_are_added_up(second: str | None) -> None:
 
 
 def test_amounts_of_different_currencies_are_not_added_up() -> None:
-    made = told("USD", "EUR")
+    made = exposed("USD", "EUR")
 
     assert (made.currency, made.dollar_delta) == (None, {})
     assert made.numbers == {

@@ -93,7 +93,7 @@ def test_a_price_from_before_the_day_keeps_its_time_where_there_is_no_other() ->
     assert row["market_value"] == 50.0
 
 
-def test_what_is_carried_forward_has_no_price_of_its_own_day() -> None:
+def test_a_position_carried_forward_has_no_price_of_its_own_day() -> None:
     """Yesterday's price is not the day's; a close of the day is."""
     inputs: dict[str, Any] = {"values": [{"timestamp": NOON}], "earlier": [priced(YESTERDAY, average_cost=3.0)]}
     without, with_close = one(day(**inputs)), one(day(**inputs, closes=[{"close": 4.0, "bar_time": CLOSE}]))
@@ -126,7 +126,7 @@ def test_a_computed_value_knows_multiplier_magnifier_and_percent_of_par() -> Non
     assert [row["unrealized_pnl"] for row in rows] == [None, None, -4960.0]
 
 
-def test_of_a_closed_position_nothing_is_left_but_what_it_realized() -> None:
+def test_a_closed_position_has_only_its_realized_profit() -> None:
     close = {"close": 4.0, "bar_time": CLOSE}
     row = one(day([own(position=0.0, source="queue", realized_pnl=12.0)], closes=[close]))
     assert (row["market_value"], row["unrealized_pnl"], row["realized_pnl"]) == (0.0, 0.0, 12.0)
@@ -135,7 +135,7 @@ def test_of_a_closed_position_nothing_is_left_but_what_it_realized() -> None:
 # --- the rest of a row ---
 
 
-def test_realized_profit_is_the_account_feeds_last_word() -> None:
+def test_realized_profit_is_the_account_feeds_newest_figure() -> None:
     rows = [
         own(NOON, source="queue", realized_pnl=1.0),
         own(NOON + MINUTE, source="queue", realized_pnl=2.0),
@@ -156,17 +156,15 @@ def test_realized_profit_is_the_account_feeds_last_word() -> None:
         pytest.param({"position": 0.0, "average_cost": 0.0}, None, id="all sold"),
     ],
 )
-def test_realized_profit_that_was_told_before_a_trade_is_not_the_days(
-    then: dict[str, Any], realized: float | None
-) -> None:
-    """A contract that streams was told as 0 after a part of it had been sold."""
-    told = own(WINDOW.cut_off - 7 * HOUR, source="queue", position=2.0, average_cost=5.0, realized_pnl=0.0)
-    row = one(day([told, own(NOON + 2 * HOUR, **then)]))
+def test_a_realized_profit_from_before_a_trade_is_not_the_days(then: dict[str, Any], realized: float | None) -> None:
+    """The profit of a streamed contract was reported as 0 after a part of it had been sold."""
+    reported = own(WINDOW.cut_off - 7 * HOUR, source="queue", position=2.0, average_cost=5.0, realized_pnl=0.0)
+    row = one(day([reported, own(NOON + 2 * HOUR, **then)]))
     assert (row["position"], row["position_source"]) == (then["position"], "stream")
     assert row["realized_pnl"] == realized
 
 
-def test_realized_profit_is_known_again_once_it_is_told_after_the_trade() -> None:
+def test_realized_profit_is_known_again_after_the_next_report() -> None:
     before = own(NOON, source="queue", position=2.0, average_cost=5.0, realized_pnl=0.0)
     sold = own(NOON + MINUTE, position=1.0, average_cost=5.0)
     after = own(NOON + 2 * MINUTE, source="queue", position=1.0, average_cost=5.0, realized_pnl=3.0)
@@ -174,9 +172,9 @@ def test_realized_profit_is_known_again_once_it_is_told_after_the_trade() -> Non
     assert one(day([before, after, own(NOON + 3 * MINUTE, position=1.0)]))["realized_pnl"] == 3.0
 
 
-def test_realized_profit_counts_where_the_account_feed_did_not_tell_the_cost() -> None:
-    told = own(NOON, source="queue", realized_pnl=2.0)
-    assert one(day([told, own(NOON + MINUTE, average_cost=5.0)]))["realized_pnl"] == 2.0
+def test_realized_profit_counts_though_the_account_feed_has_no_cost() -> None:
+    reported = own(NOON, source="queue", realized_pnl=2.0)
+    assert one(day([reported, own(NOON + MINUTE, average_cost=5.0)]))["realized_pnl"] == 2.0
 
 
 def test_realized_profit_of_flex_is_the_sum_of_the_days_activity() -> None:
@@ -251,7 +249,7 @@ def test_a_day_is_final_from_its_cut_off_on() -> None:
     assert one(inputs, now=WINDOW.cut_off)["final"] is True
 
 
-def test_a_day_that_goes_on_is_read_until_now() -> None:
+def test_a_running_day_is_read_until_now() -> None:
     rows = [own(NOON, position=1.0), own(NOON + MINUTE, position=2.0)]
     assert one(day(rows, until=NOON), now=NOON)["position"] == 1.0
 
@@ -263,7 +261,7 @@ def test_each_row_names_the_versions_it_was_made_from() -> None:
     assert (row["run_id"], row["ingested_at"], row["date"]) == ("run-1", LATER, DAY)
 
 
-def test_what_our_own_logs_alone_say_can_be_compared_with_flex() -> None:
+def test_own_logs_alone_can_be_compared_with_flex() -> None:
     inputs = day(
         [priced(account="DU1", position=3.0)],
         statements=[{"account": account} for account in ("DU1", "DU2")],

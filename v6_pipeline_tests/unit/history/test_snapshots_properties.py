@@ -1,7 +1,7 @@
 """No value observed after a day's cut-off is in the day's snapshot, in any column, whatever rows there are around it.
 
 Every value says when it was observed: a number is the seconds from the cut-off plus a fraction of its column's, a text
-holds them. So each cell of the result tells where it came from.
+holds them. So each cell of the result shows its origin.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def late_cells(frame: pl.DataFrame) -> list[tuple[str, Any]]:
 
 
 def _seconds(row: dict[str, Any], name: str, value: Any) -> float:
-    """How long after the cut-off a cell was observed."""
+    """Time from the cut-off to the observation of a cell."""
     if isinstance(value, datetime):
         return (value - WINDOW.cut_off).total_seconds()
     if isinstance(value, list):
@@ -218,14 +218,14 @@ def test_no_cell_is_from_after_the_cut_off(inputs: DayInputs) -> None:
 
 @settings(max_examples=examples(40), deadline=None)
 @given(days())
-def test_what_was_observed_later_changes_nothing(inputs: DayInputs) -> None:
+def test_later_observations_change_nothing(inputs: DayInputs) -> None:
     """Stronger in another way: with the later rows or without, the day is the same."""
     assert assembled(inputs).equals(assembled(inputs.cut()))
 
 
 @settings(max_examples=examples(40), deadline=None)
 @given(days())
-def test_thinned_while_it_is_read_or_not_the_day_is_the_same(inputs: DayInputs) -> None:
+def test_thinning_does_not_change_the_day(inputs: DayInputs) -> None:
     cut = inputs.cut()
     assert assembled(replace(cut, observed=thin(cut.observed.lazy()).collect())).equals(assembled(cut))
 

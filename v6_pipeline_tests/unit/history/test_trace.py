@@ -112,7 +112,7 @@ def _as_version_1(made: Made, *, without: date | None = None) -> None:
 
 
 def rows_of(lake: Lake, table: str, version: int) -> list[dict[str, Any]]:
-    """By polars alone."""
+    """Read a version of a table by polars alone."""
     return pl.scan_delta(DeltaTable(f"{lake.root}/{table}", version=version)).collect().to_dicts()
 
 
@@ -122,7 +122,7 @@ def is_among(row: Any, rows: list[dict[str, Any]]) -> bool:
 
 
 def metadata_of(lake: Lake, table: str, version: int) -> dict[str, Any]:
-    """By Delta's own history, of the handle at the newest version while nobody writes."""
+    """Read a commit's metadata from Delta's own history, while no process writes."""
     return next(entry for entry in DeltaTable(f"{lake.root}/{table}").history() if entry["version"] == version)
 
 
@@ -155,9 +155,9 @@ def test_every_row_of_every_snapshot_leads_to_rows_and_commits_that_agree(templa
             version = item.writer.commit.version
             assert is_among(item.row, rows_of(lake, item.table, version))
             assert not is_among(item.row, rows_of(lake, item.table, version - 1))
-            told = metadata_of(lake, item.table, version)
-            assert told.get("v6.run_id") == item.row.get("run_id")
-            assert told.get("v6.epoch") == item.row.get("epoch")
+            metadata = metadata_of(lake, item.table, version)
+            assert metadata.get("v6.run_id") == item.row.get("run_id")
+            assert metadata.get("v6.epoch") == item.row.get("epoch")
     logs = (STREAMED_POSITIONS, QUEUED_POSITIONS, ACCOUNT_VALUES)
     assert tables == {spec.name for spec in (*logs, FLEX_POSITIONS, FLEX_ACTIVITY, HISTORICAL_CLOSES)}
 
@@ -248,10 +248,10 @@ def test_the_commits_of_a_trace_are_among_those_of_their_run(template: Made) -> 
 # Which row
 
 
-def test_a_streamed_day_tells_position_price_quote_and_rate_apart(template: Made) -> None:
+def test_position_price_quote_and_rate_of_a_streamed_day_have_their_own_sources(template: Made) -> None:
     found = one(template, week.EUROS, week.WEDNESDAY)
 
-    # The third flush told the position, and the same price as the second: the price is that of the newest.
+    # The third flush gave the position, and the same price as the second: the newest row is the source.
     assert [item.parts for item in found.sources] == [
         (Part.POSITION, Part.PRICE, Part.VALUE),
         (Part.RATE,),
@@ -370,12 +370,12 @@ def test_a_realized_profit_that_is_not_the_sum_of_its_activity_is_said_to_differ
 
 
 @pytest.mark.parametrize(
-    ("day", "told", "is_given"),
+    ("day", "profit", "is_given"),
     [(week.MONDAY, 40.0, True), (week.WEDNESDAY, 70.0, False), (week.THURSDAY, 7.0, True)],
     ids=["given by Flex", "computed", "given by the account feed"],
 )
 def test_an_unrealized_profit_that_is_not_its_sources_is_said_to_differ(
-    made: Made, day: date, told: float, is_given: bool
+    made: Made, day: date, profit: float, is_given: bool
 ) -> None:
     _rewrite(made, pl.col("unrealized_pnl") + 1)
 
@@ -384,10 +384,10 @@ def test_an_unrealized_profit_that_is_not_its_sources_is_said_to_differ(
     assert not found.agrees
     numbers = source(found, Part.POSITION).numbers if is_given else found.value_numbers
     [number] = [number for number in numbers if not number.agrees]
-    assert (number.name, number.snapshot, number.source) == ("unrealized_pnl", told + 1, told)
+    assert (number.name, number.snapshot, number.source) == ("unrealized_pnl", profit + 1, profit)
 
 
-def test_a_profit_that_nothing_tells_is_not_that_of_a_position_without_a_cost(made: Made) -> None:
+def test_a_position_without_a_cost_has_no_profit_to_compare(made: Made) -> None:
     assert one(made, week.CARRIED, week.FRIDAY).row["average_cost"] is None
     _rewrite(made, pl.lit(3.0).alias("unrealized_pnl"))
 
@@ -408,7 +408,7 @@ def test_a_realized_profit_without_activity_is_not_there(made: Made) -> None:
 
 
 def test_a_snapshot_that_names_no_version_of_the_activity_is_compared_with_the_newest(made: Made) -> None:
-    """Those made before the column was there."""
+    """Snapshots from before the column."""
     _as_version_1(made)
 
     found = one(made, 1, week.MONDAY)
@@ -448,7 +448,7 @@ def test_a_compaction_does_not_hide_who_wrote_a_row(made: Made) -> None:
 # What is not there
 
 
-def test_an_unknown_contract_day_or_run_is_said_in_one_line(template: Made) -> None:
+def test_an_unknown_contract_day_or_run_is_one_line(template: Made) -> None:
     lake = template.lake
     with pytest.raises(
         LakeError, match=rf"^contract 99 is in no snapshot, the newest is of 2026-11-13, made {week.NOW:%F %T}Z: if"
@@ -463,11 +463,11 @@ def test_an_unknown_contract_day_or_run_is_said_in_one_line(template: Made) -> N
     accounts = ", ".join(ACCOUNTS)
     with pytest.raises(LakeError, match=rf"^contract 1 of account SIM9 is in no snapshot, .* accounts {accounts}$"):
         trace(lake, CALENDAR, 1, account="SIM9")
-    with pytest.raises(LakeError, match=r"^no commit of the lake names run nobody: it wrote nothing"):
-        commits_of_run(lake, "nobody")
+    with pytest.raises(LakeError, match=r"^no commit of the lake names run unknown: it wrote nothing"):
+        commits_of_run(lake, "unknown")
 
 
-def test_a_single_snapshot_is_no_span(tmp_path: Path) -> None:
+def test_a_single_snapshot_is_not_reported_as_a_span(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     settings = Settings(home=tmp_path / "home")
     lake = Lake(settings.lake_root, fsync=no_fsync)
@@ -478,7 +478,7 @@ def test_a_single_snapshot_is_no_span(tmp_path: Path) -> None:
         trace(lake, CALENDAR, 1, day=date(2026, 11, 16))
 
 
-def test_a_run_may_be_named_by_what_its_id_begins_with(tmp_path: Path) -> None:
+def test_a_run_may_be_named_by_the_beginning_of_its_id(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path), fsync=no_fsync)
     for run_id in ("0b3ca5b6-1", "0b3ca5b7-1", "0b3ca5b7-2", "0b3ca5b7"):
         lake.table(QUEUED_POSITIONS).append(queued([update()], run_id=run_id), by_run(run_id))
@@ -501,7 +501,7 @@ def test_a_lake_without_snapshots_says_so(tmp_path: Path) -> None:
 
 
 def _expire(made: Made, *, up_to: int) -> None:
-    """As Delta does once a log is older than its retention: a checkpoint stands for the files that are removed."""
+    """Expire log files as Delta does after their retention: a checkpoint replaces them."""
     folder = Path(made.lake.uri(STREAMED_POSITIONS))
     handle = DeltaTable(str(folder))
     assert handle.version() > up_to
@@ -528,7 +528,7 @@ def test_an_expired_version_falls_back_to_the_newest_and_says_so(made: Made) -> 
     assert f"begins at version {recorded + 1} now: the commit of this row has expired" in position.writer.note
 
 
-def test_vacuumed_files_fall_back_to_the_newest_and_the_commit_is_told_by_its_metadata(made: Made) -> None:
+def test_vacuumed_files_fall_back_to_the_newest_and_the_commit_is_found_by_its_metadata(made: Made) -> None:
     before = source(one(made, 1, week.WEDNESDAY), Part.POSITION)
     table = made.lake.table(STREAMED_POSITIONS)
     assert compact(table).version is not None
