@@ -1,7 +1,7 @@
-"""Pictures for Dagster's pages, where one says more than a number: PNGs in a metadata entry of Markdown.
+"""Pictures for Dagster's pages: PNGs in a metadata entry of Markdown.
 
-matplotlib is imported with the first picture: it takes a second. Sizes are chosen for a metadata panel, and small:
-Dagster keeps what it shows in its event log. https://docs.dagster.io/guides/build/assets/metadata-and-tags
+matplotlib is imported with the first picture: it takes a second. Pictures are small: Dagster stores them in its event
+log. https://docs.dagster.io/guides/build/assets/metadata-and-tags
 """
 
 from __future__ import annotations
@@ -22,20 +22,17 @@ WIDTH, HEIGHT, DOTS_PER_INCH = 6.4, 2.6, 80
 MARGINS = (0.75, 0.5, 0.15, 0.3)
 """Left, bottom, right, top, in inches: room for a symbol or a number, the ticks with their offset, the title."""
 BARS = 20
-"""Underlyings that a picture of the exposure shows: those of the largest exposure."""
+"""Underlyings in a picture of the exposure, the largest exposures first."""
 _GREY, _BLUE, _ORANGE, _RED, _GREEN = "#8a8f98", "#3b6fd4", "#e69f3c", "#c44536", "#2f8f5b"
 
 
 def slots_over_time(samples: Sequence[SlotSample], *, configured: int, timezone: str) -> bytes:
-    """The market-data lines in use, streams and batches stacked, and the ceiling that they stay under.
+    """Return a PNG of the market-data lines in use, streams and batches stacked, under their ceiling.
 
     Args:
         samples: oldest first, at least one.
         configured: lines that streams and batches may use together by the settings.
         timezone: of the axis.
-
-    Returns:
-        A PNG.
     """
     from matplotlib.dates import date2num
 
@@ -56,15 +53,12 @@ def slots_over_time(samples: Sequence[SlotSample], *, configured: int, timezone:
 
 
 def exposure_by_underlying(dollar_delta: Mapping[str, float], *, currency: str, title: str) -> bytes:
-    """Dollar delta by underlying, the largest first.
+    """Return a PNG of the dollar delta by underlying, the largest first.
 
     Args:
         dollar_delta: by symbol, in ``currency``.
         currency: base currency of the accounts.
-        title: what it is of.
-
-    Returns:
-        A PNG.
+        title: heading of the picture.
     """
     largest = sorted(dollar_delta.items(), key=lambda item: -abs(item[1]))[:BARS]
     axes, render = _axes(title, height=max(HEIGHT, 0.8 + 0.22 * len(largest)))
@@ -78,15 +72,15 @@ def exposure_by_underlying(dollar_delta: Mapping[str, float], *, currency: str, 
 
 
 def as_markdown(png: bytes, text: str) -> str:
-    """The picture within Markdown, so that a page shows it without asking anybody for it."""
+    """Embed a picture in Markdown, so that a page shows it without a request."""
     return f"![{text}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
 
 
 def _axes(title: str, *, height: float = HEIGHT) -> tuple[Axes, Callable[[], bytes]]:
-    from matplotlib.figure import Figure  # by itself, without pyplot: no state that threads would share
+    from matplotlib.figure import Figure  # without pyplot, whose state threads would share
 
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH)
-    # Margins in inches, not a layout that is solved for: it would draw everything twice.
+    # Margins in inches: a computed layout would draw everything twice.
     left, bottom, right, top = MARGINS
     axes = figure.add_axes(
         (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
@@ -106,7 +100,7 @@ def _axes(title: str, *, height: float = HEIGHT) -> tuple[Axes, Callable[[], byt
 def _dates(axes: Axes, at: Sequence[datetime]) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    # With their zone: by the clock on the wall time would go backwards where summer time ends.
+    # With their zone: local time alone goes backwards at the end of summer time.
     locator = AutoDateLocator(tz=at[0].tzinfo)
     axes.xaxis.set_major_locator(locator)
     show_offset = at[0].date() != at[-1].date()

@@ -1,4 +1,4 @@
-"""Parts that users bring: made by the factories that a setting names as ``module:factory``."""
+"""Objects of the user, made by the factories that a setting names as ``module:factory``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,9 @@ from v6_pipeline.settings import Settings
 
 
 def make_all(variable: str, specs: Iterable[str], settings: Settings) -> dict[str, object]:
-    """Call each factory with the settings.
+    """Call each factory (``module:factory``) with the settings, and return the objects by spec.
 
-    Args:
-        variable: the setting, for messages.
-        specs: ``module:factory`` each.
-        settings: what factories are called with.
-
-    Returns:
-        What they made, by spec.
+    ``variable`` is the setting's name, for messages.
 
     Raises:
         SettingsError: a module or factory does not exist or fails.
@@ -28,12 +22,12 @@ def make_all(variable: str, specs: Iterable[str], settings: Settings) -> dict[st
 
 
 def find(variable: str, spec: str) -> Callable[[Settings], object]:
-    """The factory, which is not called.
+    """Import a factory without calling it.
 
     Raises:
         SettingsError: the module or the factory does not exist, or the module fails.
     """
-    with _told(variable, spec):
+    with _load_errors(variable, spec):
         module_name, _, factory_name = spec.partition(":")
         factory: Callable[[Settings], object] = getattr(importlib.import_module(module_name), factory_name)
         return factory
@@ -41,13 +35,13 @@ def find(variable: str, spec: str) -> Callable[[Settings], object]:
 
 def _make(variable: str, spec: str, settings: Settings) -> object:
     factory = find(variable, spec)
-    with _told(variable, spec):
+    with _load_errors(variable, spec):
         return factory(settings)
 
 
 @contextlib.contextmanager
-def _told(variable: str, spec: str) -> Iterator[None]:
+def _load_errors(variable: str, spec: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # foreign code may fail in any way, and its user cannot do without it
+    except Exception as error:  # code of the user may fail in any way
         raise SettingsError(f"{variable}: cannot load {spec}: {type(error).__name__}: {error}") from error

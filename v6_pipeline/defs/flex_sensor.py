@@ -1,7 +1,7 @@
-"""``flex_statements_sensor``: files dropped into ``V6_FLEX_DIR`` become partitions by themselves.
+"""``flex_statements_sensor``: requests the partitions of files that are dropped into ``V6_FLEX_DIR``.
 
-A tick looks at names, sizes and times; only files that are new or changed, and complete, are read, for the days that
-they cover. https://docs.dagster.io/guides/automate/sensors
+A tick compares names, sizes and times, and reads only new, changed and complete files, for the days they cover.
+https://docs.dagster.io/guides/automate/sensors
 """
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
@@ -26,12 +26,12 @@ from v6_pipeline.settings import Settings
 
 TICK_SECONDS = 30
 BYTES_PER_TICK = 100_000_000
-"""A tick ends after 60 s; 50 MB take some seconds to read. One file is read however large it is."""
+"""A tick ends after 60 s; 50 MB take some seconds to read. The first file is read whatever its size."""
 FILES_PER_TICK = 20
 
 
 def flex_statements_sensor() -> dg.SensorDefinition:
-    """Requests the partitions of the days that new Flex files cover."""
+    """Return the sensor that requests the partitions of the days that new Flex files cover."""
 
     @dg.sensor(
         name="flex_statements_sensor",
@@ -39,8 +39,8 @@ def flex_statements_sensor() -> dg.SensorDefinition:
         minimum_interval_seconds=TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Notices Flex statements that are dropped into V6_FLEX_DIR, and has the days that they cover imported and "
-            "snapshotted anew: one run per unbroken range of trading days."
+            "Imports Flex statements that are dropped into V6_FLEX_DIR and remakes the snapshots of their days: one run "
+            "per unbroken range of trading days."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
@@ -56,14 +56,14 @@ def flex_statements_sensor() -> dg.SensorDefinition:
 
 
 def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
-    """One look at the folder.
+    """Look at the folder once.
 
     Raises:
         FlexError: the folder is missing.
     """
     settings = pipeline.settings()
     if settings.flex_dir is None:
-        return dg.SensorResult(skip_reason="V6_FLEX_DIR is not set: no folder to look at")
+        return dg.SensorResult(skip_reason="V6_FLEX_DIR is not set")
     known, found = _known(cursor), scan([settings.flex_dir])
     changes = changed(known, found, pipeline.now())
     new = _of_one_tick(changes.new, found)
@@ -74,22 +74,22 @@ def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
     days, unreadable = _covered(new, settings, pipeline.calendar())
     requests = [_request(first, last, new) for first, last in _ranges(days, pipeline.calendar())]
     if not requests:
-        said = unreadable or ["no trading day of ours is covered by " + ", ".join(Path(name).name for name in new)]
-        return dg.SensorResult(skip_reason="; ".join(said)[:1000], cursor=after)
+        no_day = f"no trading day since V6_START_DATE is in {', '.join(Path(name).name for name in new)}"
+        return dg.SensorResult(skip_reason="; ".join(unreadable or [no_day])[:1000], cursor=after)
     return dg.SensorResult(run_requests=requests, cursor=after)
 
 
 def _of_one_tick(names: Sequence[str], found: Mapping[str, FileState]) -> Sequence[str]:
-    """The first of the files, as many as a tick can read."""
+    """Return the first files, as many as a tick can read."""
     sizes = accumulate(found[name].size for name in names[:FILES_PER_TICK])
     fitting = sum(size <= BYTES_PER_TICK for size in sizes)
     return names[: max(fitting, 1)]
 
 
 def _covered(names: Sequence[str], settings: Settings, calendar: TradingCalendar) -> tuple[list[date], list[str]]:
-    """The trading days that files cover, from ``V6_START_DATE`` on, and why some could not be read.
+    """Return the trading days that files cover since ``V6_START_DATE``, and why some files could not be read.
 
-    One that cannot be read is not read again before it changes; whoever materializes its days is told why.
+    An unreadable file is not read again before it changes; a run that materializes its days fails with the reason.
     """
     days: set[date] = set()
     unreadable: list[str] = []
@@ -102,7 +102,7 @@ def _covered(names: Sequence[str], settings: Settings, calendar: TradingCalendar
 
 
 def _ranges(days: Sequence[date], calendar: TradingCalendar) -> list[tuple[date, date]]:
-    """Unbroken ranges of trading days."""
+    """Return unbroken ranges of trading days."""
     ranges: list[tuple[date, date]] = []
     for day in days:
         if ranges and calendar.next_session(ranges[-1][1]) == day:
@@ -129,7 +129,7 @@ def _nothing_new(folder: Path, found: Mapping[str, FileState], changes: ChangedF
 
 
 def _known(cursor: str | None) -> dict[str, FileState]:
-    """From the cursor; an unreadable one starts over, which imports equal content and so commits nothing."""
+    """Return the files in the cursor; an unreadable one starts over: equal content is imported without a commit."""
     try:
         return {name: FileState(size, mtime_ns) for name, (size, mtime_ns) in json.loads(cursor or "{}").items()}
     except (ValueError, TypeError, AttributeError):

@@ -1,6 +1,6 @@
 """Partitions: one per trading day, from 04:00 of its session to 04:00 of the next.
 
-Only the definition; which day an instant belongs to is ``v6_pipeline.calendar``'s.
+Belongs here: the partitions and their tags. Does not belong here: the day of an instant (``v6_pipeline.calendar``).
 https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
@@ -22,10 +22,10 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 
 
 def trading_days(settings: Settings, calendar: TradingCalendar) -> dg.TimeWindowPartitionsDefinition:
-    """Trading days from ``V6_START_DATE`` to the current one.
+    """Return the trading days from ``V6_START_DATE`` to the current one.
 
     The window of a Friday ends on Monday: with weekdays as the cron and the holidays excluded, the current day is the
-    last key at every hour of a weekend too. On a holiday the next session's key is there already; ``require_begun``
+    last key at every hour of a weekend too. On a holiday the next session's key exists already; ``require_begun``
     refuses it.
     """
     zone = ZoneInfo(settings.timezone)
@@ -48,13 +48,13 @@ def require_begun(key: str, *, calendar: TradingCalendar, now: datetime) -> None
     """Refuse a partition whose trading day has not begun.
 
     Raises:
-        dagster.Failure: it says when the day begins.
+        dagster.Failure: the message names the instant at which the day begins.
     """
     day = datetime.strptime(key, KEY_FORMAT).date()  # noqa: DTZ007  (a date)
     begins_at = calendar.begins_at(day)
     if now < begins_at:
         raise dg.Failure(
-            f"trading day {key} begins at {begins_at:%Y-%m-%d %H:%M} UTC: nothing can be known of it yet",
+            f"trading day {key} begins at {begins_at:%Y-%m-%d %H:%M} UTC: materialize it after that",
             allow_retries=False,
         )
 

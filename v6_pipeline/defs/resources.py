@@ -1,7 +1,7 @@
-"""Resources: the pipeline's settings, state database, lake and calendar, as runs and ticks get them.
+"""Resources: settings, state database, lake, calendar and clock of runs and ticks.
 
-Opened lazily and kept per process: a sensor ticks every ten seconds in one code server, and opening the state database
-each time would cost more than the tick. https://docs.dagster.io/guides/build/external-resources
+The state database is opened once per process: a sensor ticks every ten seconds, and opening the database costs more
+than the tick. https://docs.dagster.io/guides/build/external-resources
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from v6_pipeline.state.instants import utc_now
 
 
 class PipelineResource(dg.ConfigurableResource[None]):
-    """What every definition here works on. Tests override ``settings`` and ``now``."""
+    """The resource of all definitions. Tests override ``settings`` and ``now``."""
 
     def settings(self) -> Settings:
-        """The settings as they are now: a changed ``v6.toml`` counts from the next tick or run on.
+        """Load the settings: a change of ``v6.toml`` takes effect with the next tick or run.
 
         Raises:
-            SettingsError: one line that names what is wrong.
+            SettingsError: a setting is wrong; the message names it in one line.
         """
         return load_settings()
 
     def now(self) -> datetime:
-        """UTC."""
+        """Return the time (UTC)."""
         return utc_now()
 
     def database(self) -> StateDatabase:
-        """The state database.
+        """Return the process's state database.
 
         Raises:
             StateError: it cannot be used.
@@ -45,16 +45,11 @@ class PipelineResource(dg.ConfigurableResource[None]):
         return _database(settings.state_database_url, settings.safe_state_url)
 
     def lake(self) -> Lake:
-        """The lake; a new object each time, since its tables are not safe for threads."""
+        """Return a new lake, as its tables are not safe for threads."""
         return Lake.from_settings(self.settings())
 
     def history(self, run_id: str, say: Callable[[str], None]) -> HistoryContext:
-        """Settings, state database, lake, calendar and clock of one run or tick.
-
-        Args:
-            run_id: the run that rows and commits name.
-            say: takes a line for the run's log.
-        """
+        """Return the context of one run or tick; ``say`` writes a line to the run's log."""
         return HistoryContext(
             settings=self.settings(),
             database=self.database(),
@@ -66,7 +61,7 @@ class PipelineResource(dg.ConfigurableResource[None]):
         )
 
     def calendar(self) -> TradingCalendar:
-        """The trading calendar in the settings' time zone."""
+        """Return the trading calendar in the settings' time zone."""
         return TradingCalendar(self.settings().timezone)
 
 

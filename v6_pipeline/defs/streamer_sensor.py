@@ -1,7 +1,7 @@
-"""Sensors: ``ib_streamer_sensor``, the streamer's control plane.
+"""``ib_streamer_sensor``: the control plane of the streamer.
 
-A tick renews or starts the streamer, reports what it wrote, and says what it did. It never waits for the broker, and
-what it reports may be reported twice. https://docs.dagster.io/guides/automate/sensors
+A tick renews the lease of the streamer or starts it, and reports its commits, after a crash some of them twice.
+It never waits for the broker. https://docs.dagster.io/guides/automate/sensors
 """
 
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
@@ -35,13 +35,13 @@ from v6_pipeline.streaming.status import StreamerStatus, StreamState
 TICK_SECONDS = 10
 PICTURE_AT_LEAST = timedelta(hours=2)
 SAMPLES_AT_LEAST = 3
-"""One a minute: before that there is nothing to see."""
+"""One sample a minute: fewer make no line."""
 COMMITS_PER_REPORT = 500
 """A streamer commits 20 times a minute; after a long pause of the sensor it catches up over several reports."""
 
 
 def ib_streamer_sensor() -> dg.SensorDefinition:
-    """Owns the streamer: starts it, renews its lease, reports its Delta versions."""
+    """Return the sensor that owns the streamer: it starts it, renews its lease, and reports its Delta versions."""
 
     @dg.sensor(
         name="ib_streamer_sensor",
@@ -49,16 +49,16 @@ def ib_streamer_sensor() -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         asset_selection=dg.AssetSelection.assets(STREAMED_POSITIONS.name),
         description=(
-            "Owns the IB streamer: renews its lease every ten seconds, starts it when it is not there, and reports its "
-            "commits as materializations of streamed_positions. It also sees when refreshes stop. Off, the streamer "
-            "ends within V6_LEASE_SECONDS."
+            "Owns the IB streamer: renews its lease every ten seconds, starts it if it does not run, and reports its "
+            "commits as materializations of streamed_positions. It also notices when refreshes stop. Once the sensor "
+            "is switched off, the streamer ends within V6_LEASE_SECONDS."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
         try:
             result = _tick(context.cursor, pipeline)
         except V6Error as error:
-            # The tick fails in red with the one line, which a traceback would hide.
+            # The page of the tick shows this line, which a traceback would hide.
             raise dg.Failure(str(error)) from None
         context.log.info("%s", result.skip_reason.skip_message if result.skip_reason else "")
         return result
@@ -77,20 +77,20 @@ def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResul
     checked = verdicts_of_tick(pipeline, outcome.lease, usage)
     judged, checks = evaluations_due(checked, cursor.checks, now)
     cursor = replace(cursor, checks=checks)
-    said = [outcome.decision.reason]
+    parts = [outcome.decision.reason]
     if outcome.decision.action in {Action.RENEW, Action.GRANT, Action.LEAVE}:
-        said.append(describe_streamer(outcome.lease, usage, now))
-    said.append(reported)
-    # A tick without a run request counts as skipped, and its reason is the only place for words.
+        parts.append(describe_streamer(outcome.lease, usage, now))
+    parts.append(reported)
+    # A tick without a run request counts as skipped, and its reason is the only text that Dagster shows.
     return dg.SensorResult(
-        asset_events=[*events, *judged], cursor=cursor.dump(), skip_reason="; ".join(part for part in said if part)
+        asset_events=[*events, *judged], cursor=cursor.dump(), skip_reason="; ".join(part for part in parts if part)
     )
 
 
 def _report(
     pipeline: PipelineResource, cursor: ReportCursor, settings: Settings, usage: SlotUsage, now: datetime
 ) -> tuple[list[dg.AssetMaterialization], ReportCursor, str]:
-    """Materializations of the commits after the cursor, the cursor after them, and a word on it."""
+    """Return materializations of the commits after the cursor, the cursor after them, and a text for the tick."""
     if not cursor.is_due(now):
         return [], cursor, ""
     store = pipeline.lake().table(STREAMED_POSITIONS)
@@ -98,31 +98,28 @@ def _report(
     if not commits:
         handle = store.load()
         if handle is not None and handle.version() < cursor.version:
-            return (
-                [],
-                ReportCursor(checks=cursor.checks),
-                "the table was made anew: reported from its beginning with the next tick",
-            )
+            text = "the table was created again: the next tick reports it from its beginning"
+            return [], ReportCursor(checks=cursor.checks), text
         return [], cursor, ""
     days = summarize(commits)
     cursor = replace(cursor, version=commits[-1].version, reported_at=now.isoformat())
     if not days:
         return [], cursor, ""
-    shown, said = _shown(pipeline, settings, days[-1].day, now) if cursor.is_picture_due(now) else ({}, "")
-    if shown or said:  # one that failed is not tried again with every report
+    shown, problem = _shown(pipeline, settings, days[-1].day, now) if cursor.is_picture_due(now) else ({}, "")
+    if shown or problem:  # after a failure the next picture is due as usual
         cursor = replace(cursor, pictured_at=now.isoformat())
     events = [
         _materialization(pipeline.lake(), day, settings, usage, now, shown=shown if day is days[-1] else {})
         for day in days
     ]
     rows = sum(day.rows for day in days)
-    return events, cursor, f"reported versions {days[0].first_version} to {days[-1].last_version}, {rows} rows{said}"
+    return events, cursor, f"reported versions {days[0].first_version} to {days[-1].last_version}, {rows} rows{problem}"
 
 
 def _shown(
     pipeline: PipelineResource, settings: Settings, day: date, now: datetime
 ) -> tuple[dict[str, dg.MetadataValue[Any]], str]:
-    """A picture of the slots over the day and its newest rows, once there is a line to draw; what went wrong."""
+    """Return a picture of the slots over the day with its newest rows, or why there is none."""
     try:
         begins_at = min(pipeline.calendar().begins_at(day), now - PICTURE_AT_LEAST)
         samples = slot_samples.between(pipeline.database(), begins_at, now)
@@ -131,7 +128,7 @@ def _shown(
         configured = settings.market_data_lines - settings.reserved_lines
         png = slots_over_time(samples, configured=configured, timezone=settings.timezone)
         sample = sample_rows(STREAMED_POSITIONS, pipeline.lake(), day)
-    except Exception as error:  # noqa: BLE001  a picture must not keep versions from being reported
+    except Exception as error:  # noqa: BLE001  versions are reported without a picture as well
         return {}, f"; no picture of the slots: {type(error).__name__}: {error}"
     picture = dg.MetadataValue.md(as_markdown(png, "Market-data lines in use over the day"))
     return {"slots_over_the_day": picture, **sample}, ""
@@ -175,9 +172,9 @@ def _materialization(
 
 
 def describe_streamer(lease: StreamerLeaseState, usage: SlotUsage, now: datetime) -> str:
-    """The streamer's own report in one line."""
+    """Return the streamer's report in one line."""
     if not lease.status:
-        return f"pid {lease.pid} is coming up" if lease.pid else "waiting for the process"
+        return f"pid {lease.pid} is starting" if lease.pid else "waiting for the process"
     status = StreamerStatus.parse(lease.status)
     if status.state is StreamState.FAILED:
         return f"failed: {status.error}"
@@ -190,10 +187,10 @@ def describe_streamer(lease: StreamerLeaseState, usage: SlotUsage, now: datetime
         blind = (now - status.blind_since).total_seconds()
         feeds = ", ".join(f"{name} {feed.state}" for name, feed in status.feeds.items())
         why = status.expected_outage or feeds or status.connection
-        parts.append(f"without the broker's data for {blind:.0f} s ({why})")
+        parts.append(f"no data from the broker for {blind:.0f} s ({why})")
     writer = status.writer
     if writer.failing_since is not None:
-        parts.append(f"cannot write since {writer.failing_since.isoformat()}: {writer.last_error}")
+        parts.append(f"no write since {writer.failing_since.isoformat()}: {writer.last_error}")
     if writer.last_compaction_error is not None:
         parts.append(f"compaction fails, the rows are safe: {writer.last_compaction_error}")
     return ", ".join(parts)

@@ -184,7 +184,7 @@ def test_a_day_that_has_not_begun_fails_saying_so(instance: dg.DagsterInstance, 
     result = refresh(Thursday(), instance, TODAY)
 
     assert not result.success
-    assert failure_of(result) == "trading day 2026-11-20 begins at 2026-11-20 09:00 UTC: nothing can be known of it yet"
+    assert failure_of(result) == "trading day 2026-11-20 begins at 2026-11-20 09:00 UTC: materialize it after that"
     assert gateway.call(lambda paper: dict(paper.statistics.connections)) == {}
 
 

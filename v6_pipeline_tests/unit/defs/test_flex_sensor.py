@@ -106,7 +106,7 @@ def test_days_before_the_first_partition_do_not_count(
     put(folder, "some.xml", WEEK)
     assert ranges(tick(None, pipeline)) == [("2026-11-11", "2026-11-13")]
     put(folder, "some.xml", WEEK[:1])
-    assert said(tick(None, pipeline)) == "no trading day of ours is covered by some.xml"
+    assert said(tick(None, pipeline)) == "no trading day since V6_START_DATE is in some.xml"
 
 
 def read_in(ticks: int, folder: Path, pipeline: ClockedPipeline) -> list[tuple[str, str]]:
@@ -158,7 +158,7 @@ def test_an_unreadable_cursor_starts_over(folder: Path, pipeline: ClockedPipelin
 
 
 def test_without_a_folder_it_says_so(pipeline: ClockedPipeline) -> None:
-    assert said(tick(None, pipeline)) == "V6_FLEX_DIR is not set: no folder to look at"
+    assert said(tick(None, pipeline)) == "V6_FLEX_DIR is not set"
 
 
 def test_a_folder_that_is_gone_is_one_red_line(
