@@ -12,7 +12,7 @@ import polars as pl
 
 from v6_pipeline.checks import history as rules
 from v6_pipeline.checks.inputs import CheckInputs
-from v6_pipeline.checks.verdict import Verdict
+from v6_pipeline.checks.verdict import Numbers, Verdict
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.history.inputs import OWN_LOGS, SOURCES, DayInputs
 from v6_pipeline.history.positions import day_positions
@@ -39,7 +39,7 @@ def each_day(judge_day: Callable[[CheckInputs, date], Verdict]) -> Callable[[Che
     def judge(inputs: CheckInputs) -> Verdict:
         verdicts = {day: judge_day(inputs, day) for day in inputs.judged_days}
         failed = {day: verdict for day, verdict in verdicts.items() if not verdict.passed}
-        numbers = {"days": len(verdicts), "days_failed": len(failed)}
+        numbers: Numbers = {"days": len(verdicts), "days_failed": len(failed)}
         if failed:
             day, worst = next((item for item in failed.items() if item[1].serious), next(iter(failed.items())))
             more = f"; {len(failed) - 1} more days" if len(failed) > 1 else ""

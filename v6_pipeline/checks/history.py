@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from datetime import date
 
 import polars as pl
@@ -48,9 +48,8 @@ def no_day_missing(
         "last": max(present).isoformat(),
     }
     if missing:
-        listed = first_few(day.isoformat() for day in missing)
-        reason = f"{len(missing)} of {len(sessions)} trading days have no snapshot: {listed}; backfill them"
-        return Verdict.error(reason, numbers | {"sample": listed})
+        reason = f"{len(missing)} of {len(sessions)} trading days have no snapshot"
+        return Verdict.error(reason, numbers, (day.isoformat() for day in missing), "; backfill them")
     return Verdict.ok(f"each of {len(sessions)} trading days has its snapshot", numbers)
 
 
@@ -78,12 +77,11 @@ def snapshot_complete(snapshot: pl.DataFrame, source: pl.DataFrame) -> Verdict:
     }
     offenders = pl.concat([missing, unknown, unequal])
     if offenders.height:
-        listed = _contracts(offenders)
         reason = (
             f"{missing.height} positions are missing, {unknown.height} are not in the source, {unequal.height} "
-            f"differ in quantity: {listed}; materialize the day again"
+            "differ in quantity"
         )
-        return Verdict.error(reason, numbers | {"sample": listed})
+        return Verdict.error(reason, numbers, _contracts(offenders), "; materialize the day again")
     return Verdict.ok(f"all {theirs.height} open positions are in the snapshot", numbers)
 
 
@@ -92,9 +90,7 @@ def one_row_per_key(snapshot: pl.DataFrame) -> Verdict:
     repeated = snapshot.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY)
     numbers: Numbers = {"rows": snapshot.height, "repeated": repeated.height}
     if repeated.height:
-        listed = _contracts(repeated)
-        reason = f"{repeated.height} positions occur more than once: {listed}"
-        return Verdict.error(reason, numbers | {"sample": listed})
+        return Verdict.error(f"{repeated.height} positions occur more than once", numbers, _contracts(repeated))
     return Verdict.ok(f"each of {snapshot.height} positions occurs once", numbers)
 
 
@@ -131,11 +127,9 @@ def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUE
     }
     offenders = sums.filter(pl.col("difference") > within)
     if offenders.height:
-        listed = first_few(
-            f"{row['account']} {row['ours']:,.2f} against {row['theirs']:,.2f}" for row in offenders.to_dicts()
-        )
-        reason = f"values of {offenders.height} accounts differ from Flex by more than {within:.1%}: {listed}"
-        return Verdict.warning(reason, numbers | {"sample": listed})
+        listed = (f"{row['account']} {row['ours']:,.2f} against {row['theirs']:,.2f}" for row in offenders.to_dicts())
+        reason = f"values of {offenders.height} accounts differ from Flex by more than {within:.1%}"
+        return Verdict.warning(reason, numbers, listed)
     return Verdict.ok(f"values agree with Flex within {100 * worst['difference']:.2f} %", numbers)
 
 
@@ -185,11 +179,10 @@ def quantities_explained(
     }
     sections = first_few(sorted({section for missing in incomplete.values() for section in missing}))
     if offenders.height:
-        listed = _changes(offenders)
-        reason = f"{offenders.height} quantities did not change as Flex booked: {listed}"
-        return Verdict.warning(reason, numbers | {"sample": listed})
+        reason = f"{offenders.height} quantities did not change as Flex booked"
+        return Verdict.warning(reason, numbers, _changes(offenders))
     if not_judged.height:
-        listed = _changes(not_judged)
+        listed = first_few(_changes(not_judged))
         reason = f"{not_judged.height} quantities are not judged: the statement has no {sections}; {listed}"
         return Verdict.ok(reason, numbers | {"sample": listed})
     return Verdict.ok("every change of quantity is as Flex booked", numbers)
@@ -216,12 +209,12 @@ def _open(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.col("position") != 0)
 
 
-def _contracts(rows: pl.DataFrame) -> str:
-    return first_few(f"{account}/{conid}" for account, conid in rows.select(KEY).iter_rows())
+def _contracts(rows: pl.DataFrame) -> Iterator[str]:
+    return (f"{account}/{conid}" for account, conid in rows.select(KEY).iter_rows())
 
 
-def _changes(rows: pl.DataFrame) -> str:
-    return first_few(
+def _changes(rows: pl.DataFrame) -> Iterator[str]:
+    return (
         f"{row['account']}/{row['conid']} {row['before']:g} to {row['now']:g} with {row['booked']:+g} booked"
         for row in rows.to_dicts()
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 
 import polars as pl
@@ -29,11 +29,10 @@ def one_row_per_key(found: RepeatedKeys | None, key: Sequence[str]) -> Verdict:
     numbers: Numbers = {"day": found.day.isoformat(), "rows": found.rows, "repeated": found.repeated.height}
     named = ", ".join(key)
     if found.repeated.height:
-        listed = first_few(
-            "/".join(str(row[name]) for name in key) + f" {row['rows']} times" for row in found.repeated.to_dicts()
-        )
-        reason = f"{found.day}: {found.repeated.height} of ({named}) occur more than once: {listed}"
-        return Verdict.error(reason, numbers | {"sample": listed})
+        reason = f"{found.day}: {found.repeated.height} of ({named}) occur more than once"
+        rows = found.repeated.to_dicts()
+        offenders = ("/".join(str(row[name]) for name in key) + f" {row['rows']} times" for row in rows)
+        return Verdict.error(reason, numbers, offenders)
     return Verdict.ok(f"{found.day}: each of {found.rows} rows has its own ({named})", numbers)
 
 
@@ -54,9 +53,8 @@ def prices_present(rows: pl.DataFrame, *, unknown: Collection[int], today: date)
         "expired_or_unknown": without.height - offenders.height,
     }
     if offenders.height:
-        listed = _contracts(offenders)
-        reason = f"{offenders.height} of {rows.height} open positions have no price: {listed}"
-        return Verdict.warning(reason, numbers | {"sample": listed})
+        reason = f"{offenders.height} of {rows.height} open positions have no price"
+        return Verdict.warning(reason, numbers, _contracts(offenders))
     return Verdict.ok(f"every price that exists is present in {rows.height} open positions", numbers)
 
 
@@ -78,9 +76,8 @@ def greeks_present(rows: pl.DataFrame, *, today: date) -> Verdict:
         "without_greeks": offenders.height,
     }
     if offenders.height:
-        listed = _contracts(offenders)
-        reason = f"{offenders.height} of {quoted.height} options with a quote have no greeks: {listed}"
-        return Verdict.warning(reason, numbers | {"sample": listed})
+        reason = f"{offenders.height} of {quoted.height} options with a quote have no greeks"
+        return Verdict.warning(reason, numbers, _contracts(offenders))
     return Verdict.ok(f"{quoted.height} options with a quote have greeks", numbers)
 
 
@@ -112,11 +109,13 @@ def reconciles_with_broker(
     theirs = {holding.key: holding for holding in held if holding.position != 0}
     columns = rows.select(*KEY, "position", "timestamp").iter_rows()
     ours = {(account, conid): (size, made_at) for account, conid, size, made_at in columns}
+    in_lake = {key: size for key, (size, _) in ours.items()}
+    at_broker = {key: holding.position for key, holding in theirs.items()}
     every = theirs.keys() | ours.keys()
     flowing = {key for key in every if key[1] in set(streamed)}
     waiting = (every - flowing) & set(pending)
     both = ours.keys() & theirs.keys()
-    differing = {key for key in both if abs(ours[key][0] - theirs[key].position) > QUANTITY_WITHIN}
+    differing = {key for key in both if abs(in_lake[key] - at_broker[key]) > QUANTITY_WITHIN}
     waiting |= {key for key in differing - flowing if stale_before <= ours[key][1] < theirs[key].observed_at}
     judged = every - flowing - waiting
     missing, surplus = sorted(judged - ours.keys()), sorted(judged - theirs.keys())
@@ -135,23 +134,21 @@ def reconciles_with_broker(
     if observed:
         numbers["heard_seconds_ago"] = round((now - min(observed.values())).total_seconds(), 1)
     if missing or surplus or unequal:
-        listed = first_few(
-            f"{account}/{conid} {ours[account, conid][0] if (account, conid) in ours else 0:g} in the lake, "
-            f"{theirs[account, conid].position if (account, conid) in theirs else 0:g} held"
-            for account, conid in (*missing, *surplus, *unequal)
-        )
         reason = (
             f"{len(missing)} held positions have no row, {len(surplus)} rows are not held, {len(unequal)} differ in "
-            f"quantity: {listed}"
+            "quantity"
         )
-        return Verdict.error(reason, numbers | {"sample": listed})
+        offenders = (
+            f"{key[0]}/{key[1]} {in_lake.get(key, 0):g} in the lake, {at_broker.get(key, 0):g} held"
+            for key in (*missing, *surplus, *unequal)
+        )
+        return Verdict.error(reason, numbers, offenders)
     old = [account for account, at in observed.items() if downloaded_since is not None and at < downloaded_since]
     if old:
-        reason = (
-            f"IB's last download is {numbers['heard_seconds_ago']:,.0f} s old ({first_few(old)}): the current holdings "
-            "are unknown"
+        age = f"{numbers['heard_seconds_ago']:,.0f} s"
+        return Verdict.warning(
+            f"IB's last download is {age} old ({first_few(old)}): holdings may have changed", numbers
         )
-        return Verdict.warning(reason, numbers)
     return Verdict.ok(f"the lake agrees with IB: {len(judged)} positions", numbers)
 
 
@@ -173,9 +170,8 @@ def values_consistent(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec])
             offenders.append(f"{account}/{conid} {value:,.2f} instead of {expected:,.2f}")
     numbers: Numbers = {"positions": rows.height, "judged": judged, "inconsistent": len(offenders)}
     if offenders:
-        listed = first_few(offenders)
-        reason = f"{len(offenders)} of {judged} market values do not follow from position and price: {listed}"
-        return Verdict.error(reason, numbers | {"sample": listed})
+        reason = f"{len(offenders)} of {judged} market values do not follow from position and price"
+        return Verdict.error(reason, numbers, offenders)
     return Verdict.ok(f"{judged} market values follow from position and price", numbers)
 
 
@@ -187,5 +183,5 @@ def _last_observed(held: Iterable[Holding]) -> dict[str, datetime]:
     return dict(sorted(observed.items(), key=lambda item: (item[1], item[0])))
 
 
-def _contracts(rows: pl.DataFrame) -> str:
-    return first_few(f"{row['account']}/{row['conid']} {row['symbol']}" for row in rows.sort(KEY).iter_rows(named=True))
+def _contracts(rows: pl.DataFrame) -> Iterator[str]:
+    return (f"{row['account']}/{row['conid']} {row['symbol']}" for row in rows.sort(KEY).iter_rows(named=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
+from v6_pipeline.checks.verdict import Numbers, Verdict
 from v6_pipeline.refresh.due import overdue_before
 from v6_pipeline.state.account.downloads import DownloadRecord
 from v6_pipeline.state.queue.due import Overdue
@@ -78,9 +78,8 @@ def no_dead_letters(dead: Sequence[QueueItem]) -> Verdict:
     numbers: Numbers = {"dead": len(dead)}
     if not dead:
         return Verdict.ok("no item was given up", numbers)
-    listed = first_few(f"{item.account}/{item.conid} {item.symbol} ({item.last_error})" for item in dead)
-    reason = f"{len(dead)} items were given up ('v6 queue retry --all' retries them): {listed}"
-    return Verdict.warning(reason, numbers | {"sample": listed})
+    offenders = (f"{item.account}/{item.conid} {item.symbol} ({item.last_error})" for item in dead)
+    return Verdict.warning(f"{len(dead)} items were given up ('v6 queue retry --all' retries them)", numbers, offenders)
 
 
 def account_feed_free(
@@ -112,14 +111,13 @@ def account_feed_free(
         numbers["oldest_download_seconds"] = round((now - min(completed)).total_seconds(), 1)
     if not failing:
         return Verdict.ok(f"downloads of {len(judged)} accounts succeed", numbers)
-    listed = first_few(f"{record.account}{_in_a_row(record.failures)}: {record.reason}" for record in failing)
-    numbers["sample"] = listed
-    reason = f"{len(failing)} of {len(judged)} accounts could not be downloaded: {listed}"
+    offenders = [f"{record.account}{_in_a_row(record.failures)}: {record.reason}" for record in failing]
+    reason = f"{len(failing)} of {len(judged)} accounts could not be downloaded"
     if not is_expected:
-        return Verdict.warning(reason + _NOT_EXPECTED, numbers)
+        return Verdict.warning(reason, numbers, offenders, _NOT_EXPECTED)
     stale_before = now - timedelta(seconds=refresh_seconds)
     is_stale = any(record.completed_at is None or record.completed_at < stale_before for record in failing)
-    return Verdict.error(reason, numbers) if is_stale else Verdict.warning(reason, numbers)
+    return (Verdict.error if is_stale else Verdict.warning)(reason, numbers, offenders)
 
 
 def _age(instant: datetime | None, now: datetime) -> float:

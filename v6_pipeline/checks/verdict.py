@@ -6,7 +6,7 @@ Belongs here: ``Verdict`` and how a verdict lists what it found. Does not belong
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 SAMPLE = 5
 """Offenders that a verdict names."""
@@ -31,19 +31,25 @@ class Verdict:
     numbers: Mapping[str, int | float | str] = field(default_factory=dict)
 
     @classmethod
-    def ok(cls, reason: str, numbers: Mapping[str, int | float | str] | None = None) -> Verdict:
+    def ok(cls, reason: str, numbers: Numbers | None = None) -> Verdict:
         """Return a verdict that passes."""
         return cls(passed=True, reason=reason, numbers=numbers or {})
 
     @classmethod
-    def warning(cls, reason: str, numbers: Mapping[str, int | float | str] | None = None) -> Verdict:
-        """Return a failure that a person should look at."""
-        return cls(passed=False, reason=reason, serious=False, numbers=numbers or {})
+    def warning(
+        cls, reason: str, numbers: Numbers | None = None, offenders: Iterable[str] = (), advice: str = ""
+    ) -> Verdict:
+        """Return a failure that a person should look at; its reason lists the first offenders, then the advice."""
+        listed = first_few(offenders)
+        numbers = (numbers or {}) | ({"sample": listed} if listed else {})
+        return cls(passed=False, reason=reason + (listed and f": {listed}") + advice, serious=False, numbers=numbers)
 
     @classmethod
-    def error(cls, reason: str, numbers: Mapping[str, int | float | str] | None = None) -> Verdict:
-        """Return a failure that is worth an alarm."""
-        return cls(passed=False, reason=reason, numbers=numbers or {})
+    def error(
+        cls, reason: str, numbers: Numbers | None = None, offenders: Iterable[str] = (), advice: str = ""
+    ) -> Verdict:
+        """Return a failure that is worth an alarm, otherwise like ``warning``."""
+        return replace(cls.warning(reason, numbers, offenders, advice), serious=True)
 
 
 def first_few(items: Iterable[str]) -> str:

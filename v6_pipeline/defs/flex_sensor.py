@@ -39,8 +39,8 @@ def flex_statements_sensor() -> dg.SensorDefinition:
         minimum_interval_seconds=TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Imports Flex statements that are dropped into V6_FLEX_DIR and remakes the snapshots of their days: one run "
-            "per unbroken range of trading days."
+            "Imports Flex statements that are dropped into V6_FLEX_DIR and remakes the snapshots of their days: one "
+            "run per unbroken range of trading days."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
