@@ -131,11 +131,7 @@ class Subscriptions:
         return await asyncio.to_thread(self._ledger.usage)
 
     async def begin_session(self) -> None:
-        """Start without a line on a new connection: the gateway admits a client id only once its old session has ended.
-
-        Raises:
-            StateError: the ledger cannot be used.
-        """
+        """Start without a line on a new connection; the gateway admits a client id once its old session has ended."""
         await self._stop_steps()
         # Lines of a session that fell silent, and any that a step took while the connection was being lost.
         await asyncio.to_thread(self._ledger.release, self._holder)
@@ -185,11 +181,8 @@ class Subscriptions:
     async def renew(self, *, timeout: float, give_up_seconds: float) -> bool:  # noqa: ASYNC109
         """Extend the expiry of the lines in the ledger; return True if some were cancelled, so that routes change.
 
-        A line whose row expired (this process was stopped for a while) may be used by another process: it is cancelled.
-
-        Args:
-            timeout: seconds after which a ledger that does not answer has failed.
-            give_up_seconds: cancel all lines that could not be renewed for so long, before their rows expire.
+        A line whose row expired (this process was stopped for a while) may be another's: it is cancelled. All are, once
+        they could not be renewed for ``give_up_seconds``, before their rows expire. ``timeout`` is in seconds.
 
         Raises:
             StateError: the lines were not renewed.
@@ -218,10 +211,9 @@ class Subscriptions:
             self._listener.on_lost(conid)
 
     async def cancel_all(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Cancel every subscription and wait for the gateway to confirm; a step under way subscribes nothing more.
+        """Cancel every subscription and wait for the gateway to confirm, up to ``timeout`` seconds in all.
 
-        Args:
-            timeout: seconds to wait in all; the cancels may wait for the message rate.
+        A step under way subscribes nothing more. The cancels may wait for the message rate.
         """
         await self._stop_steps()
         for conid in self.conids:

@@ -1,7 +1,7 @@
 """Quotes for a batch, through the lines that are free: subscribe, wait until filled or late, cancel, release.
 
 Better than IB's snapshot requests, which take eleven seconds, know no generic ticks, and may leave greeks out. Options
-come first, for only a line gives their greeks. The batch waits for lines that others hold, within bounds.
+come first, for only a line gives their greeks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Another login of the same username has the market data (error 10197): since when, when to try, when to alert.
 
-Pure. IB leaves the requests open and sends nothing on them. Some minutes after the other login (TWS, phone, live or
-paper) has ended, IB releases the data without a notice. So one contract is subscribed again from time to time; its
-first tick ends the pause.
+Pure. IB leaves the requests open and sends nothing on them, and releases the data without a notice some minutes after
+the other login (TWS, phone, live or paper) has ended. So one contract is tried from time to time until it ticks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Health of the market-data feeds: proven by ticks, not by what the gateway says.
 
-Pure: events and ticks in, a verdict per feed and the contracts to subscribe again out; no sockets, no clock. The
-broker's word does not suffice: streams were seen dead for hours after "connectivity restored, data maintained", and
-after a farm that was away for three seconds, with every heartbeat answered. So after each such event, and when a feed
-falls silent while the exchange is open, its contracts are subscribed again until they tick. No canary contract takes a
-line for that: renewing a subscription costs messages only, and its first ticks are the same proof.
+Pure. Streams were seen dead for hours after "connectivity restored, data maintained", and after a farm that was away
+for three seconds, with every heartbeat answered. So after each such event, and when a feed falls silent while the
+exchange is open, its contracts are subscribed again until they tick. No canary contract takes a line for that: renewing
+a subscription costs messages only, and its first ticks are the same proof.
 """
 
 from __future__ import annotations

@@ -32,12 +32,8 @@ class FeedMonitor:
 
     Args:
         is_open: True if the exchange is in session at an instant.
-        region: decides when the broker's resets are.
         wake: set when routes change.
         resync: set when positions are to be downloaded again.
-
-    Attributes:
-        health: the verdict on each feed.
     """
 
     def __init__(

@@ -39,13 +39,7 @@ YIELD_SECONDS = 10.0
 
 
 class StreamLines(Subscriptions, LineListener):
-    """The streamer's subscriptions, a line each.
-
-    Args:
-        contracts: the records that each event changes.
-        publish: called on the loop for each contract that ticked.
-        wake: called after a refusal: the line is given back with the next ``cancel``.
-    """
+    """The streamer's subscriptions. Events change ``contracts``; a refusal calls ``wake``, and ``cancel`` reports it."""
 
     def __init__(
         self,
@@ -100,13 +94,9 @@ class StreamLines(Subscriptions, LineListener):
     async def subscribe(
         self, specs: Mapping[int, ContractSpec], priorities: Mapping[int, int] | None = None
     ) -> tuple[list[int], list[int]]:
-        """Take lines and subscribe, most important first, a few at a time: each is confirmed before the next ones.
+        """Take lines and subscribe qualified contracts, most important first; each is confirmed before the next ones.
 
-        Return the contracts that stream, and those that will within seconds.
-
-        Args:
-            specs: qualified contracts by conid, in the order of their importance.
-            priorities: of their strategies, for the ledger.
+        Return the contracts that stream, and those that will within seconds. The ledger shows ``priorities``.
 
         Raises:
             GatewayError: the gateway did not answer; what was subscribed stays so and is confirmed by a later call.

@@ -199,10 +199,9 @@ class StreamedContracts:
     # Rules
 
     def silent(self, now: datetime) -> frozenset[int]:
-        """Return the contracts that deserve a line less than all others: silent now, or in the cooldown after it.
+        """Return the contracts that deserve a line less than all others: silent while others tick, or in the cooldown.
 
-        Outside of trading hours nothing ticks, and then nothing is silent. A silent contract loses its line to an
-        active one that waits, and keeps it otherwise.
+        A silent contract loses its line to an active one that waits, and keeps it otherwise.
         """
         return frozenset(record.conid for record in self if self._is_silent(record, now))
 
