@@ -39,7 +39,7 @@ YIELD_SECONDS = 10.0
 
 
 class StreamLines(Subscriptions, LineListener):
-    """The streamer's subscriptions. Events change ``contracts``; a refusal calls ``wake``, and ``cancel`` reports it."""
+    """The streamer's subscriptions. Events change ``contracts``; a refusal calls ``wake`` and waits for ``cancel``."""
 
     def __init__(
         self,
