@@ -66,9 +66,7 @@ class AccountDownload:
 class AccountFeed:
     """Downloads accounts over one connection.
 
-    Args:
-        timeout: seconds for one account's download.
-        pnl_timeout: seconds to wait for the daily P&L, which IB may not send at all.
+    ``timeout`` is in seconds for one account; ``pnl_timeout`` for the daily P&L, which IB may not send at all.
     """
 
     def __init__(

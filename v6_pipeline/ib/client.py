@@ -1,7 +1,4 @@
-"""ib_async's client as this product uses it: read-only, paced, and with an event that names a download's account.
-
-Only what is missing in the library; connecting is in ``connection``.
-"""
+"""ib_async's client as this product uses it: read-only, paced, and with an event that names a download's account."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """One connection to the gateway: connecting, the circuit breaker, the heartbeat, and the reaction to error codes.
 
-``IBConnectionManager`` owns the ib_async client and its error stream. It knows nothing of positions or slots. Requests
-over it are in ``ib.requests``. A new ``ReadOnlyIB`` is built for each attempt, because ib_async keeps half of its state
-over a reconnect and wipes the other half.
+Requests over the connection are in ``ib.requests``. A new ``ReadOnlyIB`` is built for each attempt, because ib_async
+keeps half of its state over a reconnect and wipes the other half.
 """
 
 from __future__ import annotations
@@ -62,9 +61,7 @@ def loop_time() -> float:
 class CircuitBreaker:
     """Stops attempts for a while after ``failures`` in a row, so that a dead gateway is not hammered all night.
 
-    Args:
-        pause_seconds: time for which it stays open; then one attempt decides.
-        clock: monotonic seconds.
+    It stays open for ``pause_seconds``; then one attempt decides. ``clock`` gives monotonic seconds.
     """
 
     def __init__(self, failures: int, pause_seconds: float, clock: Callable[[], float] = loop_time) -> None:
@@ -119,8 +116,7 @@ class IBConnectionManager(GatewayRequests):
     Args:
         client_id: unique among the gateway's clients.
         clock: monotonic seconds.
-        sleep: waits between attempts.
-        pacer: lets messages leave; by default an allowance of this connection alone, at the policy's rate.
+        pacer: by default an allowance of this connection alone, at the policy's rate.
         expected_outage: the broker's known outage at this moment, if any: then attempts are rare and log no warning.
     """
 

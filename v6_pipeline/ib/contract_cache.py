@@ -1,8 +1,4 @@
-"""Qualified contracts: from the cache in the state database, else looked up at the broker and cached.
-
-Only what a market-data request needs to be right. The look-up itself is in ``v6_pipeline.ib.contracts``, the cache's
-rows in ``v6_pipeline.state.account.contracts``.
-"""
+"""Qualified contracts: from the cache in the state database, else looked up by ``ib.contracts`` and cached."""
 
 from __future__ import annotations
 

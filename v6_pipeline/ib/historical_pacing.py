@@ -1,7 +1,6 @@
 """One run's part in the pacing of historical requests: permits for open requests, and an instant for each request.
 
-The rules over all processes are in ``v6_pipeline.state.pacing.historical``. The message itself then waits for the
-message rate like any other.
+The rules over all processes are in ``state.pacing.historical``. The message then waits for the message rate as well.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ POLL_SECONDS = 1.0
 class HistoricalPacer:
     """Admits the requests of one run when the rules over all runs allow it.
 
-    Args:
-        gateway: ``host:port``, the same text in every process.
-        holder: unique to the run.
-        rate: requests a second.
+    ``gateway`` is ``host:port``, ``holder`` is unique to the run, ``rate`` is in requests a second.
     """
 
     def __init__(

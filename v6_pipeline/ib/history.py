@@ -1,7 +1,4 @@
-"""Requests for historical bars within IB's rules, and the daily closes that they give.
-
-The choice of bars, and of the bar that is a close, is in ``close_plan``; the pacing is in ``historical_pacing``.
-"""
+"""Requests for historical bars, and the daily closes that they give; ``close_plan`` chooses the bars."""
 
 from __future__ import annotations
 

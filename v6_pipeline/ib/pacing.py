@@ -43,10 +43,7 @@ class MessagePacer:
         return Outbox(self, write)
 
     async def wait_to_send(self, waiting: int = 1) -> None:
-        """Wait until a message may be sent. It must be sent before anything else is awaited.
-
-        ``waiting`` is the number of waiting messages, this one included.
-        """
+        """Wait until one of ``waiting`` messages may be sent. It must be sent before anything else is awaited."""
         loop = asyncio.get_running_loop()
         while True:
             while not self._instants:
@@ -121,10 +118,7 @@ class Outbox:
             self._pump.add_done_callback(self._ended)
 
     def when_left(self, callback: Callable[[], None], *, urgent: bool = False) -> Callable[[], None]:
-        """Call back, once, when all messages now queued in the lane have left, or never will.
-
-        The call is immediate if none waits. Return a function that cancels the callback.
-        """
+        """Call back once all messages now queued in the lane have left, or never will; return how to cancel that."""
         lane = self._urgent if urgent else self._queue
         if not lane:
             callback()

@@ -1,7 +1,4 @@
-"""The position feed: a complete download, and the changes after it.
-
-``streaming`` and ``refresh`` decide on the effect of a change on streams and queue.
-"""
+"""The position feed: a complete download, and the changes after it."""
 
 from __future__ import annotations
 

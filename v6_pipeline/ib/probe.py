@@ -34,10 +34,7 @@ class Probed:
 
 
 async def probe(host: str, port: int, timeout: float) -> Probed:  # noqa: ASYNC109
-    """Send IB's opening bytes and classify the answer.
-
-    ``timeout`` is in seconds, for the connection and again for the answer.
-    """
+    """Send IB's opening bytes and classify the answer; ``timeout`` seconds for each of connection and answer."""
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(host, port)

@@ -1,7 +1,4 @@
-"""The arithmetic of prices: the mark of a quote, the value of a position, its unrealized profit.
-
-Pure functions; unknown in, unknown out.
-"""
+"""The arithmetic of prices, pure: mark of a quote, value and unrealized profit of a position. Unknown gives unknown."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ class RefreshScope:
 class RefreshReport:
     """Counts and commits of a refresh.
 
-    ``queue_depth_at_start`` is the number of items to drain: those that were in the queue, dead letters aside, and
-    those that it enqueued; None if it did not get that far.
+    ``queue_depth_at_start`` counts the items to drain, dead letters aside, the newly enqueued included; None if the
+    refresh did not get that far.
     """
 
     held: int = 0
@@ -146,8 +146,7 @@ class QueueWorker:
     async def _drain(self, cache: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes) -> None:
         """Serve batches until only items of accounts whose download failed are open.
 
-        A failed account is not tried again in the same run: its items would be open again before the next time-out
-        ends, and the run would serve no other account.
+        A failed account is not tried again: its items would be open before the next time-out ends, and block others.
         """
         while True:
             batch = await asyncio.to_thread(
