@@ -78,11 +78,7 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned before
 
     def check(self) -> None:
-        """Raise if a signal arrived.
-
-        Raises:
-            StopRequested: a signal arrived.
-        """
+        """Raise ``StopRequested`` if a signal arrived."""
         if self.requested:
             raise StopRequested
 
@@ -138,11 +134,7 @@ class Children:
         return ended
 
     def start(self, command: Command) -> None:
-        """Start a child.
-
-        Raises:
-            SupervisionError: it cannot be started.
-        """
+        """Start a child; raise ``SupervisionError`` if that fails."""
         with self._open_log() as log:
             try:
                 process = subprocess.Popen(
@@ -159,11 +151,7 @@ class Children:
         self._write_record()
 
     def check(self) -> None:
-        """Check that all run.
-
-        Raises:
-            SupervisionError: one has ended by itself.
-        """
+        """Raise ``SupervisionError`` if a child has ended by itself."""
         for command, process in self._running:
             code = process.poll()
             if code is not None:
@@ -207,11 +195,7 @@ class Children:
 
 
 def check_unused(record_path: Path) -> None:
-    """Check that no other parent runs children under this record.
-
-    Raises:
-        SupervisionError: another parent does.
-    """
+    """Raise ``SupervisionError`` if another parent runs children under this record."""
     record = _read_record(record_path)
     if record is not None and record[0].pid != os.getpid() and record[0].is_alive():
         raise SupervisionError(

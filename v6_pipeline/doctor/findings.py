@@ -20,14 +20,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was examined.
-
-    Attributes:
-        what: its name.
-        verdict: severity.
-        says: the result.
-        remedy: what to do; empty if there is nothing to do or ``says`` ends with it.
-    """
+    """Result of one probe; ``remedy`` is empty if there is nothing to do or ``says`` ends with it."""
 
     what: str
     verdict: Verdict

@@ -92,7 +92,7 @@ def decide(lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode,
     if lease.desired_state is DesiredState.STOP:
         return Decision(Action.WAIT, "stopped on request; start it again with 'v6 stream --start'")
     if lease.is_live(now):
-        fault = _fault(lease, alive=alive, now=now)
+        fault = _reason_to_replace(lease, alive=alive, now=now)
         if fault is not None:
             return _after_pause(Decision(Action.REPLACE, fault), fault, lease, now)
         action = Action.GRANT if mode is StreamerMode.SUPERVISED else Action.RENEW
@@ -103,7 +103,6 @@ def decide(lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode,
 def _decide_without_lease(
     lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode, now: datetime
 ) -> Decision:
-    """Decide what a streamer needs whose lease is free or expired."""
     if mode is StreamerMode.SUPERVISED:
         return Decision(Action.GRANT, "lease offered to a process of 'v6 stream --owned'")
     if alive and lease.granted_by is GrantedBy.SENSOR:
@@ -130,8 +129,7 @@ def _after_pause(decision: Decision, fault: str, lease: StreamerLeaseState, now:
     return Decision(Action.WAIT, f"{fault}; the next start is in {_seconds(pause)} s")
 
 
-def _fault(lease: StreamerLeaseState, *, alive: bool | None, now: datetime) -> str | None:
-    """Return why the owner of a live lease must be replaced."""
+def _reason_to_replace(lease: StreamerLeaseState, *, alive: bool | None, now: datetime) -> str | None:
     if lease.pid is None:
         is_late = now - (lease.claimed_at or now) > START_DEADLINE
         return f"the streamer of epoch {lease.epoch} did not come up: see streamer.out in the logs" if is_late else None

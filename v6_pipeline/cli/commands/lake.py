@@ -164,11 +164,7 @@ def _printed_at_end(*, as_json: bool) -> Iterator[list[str]]:
 
 
 def _stores(table: str | None) -> list[DeltaTableStore]:
-    """Return the named table, or all.
-
-    Raises:
-        UsageError: there is no table of that name.
-    """
+    """Return the named table, or all."""
     from v6_pipeline.lake.tables import TABLES
 
     chosen = _chosen(table, [spec.name for spec in TABLES])

@@ -69,11 +69,7 @@ def _check_day(day: date, now: datetime) -> None:
 
 
 def _why_empty(lake: Lake, day: date | None, account: str | None, known: list[Row]) -> str:
-    """Return why nothing is shown.
-
-    Raises:
-        LakeError: nothing is known of that day, or of that account.
-    """
+    """Return why nothing is shown; raise ``LakeError`` if nothing is known of that day or account."""
     at_that_time = "" if day is None else f" as of {day}"
     if not known and day is not None:
         raise LakeError(f"no positions are known{at_that_time}: {_of_snapshots(lake, day)}")
@@ -104,37 +100,22 @@ def _age(timestamp: datetime, now: datetime) -> float:
 
 
 def _show(rows: list[Row], now: datetime) -> None:
-    output.table(
-        (
-            "account",
-            "conid",
-            "contract",
-            "type",
-            "position",
-            "price",
-            "value",
-            "",
-            "P&L",
-            "strategies",
-            "source",
-            "age",
-        ),
-        (
-            (
-                row["account"],
-                row["conid"],
-                row["local_symbol"] or row["symbol"],
-                row["sec_type"],
-                output.quantity(row["position"]),
-                output.quantity(row["market_price"]),
-                output.amount(row["market_value"]),
-                row["currency"],
-                output.amount(row["unrealized_pnl"]),
-                ", ".join(row["strategy_ids"] or ()),
-                f"{row['source']}, {row['price_source'] or 'no price'}",
-                output.duration(_age(row["timestamp"], now)),
-            )
-            for row in rows
-        ),
-        numbers=("conid", "position", "price", "value", "P&L", "age"),
-    )
+    cells = [
+        {
+            "account": row["account"],
+            "conid": row["conid"],
+            "contract": row["local_symbol"] or row["symbol"],
+            "type": row["sec_type"],
+            "position": output.quantity(row["position"]),
+            "price": output.quantity(row["market_price"]),
+            "value": output.amount(row["market_value"]),
+            "": row["currency"],
+            "P&L": output.amount(row["unrealized_pnl"]),
+            "strategies": ", ".join(row["strategy_ids"] or ()),
+            "source": f"{row['source']}, {row['price_source'] or 'no price'}",
+            "age": output.duration(_age(row["timestamp"], now)),
+        }
+        for row in rows
+    ]
+    numbers = ("conid", "position", "price", "value", "P&L", "age")
+    output.table(list(cells[0]), (list(row.values()) for row in cells), numbers=numbers)

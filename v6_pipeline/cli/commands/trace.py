@@ -147,16 +147,15 @@ def _source_branch(source: Source, snapshot: Mapping[str, Any]) -> Branch:
     stamp = "" if source.row is None else f", row of {source.row['timestamp']}"
     shown = [number for number in source.numbers if not number.agrees or number.source is not None]
     children: list[Branch] = [(_number(number), ()) for number in shown]
-    children += [(_booked(row), ()) for row in source.summed]
+    children += [(_activity(row), ()) for row in source.summed]
     children += [(note, ()) for note in source.notes]
     if source.writer is not None:
         children.append((_written(source.writer, source.table), ()))
-    children.append((f"account {snapshot['account']}, {_broker(source)}", ()))
+    children.append((f"account {snapshot['account']}, {_channel(source)}", ()))
     return f"{parts}: {source.table} at {at}{stamp}", tuple(children)
 
 
-def _booked(row: Mapping[str, Any]) -> str:
-    """Format a row of Flex activity."""
+def _activity(row: Mapping[str, Any]) -> str:
     price = "" if row["price"] is None else f" at {output.quantity(row['price'])}"
     return (
         f"{row['kind']} of {row['activity_date']}: {output.quantity(row['quantity'])}{price}, "
@@ -164,8 +163,7 @@ def _booked(row: Mapping[str, Any]) -> str:
     )
 
 
-def _broker(source: Source) -> str:
-    """Return the broker's channel that the row came through."""
+def _channel(source: Source) -> str:
     if source.table in _OF_FLEX:
         return f"Flex statement {source.origin or 'replaced since'}"
     gateway = _gateway(source)
