@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline.streaming import control
+from v6_pipeline.streaming.status import StreamerStatus, WriterStatus
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
 
@@ -106,3 +108,24 @@ def test_a_streamer_that_does_not_stop_in_time_is_named(
     assert result.code == 1
     assert f"pid {os.getpid()}" in result.error
     assert "did not stop within 0 s" in result.error
+
+
+def test_a_failed_compaction_is_shown_at_the_end(
+    v6: Run, database: StateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_process(_settings: Settings, **_: object) -> None:
+        lease = StreamerLease(database)
+        epoch = claim(database, os.getpid(), GrantedBy.SELF)
+        writer = WriterStatus(rows=3, commits=1, last_version=7, last_compaction_error="no space left")
+        lease.heartbeat(epoch, StreamerStatus(streamed_contracts=2, writer=writer).as_json())
+        lease.release(epoch)
+
+    monkeypatch.setattr("v6_pipeline.streamer.run_process", run_process)
+    monkeypatch.setattr("v6_pipeline.streamer.log_to_file", lambda _folder: None)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    result = v6("stream", "--seconds", "1")
+
+    assert result.code == 0
+    assert result.out.endswith(" ended: 2 contracts streamed, 3 rows in 1 commits, last Delta version 7\n")
+    assert result.err == "compaction fails, the rows are safe: no space left\n"
