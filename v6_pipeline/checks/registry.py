@@ -187,13 +187,6 @@ CHECKS: tuple[Check, ...] = (
         judge=lambda inputs: stream.active_contracts_stream(inputs.lease, inputs.usage, now=inputs.now),
     ),
     Check(
-        name="one_row_per_key",
-        asset=STREAMED_POSITIONS.name,
-        when=When.ON_DEMAND,
-        description="No two rows of the newest trading day have the same (account, conid, timestamp).",
-        judge=_one_row_per_key(STREAMED_POSITIONS),
-    ),
-    Check(
         name="queue_drains",
         asset=QUEUED_POSITIONS.name,
         when=When.REFRESH,
@@ -210,13 +203,6 @@ CHECKS: tuple[Check, ...] = (
         when=When.REFRESH,
         description="No item was given up after its last attempt.",
         judge=lambda inputs: queue.no_dead_letters(inputs.queue.items(QueueState.DEAD)),
-    ),
-    Check(
-        name="one_row_per_key",
-        asset=QUEUED_POSITIONS.name,
-        when=When.REFRESH,
-        description="No two rows of the newest trading day have the same (account, conid, timestamp).",
-        judge=_one_row_per_key(QUEUED_POSITIONS),
     ),
     Check(
         name="prices_present",
@@ -264,12 +250,19 @@ CHECKS: tuple[Check, ...] = (
         ),
         judge=_account_feed_free,
     ),
-    Check(
-        name="one_row_per_key",
-        asset=ACCOUNT_VALUES.name,
-        when=When.REFRESH,
-        description="No two rows of the newest trading day have the same (account, timestamp).",
-        judge=_one_row_per_key(ACCOUNT_VALUES),
+    *(
+        Check(
+            name="one_row_per_key",
+            asset=table.name,
+            when=when,
+            description=f"No two rows of the newest trading day have the same ({', '.join(table.key)}).",
+            judge=_one_row_per_key(table),
+        )
+        for table, when in (
+            (STREAMED_POSITIONS, When.ON_DEMAND),
+            (QUEUED_POSITIONS, When.REFRESH),
+            (ACCOUNT_VALUES, When.REFRESH),
+        )
     ),
     Check(
         name="no_trading_day_missing",
