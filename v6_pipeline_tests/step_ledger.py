@@ -25,6 +25,9 @@ class StepLedger(SlotLedger):
             SlotChanges(), conids, holder=holder, purpose=purpose, ttl_seconds=ttl_seconds, priorities=priorities
         )
 
+    def record(self, holder: str, changes: SlotChanges) -> None:
+        self.record_and_acquire(changes, holder=holder, purpose=SlotPurpose.BATCH, ttl_seconds=60)
+
     def confirm(self, holder: str, conids: Iterable[int]) -> None:
         self.record(holder, SlotChanges(confirmed=set(conids)))
 

@@ -215,7 +215,7 @@ async def test_lines_that_cannot_be_renewed_are_given_up_before_they_are_another
 
     async with rig.streaming() as streamer:
         await eventually(lambda: ledger.usage().standing == 9)
-        for name in ("renew", "record_and_acquire", "record"):
+        for name in ("renew", "record_and_acquire"):
             monkeypatch.setattr(streamer._ledger, name, away)
         rig.clock.advance(GIVE_UP_SECONDS - 1)
         await eventually(lambda: failed > 3, "tried")
@@ -226,7 +226,7 @@ async def test_lines_that_cannot_be_renewed_are_given_up_before_they_are_another
         await eventually(lambda: rig.subscribed() == {}, "cancelled at the gateway")
         assert len(rig.lines()) == 9, "no process could have taken them yet"
 
-        for name in ("renew", "record_and_acquire", "record"):
+        for name in ("renew", "record_and_acquire"):
             monkeypatch.setattr(streamer._ledger, name, getattr(ledger, name))
         await eventually(lambda: rig.subscribed() == dict.fromkeys(active, 1), "they stream again")
         await eventually(lambda: ledger.usage().standing == len(rig.lines()) == 9)

@@ -142,11 +142,6 @@ class SlotLedger:
                 self._note_demand(connection, usage, answer, holder, purpose)
         return answer
 
-    def record(self, holder: str, changes: SlotChanges) -> None:
-        """Record ``changes`` in one transaction."""
-        with self._database.write() as connection:
-            self._apply(connection, holder, changes, self._clock())
-
     def renew(self, holder: str, *, ttl_seconds: float) -> frozenset[int]:
         """Prolong a holder's slots and return their conids. Any other is lost: cancel its market data."""
         with self._database.write() as connection:
