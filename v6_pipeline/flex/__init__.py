@@ -12,5 +12,5 @@ A Flex file passes these modules in this order, and none of them imports a later
    by day.
 4. ``rows``: a day's statements become rows of ``flex_positions``, ``flex_activity`` and ``flex_statements``.
 
-``history.flex_days`` writes the rows, and ``history.position_days`` builds the snapshot rows of the day from them.
+``history.flex_days`` writes the rows, and ``history.snapshot_days`` makes the snapshot rows of a day from them.
 """

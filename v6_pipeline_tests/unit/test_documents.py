@@ -84,3 +84,30 @@ def test_the_runbook_has_every_check() -> None:
 
     assert checks
     assert set(re.findall(r"^\| `(\w+)`", runbook, re.MULTILINE)) == checks
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"\bv6_pipeline/[\w/]+(?:\.py)?", text))
+    modules = set(re.findall(r"\bv6_pipeline(?:\.[a-z]\w*)+", text))
+    assert len(paths) > 40
+    assert sorted(path for path in paths if not (ROOT / path).exists()) == []
+    assert sorted(module for module in modules if not _exists(module)) == []
+
+
+def test_the_architecture_and_the_readme_name_every_room() -> None:
+    package = ROOT / "v6_pipeline"
+    rooms = {folder.name for folder in package.iterdir() if (folder / "__init__.py").exists()}
+    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2]
+    named = set(re.findall(r"(?<![\w/])(\w+)/", tree.partition("v6_pipeline_tests/")[0])) - {"v6_pipeline"}
+    modules = re.findall(r"\w+\.py", tree.partition("v6_pipeline_tests/")[0])
+
+    assert rooms == {name for name in rooms if f"`v6_pipeline/{name}`" in architecture}
+    assert named == rooms
+    assert [name for name in modules if not (package / name).exists()] == []
+
+
+def _exists(module: str) -> bool:
+    path = ROOT.joinpath(*module.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
