@@ -196,18 +196,18 @@ def _with_rates(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
     # A Flex position in its base currency has rate 1 by definition: no row gave it.
     stated = pl.col("fx_rate_to_base").is_not_null()
 
-    def of_rate(flex: pl.Expr, own: str, values: pl.Expr) -> pl.Expr:
-        by_flex, by_own, by_values = (pl.col(f"{giver}_rate").is_not_null() for giver in ("flex", "own", "values"))
-        return pl.when(by_flex).then(flex).when(by_own).then(pl.col(own)).when(by_values).then(values)
+    gave = {giver: pl.col(f"{giver}_rate").is_not_null() for giver in ("flex", "own", "values")}
+    bases = [pl.when(known).then(pl.col(f"{giver}_base")) for giver, known in gave.items()]
 
-    base = of_rate(pl.col("flex_base"), "own_base", pl.col("values_base"))
+    def of_rate(flex: pl.Expr, own: str, values: pl.Expr) -> pl.Expr:
+        of_flex = pl.when(gave["flex"]).then(pl.when(stated).then(flex))
+        return of_flex.when(gave["own"]).then(pl.col(own)).when(gave["values"]).then(values)
+
     return rows.with_columns(
-        pl.coalesce(base, "flex_base", "own_base", "values_base").alias("base_currency"),
+        pl.coalesce(*bases, "flex_base", "own_base", "values_base").alias("base_currency"),
         pl.coalesce("flex_rate", "own_rate", "values_rate").alias("fx_rate_to_base"),
-        of_rate(pl.when(stated).then(pl.lit(FLEX_POSITIONS.name)), "own_rate_table", pl.lit(ACCOUNT_VALUES.name)).alias(
-            "fx_table"
-        ),
-        of_rate(pl.when(stated).then(pl.col("timestamp")), "own_rate_time", pl.col("values_time")).alias("fx_time"),
+        of_rate(pl.lit(FLEX_POSITIONS.name), "own_rate_table", pl.lit(ACCOUNT_VALUES.name)).alias("fx_table"),
+        of_rate(pl.col("timestamp"), "own_rate_time", pl.col("values_time")).alias("fx_time"),
     )
 
 
