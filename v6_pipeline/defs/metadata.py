@@ -1,7 +1,6 @@
-"""Metadata: what definitions and materializations say of their Delta tables.
+"""Metadata of the Delta tables on definitions (columns, address) and materializations (versions, counts, samples).
 
-Column schema and address stand on the definition; versions and counts on each materialization, where Dagster plots
-them. https://docs.dagster.io/guides/build/assets/metadata-and-tags
+Dagster plots the numbers of materializations. https://docs.dagster.io/guides/build/assets/metadata-and-tags
 """
 
 from __future__ import annotations
@@ -45,16 +44,15 @@ from v6_pipeline.streaming.streamer import IBPositionStreamer
 KINDS = {"deltalake", "polars"}
 SAMPLE_ROWS = 3
 ERROR = "error"
-"""Of a failure: the class of the error, by which a program tells why."""
+"""Key of a failure's metadata: the class of the error, for programs."""
 LONGEST_BREAK = timedelta(days=5)
-"""More than the exchange is ever closed, so that no holiday is an alarm."""
+"""Longer than any break of the exchange, so that no holiday raises an alarm."""
 FRESH = dg.FreshnessPolicy.time_window(fail_window=LONGEST_BREAK)
-"""Of what every trading day brings, whatever is held: the schedule makes it after each session. Dagster's policies
-know neither sessions nor partitions, and a backfill of an old day counts as fresh here. What must be newer within a
-session is for the checks that ``ib_streamer_sensor`` evaluates: ``stream_fresh``, and ``queue_drains`` where refreshes
-stop."""
+"""For tables that the schedule makes after each session. Dagster's policies know neither sessions nor partitions, so
+a backfill of an old day counts as fresh. Within a session ``ib_streamer_sensor`` evaluates the checks ``stream_fresh``
+and ``queue_drains``."""
 SHOWN_EVERY = timedelta(minutes=15)
-"""Sample rows are some 10 KB, a picture some 30 KB: what is told of each minute shows them four times an hour."""
+"""Sample rows take 10 KB, a picture 30 KB: reports of each minute show them four times an hour."""
 LINEAGE = {spec.name: column_lineage(spec) for spec in TABLES}
 """Table -> column lineage."""
 MADE_BY: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -68,11 +66,11 @@ MADE_BY: dict[str, tuple[Callable[..., Any], ...]] = {
     POSITION_SNAPSHOTS.name: (day_positions, assemble),
     PORTFOLIO_EXPOSURE.name: (exposure,),
 }
-"""Table -> what makes its rows."""
+"""Table -> code that makes its rows."""
 
 
 def table_definition(spec: TableSpec, lake: Lake) -> dict[str, Any]:
-    """Metadata of a definition: columns with their descriptions, table name, address, partition column."""
+    """Return metadata of a definition: columns with their descriptions, table name, address, partition column."""
     return {
         "dagster/column_schema": column_schema(spec),
         "dagster/table_name": spec.name,
@@ -86,14 +84,9 @@ def table_definition(spec: TableSpec, lake: Lake) -> dict[str, Any]:
 def table_materialization(
     spec: TableSpec, lake: Lake, *, partition_rows: int, delta_versions: Sequence[int], rows: int
 ) -> dict[str, Any]:
-    """Metadata that every materialization of a table carries.
+    """Return metadata of a materialization that reports commits, oldest first, which added ``rows`` to the partition.
 
-    Args:
-        spec: the table.
-        lake: where it is.
-        partition_rows: rows in the partition now.
-        delta_versions: the commits that this materialization stands for, oldest first.
-        rows: rows that they added to the partition.
+    ``partition_rows`` counts the rows that the partition has now.
     """
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": partition_rows,
@@ -114,17 +107,17 @@ def table_materialization(
 
 
 def sample_rows(spec: TableSpec, lake: Lake, day: date) -> dict[str, dg.MetadataValue[Any]]:
-    """The newest rows of a trading day as a table; columns that are empty in all of them are left out."""
+    """Return the newest rows of a trading day as a table, without columns that are empty in all of them."""
     rows = last_rows(lake.table(spec), rows=SAMPLE_ROWS, day=day).drop("date", strict=False)
     shown = rows.select(column for column in rows if column.null_count() < rows.height)
     if shown.is_empty():
         return {}
-    records = [dg.TableRecord(dict(map(_shown, row.items()))) for row in shown.to_dicts()]
+    records = [dg.TableRecord(dict(map(_table_cell, row.items()))) for row in shown.to_dicts()]
     return {"sample": dg.MetadataValue.table(records)}
 
 
-def _shown(cell: tuple[str, object]) -> tuple[str, str | int | float | bool | None]:
-    """What Dagster's tables can hold, which is neither instants nor lists."""
+def _table_cell(cell: tuple[str, object]) -> tuple[str, str | int | float | bool | None]:
+    """Return a cell for Dagster's tables, which hold neither instants nor lists."""
     name, value = cell
     if isinstance(value, datetime):
         return name, value.isoformat(sep=" ", timespec="seconds")
@@ -132,31 +125,31 @@ def _shown(cell: tuple[str, object]) -> tuple[str, str | int | float | bool | No
 
 
 def data_version_tag(version: int) -> Mapping[str, str]:
-    """The materialization's data version is the table's Delta version, so that Dagster sees what changed."""
+    """Return the tag that makes the table's Delta version the data version, so that Dagster sees a change."""
     return {"dagster/data_version": f"delta-{version}"}
 
 
 def shown(make: Callable[[], Mapping[str, Any]], *, say: Callable[[str], object]) -> dict[str, Any]:
-    """What ``make`` gives, or nothing; ``say`` is told why in a line."""
+    """Return the result of ``make``, or nothing if it fails: then ``say`` gets the reason in a line."""
     try:
         return dict(make())
-    except Exception as error:  # noqa: BLE001  whatever drawing or reading says: the facts are told without it
-        say(f"told without samples, pictures and figures: {type(error).__name__}: {' '.join(str(error).split())}")
+    except Exception as error:  # noqa: BLE001  a failed picture or sample must not stop the report
+        say(f"reported without samples, pictures and figures: {type(error).__name__}: {' '.join(str(error).split())}")
         return {}
 
 
 def is_first_of_quarter(instance: dg.DagsterInstance, asset: str, partition: str, now: datetime) -> bool:
-    """Whether nothing was told of a partition of an asset yet in this quarter of an hour, by Dagster's log."""
+    """Return whether Dagster's log has no materialization of the partition in this quarter of an hour."""
     wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
     quarter = SHOWN_EVERY.total_seconds()
-    told = instance.fetch_materializations(wanted, limit=1).records
-    return not told or told[0].timestamp // quarter != now.timestamp() // quarter
+    newest = instance.fetch_materializations(wanted, limit=1).records
+    return not newest or newest[0].timestamp // quarter != now.timestamp() // quarter
 
 
 def code_references(table: str) -> dg.CodeReferencesMetadataValue:
-    """The code that makes a table's rows."""
+    """Return links to the code that makes a table's rows, as it is installed here."""
     with warnings.catch_warnings():
-        # Beta in Dagster since 2024: whoever loads the definitions cannot do anything about it.
+        # Beta in Dagster since 2024: a user who loads the definitions cannot change that.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.CodeReferencesMetadataValue(code_references=[_reference(maker) for maker in MADE_BY[table]])
 
@@ -168,6 +161,6 @@ def _reference(maker: Callable[..., Any]) -> dg.LocalFileCodeReference:
 
 
 def _line(file: str, name: str) -> int:
-    """Where a file defines it. ``inspect`` would parse the whole of it: 200 ms for all makers, in each process."""
+    """Return the line of a definition. ``inspect`` would parse each file: 200 ms for all makers, in each process."""
     definition = re.compile(rf"(class|(async )?def) {re.escape(name)}\b")
     return next((number for number, line in enumerate(linecache.getlines(file), 1) if definition.match(line)), 1)

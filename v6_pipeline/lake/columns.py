@@ -7,7 +7,7 @@ Timestamps are microseconds in UTC, the only form that Delta stores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -30,29 +30,29 @@ class Origin(NamedTuple):
     column: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table.
+    """A column of a table; below are short forms for the types and units of the tables.
 
     Attributes:
-        name: never changed once there are tables with it.
-        dtype: polars type, never changed either; ``definition.delta_type`` gives Delta's.
-        meaning: what a value is, without its unit.
+        dtype: polars type; ``definition.delta_type`` gives Delta's. Neither it nor the name ever changes.
+        meaning: description of a value without its unit.
+        origins: upstream columns, Dagster's column lineage; none for a value that the writer of the row adds.
         unit: unit, time zone or standard of the values.
-        required: holds no null; elsewhere null is unknown.
-        since: the table's version that brought the column.
-        provenance: says where the row comes from, not what it says: leaves two rows equal that differ in it.
-        origins: where the values come from, Dagster's column lineage; none for what the writer of the row adds.
+        required: without nulls; in other columns null is unknown.
+        since: the version of the table that added the column.
+        provenance: describes the origin of the row: does not count when rows are compared.
     """
 
-    name: str
     dtype: pl.DataType
+    name: str
     meaning: str
+    origins: tuple[Origin, ...] = ()
+    _: KW_ONLY
     unit: str = ""
     required: bool = False
     since: int = 1
     provenance: bool = False
-    origins: tuple[Origin, ...] = ()
 
     @property
     def description(self) -> str:
@@ -120,42 +120,18 @@ class TableSpec:
         return name in self.column_names
 
 
-def column(
-    dtype: pl.DataType,
-    name: str,
-    meaning: str,
-    origins: tuple[Origin, ...] = (),
-    *,
-    unit: str = "",
-    required: bool = False,
-    since: int = 1,
-    provenance: bool = False,
-) -> Column:
-    """Return a column of this type; below are short forms for the types and units of the tables."""
-    return Column(
-        name=name,
-        dtype=dtype,
-        meaning=meaning,
-        unit=unit,
-        required=required,
-        since=since,
-        provenance=provenance,
-        origins=origins,
-    )
-
-
-text = partial(column, pl.String())
-currency = partial(column, pl.String(), unit="ISO 4217")
-integer = partial(column, pl.Int64())
-flag = partial(column, pl.Boolean(), required=True)
-trading_day = partial(column, pl.Date(), PARTITION_COLUMN, required=True)
-day = partial(column, pl.Date())
-instant = partial(column, TIMESTAMP, unit="UTC")
-number = partial(column, pl.Float64())
-price = partial(column, pl.Float64(), unit="contract currency")
-base_amount = partial(column, pl.Float64(), unit="base currency")
-percent = partial(column, pl.Float64(), unit="percent")
-version_read = partial(column, pl.Int64(), provenance=True)
+text = partial(Column, pl.String())
+currency = partial(Column, pl.String(), unit="ISO 4217")
+integer = partial(Column, pl.Int64())
+flag = partial(Column, pl.Boolean(), required=True)
+trading_day = partial(Column, pl.Date(), PARTITION_COLUMN, required=True)
+day = partial(Column, pl.Date())
+instant = partial(Column, TIMESTAMP, unit="UTC")
+number = partial(Column, pl.Float64())
+price = partial(Column, pl.Float64(), unit="contract currency")
+base_amount = partial(Column, pl.Float64(), unit="base currency")
+percent = partial(Column, pl.Float64(), unit="percent")
+version_read = partial(Column, pl.Int64(), provenance=True)
 """Delta version of a table that was read for the row."""
 
 DAY = trading_day("trading day; the partition")

@@ -6,6 +6,9 @@ version of the handle, so all numbers are wrong once another commit has landed, 
 A row names the run or the streamer's epoch that wrote it, and the time when it was handed to Delta; a commit names the
 same author and the time when it landed. On a local disk the commit's data files confirm the match. In an object store
 that would take a request per file: there the newest commits are listed in one request, and nothing is confirmed.
+
+Functions that take a store raise ``LakeError`` if the table is damaged, unreachable, or newer than this code;
+``durable_commits`` also if the disk fails.
 """
 
 from __future__ import annotations
@@ -90,9 +93,6 @@ def read_commits(store: DeltaTableStore, after_version: int, limit: int) -> list
     A table that does not exist has none. If the log does not reach back that far, the list begins with the oldest
     commit left: the gap in ``version`` shows it. At 2,000 commits opening the table takes most of 22 ms, and a hundred
     commits take 5 ms.
-
-    Raises:
-        LakeError: the table is damaged, unreachable, or newer than this code.
     """
     handle = store.load()
     if handle is None or limit < 1:
@@ -106,9 +106,6 @@ def durable_commits(store: DeltaTableStore, after_version: int, limit: int) -> l
     """As ``read_commits``, after making sure that each commit survives a power cut.
 
     A commit can be read some milliseconds before its writer flushes it, or after its writer was killed.
-
-    Raises:
-        LakeError: as ``read_commits``, or the disk failed.
     """
     commits = read_commits(store, after_version, limit)
     folder = local_path(store.uri)
@@ -133,11 +130,7 @@ class Writer:
 
 
 class CommitLog:
-    """The commits of a table as its log has them now, each read on its first use.
-
-    Raises:
-        LakeError: the table is damaged, unreachable, or newer than this code.
-    """
+    """The commits of a table as its log has them now, each read on its first use."""
 
     def __init__(self, store: DeltaTableStore) -> None:
         self._store = store

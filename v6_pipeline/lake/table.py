@@ -217,7 +217,12 @@ class DeltaTableStore:
                 raise LakeConflictError(f"table {self.spec.name}: another commit came first: {error}") from error
             self._doubtful[commit.commit_id] = before
             failure = lake_error(error, table=self.spec.name, uri=self.uri, options=self.storage_options)
-            landed = self._landed_despite(handle, commit, failure)
+            try:
+                landed = self.look_up(handle, commit.commit_id)
+            except LakeError:
+                raise failure from None  # still unknown: the next attempt with this lineage looks it up again
+            if landed is None:
+                raise failure from error
             return self.describe(landed, rows, commit)
         version = handle.version()
         with self.faults():
@@ -305,15 +310,6 @@ class DeltaTableStore:
         if folder is not None:
             make_durable(folder, version, self._fsync)
 
-    def _landed_despite(self, handle: DeltaTable, commit: CommitLineage, failure: LakeError) -> int:
-        try:
-            landed = self.look_up(handle, commit.commit_id)
-        except LakeError:
-            raise failure from None  # still unknown: the next attempt with this lineage looks it up again
-        if landed is None:
-            raise failure
-        return landed
-
     def _own_version(self, version: int, before: int, commit: CommitLineage) -> int:
         """Return the version of this commit: the handle's, which a local log must confirm."""
         folder = local_path(self.uri)
@@ -340,8 +336,7 @@ class DeltaTableStore:
             return
         found = log_file(folder, version)
         if found.exists() and found.stat().st_size == 0:
-            kind = DamageKind.EMPTY_LOG
-            raise self._damaged(Damage(kind=kind, file=found.relative_to(folder).as_posix(), version=version))
+            raise self._damaged(Damage.of(DamageKind.EMPTY_LOG, folder, found, version))
 
     def _why_unreadable(self) -> Damage | None:
         """Return the damage that keeps delta-rs from opening a table on a local disk."""

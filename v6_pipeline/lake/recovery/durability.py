@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -73,7 +73,9 @@ def make_durable(table: Path, version: int, fsync: Fsync) -> None:
     are included because another process may be between its commit and its flush, and a surviving version after a lost
     one cannot be read.
     """
-    earlier = [number for number in _unflushed(table, version) if log_file(table, number).exists()]
+    flushed = flushed_version(table)
+    first = max(version - UNMARKED_VERSIONS, 0) if flushed is None else flushed + 1
+    earlier = [number for number in range(first, version) if log_file(table, number).exists()]
     data = [path for number in earlier for path in _still_there(table, number)] + added_files(table, version)
     for path in data:
         fsync(path)
@@ -111,12 +113,6 @@ def _still_there(table: Path, version: int) -> list[Path]:
         return [path for path in added_files(table, version) if path.exists()]
     except ValueError:
         return []
-
-
-def _unflushed(table: Path, version: int) -> Iterator[int]:
-    flushed = flushed_version(table)
-    first = version - UNMARKED_VERSIONS if flushed is None else flushed + 1
-    yield from range(max(first, 0), version)
 
 
 def _mark_flushed(table: Path, version: int) -> None:

@@ -65,6 +65,11 @@ class Damage:
     rows: int | None = None
     partition: str | None = None
 
+    @classmethod
+    def of(cls, kind: DamageKind, table: Path, path: Path, version: int | None = None) -> Damage:
+        """Return the damage of a log file."""
+        return cls(kind=kind, file=path.relative_to(table).as_posix(), version=version)
+
     def __str__(self) -> str:
         return f"{self.kind} {self.file}"
 
@@ -140,7 +145,7 @@ def inspect(table: Path, *, without: Collection[int] = ()) -> Inspection:
         if held is not None:
             base, adds = version, held
             break
-        damage.append(_damage(DamageKind.BAD_CHECKPOINT, table, path, version))
+        damage.append(Damage.of(DamageKind.BAD_CHECKPOINT, table, path, version))
     _, bad_pointer = _pointer(table)
     if bad_pointer is not None and all(bad_pointer.file != found.file for found in damage):
         damage.append(bad_pointer)
@@ -159,10 +164,10 @@ def inspect(table: Path, *, without: Collection[int] = ()) -> Inspection:
 def log_damage(table: Path, version: int) -> Damage | None:
     """Return the damage to a version's log file, if any."""
     path = log_file(table, version)
-    torn = _damage(DamageKind.TORN_LOG, table, path, version)
+    torn = Damage.of(DamageKind.TORN_LOG, table, path, version)
     try:
         if not path.stat().st_size:
-            return _damage(DamageKind.EMPTY_LOG, table, path, version)
+            return Damage.of(DamageKind.EMPTY_LOG, table, path, version)
         return None if _is_whole(read_log(table, version)) else torn
     except FileNotFoundError:
         return _missing_log(table, version)
@@ -171,7 +176,7 @@ def log_damage(table: Path, version: int) -> Damage | None:
 
 
 def _missing_log(table: Path, version: int) -> Damage:
-    return _damage(DamageKind.MISSING_LOG, table, log_file(table, version), version)
+    return Damage.of(DamageKind.MISSING_LOG, table, log_file(table, version), version)
 
 
 def _marked(table: Path) -> int:
@@ -211,7 +216,7 @@ def _is_whole(actions: list[Any]) -> bool:
 def _pointer(table: Path) -> tuple[int | None, Damage | None]:
     """Return the version that ``_last_checkpoint`` names, and the damage to it or to the checkpoint."""
     path = table / LOG_FOLDER / POINTER
-    broken = _damage(DamageKind.BAD_POINTER, table, path)
+    broken = Damage.of(DamageKind.BAD_POINTER, table, path)
     try:
         version = json.loads(path.read_text(encoding="utf-8"))["version"]
     except FileNotFoundError:
@@ -224,7 +229,7 @@ def _pointer(table: Path) -> tuple[int | None, Damage | None]:
     if not checkpoint.exists():
         return version, broken
     if not _is_parquet(checkpoint):
-        return version, _damage(DamageKind.BAD_CHECKPOINT, table, checkpoint, version)
+        return version, Damage.of(DamageKind.BAD_CHECKPOINT, table, checkpoint, version)
     return version, None
 
 
@@ -298,7 +303,3 @@ def _is_parquet(path: Path) -> bool:
         tail = stream.read(4)
         stream.seek(0)
         return tail == _PARQUET and stream.read(4) == _PARQUET
-
-
-def _damage(kind: DamageKind, table: Path, path: Path, version: int | None = None) -> Damage:
-    return Damage(kind=kind, file=path.relative_to(table).as_posix(), version=version)

@@ -6,8 +6,7 @@ column lineage, the reference document and the tables on disk all come from thes
 Does not belong here: I/O, deltalake, dagster, and the computation of values (``streaming``, ``refresh``, ``history``).
 """
 
-from v6_pipeline.lake.tables.account import ACCOUNT_VALUES
-from v6_pipeline.lake.tables.flex import FLEX_ACTIVITY, FLEX_STATEMENTS
+from v6_pipeline.lake.tables.account import ACCOUNT_VALUES, FLEX_ACTIVITY, FLEX_STATEMENTS
 from v6_pipeline.lake.tables.history import HISTORICAL_CLOSES, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.lake.tables.positions import FLEX_POSITIONS, QUEUED_POSITIONS, STREAMED_POSITIONS
 

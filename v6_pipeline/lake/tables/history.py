@@ -26,8 +26,7 @@ from v6_pipeline.lake.columns import (
     text,
     version_read,
 )
-from v6_pipeline.lake.tables.account import ACCOUNT_VALUES
-from v6_pipeline.lake.tables.flex import FLEX_ACTIVITY, FLEX_STATEMENTS
+from v6_pipeline.lake.tables.account import ACCOUNT_VALUES, FLEX_ACTIVITY, FLEX_STATEMENTS
 from v6_pipeline.lake.tables.positions import (
     FLEX_POSITIONS,
     POSITION_COLUMNS,
@@ -98,7 +97,7 @@ _INSTEAD_FROM: dict[str, tuple[Origin, ...]] = {
 
 
 def _in_snapshot(shared: PositionColumn) -> Column:
-    name = shared.name
+    name = shared.column.name
     own_only = shared.part in {Part.QUOTE, Part.GREEKS} or name == "market_data_type"
     observed = _each(_OWN_LOGS if own_only else _OBSERVED, name)
     return shared.column.made_from(_INSTEAD_FROM.get(name, observed + _ALSO_FROM.get(name, ())))

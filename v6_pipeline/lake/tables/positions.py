@@ -25,7 +25,6 @@ from v6_pipeline.lake.columns import (
     Column,
     Origin,
     TableSpec,
-    column,
     currency,
     day,
     instant,
@@ -50,31 +49,13 @@ class Part(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionColumn:
-    """A column that every table of positions has, with its origins in the tables of observations.
-
-    Attributes:
-        column: name, type, meaning and unit.
-        part: the part that the column belongs to; None for the rest.
-        stream: origins in ``streamed_positions``.
-        queue: origins in ``queued_positions``.
-        flex: origins in ``flex_positions``.
-    """
+    """A column that every table of positions has, with its origins in the three tables of observations."""
 
     column: Column
     part: Part | None = None
     stream: tuple[Origin, ...] = ()
     queue: tuple[Origin, ...] = ()
     flex: tuple[Origin, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The column's name."""
-        return self.column.name
-
-    @property
-    def dtype(self) -> pl.DataType:
-        """The column's polars type."""
-        return self.column.dtype
 
 
 def _own(
@@ -181,7 +162,7 @@ POSITION_COLUMNS: tuple[PositionColumn, ...] = (
     _greek("theta", "price change per calendar day"),
     _greek("underlying_price", "the underlying's price that the greeks were computed with", ""),
     _own(
-        column(pl.Int32(), "market_data_type", "1 live, 2 frozen, 3 delayed, 4 delayed and frozen"),
+        Column(pl.Int32(), "market_data_type", "1 live, 2 frozen, 3 delayed, 4 delayed and frozen"),
         None,
         broker("marketDataType"),
     ),
@@ -200,18 +181,18 @@ POSITION_COLUMNS: tuple[PositionColumn, ...] = (
         _open_position("fxRateToBase"),
     ),
     _own(
-        column(pl.List(pl.String()), "strategy_ids", "active strategies that the contract served, sorted"),
+        Column(pl.List(pl.String()), "strategy_ids", "active strategies that the contract served, sorted"),
         None,
         registry("strategy"),
     ),
     PositionColumn(column=OBSERVED_AT),
 )
-POSITION_SCHEMA = pl.Schema({shared.name: shared.dtype for shared in POSITION_COLUMNS})
+POSITION_SCHEMA = pl.Schema({shared.column.name: shared.column.dtype for shared in POSITION_COLUMNS})
 
 
 def columns_of(part: Part) -> tuple[str, ...]:
     """Return the names of the columns of a part."""
-    return tuple(shared.name for shared in POSITION_COLUMNS if shared.part is part)
+    return tuple(shared.column.name for shared in POSITION_COLUMNS if shared.part is part)
 
 
 STREAMED_POSITIONS = TableSpec(
@@ -236,7 +217,7 @@ FLEX_POSITIONS = TableSpec(
     columns=(
         *(shared.column.made_from(shared.flex) for shared in POSITION_COLUMNS),
         price("accrued_interest", "interest accrued on the position", _open_position("accruedInt")),
-        column(ATTRIBUTES, "attributes", "the statement's further attributes of the position"),
+        Column(ATTRIBUTES, "attributes", "the statement's further attributes of the position"),
         SOURCE,
         RUN_ID,
         INGESTED_AT,

@@ -1,10 +1,11 @@
-"""Sources of the tables that are no tables of the lake: IB's API, Flex statements, the strategy registry.
+"""Sources outside the lake: IB's API, Flex statements, the strategy registry; functions for ``Column.origins``.
 
-Their fields bear the names that IB gives them, message or element and attribute; Dagster shows them as the columns of
-external assets. Each function returns origins for ``Column.origins``.
+Fields have IB's own names, message or element and attribute; Dagster shows them as the columns of external assets.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from v6_pipeline.lake.columns import Origin
 
@@ -31,12 +32,12 @@ BROKER_FIELDS: dict[str, str] = {
     "tickPrice.ask": "tick 2",
     "tickPrice.last": "tick 4",
     "tickPrice.close": "tick 9",
-    "tickPrice.markPrice": "tick 37, asked for as generic tick 221",
+    "tickPrice.markPrice": "tick 37, requested by generic tick 221",
     "tickOptionComputation.model": "tick 13: implied volatility, greeks, price of the underlying",
     "marketDataType": "1 live, 2 frozen, 3 delayed, 4 delayed and frozen",
     "historicalData.close": "close of a historical bar",
 }
-"""Field of ``ib_account`` -> what it is."""
+"""Field of ``ib_account`` -> meaning."""
 
 REGISTRY_FIELDS: dict[str, str] = {
     "strategy": "name of the strategy",
@@ -45,10 +46,10 @@ REGISTRY_FIELDS: dict[str, str] = {
     "conid": "IB's contract id of a membership",
     "quantity": "contracts or shares that the strategy claims of a holding; null is all",
     "selector": "rule by which holdings serve the strategy, in place of a contract",
-    "valid_from": "since when it is in force (UTC)",
-    "valid_to": "until when it was in force (UTC); null is still",
+    "valid_from": "begin of its validity (UTC)",
+    "valid_to": "end of its validity (UTC); null while it is valid",
 }
-"""Field of ``strategy_registry`` -> what it is."""
+"""Field of ``strategy_registry`` -> meaning."""
 
 POSITION = "OpenPosition"
 """Element of an open position."""
@@ -95,7 +96,7 @@ FLEX_ATTRIBUTES: dict[str, str] = {
     "Transfer.date": "day of the transfer",
     "CorporateAction.reportDate": "day on which a corporate action was booked",
 }
-"""Field of ``ib_flex`` -> what it is."""
+"""Field of ``ib_flex`` -> meaning."""
 
 
 def of(table: str, *columns: str) -> tuple[Origin, ...]:
@@ -103,16 +104,9 @@ def of(table: str, *columns: str) -> tuple[Origin, ...]:
     return tuple(Origin(table, column) for column in columns)
 
 
-def broker(*fields: str) -> tuple[Origin, ...]:
-    """Return fields of IB's API messages, as message.field."""
-    return of(IB_ACCOUNT, *fields)
-
-
-def flex(*fields: str) -> tuple[Origin, ...]:
-    """Return attributes of Flex statements, as element.attribute."""
-    return of(IB_FLEX, *fields)
-
-
-def registry(*fields: str) -> tuple[Origin, ...]:
-    """Return fields of the strategy registry."""
-    return of(STRATEGY_REGISTRY, *fields)
+broker = partial(of, IB_ACCOUNT)
+"""Fields of IB's API messages, as message.field."""
+flex = partial(of, IB_FLEX)
+"""Attributes of Flex statements, as element.attribute."""
+registry = partial(of, STRATEGY_REGISTRY)
+"""Fields of the strategy registry."""

@@ -20,12 +20,12 @@ def test_what_cannot_be_shown_is_said_in_a_line() -> None:
     def broken() -> dict[str, Any]:
         raise ValueError("no\n fonts")
 
-    told: list[str] = []
+    said: list[str] = []
 
-    assert shown(lambda: {"a": 1}, say=told.append) == {"a": 1}
-    assert told == []
-    assert shown(broken, say=told.append) == {}
-    assert told == ["told without samples, pictures and figures: ValueError: no fonts"]
+    assert shown(lambda: {"a": 1}, say=said.append) == {"a": 1}
+    assert said == []
+    assert shown(broken, say=said.append) == {}
+    assert said == ["reported without samples, pictures and figures: ValueError: no fonts"]
 
 
 def test_the_first_report_of_a_quarter_of_an_hour_shows_more(instance: dg.DagsterInstance) -> None:
@@ -35,12 +35,14 @@ def test_the_first_report_of_a_quarter_of_an_hour_shows_more(instance: dg.Dagste
     instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2026-11-20"))
     event = instance.get_latest_materialization_event(key)
     assert event is not None
-    told_at = datetime.fromtimestamp(event.timestamp, UTC)
+    reported_at = datetime.fromtimestamp(event.timestamp, UTC)
 
-    assert not is_first_of_quarter(instance, "rows", "2026-11-20", told_at)
-    assert is_first_of_quarter(instance, "rows", "2026-11-20", told_at + timedelta(minutes=15))
-    assert is_first_of_quarter(instance, "rows", "2026-11-23", told_at), "of a run over several days the newest counts"
-    assert is_first_of_quarter(instance, "others", "2026-11-20", told_at)
+    assert not is_first_of_quarter(instance, "rows", "2026-11-20", reported_at)
+    assert is_first_of_quarter(instance, "rows", "2026-11-20", reported_at + timedelta(minutes=15))
+    assert is_first_of_quarter(instance, "rows", "2026-11-23", reported_at), (
+        "of a run over several days the newest counts"
+    )
+    assert is_first_of_quarter(instance, "others", "2026-11-20", reported_at)
 
 
 def values(account: str, currency: str, **figures: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import date, datetime
 import polars as pl
 import pytest
 
-from v6_pipeline.lake.columns import TIMESTAMP, Origin, TableSpec, column
+from v6_pipeline.lake.columns import TIMESTAMP, Column, Origin, TableSpec
 from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.lake.tables.positions import POSITION_COLUMNS, Part, columns_of
 from v6_pipeline.lake.tables.sources import (
@@ -33,7 +33,7 @@ OF_TYPE: dict[object, pl.DataType] = {
 
 
 def test_a_position_update_has_a_field_for_each_column_but_the_date() -> None:
-    columns = {shared.name: shared.column for shared in POSITION_COLUMNS if shared.name != "date"}
+    columns = {shared.column.name: shared.column for shared in POSITION_COLUMNS if shared.column.name != "date"}
     assert {field.name for field in fields(PositionUpdate)} == set(columns)
 
     for name, hint in typing.get_type_hints(PositionUpdate).items():
@@ -66,7 +66,7 @@ def test_every_origin_is_a_column_that_exists(spec: TableSpec) -> None:
 
 
 def test_a_new_column_raises_the_version_and_what_is_upstream() -> None:
-    new = column(pl.Float64(), "rho", "price change", (Origin("rates", "r"),), unit="percent", since=70)
+    new = Column(pl.Float64(), "rho", "price change", (Origin("rates", "r"),), unit="percent", since=70)
     newer = replace(POSITION_SNAPSHOTS, columns=(*POSITION_SNAPSHOTS.columns, new))
 
     assert POSITION_SNAPSHOTS.version < newer.version == 70
@@ -75,7 +75,7 @@ def test_a_new_column_raises_the_version_and_what_is_upstream() -> None:
 
 
 def test_both_logs_have_the_same_columns_of_a_position() -> None:
-    shared = [one.name for one in POSITION_COLUMNS]
+    shared = [one.column.name for one in POSITION_COLUMNS]
     for spec in (STREAMED_POSITIONS, QUEUED_POSITIONS, POSITION_SNAPSHOTS):
         assert list(spec.column_names[: len(shared)]) == shared
     assert columns_of(Part.QUOTE)[:4] == ("bid", "ask", "last", "close")
