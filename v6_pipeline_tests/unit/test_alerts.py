@@ -1,4 +1,4 @@
-"""What is told to whom, and how often; a webhook against a real server."""
+"""Alerts: which are due, how often, and how they are delivered; a webhook against a real server."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ RUN = Incident(key="run/a", title="run 1 of a", says="no gateway", level=Level.E
 class Listener:
     """A notifier that remembers, and one that fails on demand."""
 
-    heard: list[Alert] = field(default_factory=list)
+    received: list[Alert] = field(default_factory=list)
     states: dict[str, NotificationState] = field(default_factory=dict)
     error: Exception | None = None
 
     def notify(self, alert: Alert) -> None:
         if self.error is not None:
             raise self.error
-        self.heard.append(alert)
+        self.received.append(alert)
 
     def look(self, *incidents: Incident, at: datetime) -> list[tuple[str, Stage]]:
-        """What is heard of one look; the memory passes through JSON, as a cursor does."""
-        self.heard.clear()
+        """Return the alerts of one look; the memory passes through JSON, like a cursor."""
+        self.received.clear()
         _, states, self.failures = deliver(self, incidents, self.states, at)
         self.states = STATES.validate_json(STATES.dump_json(states, by_alias=True))
-        return [(alert.key, alert.stage) for alert in self.heard]
+        return [(alert.key, alert.stage) for alert in self.received]
 
     failures: list[str] = field(default_factory=list)
 
@@ -67,25 +67,25 @@ def listener() -> Listener:
     return Listener()
 
 
-def test_a_lasting_trouble_is_told_once_and_when_it_is_over(listener: Listener) -> None:
+def test_a_lasting_incident_is_reported_once_and_when_it_is_over(listener: Listener) -> None:
     assert listener.look(CHECK, at=NOON) == [("check/a", Stage.NEW)]
     assert [listener.look(CHECK, at=NOON + number * MINUTE) for number in range(1, 4)] == [[], [], []]
     assert listener.look(at=NOON + 5 * MINUTE) == [("check/a", Stage.OVER)]
-    assert listener.heard[0].line() == "over: check a (since 2026-11-20 17:00 UTC)"
+    assert listener.received[0].line() == "over: check a (since 2026-11-20 17:00 UTC)"
     assert listener.look(at=NOON + 6 * MINUTE) == []
     assert listener.look(CHECK, at=NOON + 7 * MINUTE) == [("check/a", Stage.NEW)], "it came back"
 
 
-def test_what_lasts_a_day_is_said_again(listener: Listener) -> None:
+def test_an_incident_that_lasts_a_day_is_reported_again(listener: Listener) -> None:
     listener.look(CHECK, at=NOON)
 
     assert listener.look(CHECK, at=NOON + REPEAT_AFTER - MINUTE) == []
     assert listener.look(CHECK, at=NOON + REPEAT_AFTER) == [("check/a", Stage.STILL)]
-    assert "still, since 2026-11-20 17:00 UTC" in listener.heard[0].line()
+    assert "still, since 2026-11-20 17:00 UTC" in listener.received[0].line()
     assert listener.look(CHECK, at=NOON + REPEAT_AFTER + MINUTE) == []
 
 
-def test_a_warning_that_becomes_an_error_is_told_and_not_the_reverse(listener: Listener) -> None:
+def test_a_warning_that_becomes_an_error_is_reported_and_not_the_reverse(listener: Listener) -> None:
     serious = replace(CHECK, level=Level.ERROR)
     listener.look(CHECK, at=NOON)
 
@@ -94,7 +94,7 @@ def test_a_warning_that_becomes_an_error_is_told_and_not_the_reverse(listener: L
     assert listener.look(serious, at=NOON + 3 * MINUTE) == []
 
 
-def test_a_run_that_fails_each_minute_is_told_once(listener: Listener) -> None:
+def test_a_run_that_fails_each_minute_is_reported_once(listener: Listener) -> None:
     assert listener.look(RUN, at=NOON) == [("run/a", Stage.NEW)]
     for number in range(1, 200):
         assert listener.look(RUN, at=NOON + number * MINUTE) == []
@@ -104,7 +104,7 @@ def test_a_run_that_fails_each_minute_is_told_once(listener: Listener) -> None:
     assert listener.look(RUN, at=quiet_from + QUIET_TIME + MINUTE) == [("run/a", Stage.NEW)]
 
 
-def test_what_could_not_be_passed_on_comes_again(listener: Listener) -> None:
+def test_an_undelivered_alert_is_delivered_later(listener: Listener) -> None:
     listener.error = AlertError("the webhook at example.org did not accept an alert: it answered 503")
     assert listener.look(CHECK, RUN, at=NOON) == []
     assert listener.failures == [str(listener.error)] * 2
@@ -118,7 +118,7 @@ def test_what_could_not_be_passed_on_comes_again(listener: Listener) -> None:
     assert listener.look(RUN, at=NOON + 3 * MINUTE) == [("check/a", Stage.OVER)], "its end, too"
 
 
-def test_events_that_could_not_be_told_are_kept_the_newest_of_each_kind(listener: Listener) -> None:
+def test_of_undelivered_events_the_newest_of_each_kind_is_kept(listener: Listener) -> None:
     listener.look(RUN, at=NOON)
     assert undelivered([RUN], listener.states, NOON) == ()
     listener.error = AlertError("no answer")
@@ -141,7 +141,7 @@ def test_no_more_events_are_kept_than_a_cursor_can_hold() -> None:
     assert len(replace(RUN, says="no gateway\n  " * 1_000).says) <= 1_000
 
 
-def test_a_users_notifier_that_breaks_takes_nothing_down_and_its_words_stay_inside(listener: Listener) -> None:
+def test_a_users_notifier_that_breaks_does_no_harm_and_its_message_is_not_shown(listener: Listener) -> None:
     listener.error = RuntimeError("https://hooks.example.org/secret")
 
     listener.look(CHECK, at=NOON)
@@ -172,7 +172,7 @@ def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
 
 @dataclass
 class Hook:
-    """A web server that takes alerts."""
+    """A web server that accepts alerts."""
 
     port: int
     status: int = 200
@@ -276,7 +276,7 @@ def test_a_notifier_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("url", ["http://hooks.example.org/secret-token", "secret-token", "ftp://secret-token"])
-def test_an_address_that_would_tell_the_secret_is_refused_without_showing_it(
+def test_an_address_that_would_show_the_secret_is_refused_without_showing_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("V6_ALERT_WEBHOOK", url)

@@ -202,7 +202,7 @@ def test_expiry_explains_where_the_statement_has_no_section_that_would() -> None
     assert not explained(flex(), expired).passed
 
 
-def test_without_the_sections_it_cannot_tell() -> None:
+def test_quantities_are_not_judged_without_the_sections() -> None:
     verdict = explained(flex(("DU1", 1, 5.0)), flex(("DU1", 1, 3.0)), sections=["OpenPositions"])
     assert verdict.passed
     assert verdict.reason.startswith("1 quantities are not judged: the statement has no CorporateActions, OptionEAE")

@@ -70,7 +70,7 @@ def test_a_short_gap_is_no_alarm() -> None:
     assert fresh(lease(blind(BLIND_FOR - timedelta(seconds=1)))).passed
 
 
-def test_nobody_is_alarmed_by_the_nightly_reset() -> None:
+def test_the_nightly_reset_raises_no_alarm() -> None:
     verdict = fresh(lease(blind(timedelta(minutes=30))), outage=RESET)
     assert verdict.passed
     assert "expected: IB's nightly reset until 16:00 UTC" in verdict.reason
@@ -104,7 +104,7 @@ def test_a_stop_on_request_only_warns() -> None:
     assert (verdict.passed, verdict.serious, verdict.reason) == (False, False, STOPPED)
 
 
-def test_one_that_was_just_started_is_given_a_minute() -> None:
+def test_a_streamer_that_was_just_started_is_given_a_minute() -> None:
     assert fresh(lease(blind(BLIND_FOR), claimed_at=NOW - timedelta(seconds=30), heartbeat_at=None)).passed
 
 
@@ -167,7 +167,7 @@ def test_without_a_streamer_no_active_contract_streams_whatever_the_last_one_sai
     assert (verdict.passed, verdict.serious, verdict.reason, verdict.numbers) == (False, False, reason, {})
 
 
-def test_a_streamer_that_has_not_reported_yet_is_coming_up() -> None:
+def test_a_streamer_that_has_not_reported_yet_is_starting() -> None:
     verdict = active_contracts_stream(lease({}), usage(0), now=NOW)
     assert (verdict.passed, verdict.reason) == (True, "the streamer is starting")
 

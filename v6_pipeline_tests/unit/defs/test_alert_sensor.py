@@ -1,4 +1,4 @@
-"""``alerts_sensor``: what of Dagster's own record becomes an alert, on a real instance."""
+"""``alerts_sensor``: the runs and checks of a real instance that become alerts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ KEY = dg.AssetCheckKey(dg.AssetKey("streamed_positions"), "stream_fresh")
 
 @dataclass
 class Listener:
-    heard: list[Alert] = field(default_factory=list)
+    received: list[Alert] = field(default_factory=list)
     is_away: bool = False
 
     def notify(self, alert: Alert) -> None:
         if self.is_away:
             raise AlertError("no answer")
-        self.heard.append(alert)
+        self.received.append(alert)
 
 
 @dg.op
@@ -86,11 +86,11 @@ class Looks:
 
     def __call__(self, minutes: float = 0) -> list[str]:
         self.at += timedelta(minutes=minutes)
-        self.listener.heard.clear()
+        self.listener.received.clear()
         notifiers = {"mine": self.listener, **self.others}
         self.result = look(self._instance, [KEY], notifiers, self._cursor, self.at, outage_at=self._outage_at)
         self._cursor = self.result.cursor
-        return [alert.line() for alert in self.listener.heard]
+        return [alert.line() for alert in self.listener.received]
 
     def _outage_at(self, instant: datetime) -> ExpectedOutage | None:
         assert instant <= datetime.now(UTC), "of when the run failed"
@@ -120,13 +120,13 @@ def evaluate(instance: dg.DagsterInstance, *, passed: bool, severity: dg.AssetCh
     )
 
 
-def test_a_failed_run_is_told_with_its_reason_and_once(looks: Looks, instance: dg.DagsterInstance) -> None:
+def test_a_failed_run_is_reported_once_with_its_reason(looks: Looks, instance: dg.DagsterInstance) -> None:
     run_id = fail(refresh, instance)
 
     assert looks() == [f"error: run {run_id[:8]} of refresh: no gateway at 127.0.0.1:4002: start it"]
     assert looks() == []
     fail(refresh, instance)
-    assert looks(minutes=1) == [], "the same trouble"
+    assert looks(minutes=1) == [], "the same incident"
     other_id = fail(other, instance)
     [line] = looks(minutes=1)
     assert line.startswith(f"error: run {other_id[:8]} of other: ")
@@ -149,7 +149,7 @@ def failing_with(kind: type[V6Error] | None) -> dg.JobDefinition:
 
 
 @pytest.mark.parametrize("kind", [GatewayUnreachableError, RequestTimeoutError])
-def test_a_run_that_lacked_the_gateway_in_ibs_reset_is_a_warning_and_an_error_once_it_is_over(
+def test_a_run_without_gateway_in_ibs_reset_is_a_warning_and_an_error_once_it_is_over(
     looks: Looks, instance: dg.DagsterInstance, kind: type[V6Error]
 ) -> None:
     looks.outage = ExpectedOutage("IB's nightly reset", datetime(2026, 11, 21, 6, 45, tzinfo=UTC))
@@ -171,7 +171,7 @@ def test_a_run_that_failed_for_another_reason_is_an_error_in_ibs_reset_as_well(
     assert looks() == [f"error: run {run_id[:8]} of refreshing: it failed"]
 
 
-def test_a_failed_run_is_told_later_if_nobody_could_be_told(looks: Looks, instance: dg.DagsterInstance) -> None:
+def test_a_failed_run_is_reported_later_if_the_notifier_fails(looks: Looks, instance: dg.DagsterInstance) -> None:
     looks.listener.is_away = True
     run_id = fail(refresh, instance)
     assert looks() == []
@@ -183,8 +183,8 @@ def test_a_failed_run_is_told_later_if_nobody_could_be_told(looks: Looks, instan
     assert looks(minutes=1) == []
 
 
-def test_a_notifier_that_is_away_keeps_no_other_from_hearing(looks: Looks, instance: dg.DagsterInstance) -> None:
-    """And hears of everything once it is back, though more runs failed meanwhile than a look reads."""
+def test_a_notifier_that_fails_delays_no_other(looks: Looks, instance: dg.DagsterInstance) -> None:
+    """Once it works again it receives everything, even if more runs failed in the meantime than a look reads."""
     looks.others["away"] = away = Listener(is_away=True)
     first_id = fail(refresh, instance)
     assert len(looks()) == 1
@@ -196,26 +196,26 @@ def test_a_notifier_that_is_away_keeps_no_other_from_hearing(looks: Looks, insta
     [new] = looks(minutes=1)
 
     assert new.startswith(f"error: run {other_id[:8]} of other: ")
-    assert away.heard == []
+    assert away.received == []
     away.is_away = False
-    assert looks(minutes=1) == [], "it has heard of all"
-    assert [alert.title for alert in away.heard] == [
+    assert looks(minutes=1) == [], "it has received everything"
+    assert [alert.title for alert in away.received] == [
         f"run {first_id[:8]} of refresh",
         f"run {newest_id[:8]} of refresh",
         f"run {other_id[:8]} of other",
     ]
-    away.heard.clear()
+    away.received.clear()
     looks(minutes=1)
-    assert away.heard == []
+    assert away.received == []
 
 
-def test_what_failed_before_the_first_look_is_history(instance: dg.DagsterInstance) -> None:
+def test_a_run_that_failed_before_the_first_look_is_not_reported(instance: dg.DagsterInstance) -> None:
     fail(refresh, instance)
 
     assert Looks(instance)() == []
 
 
-def test_a_failing_check_is_told_once_and_its_end_as_well(looks: Looks, instance: dg.DagsterInstance) -> None:
+def test_a_failing_check_is_reported_once_and_its_end_as_well(looks: Looks, instance: dg.DagsterInstance) -> None:
     evaluate(instance, passed=True, severity=dg.AssetCheckSeverity.ERROR)
     assert looks() == []
     evaluate(instance, passed=False, severity=dg.AssetCheckSeverity.WARN, says="stale for 90 s")
@@ -231,7 +231,7 @@ def test_a_failing_check_is_told_once_and_its_end_as_well(looks: Looks, instance
 
 
 def test_a_check_that_a_run_is_about_to_evaluate_is_as_it_was(looks: Looks, instance: dg.DagsterInstance) -> None:
-    """Dagster notes it as planned when it creates the run: that was told as its end, and what came of it as new."""
+    """Dagster marks it as planned when it creates the run: an alert said that it was over, the next that it was new."""
     evaluate(instance, passed=False, severity=dg.AssetCheckSeverity.WARN, says="stale for 90 s")
     assert looks() == ["warning: check stream_fresh of streamed_positions: stale for 90 s"]
 
@@ -247,7 +247,7 @@ def test_a_check_that_a_run_is_about_to_evaluate_is_as_it_was(looks: Looks, inst
     assert over.startswith("over: check stream_fresh of streamed_positions")
 
 
-def test_a_check_that_was_never_evaluated_is_no_trouble(looks: Looks, instance: dg.DagsterInstance) -> None:
+def test_a_check_that_was_never_evaluated_is_no_incident(looks: Looks, instance: dg.DagsterInstance) -> None:
     instance.create_run_for_job(check_job())
 
     assert looks() == []
@@ -281,7 +281,7 @@ def test_a_cursor_of_the_tree_before_is_read_and_written_with_the_same_names() -
     assert json.loads(read.dump()) == json.loads(json.dumps(values).replace("+00:00", "Z"))
 
 
-def test_a_cursor_of_before_there_were_missed_ones_is_read() -> None:
+def test_a_cursor_without_undelivered_events_is_read() -> None:
     values = json.loads(AlertCursor(NOW, {"log": {"run/a": STATE}}).dump())
     del values["missed"]
 

@@ -39,7 +39,7 @@ def tick(
 
 
 def damaged(pipeline: ClockedPipeline) -> None:
-    """Whoever reads ``queued_positions`` fails."""
+    """Make every read of ``queued_positions`` fail."""
     folder = pipeline.settings().home / "lake" / "queued_positions" / "_delta_log"
     folder.mkdir(parents=True)
     (folder / f"{0:020}.json").write_text("{")
@@ -80,7 +80,7 @@ def test_the_sensor_evaluates_on_change_and_every_five_minutes(
     assert set(again) == EVALUATED
 
 
-def test_each_check_tells_its_numbers_whether_it_passes_or_fails(
+def test_each_check_reports_its_numbers_whether_it_passes_or_fails(
     instance: dg.DagsterInstance, pipeline: ClockedPipeline, database: StateDatabase
 ) -> None:
     ledger = StepLedger.from_settings(pipeline.settings(), database, pipeline.now)
@@ -140,10 +140,10 @@ def test_a_cursor_of_checks_by_their_names_alone_starts_over(
     assert set(tick(instance, pipeline, json.dumps(cursor))[0]) == EVALUATED
 
 
-def test_the_sensor_says_that_refreshing_stopped_which_no_run_can(
+def test_the_sensor_reports_that_refreshes_stopped(
     instance: dg.DagsterInstance, pipeline: ClockedPipeline, database: StateDatabase
 ) -> None:
-    """Without reading the lake: a tick must not wait for it."""
+    """It does not read the lake, as a tick must not wait for it."""
     damaged(pipeline)
     with database.write() as connection:
         holdings.upsert_holdings(connection, [holding(stock(1), observed_at=pipeline.now())])
@@ -162,7 +162,7 @@ def test_the_sensor_says_that_refreshing_stopped_which_no_run_can(
     assert "no refresh was ever attempted" in (stopped["queue_drains"].description or "")
 
 
-def test_a_queue_that_cannot_be_judged_keeps_nothing_else_from_being_told(
+def test_a_queue_that_cannot_be_judged_keeps_no_other_check_from_being_reported(
     instance: dg.DagsterInstance, pipeline: ClockedPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""The step ``history``: each day told of as it is done, what cannot be made said at the end, and nothing made up."""
+"""The step ``history``: each day is reported once it is made, and failed days at the end."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_days_are_made_from_flex_or_own_logs_and_one_with_neither_holds_up_no_ot
     assert set(stored(week, POSITION_SNAPSHOTS).get_column("date")) == set(good)
 
 
-def test_each_day_tells_its_own_rows_version_address_and_lineage(
+def test_each_day_reports_its_own_rows_version_address_and_lineage(
     week: ClockedPipeline, instance: dg.DagsterInstance
 ) -> None:
     result = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), FLEX_DAYS[0], FLEX_DAYS[1])
@@ -93,7 +93,7 @@ def test_each_day_tells_its_own_rows_version_address_and_lineage(
     assert len(second["sample"].records) == 3
 
 
-def test_a_picture_that_cannot_be_drawn_keeps_no_day_from_being_told(
+def test_a_picture_that_cannot_be_drawn_keeps_no_day_from_being_reported(
     week: ClockedPipeline, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> bytes:
@@ -104,9 +104,9 @@ def test_a_picture_that_cannot_be_drawn_keeps_no_day_from_being_told(
     result = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), FLEX_DAYS[0], FLEX_DAYS[0])
 
     assert result.success
-    told = made(result, "portfolio_exposure")[f"{FLEX_DAYS[0]}"]
-    assert told["dagster/partition_row_count"] > 0
-    assert "exposure_by_underlying" not in told
+    metadata = made(result, "portfolio_exposure")[f"{FLEX_DAYS[0]}"]
+    assert metadata["dagster/partition_row_count"] > 0
+    assert "exposure_by_underlying" not in metadata
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -124,7 +124,7 @@ def test_a_day_that_is_not_over_shows_more_four_times_an_hour(
     assert ("exposure_by_underlying" in made(result, "portfolio_exposure")[f"{today}"]) is is_first
 
 
-def test_a_second_run_commits_nothing_and_tells_the_version_that_holds_the_day(
+def test_a_second_run_commits_nothing_and_reports_the_version_that_holds_the_day(
     week: ClockedPipeline, instance: dg.DagsterInstance
 ) -> None:
     first = run(week, instance, (*FLEX_ASSETS, *SNAPSHOTS), WEEK[0], WEEK[-1])
@@ -279,7 +279,7 @@ OWN_COLUMNS = {
     *(f"{part}_table" for part in ("price", "quote", "greeks", "fx", "realized")),
 }
 EMPTY_COLUMNS = {
-    # The logs have the same columns, whether or not their source tells them.
+    # The logs have the same columns, whether or not their source has them.
     "streamed_positions": {"realized_pnl"},
     "flex_positions": {
         *("trading_class", "realized_pnl", "bid", "ask", "last", "close", "market_data_type", "strategy_ids"),

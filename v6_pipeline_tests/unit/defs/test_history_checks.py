@@ -75,7 +75,7 @@ def test_a_day_on_which_nothing_was_held_is_not_missing(checked: Checked) -> Non
     checked.make(MONDAY, TUESDAY)
     checked.make(*WEEK[3:])
 
-    unheard_of = checked.says("no_trading_day_missing")
+    unknown = checked.says("no_trading_day_missing")
     checked.drop(WEEK[2], quantity=0)
     checked.make(WEEK[2])
     flat = checked.says("no_trading_day_missing")
@@ -83,10 +83,10 @@ def test_a_day_on_which_nothing_was_held_is_not_missing(checked: Checked) -> Non
     checked.make(WEEK[2], assets=FLEX_ASSETS)
     unmade = checked.says("no_trading_day_missing")
 
-    assert unheard_of.description == "1 of 5 trading days have no snapshot: 2026-11-11; backfill them"
+    assert unknown.description == "1 of 5 trading days have no snapshot: 2026-11-11; backfill them"
     assert flat.passed
     assert numbers(flat) == {"days": 3, "missing": 0, "first": "2026-11-09", "last": "2026-11-13"}
-    assert unmade.description == unheard_of.description
+    assert unmade.description == unknown.description
 
 
 def test_a_lake_without_snapshots_is_a_warning(checked: Checked) -> None:
@@ -211,7 +211,7 @@ def test_quantities_explained(checked: Checked) -> None:
     assert (numbers(failed)["unexplained"], numbers(failed)["days_failed"]) == (6, 1)
 
 
-def test_a_statement_that_lacks_sections_cannot_tell(checked: Checked) -> None:
+def test_quantities_are_not_judged_without_all_sections(checked: Checked) -> None:
     checked.drop(MONDAY, quantity=10)
     checked.drop(TUESDAY, quantity=20, activity="<Trades />")
     checked.make(MONDAY, TUESDAY)

@@ -157,7 +157,7 @@ def test_the_queue_drains(checked: Checked) -> None:
     assert numbers(failed)["oldest_seconds"] == 301.0
 
 
-def test_a_queue_that_nobody_drains_while_the_exchange_is_closed_is_a_warning(checked: Checked) -> None:
+def test_a_queue_without_refreshes_while_the_exchange_is_closed_is_a_warning(checked: Checked) -> None:
     checked.queue.insert(1, "AAPL", account=ACCOUNT)
     Clock.forward(timedelta(days=1).total_seconds())  # Saturday
 
@@ -187,7 +187,7 @@ def test_the_check_expects_refreshes_for_as_long_as_the_schedule_makes_them(
     assert ("no refresh is expected now" in (description or "")) is not serious
 
 
-def test_a_queue_that_is_deeper_than_a_worker_surely_drains(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_that_is_deeper_than_a_worker_drains(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("V6_QUEUE_BATCH", "1")
     checked.queue.insert_many([(ACCOUNT, conid, "AAPL", 5) for conid in range(1, 6)])
     assert checked.says("queue_drains").passed
@@ -196,7 +196,7 @@ def test_a_queue_that_is_deeper_than_a_worker_surely_drains(checked: Checked, mo
     assert failed_with(checked.says("queue_drains")) == (WARN, "6 items wait, but a worker refreshes 5 within 300 s")
 
 
-def test_values_that_nobody_refreshes_are_an_alarm_though_the_queue_is_empty(checked: Checked) -> None:
+def test_values_without_a_refresh_are_an_alarm_though_the_queue_is_empty(checked: Checked) -> None:
     """The schedule is off, or the run queue is jammed: no run starts that would put anything into the queue."""
     checked.hold(stock(1), stock(2))
     checked.refreshed(1)
@@ -216,7 +216,7 @@ def test_values_that_nobody_refreshes_are_an_alarm_though_the_queue_is_empty(che
     assert (numbers(failed)["overdue"], numbers(failed)["oldest_overdue_seconds"]) == (2, 421.0)
 
 
-def test_values_that_nobody_ever_refreshed_are_an_alarm_too(checked: Checked) -> None:
+def test_values_that_were_never_refreshed_are_an_alarm_too(checked: Checked) -> None:
     checked.hold(stock(1))
     Clock.forward(1_900)
 
@@ -274,7 +274,7 @@ def test_dead_letters(checked: Checked) -> None:
     named = "SIM1/1 AAPL (no such contract)"
     assert failed_with(failed) == (WARN, f"1 items were given up ('v6 queue retry --all' retries them): {named}")
     assert numbers(failed) == {"dead": 1, "sample": named}
-    assert checked.says("queue_drains").passed  # they are told apart
+    assert checked.says("queue_drains").passed  # it does not count dead letters
 
 
 # --- the account feed ---
@@ -520,7 +520,7 @@ def test_a_position_that_changed_since_its_row_was_made_may_differ_until_the_row
     assert numbers(failed)["sample"] == "SIM1/1 10 in the lake, 11 held"
 
 
-def test_what_nobody_refreshed_yet_is_no_disagreement_what_was_given_up_is(checked: Checked) -> None:
+def test_a_new_holding_is_no_disagreement_but_a_dead_letter_is(checked: Checked) -> None:
     checked.hold(stock(1))
     new = checked.says("reconciles_with_broker")
     assert (new.passed, numbers(new)["pending"]) == (True, 1)
@@ -537,12 +537,12 @@ def test_what_nobody_refreshed_yet_is_no_disagreement_what_was_given_up_is(check
     assert numbers(given_up)["missing"] == 1
 
 
-def test_what_agrees_with_old_news_of_the_broker_is_not_known(checked: Checked) -> None:
-    """Rows and holdings are equally old: nobody asked IB since."""
+def test_agreement_with_an_old_download_is_a_warning(checked: Checked) -> None:
+    """Rows and holdings are equally old, without a download since."""
     checked.hold(stock(1), stock(2))
     checked.write(stock_row(1), stock_row(2), stock_row(3, account="SIM2"))
     Clock.forward(400)
-    checked.hold(stock(2))  # an account is heard of by any of its holdings
+    checked.hold(stock(2))  # any holding dates the download of its account
     checked.hold(stock(3), account="SIM2")
     Clock.forward(420)
     assert checked.says("reconciles_with_broker").passed
@@ -555,7 +555,7 @@ def test_what_agrees_with_old_news_of_the_broker_is_not_known(checked: Checked) 
     assert numbers(failed)["heard_seconds_ago"] == 421.0
 
 
-def test_old_news_of_the_broker_is_no_worry_while_it_is_not_expected_to_answer(checked: Checked) -> None:
+def test_an_old_download_is_no_warning_while_no_answer_is_expected(checked: Checked) -> None:
     checked.hold(stock(1))
     checked.write(stock_row(1))
     Clock.forward(timedelta(days=1).total_seconds())  # Saturday
@@ -566,7 +566,7 @@ def test_old_news_of_the_broker_is_no_worry_while_it_is_not_expected_to_answer(c
     assert numbers(passed)["heard_seconds_ago"] == 86_400.0
 
 
-def test_an_account_that_the_settings_leave_out_need_not_be_heard_of(
+def test_an_account_that_the_settings_leave_out_need_not_be_downloaded(
     checked: Checked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked.hold(stock(1))
@@ -578,7 +578,7 @@ def test_an_account_that_the_settings_leave_out_need_not_be_heard_of(
     assert checked.says("reconciles_with_broker").passed
 
 
-def test_a_disagreement_is_told_before_old_news(checked: Checked) -> None:
+def test_a_disagreement_is_reported_before_an_old_download(checked: Checked) -> None:
     checked.hold(stock(1), position=11)
     checked.refreshed(1)
     checked.write(stock_row(1))

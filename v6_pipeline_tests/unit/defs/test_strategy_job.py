@@ -37,7 +37,7 @@ class Launchpad:
         return str(data.description)
 
     def observed(self) -> dict[str, Any]:
-        """What was told of the registry last."""
+        """Return the newest observation of the registry."""
         records = self.instance.fetch_observations(dg.AssetKey("strategy_registry"), limit=1).records
         [observation] = [record.asset_observation for record in records]
         assert observation is not None

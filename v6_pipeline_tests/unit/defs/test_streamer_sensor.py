@@ -33,7 +33,7 @@ def tick(instance: dg.DagsterInstance, pipeline: ClockedPipeline, cursor: str | 
 
 
 def materialized(result: dg.SensorResult) -> list[dg.AssetMaterialization]:
-    """The materializations alone: checks are evaluated beside them."""
+    """Return the materializations without the check evaluations."""
     return [event for event in result.asset_events if isinstance(event, dg.AssetMaterialization)]
 
 
@@ -200,7 +200,7 @@ def test_rows_around_four_in_the_morning_are_reported_for_both_days(
     assert [event.partition for event in events] == ["2026-11-19", "2026-11-20"]
 
 
-def test_a_table_that_was_made_anew_is_reported_from_its_beginning(
+def test_a_table_that_was_created_again_is_reported_from_its_beginning(
     instance: dg.DagsterInstance, pipeline: ClockedPipeline
 ) -> None:
     Stream(pipeline).write(1)
@@ -211,7 +211,7 @@ def test_a_table_that_was_made_anew_is_reported_from_its_beginning(
     assert len(materialized(tick(instance, pipeline, result.cursor))) == 1
 
 
-def test_a_streamer_that_runs_without_dagster_is_left_be(
+def test_a_streamer_that_runs_without_dagster_is_left_running(
     instance: dg.DagsterInstance, pipeline: ClockedPipeline, database: StateDatabase
 ) -> None:
     lease = StreamerLease(database, pipeline.now)
