@@ -89,10 +89,7 @@ class StateDatabase:
     def open(cls, url: str, *, name_for_messages: str, busy_seconds: float = 5.0) -> StateDatabase:
         """Open the database, creating or migrating it where needed.
 
-        Args:
-            url: ``sqlite:///PATH`` or ``postgresql+psycopg://…``.
-            name_for_messages: name of the place in messages, without a password.
-            busy_seconds: time that one attempt waits for another writer; there are three.
+        ``name_for_messages`` has no password. Each of three attempts waits ``busy_seconds`` for another writer.
 
         Raises:
             StateError: it cannot be reached, read, written or migrated, or is of a newer version. A file of another
@@ -125,11 +122,6 @@ class StateDatabase:
                 return SchemaRevision(database._revision(connection), REVISIONS[-1])
         finally:
             database.close()
-
-    @property
-    def name(self) -> str:
-        """The place, for messages."""
-        return self._name
 
     def close(self) -> None:
         """Close all connections; the object opens new ones if it is used again."""

@@ -1,7 +1,7 @@
 """The tables of the state database, and the types of their columns.
 
 A change here needs a migration in ``migrations/versions`` and its number in ``REVISIONS``; a test compares a migrated
-database with this metadata. Nothing is used that one of SQLite and PostgreSQL lacks.
+database with this metadata. Only features that both SQLite and PostgreSQL have are used.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from sqlalchemy import (
 )
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
-"""Every schema revision that this version knows, oldest first. Kept here so that a start need not import alembic."""
+"""Schema revisions known to this version, oldest first; kept here so that a start need not import alembic."""
 
 VERSION_TABLE = "v6_schema_version"
-"""Where the revision is kept; not alembic's usual name, which Dagster uses should it share the server's database."""
+"""Table of the revision; not alembic's usual name, which Dagster uses if it shares the server's database."""
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -47,7 +47,7 @@ NAMING = {
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware instant, stored and returned in UTC; a naive one is refused, for its zone would be a guess.
+    """An aware instant, stored and returned in UTC; a naive one is refused, since its zone would be a guess.
 
     SQLite keeps it as text of fixed width, so that comparing texts compares instants.
     """
@@ -56,7 +56,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC; without its zone where the database has no zones."""
+        """Convert to UTC; without its zone where the database has no zones."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -66,7 +66,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy's signature)
-        """To an aware instant in UTC."""
+        """Convert to an aware instant in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -78,8 +78,20 @@ _SERIAL = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY
 
 
 def _history() -> list[Column[Any]]:
-    """Valid from inclusive, to exclusive; no end while it is in force."""
+    """Columns of validity: from inclusive, to exclusive, which is NULL while the row is in force."""
     return [Column("valid_from", UtcDateTime, nullable=False), Column("valid_to", UtcDateTime)]
+
+
+def _rate() -> list[Column[Any]]:
+    """Columns of ``RateState``: the next instant of a gateway, its rate, and the last violation that slowed it."""
+    return [
+        Column("gateway", Text, primary_key=True),
+        Column("configured_rate", Double, nullable=False),
+        Column("next_at", UtcDateTime, nullable=False),
+        Column("slowed_to", Double),
+        Column("slowed_at", UtcDateTime),
+        Column("slowed_by", Text),
+    ]
 
 
 def _one_in_force(table: str, *columns: str) -> Index:
@@ -93,7 +105,7 @@ revisions = Table(
     Column("name", Text, primary_key=True),
     Column("revision", BigInteger, nullable=False),
 )
-"""Counters that change whenever what they name changes, so that a reader can poll cheaply."""
+"""Counters of changes, so that a reader can poll cheaply."""
 
 strategies = Table(
     "strategies",
@@ -224,7 +236,7 @@ slot_limits = Table(
     Column("probe_at", UtcDateTime),
     Column("proven", Integer, nullable=False),
 )
-"""What error 101 taught of the lines that are really there; one row per gateway."""
+"""The limit learned from errors 101; one row per gateway."""
 
 slot_demands = Table(
     "slot_demands",
@@ -235,20 +247,15 @@ slot_demands = Table(
     Column("since", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
 )
-"""Who waits for lines, of which purpose, and for how many."""
+"""Holders that wait for lines."""
 
 message_pacing = Table(
     "message_pacing",
     metadata,
-    Column("gateway", Text, primary_key=True),
-    Column("configured_rate", Double, nullable=False),
-    Column("next_at", UtcDateTime, nullable=False),
-    Column("slowed_to", Double),
-    Column("slowed_at", UtcDateTime),
-    Column("slowed_by", Text),
+    *_rate(),
     Column("shares_until", UtcDateTime),
 )
-"""When the next message to a gateway may be sent, and how fast: one row for all processes."""
+"""Allowance of messages to a gateway: one row for all processes."""
 
 request_rates = Table(
     "request_rates",
@@ -257,19 +264,14 @@ request_rates = Table(
     Column("sent_at", JSON, nullable=False),
     Column("paused_until", UtcDateTime),
 )
-"""When a rate-limited service was last asked, for all processes: epoch microseconds, oldest first, as many as count."""
+"""Last requests to a rate-limited service, of all processes: epoch microseconds, oldest first, as many as count."""
 
 historical_pacing = Table(
     "historical_pacing",
     metadata,
-    Column("gateway", Text, primary_key=True),
-    Column("configured_rate", Double, nullable=False),
-    Column("next_at", UtcDateTime, nullable=False),
-    Column("slowed_to", Double),
-    Column("slowed_at", UtcDateTime),
-    Column("slowed_by", Text),
+    *_rate(),
 )
-"""When the next historical request to a gateway may be made, and how fast: one row for all processes."""
+"""Allowance of historical requests to a gateway: one row for all processes."""
 
 historical_permits = Table(
     "historical_permits",
@@ -279,7 +281,7 @@ historical_permits = Table(
     Column("permits", Integer, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
 )
-"""How many historical requests each process may have open."""
+"""Number of historical requests that each process may have open."""
 
 fetched_closes = Table(
     "fetched_closes",
@@ -293,7 +295,7 @@ fetched_closes = Table(
     Column("reason", Text),
     Column("fetched_at", UtcDateTime, nullable=False),
 )
-"""What IB said of a contract's close on a trading day, so that it is not asked again."""
+"""IB's answers to requests for a contract's close on a trading day."""
 
 account_downloads = Table(
     "account_downloads",
@@ -304,7 +306,7 @@ account_downloads = Table(
     Column("failures", Integer, nullable=False),
     Column("reason", Text),
 )
-"""When each account was last downloaded, and what has kept it from being since; ``failures`` in a row."""
+"""Last download of each account, and its failures in a row since."""
 
 slot_samples = Table(
     "slot_samples",
@@ -371,7 +373,7 @@ _versions = Table(
 
 
 def create(connection: Connection) -> None:
-    """Make every table in an empty database, as all migrations would, without the time that alembic takes."""
+    """Create every table in an empty database, as all migrations would, without the time that alembic takes."""
     metadata.create_all(connection)
     _versions.create(connection)
     connection.execute(insert(_versions).values(version_num=REVISIONS[-1]))

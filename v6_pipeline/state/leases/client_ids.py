@@ -32,11 +32,7 @@ class ClientIdState:
 
 
 class ClientIds:
-    """API client ids that processes lease one at a time.
-
-    Args:
-        ids: the ids that may be leased.
-    """
+    """API client ids that processes lease one at a time."""
 
     def __init__(self, database: StateDatabase, ids: range, clock: Clock = utc_now) -> None:
         self._database = database

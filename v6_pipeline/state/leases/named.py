@@ -35,10 +35,7 @@ class NamedLeaseState:
 class NamedLease:
     """One owner's view of a lease; another object with the same owner is the same owner.
 
-    Args:
-        name: of the lease, such as ``account_feed``.
-        owner: unique among all that may want it.
-        ttl_seconds: how long it lasts without ``renew``.
+    ``owner`` is unique among the processes that may want it. Without ``renew`` it lasts ``ttl_seconds``.
     """
 
     def __init__(
@@ -51,11 +48,7 @@ class NamedLease:
         self._clock = clock
 
     def acquire(self) -> int | None:
-        """Take the lease if it is free, or renew it if this owner has it already.
-
-        Returns:
-            Its epoch, or ``None`` if another owner has it.
-        """
+        """Take the lease if it is free, or renew it; return its epoch, or ``None`` if another owner has it."""
         with self._database.write() as connection:
             now = self._clock()
             lease = self._read(connection)

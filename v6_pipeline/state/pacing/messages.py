@@ -98,16 +98,11 @@ def take(
 ) -> tuple[datetime, ...]:
     """Take up to ``count`` consecutive send instants of a gateway, at least one, in a write transaction.
 
-    Args:
-        connection: in a write transaction.
-        gateway: ``host:port``.
-        count: number of waiting messages.
-        configured_rate: messages a second, by this process's settings.
-        clock: UTC; read while the write lock is held, so that a wait for the lock cannot make it stale.
-        commit_seconds: duration of the commit; the first instant lies after it.
-        announce: true for the process's first grant: it read the settings last, so its rate holds for all.
-        from_shares: true if this process used its share until now. Others may for a moment more, so the grants
-            stay small until then.
+    ``gateway`` is ``host:port``; ``configured_rate`` is in messages a second, by this process's settings. ``clock`` is
+    UTC and read while the write lock is held, so that a wait for the lock cannot make it stale; the first instant lies
+    at least ``commit_seconds`` later. ``announce`` marks the process's first grant: it read the settings last, so its
+    rate holds for all. ``from_shares`` says that it used its share until now: others may for a moment more, so the
+    grants stay small until then.
     """
     now = clock()
     known = _read(connection, gateway)

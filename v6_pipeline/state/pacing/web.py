@@ -38,13 +38,7 @@ class Window:
 
 
 def wait_for(sent_at: Sequence[datetime], windows: Sequence[Window], *, now: datetime) -> timedelta:
-    """Time until one more request keeps every window; zero if it may be sent now.
-
-    Args:
-        sent_at: times of earlier requests, oldest first.
-        windows: the limits.
-        now: by the clock that wrote ``sent_at``.
-    """
+    """Time until one more request keeps every window; zero if it may be sent now. ``sent_at`` is oldest first."""
     waits = [sent_at[-window.count] + window.length - now for window in windows if len(sent_at) >= window.count]
     return max([timedelta(0), *waits])
 
@@ -53,14 +47,8 @@ def wait_for(sent_at: Sequence[datetime], windows: Sequence[Window], *, now: dat
 def take(connection: Connection, name: str, windows: Sequence[Window], *, clock: Clock) -> timedelta:
     """Allow a request now and record it, or return the time to wait before the next call.
 
-    Args:
-        connection: in a write transaction.
-        name: of the service and credential; must not be a secret itself.
-        windows: the limits.
-        clock: read under the write lock.
-
-    Returns:
-        Zero if the request may be sent at once, and has been counted.
+    Zero means that the request may be sent at once, and has been counted. ``name`` is that of the service and
+    credential; it must not be a secret itself.
     """
     now = clock()
     known, paused_until = _read(connection, name)

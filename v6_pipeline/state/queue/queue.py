@@ -57,10 +57,8 @@ def _normal(_key: Key) -> int:
 class PositionQueue:
     """The queue of holdings to be refreshed.
 
-    Args:
-        max_attempts: failures after which an item is dead.
-        backoff_seconds: how long an item waits after its first failure; doubles with each further one.
-        backoff_cap_seconds: longest wait.
+    After its first failure an item waits ``backoff_seconds``, twice as long after each further one, at most
+    ``backoff_cap_seconds``; after ``max_attempts`` failures it is dead.
     """
 
     def __init__(
@@ -137,10 +135,8 @@ class PositionQueue:
     ) -> Batch:
         """Lease up to ``size`` items; the batch is empty if none is open.
 
-        Args:
-            size: maximum number of items.
-            lease_seconds: time until the items are served again, unless acknowledged.
-            without_accounts: accounts whose items are left to other workers.
+        Unless acknowledged, they are served again after ``lease_seconds``. Items of ``without_accounts`` are left to
+        other workers.
 
         Raises:
             ValueError: ``lease_seconds`` is less than 30, or ``size`` less than 1.
@@ -162,10 +158,9 @@ class PositionQueue:
         return Batch(token=token, items=tuple(held[key] for key in keys), leased_until=leased_until)
 
     def extend(self, token: str, *, lease_seconds: float = 60.0) -> datetime | None:
-        """Prolong a lease to ``lease_seconds`` from now; a lease never becomes shorter.
+        """Prolong a lease to ``lease_seconds`` from now; it never becomes shorter.
 
-        Returns:
-            Its new end, or ``None`` if the token no longer holds any item.
+        Return its new end, or ``None`` if the token no longer holds any item.
         """
         _check_lease(lease_seconds)
         with self._database.write() as connection:
@@ -200,10 +195,8 @@ class PositionQueue:
     def mark_failed(self, token: str, keys: Iterable[Key], reason: str) -> frozenset[Key]:
         """Give items back that could not be refreshed: each waits, longer each time; after the last attempt it is dead.
 
-        An item that was requested again during the lease is not dead yet: that may have been for a good reason.
-
-        Returns:
-            The keys that were accepted, as for ``mark_success``.
+        An item that was requested again during the lease is not dead yet: that may have been for a good reason. Return
+        the accepted keys, as for ``mark_success``.
         """
 
         def after_failure(item: QueueItem, now: datetime) -> dict[str, Any]:
@@ -219,8 +212,7 @@ class PositionQueue:
     def give_back(self, token: str, keys: Iterable[Key], reason: str, *, delay_seconds: float) -> frozenset[Key]:
         """Give items back for a reason that is not theirs (the account feed was taken): no attempt is counted.
 
-        Returns:
-            The keys that were accepted, as for ``mark_success``; they are served again after ``delay_seconds``.
+        They are served again after ``delay_seconds``. Return the accepted keys, as for ``mark_success``.
         """
 
         def after_delay(item: QueueItem, now: datetime) -> dict[str, Any]:

@@ -77,12 +77,9 @@ class Entries:
 
 
 class RegistryAt:
-    """The memberships and selectors in force at an instant.
+    """The memberships and selectors in force at an aware instant, of entries of any time.
 
-    Args:
-        entries: those of any time; what was not in force then is left out.
-        instant: aware.
-        day: the day by which contracts have expired: those with an expiry before it serve no strategy.
+    Contracts with an expiry before ``day`` have expired, and serve no strategy.
     """
 
     def __init__(self, entries: Iterable[RegistryEntry], instant: datetime, *, day: date) -> None:

@@ -45,9 +45,8 @@ class _View:
 class StrategyRegistry:
     """The strategies and their contracts.
 
-    Args:
-        today: returns the day by which contracts expire; without it, New York's date.
-        timezone: of the days of ``active_on``.
+    ``today`` returns the day by which contracts expire, New York's date if left out; ``timezone`` is that of the days
+    of ``active_on``.
     """
 
     def __init__(

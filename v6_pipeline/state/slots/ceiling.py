@@ -52,9 +52,8 @@ class LearnedLimit:
 class LineLimit:
     """Limits of the lines in use at the instant ``at``.
 
-    Args:
-        configured: lines that streams and batches may use together by the settings.
-        batch_floor: lines of these that streams cannot take.
+    By the settings streams and batches may use ``configured`` lines together, ``batch_floor`` of which streams cannot
+    take.
     """
 
     configured: int
@@ -116,11 +115,8 @@ class LineLimit:
 def after_exhausted(limit: LineLimit, *, conid: int, granted_at: datetime | None, standing: int) -> LearnedLimit:
     """Return the limit learned from a 101 for contract ``conid``.
 
-    Args:
-        limit: before the 101.
-        conid: the refused contract.
-        granted_at: when the ledger granted its line, ``None`` if it has none.
-        standing: number of standing lines.
+    ``granted_at`` is when the ledger granted its line, ``None`` if it has none; ``standing`` is the number of standing
+    lines.
     """
     known, now = limit.known, limit.at
     if known.exhausted_at is not None and granted_at is not None and granted_at <= known.exhausted_at:
@@ -152,12 +148,8 @@ def after_exhausted(limit: LineLimit, *, conid: int, granted_at: datetime | None
 def after_confirmed(limit: LineLimit, *, granted_at: datetime, standing: int, used: int, streams: int) -> LearnedLimit:
     """Return the limit learned from lines that the gateway granted.
 
-    Args:
-        limit: before it.
-        granted_at: when the ledger granted the newest of the confirmed lines.
-        standing: number of standing lines.
-        used: number of lines in use, the unconfirmed included.
-        streams: those of them that stream.
+    ``granted_at`` is when the ledger granted the newest of the confirmed lines; ``used`` counts the lines in use, the
+    unconfirmed included, and ``streams`` those of them that stream.
     """
     known = limit.known
     if known.exhausted_at is not None and granted_at <= known.exhausted_at:

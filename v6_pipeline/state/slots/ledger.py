@@ -66,8 +66,9 @@ class SlotChanges:
 class SlotLedger:
     """The market-data lines of one gateway, shared by all processes.
 
+    Each call is one write transaction, atomic over all processes.
+
     Args:
-        database: the state database; its write transaction makes each call atomic over all processes.
         ceiling: lines that streams and batches may use together: those that IB grants less those kept in reserve.
         batch_floor: lines of these that streams cannot take.
         unconfirmed_lines: lines over all processes that may be unconfirmed at a time.
@@ -116,13 +117,8 @@ class SlotLedger:
         What the holder has already is granted again and renewed. What is refused for want of lines is noted as a
         demand for a few seconds: batches then yield to streams, and share evenly among themselves.
 
-        Args:
-            changes: of the holder's slots.
-            conids: the contracts, the first ones first.
-            holder: name of the process's lines in the ledger.
-            purpose: of the lines.
-            ttl_seconds: how long the slots last unless renewed.
-            priorities: of the strategies, by conid; for people to read.
+        The first ``conids`` come first. Slots last ``ttl_seconds`` unless renewed. ``priorities`` of the strategies, by
+        conid, are stored for display only.
         """
         wanted = list(dict.fromkeys(conids))
         with self._database.write() as connection:
@@ -152,10 +148,7 @@ class SlotLedger:
     def release(self, holder: str, conids: Iterable[int] | None = None) -> int:
         """Give slots back after the cancel of their market data was confirmed, or the connection has ended.
 
-        Without ``conids`` all of them, and the holder's demands.
-
-        Returns:
-            Number of slots given back.
+        Without ``conids`` all of them, and the holder's demands. Return the number of slots.
         """
         with self._database.write() as connection:
             _sweep(connection, self._clock())
