@@ -1,7 +1,7 @@
 """The reaction to each of IB's message codes: one table, and the few facts that a code's text carries.
 
 Pure data and pure functions. The codes are IBKR's (https://interactivebrokers.github.io/tws-api/message_codes.html);
-where practice and documentation differ, practice decides, with the reason beside it.
+where practice and documentation differ, practice decides, with the reason next to it.
 """
 
 from __future__ import annotations
