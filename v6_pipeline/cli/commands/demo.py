@@ -123,29 +123,23 @@ def _seed(settings: Settings) -> None:
 
 
 def _show(settings: Settings, gateway: GatewayThread, pages: Pages, *, as_json: bool) -> None:
-    if as_json:
-        output.document(
-            {
-                "home": settings.home,
-                "gateway": {"port": gateway.port, "control_port": gateway.control_port},
-                "pages": pages,
-            }
-        )
-        return
+    ports = {"port": gateway.port, "control_port": gateway.control_port}
     command = f"{_program()} --home {shlex.quote(_short(settings.home))}"
-    output.line(f"ready: {pages.ui}  (Ctrl-C stops everything)")
-    output.line(
-        "Two simulated accounts hold 60 positions: active strategies are streamed, the rest is refreshed every minute."
+    output.result(
+        {"home": settings.home, "gateway": ports, "pages": pages},
+        f"ready: {pages.ui}  (Ctrl-C stops everything)",
+        "Two simulated accounts hold 60 positions: active strategies are streamed, the rest is refreshed every minute.",
+        f"  assets    {pages.assets}",
+        f"  sensor    {pages.sensor}",
+        f"  history   {pages.history}: click Materialize all, All, Launch backfill",
+        f"  schedule  {pages.schedule}",
+        f"  slots     {command} slots",
+        f"  values    {command} positions",
+        f"  strategies and their contracts: {command} strategies list",
+        f"  gateway   127.0.0.1:{gateway.port}, control port {gateway.control_port}",
+        f"  logs      {settings.log_dir}",
+        as_json=as_json,
     )
-    output.line(f"  assets    {pages.assets}")
-    output.line(f"  sensor    {pages.sensor}")
-    output.line(f"  history   {pages.history}: click Materialize all, All, Launch backfill")
-    output.line(f"  schedule  {pages.schedule}")
-    output.line(f"  slots     {command} slots")
-    output.line(f"  values    {command} positions")
-    output.line(f"  strategies and their contracts: {command} strategies list")
-    output.line(f"  gateway   127.0.0.1:{gateway.port}, control port {gateway.control_port}")
-    output.line(f"  logs      {settings.log_dir}")
 
 
 def _program() -> str:

@@ -38,11 +38,9 @@ def doctor(*, as_json: JsonOption = False) -> int:
         report(fault("settings", str(error)))
     count = Counter(finding.verdict for finding in found)
     faults, warnings, unseen = count[Verdict.FAULT], count[Verdict.WARNING], count[Verdict.SKIPPED]
-    if as_json:
-        output.document({"faults": faults, "warnings": warnings, "skipped": unseen, "findings": found})
-    else:
-        counts = f"{output.counted(faults, 'fault')}, {output.counted(warnings, 'warning')}"
-        output.line(f"{counts}, {unseen} not examined")
+    counts = f"{output.counted(faults, 'fault')}, {output.counted(warnings, 'warning')}, {unseen} not examined"
+    content = {"faults": faults, "warnings": warnings, "skipped": unseen, "findings": found}
+    output.result(content, counts, as_json=as_json)
     return FAILED if faults else 0
 
 

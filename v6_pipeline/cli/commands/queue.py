@@ -102,12 +102,9 @@ def retry(
         dead = {item.key for item in queue.items(QueueState.DEAD)}
         missing = [key for key in wanted or () if key not in dead]
         retried = queue.retry(wanted)
-    if as_json:
-        output.document({"retried": retried, "not_dead": _texts(missing)})
-    else:
-        result = f"{output.counted(retried, 'dead letter')} returned to the queue for the next refresh"
-        _report(retried, result, missing, "dead letter")
-    return _exit_code(retried, missing)
+    content: dict[str, object] = {"retried": retried, "not_dead": _texts(missing)}
+    result = f"{output.counted(retried, 'dead letter')} returned to the queue for the next refresh"
+    return _report(content, retried, result, missing, "dead letter", as_json=as_json)
 
 
 @app.command("purge")
@@ -135,23 +132,19 @@ def purge(
         there = {item.key for item in queue.items(QueueState(state))}
         missing = [key for key in wanted or () if key not in there]
         purged = queue.purge(QueueState(state), keys=wanted)
-    if as_json:
-        output.document({"purged": purged, "state": state, "missing": _texts(missing)})
-    else:
-        _report(purged, f"{output.counted(purged, f'{state} item')} deleted", missing, f"{state} item")
-    return _exit_code(purged, missing)
+    content: dict[str, object] = {"purged": purged, "state": state, "missing": _texts(missing)}
+    result = f"{output.counted(purged, f'{state} item')} deleted"
+    return _report(content, purged, result, missing, f"{state} item", as_json=as_json)
 
 
-def _exit_code(done: int, missing: list[Key]) -> int:
-    return FAILED if missing and not done else 0
-
-
-def _report(done: int, result: str, missing: list[Key], kind: str) -> None:
-    """Print the named items that are not of that kind, and the result unless that is all of them."""
-    for key in _texts(missing):
+def _report(content: dict[str, object], done: int, result: str, missing: list[Key], kind: str, *, as_json: bool) -> int:
+    """Print the result and the named items that are not of that kind; return the exit code."""
+    failed = bool(missing) and not done
+    for key in () if as_json else _texts(missing):
         output.notice(f"{key} is not a {kind}")
-    if _exit_code(done, missing) == 0:
-        output.line(result)
+    if as_json or not failed:
+        output.result(content, result, as_json=as_json)
+    return FAILED if failed else 0
 
 
 def _texts(keys: list[Key]) -> list[str]:

@@ -12,7 +12,6 @@ from v6_pipeline.cli.output import JsonOption
 
 if TYPE_CHECKING:
     from v6_pipeline.cli.system import Pages
-    from v6_pipeline.settings import Settings
 
 
 def up(
@@ -35,8 +34,16 @@ def up(
     from v6_pipeline.state.instants import utc_now
 
     def ready(pages: Pages) -> None:
-        content = {"home": settings.home, "gateway": settings.ib_address, "pages": pages}
-        output.result(content, *_lines(settings, pages), as_json=as_json)
+        output.result(
+            {"home": settings.home, "gateway": settings.ib_address, "pages": pages},
+            f"ready: {pages.ui}  (Ctrl-C stops everything)",
+            f"  assets    {pages.assets}",
+            f"  sensor    {pages.sensor}",
+            f"  schedule  {pages.schedule}",
+            f"  gateway   {settings.ib_address}",
+            f"  logs      {settings.log_dir}",
+            as_json=as_json,
+        )
         if browser:
             webbrowser.open(pages.assets)
 
@@ -47,14 +54,3 @@ def up(
             system.check_parts(settings)
 
     system.run(settings, port=port, prepare=prepare, on_ready=ready)
-
-
-def _lines(settings: Settings, pages: Pages) -> tuple[str, ...]:
-    return (
-        f"ready: {pages.ui}  (Ctrl-C stops everything)",
-        f"  assets    {pages.assets}",
-        f"  sensor    {pages.sensor}",
-        f"  schedule  {pages.schedule}",
-        f"  gateway   {settings.ib_address}",
-        f"  logs      {settings.log_dir}",
-    )
