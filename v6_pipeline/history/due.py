@@ -92,7 +92,7 @@ def decide_snapshot(
     that succeeded and left no rows found nothing held), ``active_run_id`` a snapshot run that is queued or running.
     """
     if active_run_id is not None:
-        return SnapshotDecision(None, f"run {active_run_id[:8]} makes a snapshot already")
+        return SnapshotDecision(None, f"run {active_run_id[:8]} is already making a snapshot")
     today = rules.calendar.trading_day(now)
     days = [day for day in recent_days(rules.calendar, now) if day in observed]
     failed = {day for day in days if _is_waiting(runs.get(day), now, RETRY_AFTER, succeeded=False)}

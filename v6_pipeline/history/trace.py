@@ -130,7 +130,9 @@ def commits_of_run(lake: Lake, run_id: str) -> list[RunCommits]:
     exact = [item for item in found if item.run_id == run_id]
     runs = sorted({item.run_id for item in found})
     if len(runs) > 1 and not exact:
-        raise LakeError(f"the ids of {len(runs)} runs begin with {run_id}: {', '.join(runs)}; give more of the one")
+        raise LakeError(
+            f"the ids of {len(runs)} runs begin with {run_id}: {', '.join(runs)}; give more characters of the id"
+        )
     if not found:
         older = f"; older commits have expired: the logs begin with {', '.join(beginnings)}" if beginnings else ""
         raise LakeError(

@@ -1,4 +1,4 @@
-"""``v6 trace``: shown to a person and to a program; what it leads to is tested in ``unit/sync/test_trace.py``."""
+"""``v6 trace``: shown to a person and to a program; what it leads to is tested in ``unit/history/test_trace.py``."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_a_day_on_which_nothing_was_held_is_asked_for_once_and_later_days_are_ma
 
 def test_never_two_at_once(observed: ClockedPipeline, instance: dg.DagsterInstance) -> None:
     run = instance.add_run(dg.DagsterRun(job_name=SNAPSHOT_JOB, status=dg.DagsterRunStatus.STARTED))
-    assert ask(instance, observed) == SnapshotDecision(None, f"run {run.run_id[:8]} makes a snapshot already")
+    assert ask(instance, observed) == SnapshotDecision(None, f"run {run.run_id[:8]} is already making a snapshot")
 
 
 def test_an_empty_lake_has_nothing_to_snapshot(pipeline: ClockedPipeline, instance: dg.DagsterInstance) -> None:

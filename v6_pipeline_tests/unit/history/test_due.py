@@ -177,7 +177,7 @@ def test_a_failed_run_does_not_make_a_day_flat() -> None:
 
 def test_two_runs_never_overlap() -> None:
     busy = decide(NOON, active="0123456789abcdef")
-    assert busy == SnapshotDecision(None, "run 01234567 makes a snapshot already")
+    assert busy == SnapshotDecision(None, "run 01234567 is already making a snapshot")
 
 
 @pytest.mark.parametrize(
