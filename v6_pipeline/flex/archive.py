@@ -35,10 +35,9 @@ Range = tuple[date, date]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexFetch:
-    """Result of a fetch.
+    """Result of a fetch: new files of the archive, and the requested ranges.
 
-    ``files`` are new in the archive; ``asked`` are the ranges that were requested; ``not_covered`` are wanted trading
-    days of which the archive still has no statement, or not one of each named account.
+    ``not_covered`` are wanted trading days without a statement, or without one of each named account.
     """
 
     files: tuple[Path, ...]
@@ -147,10 +146,7 @@ def covered_days(
     calendar: TradingCalendar,
     accounts: Collection[str] | None = None,
 ) -> set[date]:
-    """Return the wanted trading days that a statement covers; with ``accounts``, a statement of each of them.
-
-    See `model.covered_day` for the day that a statement covers.
-    """
+    """Return the wanted trading days that a statement covers; with ``accounts``, a statement of each of them."""
     found: dict[date, set[str]] = {}
     for period in periods:
         if day := covered_day(period.first, period.last, calendar):

@@ -1,8 +1,7 @@
 """One HTTPS request to the Flex Web Service: the reply goes to a file, and the token goes to the service only.
 
-Belongs here: the request, its limits, and the rule for addresses to which the token may be sent. The service's reply
-names the address of the statement, and the token is part of the request for it. So the reply is followed only to IB's
-own hosts, or to the host that the settings name.
+The service's reply names the address of the statement, and the token is part of the request for it. So the reply is
+followed only to IB's own hosts, or to the host that the settings name.
 
 The token is part of the URL, and so of the errors and log lines of ``requests`` and ``urllib3``. Errors are therefore
 raised here, outside of any ``except``, so that their context holds no exception of those libraries; urllib3's log lines
@@ -43,11 +42,7 @@ Monotonic = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexLimits:
-    """Limits in seconds and bytes.
-
-    ``deadline`` covers a whole download, including the waits between requests; ``read`` covers each silence of the
-    server.
-    """
+    """Limits in seconds and bytes; ``deadline`` covers a whole download, ``read`` each silence of the server."""
 
     connect: float = 10.0
     read: float = 60.0
@@ -64,13 +59,9 @@ class Exchange:
         self._clock = clock
 
     def ask(self, url: str, parameters: Mapping[str, str], file: Path, *, until: float) -> Envelope | Statements:
-        """Send one request and return the parsed reply; its bytes are complete and on disk in ``file``.
+        """Send one request to a checked address and return the parsed reply, whose bytes are on disk in ``file``.
 
-        Args:
-            url: an address that has been checked.
-            parameters: query parameters in addition to the token and the version.
-            file: overwritten; readable by its owner only.
-            until: clock reading at which an incomplete reply is abandoned.
+        ``until`` is the reading of the clock at which an incomplete reply is abandoned.
 
         Raises:
             FlexServiceError: no answer, a redirect, an HTTP error, or a document that is not a reply of the service.

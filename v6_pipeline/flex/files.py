@@ -3,9 +3,6 @@
 A file may hold a year of many accounts in any order, and the statements of one day may be spread over many files. So a
 first pass keeps one index entry per statement, and a second pass writes the chosen statements to a temporary folder and
 returns them a day at a time: memory holds one day, whatever the size of the files.
-
-``scan`` lists the files of the folders; ``changed``, a pure function of two listings and the time, finds those that are
-new and complete.
 """
 
 from __future__ import annotations
@@ -122,13 +119,10 @@ def _state(path: Path) -> FileState | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexIndex:
-    """Index of all files.
+    """Index of all files: the chosen statements of each covered day, days and accounts ascending.
 
-    Attributes:
-        days: the chosen statements of each covered day, days and accounts ascending.
-        files: the statements of each readable file.
-        notes: a line for each statement that covers no day, and for each ambiguous choice.
-        unreadable: a line for each file that is ignored because it cannot be read.
+    ``notes`` has a line for each statement that covers no day and for each ambiguous choice, ``unreadable`` a line for
+    each file that is ignored because it cannot be read.
     """
 
     days: dict[date, tuple[IndexedStatement, ...]] = field(default_factory=dict)

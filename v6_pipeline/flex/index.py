@@ -98,7 +98,7 @@ def choose_newest(statements: Iterable[IndexedStatement]) -> tuple[dict[Key, Ind
     """Return the newest statement of each (account, day), and a line for each ambiguous choice.
 
     Of several that IB generated at the same instant, the one with the later file name is taken; the choice is ambiguous
-    if their content differs. The order of the arguments does not matter.
+    if their content differs.
     """
     chosen: dict[Key, IndexedStatement] = {}
     rivals: dict[Key, IndexedStatement] = {}

@@ -75,8 +75,7 @@ class FlexActivity:
 class FlexStatement:
     """One account over one period; positions are those at its end.
 
-    ``sections`` are those in the statement, including empty ones. ``sha256`` covers the statement's own content and
-    nothing else of the file.
+    ``sections`` includes empty ones; ``sha256`` covers the statement's own content and nothing else of the file.
     """
 
     account: str

@@ -1,8 +1,4 @@
-"""Replies of the Flex Web Service: a short envelope, or statements, distinguished while the bytes arrive.
-
-Belongs here: whether a document is complete, its kind, and the periods of its statements. The content of a statement
-is parsed in `reader`.
-"""
+"""Replies of the Flex Web Service: a short envelope, or statements of which `reader` parses the content later."""
 
 from __future__ import annotations
 

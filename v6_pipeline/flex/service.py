@@ -1,7 +1,5 @@
 """The Flex Web Service, version 3: request the statements of a range of days and fetch them once they are ready.
 
-Belongs here: the two steps of a download, the reaction to each error code, and the shared request rate.
-
 ``SendRequest`` with the query and the days returns a reference and an address; that address is polled until the
 statements come. The days are always named (``fd``, ``td``): without them the service may shorten a query's own period
 to a single day and report success (csingley/ibflex#109). It may do so with them too, so the periods that were received
@@ -46,10 +44,7 @@ THROTTLED = 1018
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """Reaction to an error code.
-
-    ``retry_after`` is in seconds, ``None`` if a repeated request cannot succeed; ``remedy`` is what a person can do.
-    """
+    """Reaction to an error code; ``retry_after`` is in seconds, ``None`` if a repeated request cannot succeed."""
 
     code: int
     meaning: str
@@ -124,13 +119,7 @@ class SharedPace:
 
 
 class FlexService:
-    """Downloads statements of one query.
-
-    Args:
-        url: address of the service, without ``/SendRequest``.
-        query_id: id of an Activity Flex query.
-        clock: monotonic seconds.
-    """
+    """Downloads statements of one Activity Flex query; `url` is without ``/SendRequest``, `clock` is monotonic."""
 
     def __init__(
         self,
@@ -155,8 +144,7 @@ class FlexService:
     def download(self, first: date, last: date, file: Path) -> tuple[Period, ...]:
         """Fetch the statements of ``first`` to ``last`` into ``file``, which appears complete or not at all.
 
-        Returns:
-            The periods of the statements, which may leave out some of the days.
+        Return the periods of the statements, which may leave out some of the days.
 
         Raises:
             FlexServiceError: refused, too late, or not what was requested.

@@ -1,7 +1,4 @@
-"""Account requests: positions, account updates, summaries, profit and loss.
-
-Belongs here: IB's rules for the account feeds, and when updates are pushed. `book` computes the numbers.
-"""
+"""Account requests: IB's rules for positions, account updates, summaries, profit and loss. `book` has the numbers."""
 
 from collections import deque
 from collections.abc import Callable, Iterable

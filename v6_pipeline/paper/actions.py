@@ -1,7 +1,6 @@
 """Actions on a running gateway, by name: the one table for the control port, scenario files and `perform`.
 
-Belongs here: the table of actions, checking an action's fields and carrying it out. The table names a method for each
-action; the action's fields are that method's parameters, with their types and limits (see `fields`).
+The table names a method for each action; the method's parameters are the action's fields (see `fields`).
 """
 
 import inspect

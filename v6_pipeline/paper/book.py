@@ -1,7 +1,4 @@
-"""The positions and values of the accounts.
-
-Belongs here: opening, resizing and closing positions, profit and loss, account values. `account_feeds` sends them;
-prices come from `market`.
+"""The positions and values of the accounts; prices come from `market`, and `account_feeds` sends them.
 
 A forex position (CASH) is IB's virtual position: it has a profit but is not part of the account's value, because the
 currency balances already contain it.

@@ -1,7 +1,4 @@
-"""Configuration of a paper gateway.
-
-Belongs here: settings that are fixed at the start, and their validation. Changes of a running gateway are `actions`.
-"""
+"""Configuration of a paper gateway, fixed at its start. Changes of a running gateway are `actions`."""
 
 import re
 import time
@@ -38,9 +35,7 @@ class GatewayConfig:
     """Settings of one paper gateway.
 
     Attributes:
-        port: the API port; 0 picks a free one.
-        control_port: the control port; 0 picks a free one, `None` opens none.
-        flex_port: the port of the simulated Flex Web Service; 0 picks a free one, `None` opens none.
+        port, control_port, flex_port: of the API, control and Flex; 0 picks a free one, `None` opens none.
         accounts: managed accounts, each ``SIM`` and up to twelve capitals or digits.
         positions: number of positions that the accounts hold together at the start.
         seed: determines quantities, costs and prices.

@@ -1,8 +1,4 @@
-"""Contracts, holdings and the universe that contains them.
-
-Belongs here: the dataclasses and look-ups that the whole package shares. `universe` generates a universe, `prices` has
-the prices of contracts, `messages` their form on the wire.
-"""
+"""Contracts, holdings and the universe that contains them: dataclasses and look-ups that the package shares."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
-"""The fields of an action: types, limits, and the conversion of values from outside.
+"""The fields of an action: types, limits, and the strict conversion of values from outside.
 
-Belongs here: strict conversion of one value, and the types in the signatures of actions. An action's signature is the
-only description of its fields, for the control port and for scenario files.
+An action's signature is the only description of its fields, for the control port and for scenario files.
 """
 
 import inspect

@@ -1,7 +1,6 @@
-"""Flex statements of the simulated accounts, as XML.
+"""Flex statements of the simulated accounts, as XML. `past` computes the days; `flex_server` serves the statements.
 
-Belongs here: the XML of a past day. `past` computes the day; `flex_server` serves the statements. Attributes are those
-of IB's activity statements, of which a query chooses; dates are ``yyyymmdd``.
+Attributes are those of IB's activity statements, of which a query chooses; dates are ``yyyymmdd``.
 """
 
 import functools

@@ -1,7 +1,6 @@
-"""Historical data: serving, delaying and refusing requests as IB does.
+"""Historical data: IB's rules for reqHistoricalData, its pacing of small bars, and ordered faults.
 
-Belongs here: IB's rules for reqHistoricalData, its pacing of small bars, and faults of historical data. The bars are in
-`history_bars`. Pacing: https://interactivebrokers.github.io/tws-api/historical_limitations.html
+Pacing: https://interactivebrokers.github.io/tws-api/historical_limitations.html
 """
 
 import asyncio

@@ -1,9 +1,8 @@
 """Historical bars: pure functions of the universe, a contract and a span of time.
 
-Belongs here: the bars of a contract and their prices. Within a day prices move from the close of the day before to
-`prices.daily_close`, which they reach at the close of US exchanges or, if that is earlier, of the regular session.
-Later prices in the extended hours differ, so that a client that uses too late a bar is detected. `history` decides
-which requests are served.
+Within a day prices move from the close of the day before to `prices.daily_close`, which they reach at the close of US
+exchanges or, if that is earlier, of the regular session. Later prices in the extended hours differ, so that a client
+that uses too late a bar is detected.
 """
 
 import math

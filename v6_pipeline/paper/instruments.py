@@ -1,7 +1,6 @@
-"""The instruments of the simulated market, as data.
+"""The instruments of the simulated market, as data; `universe` derives the contracts from these rows.
 
-Belongs here: symbols, conids, exchanges, price levels. Conids of stocks, indices and the currency pair are IB's real
-ones; price levels are only of the right order. `universe` derives the contracts from these rows.
+Conids of stocks, indices and the currency pair are IB's real ones; price levels are only of the right order.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""The state of the simulated market that all clients share: sequence numbers, lines in use, active faults.
-
-Does not belong here: prices (`prices`), the subscriptions of one client (`session`), kinds of faults (`conditions`).
-"""
+"""The state of the simulated market that all clients share: sequence numbers, lines in use, active faults."""
 
 from collections.abc import Iterable
 

@@ -1,7 +1,4 @@
-"""Market data requests: lines, streams, snapshots and their ticks; contract definitions.
-
-Belongs here: IB's rules for reqMktData, reqMarketDataType and reqContractDetails. `ticks` makes messages of quotes.
-"""
+"""Market data and contract definitions: IB's rules for lines, streams and snapshots. `ticks` makes the messages."""
 
 import asyncio
 from collections.abc import Iterable

@@ -1,7 +1,6 @@
-"""Encoders of outgoing messages, one function each.
+"""Encoders of outgoing messages: pure functions to `wire.Message`, one for each message.
 
-Belongs here: pure functions from values to `wire.Message`, with fields in the order of IBKR's TWS API at server
-versions 176 to 178. The desks decide when a message is sent, and to which client.
+Fields are in the order of IBKR's TWS API at server versions 176 to 178.
 """
 
 import sys

@@ -1,7 +1,4 @@
-"""The accounts' past: a plan of orders for each past day, and the positions that follow from it.
-
-Belongs here: orders from hashes of seed, contract and account; quantities, average costs and realized profits by day.
-`flex_statements` writes them as XML.
+"""The accounts' past: a plan of orders for each past day, from hashes, and the positions that follow from it.
 
 Stocks and futures are traded a little up and down every week or so and end at the quantities of the universe. Options
 held at the start were opened within the last five weeks. Before that, options are opened each week that expire or are

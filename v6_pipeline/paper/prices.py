@@ -1,14 +1,12 @@
 """Quotes and daily closes: pure functions of seed, contract, and sequence number or day.
 
-Belongs here: closed-form arithmetic only, so that a test can recompute every price on the wire. No state, no clock, no
-randomness other than hashes of the arguments. `market` keeps the sequence numbers.
+No state, no clock, no randomness other than hashes of the arguments, so that a test can recompute every price on the
+wire. Underlyings move on smooth waves with a little hashed noise; options follow by Black-Scholes (no dividends) from
+the underlying's price at the same sequence number and a seeded smile that calls and puts share, so put-call parity
+holds.
 
-Underlyings move on smooth waves with a little hashed noise; options follow by Black-Scholes (no dividends) from the
-underlying's price at the same sequence number and a seeded smile that calls and puts share, so put-call parity holds.
-
-Flex statements, historical bars and tests agree on the daily closes. They follow the underlyings' path far from the
-sequence numbers of live quotes and ignore the universe's `as_of`: the close of a past day never changes. A live quote's
-`close` is a point of the live path, not one of these.
+Daily closes follow the underlyings' path far from the sequence numbers of live quotes and ignore the universe's
+`as_of`: the close of a past day never changes. A live quote's `close` is a point of the live path, not one of these.
 """
 
 import functools

@@ -1,8 +1,4 @@
-"""One client's connection: bytes in, messages out, login and message rate.
-
-Belongs here: the socket of a single client, the outgoing bytes that a fault delays, and the record of the client's
-subscriptions. `handlers` and the desks (`market_data`, `history`, `account_feeds`) serve the messages.
-"""
+"""One client's connection: bytes in, messages out, login, message rate, and the record of its subscriptions."""
 
 import asyncio
 import contextlib
@@ -32,10 +28,9 @@ _LINGER_SECONDS = 1.0
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One market data line in use by one client.
+    """One market data line in use by one client; a dead one keeps its line and its id, and receives nothing.
 
-    `seen` is the newest quote that was sent; `is_announced` is set once the client knows the type of data. A dead
-    subscription keeps its line and its id, and receives nothing.
+    `seen` is the newest quote that was sent; `is_announced` is set once the client knows the type of data.
     """
 
     ticker_id: int

@@ -107,12 +107,11 @@ class Statistics:
     hold it back.
 
     Attributes:
-        lines: market data lines that clients use now; `peak_lines` is the most at any moment.
-        tws_lines: lines that the windows of TWS hold, which are not part of `lines`.
+        tws_lines: lines that the windows of TWS hold, in addition to the clients' `lines`.
         subscriptions: lines in use now by conid; `subscriptions_total` counts all that were ever taken, and
             `peak_subscriptions` is the most of one contract at any moment.
         messages: messages received by client id, including refused ones.
-        errors: errors, warnings and notices sent, by code; `error_times` are the newest in seconds since the start.
+        error_times: the newest `errors` (warnings and notices included), by code, in seconds since the start.
         order_messages: orders, cancels and exercises received, all refused.
         connections: completed logins by client id; `clients` are those connected now.
         last_values: by conid, the newest numbers sent and their sequence number.

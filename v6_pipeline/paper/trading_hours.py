@@ -1,6 +1,6 @@
-"""Expiries and trading hours of simulated contracts.
+"""Expiries and trading hours of simulated contracts: closed-form dates only.
 
-Belongs here: closed-form dates only. The product's own calendar is not used, so that the two can disagree in a test.
+The product's own calendar is not used, so that the two can disagree in a test.
 """
 
 from datetime import date, datetime, time, timedelta

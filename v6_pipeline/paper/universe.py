@@ -1,7 +1,6 @@
 """Builds the contracts and starting positions of a simulated market, deterministically.
 
-Belongs here: deriving option ladders, futures and the opening book from `instruments`. Contracts depend on `as_of` and
-on the number of positions, never on the seed; quantities and costs depend on the seed.
+Contracts depend on `as_of` and on the number of positions, never on the seed; quantities and costs depend on the seed.
 """
 
 import hashlib

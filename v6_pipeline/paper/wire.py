@@ -1,8 +1,5 @@
 """Bytes on the socket: frames, fields and the handshake.
 
-Belongs here: the 4-byte length prefix, NUL-terminated fields, and reading them back with types. The meaning of messages
-is in `requests` (incoming) and `messages` (outgoing).
-
 The format is that of IBKR's TWS API socket protocol, versions 100 and later: after the bytes ``API`` and a NUL each
 side sends frames of a big-endian unsigned length and that many bytes of fields, every field ended by a NUL.
 """
