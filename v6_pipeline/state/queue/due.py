@@ -87,21 +87,19 @@ def read_coverage(connection: Connection, *, now: datetime) -> Coverage:
 
 def due_keys(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[tuple[Key, str], ...]:
     """List key and symbol of the due holdings, whose last row is not newer than ``refreshed_before``, stalest first."""
-    query = (
-        select(holdings.c.account, holdings.c.conid, contracts.c.symbol)
-        .join(contracts, contracts.c.conid == holdings.c.conid)
-        .where(holdings.c.closed_at.is_(None), _is_stale(refreshed_before), ~_is_streamed(now), ~_is_queued())
-        .order_by(holdings.c.refreshed_at.asc().nulls_first(), holdings.c.account, holdings.c.conid)
-    )
-    return tuple(((row.account, row.conid), row.symbol) for row in connection.execute(query))
+    return _keys(connection, _is_stale(refreshed_before), ~_is_streamed(now), ~_is_queued())
 
 
 def unstreamed_keys(connection: Connection, *, now: datetime) -> tuple[tuple[Key, str], ...]:
     """List key and symbol of the open holdings that are not streamed, stalest first."""
+    return _keys(connection, ~_is_streamed(now))
+
+
+def _keys(connection: Connection, *conditions: ColumnElement[bool]) -> tuple[tuple[Key, str], ...]:
     query = (
         select(holdings.c.account, holdings.c.conid, contracts.c.symbol)
         .join(contracts, contracts.c.conid == holdings.c.conid)
-        .where(holdings.c.closed_at.is_(None), ~_is_streamed(now))
+        .where(holdings.c.closed_at.is_(None), *conditions)
         .order_by(holdings.c.refreshed_at.asc().nulls_first(), holdings.c.account, holdings.c.conid)
     )
     return tuple(((row.account, row.conid), row.symbol) for row in connection.execute(query))
