@@ -52,12 +52,7 @@ class _Texts:
 
 
 def read_strategies(path: Path, *, default_priority: int) -> list[StrategyEntry]:
-    """Return the entries of a file.
-
-    Args:
-        path: ``.yaml`` or ``.yml`` is a list of entries with ``strategy``, ``conids``, ``selectors``, ``account``,
-            ``quantity``, ``priority``; any other is CSV with one conid or selector per row.
-        default_priority: for entries without one.
+    """Return the entries of a YAML file (``.yaml``, ``.yml``), or else of a CSV file, one conid or selector per row.
 
     Raises:
         UsageError: the file cannot be read or an entry is wrong; it names file, line and field.

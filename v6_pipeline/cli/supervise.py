@@ -211,13 +211,9 @@ def wait_until(
     checks: Sequence[Callable[[], None]],
     sleep: Callable[[float], None] = time.sleep,
 ) -> T | None:
-    """Return the first result of ``condition`` that is not None; ``None`` after ``seconds``.
+    """Return the first result of ``condition`` that is not None; ``None`` after ``seconds`` (None: no limit).
 
-    Args:
-        condition: called several times a second.
-        seconds: ``None`` for no limit.
-        checks: called before each call of ``condition``; their exceptions end the wait.
-        sleep: waits between two calls.
+    The ``checks`` are called before each call of ``condition``; their exceptions end the wait.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:

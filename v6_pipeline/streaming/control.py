@@ -81,10 +81,7 @@ class ControlOutcome:
 
 
 def decide(lease: StreamerLeaseState, *, alive: bool | None, mode: StreamerMode, now: datetime) -> Decision:
-    """Decide what the streamer needs now.
-
-    ``alive`` is whether the owner's process runs; None if it has not registered yet or is on another host.
-    """
+    """Decide what the streamer needs now; ``alive`` is None if its process has not registered or is on another host."""
     if lease.is_live(now) and lease.granted_by is GrantedBy.SELF:
         return Decision(
             Action.LEAVE, f"a streamer runs without Dagster (pid {lease.pid} on {lease.host}); it is left running"
@@ -237,10 +234,7 @@ def live_lease(database: StateDatabase) -> StreamerLeaseState | None:
 
 
 def clear_dead(settings: Settings, database: StateDatabase) -> StreamerLeaseState | None:
-    """Release the lease and the lines of a streamer of this host that died without doing so; return its lease.
-
-    Without this the next streamer would have to wait until that lease expires.
-    """
+    """Release the lease and lines of a streamer that died on this host, so that the next need not wait; return it."""
     lease = live_lease(database)
     if lease is None or _is_alive(lease) is not False:
         return None

@@ -36,9 +36,7 @@ APPLICATION_ID = "v6_pipeline.streamer"
 class DeltaLakePositionWriter:
     """A ``PositionUpdateHandler`` that writes ``streamed_positions`` as the owner of ``epoch``.
 
-    Args:
-        gateway: ``host:port`` that the updates come from; every commit names it.
-        trading_day: returns the trading day of an instant.
+    Every commit names ``gateway`` (``host:port``), which the updates come from.
     """
 
     def __init__(
