@@ -188,15 +188,10 @@ def load_notifiers(settings: Settings, log: logging.Logger) -> dict[str, Notifie
 def due(
     incidents: Iterable[Incident], states: Mapping[str, NotificationState], now: datetime
 ) -> tuple[list[tuple[Alert, NotificationState | None]], dict[str, NotificationState]]:
-    """Return the alerts that a notifier has to deliver now.
+    """Return the alerts that a notifier with these states has to deliver now (UTC).
 
-    Args:
-        incidents: what is wrong now; of several with one key the last counts.
-        states: the notifier's memory, by key.
-        now: UTC.
-
-    Returns:
-        Alerts, each with the state to keep once it is delivered (None: no state), and the states of other incidents.
+    Each comes with the state to keep once it is delivered (None: no state); the second result has the states of other
+    incidents. Of several incidents with one key the last counts.
     """
     found = {incident.key: incident for incident in incidents}
     alerts: list[tuple[Alert, NotificationState | None]] = []
@@ -237,13 +232,8 @@ def undelivered(
 ) -> tuple[Incident, ...]:
     """Return the events that a notifier did not deliver: unlike lasting incidents, the next look does not find them.
 
-    Args:
-        incidents: what was due, oldest first; of several with one key the last counts.
-        states: the notifier's memory after ``deliver``.
-        now: the time of that call (UTC).
-
-    Returns:
-        The newest ``UNDELIVERED_AT_MOST``, to be delivered with the next look.
+    ``incidents``, oldest first, and ``now`` are those of the call of ``deliver`` that returned ``states``. The newest
+    ``UNDELIVERED_AT_MOST`` are returned; of several with one key the last counts.
     """
     left: dict[str, Incident] = {}
     for incident in incidents:
@@ -263,13 +253,6 @@ def deliver(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> tuple[int, dict[str, NotificationState], list[str]]:
     """Deliver the alerts that are due, as many as ``NOTIFY_SECONDS`` allow.
-
-    Args:
-        notifier: delivers them.
-        incidents: what is wrong now.
-        states: the notifier's memory.
-        now: UTC.
-        monotonic: seconds.
 
     Returns:
         The number of alerts delivered, the notifier's memory, and why others failed; the next look tries those again.

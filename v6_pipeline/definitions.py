@@ -25,9 +25,7 @@ from v6_pipeline.settings import Settings, load_settings
 def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource | None = None) -> dg.Definitions:
     """Return a fresh set of definitions.
 
-    Args:
-        settings: by default those of the process.
-        pipeline: the resource of runs and ticks; tests pass their own.
+    By default with the settings of the process; tests pass their own ``pipeline``.
 
     Raises:
         SettingsError: the process's settings are wrong; Dagster shows the line as the code location's error.

@@ -1,7 +1,6 @@
 """The inputs of the checks: one state of the database and of the lake at one instant.
 
-Belongs here: reading what the rules judge, once and not before a rule needs it.
-Does not belong here: the rules, which are pure (``stream``, ``queue``, ``positions``, ``history``).
+Each part is read once, when the first rule needs it. The rules do not belong here: they are pure.
 """
 
 from __future__ import annotations
@@ -35,12 +34,8 @@ _FIRST_TICKS_WITHIN = timedelta(seconds=60)
 class CheckInputs:
     """Settings, state database and lake at ``now`` (UTC).
 
-    Args:
-        context: settings, state database, lake, calendar and clock.
-        between: the first and the last trading day that the checks of history judge; by default the ``NEWEST_DAYS``
-            with a snapshot.
-        lease: the streamer's lease, if the caller has read it.
-        usage: of the slots, if the caller has read it.
+    ``between``: first and last trading day that the checks of history judge; by default the ``NEWEST_DAYS`` with a
+    snapshot. ``lease`` and ``usage`` are passed by a caller that has read them.
     """
 
     def __init__(
@@ -93,7 +88,7 @@ class CheckInputs:
 
     @property
     def judged_days(self) -> list[date]:
-        """Those of ``snapshot_days`` that the checks of history judge."""
+        """Trading days that the checks of history judge."""
         days = self.snapshot_days
         if self._between is None:
             return days[-NEWEST_DAYS:]

@@ -50,14 +50,9 @@ class When(enum.StrEnum):
 class Check:
     """One asset check.
 
-    Attributes:
-        name: with ``asset`` its identity in Dagster: a renamed check loses its history.
-        asset: the asset that it judges.
-        description: one sentence that says what must hold.
-        when: the occasion on which it is evaluated.
-        also_each_tick: evaluated by ib_streamer_sensor as well, since it must fail even if no refresh runs. Its judge
-            reads the state database alone: a tick does not wait for the lake.
-        judge: reads what the rule needs and returns the rule's verdict.
+    ``name`` and ``asset`` are its identity in Dagster: a renamed check loses its history. ``judge`` reads what the rule
+    needs and returns the rule's verdict. With ``also_each_tick`` a tick evaluates it too, so that it fails even if no
+    refresh runs; like all checks of a tick it reads the state database alone, as a tick does not wait for the lake.
     """
 
     name: str

@@ -75,10 +75,7 @@ def slots_within_budget(usage: SlotUsage) -> Verdict:
 def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now: datetime) -> Verdict:
     """Judge whether all active contracts have a line; those without are refreshed at priority 1.
 
-    Args:
-        lease: the streamer's lease with its newest report.
-        usage: of the slots.
-        now: UTC.
+    ``lease`` has the streamer's newest report; ``now`` is in UTC.
     """
     if lease.desired_state is DesiredState.STOP:
         return _STOPPED

@@ -309,9 +309,7 @@ def account_sums(newest: pl.DataFrame, wanted: Collection[str]) -> dict[str, flo
 
     A figure that an account does not have is left out, as its sum would look complete.
 
-    Args:
-        newest: a row per account, of ``account_values``.
-        wanted: accounts without which nothing is summed up.
+    ``newest`` has a row per account; without any of the accounts ``wanted`` nothing is summed up.
     """
     if set(wanted) - set(newest.get_column("account")):
         return {}

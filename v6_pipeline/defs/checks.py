@@ -91,12 +91,9 @@ def verdicts_of_tick(
 def evaluations_due(
     found: Mapping[dg.AssetCheckKey, Verdict], cursor: Mapping[str, object], now: datetime
 ) -> tuple[list[dg.AssetCheckEvaluation], Mapping[str, object]]:
-    """Return the evaluations of all checks if one has changed or five minutes have passed, else none.
+    """Return the evaluations of all checks if one has changed or five minutes have passed, else none; and the cursor.
 
-    Args:
-        found: the verdicts now.
-        cursor: the second result of the call before; an unreadable one starts over.
-        now: UTC.
+    ``cursor`` is the one that the call before returned; an unreadable one starts over.
     """
     states = {key.to_user_string(): json.dumps([verdict.passed, verdict.serious]) for key, verdict in found.items()}
     try:
