@@ -20,7 +20,6 @@ from v6_pipeline.lake.columns import PARTITION_COLUMN, TableSpec
 from v6_pipeline.lake.faults import is_conflict, lake_error
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.lineage import KIND, CommitKind
-from v6_pipeline.lake.recovery.durability import local_path
 from v6_pipeline.lake.table import DeltaTableStore
 
 TARGET_BYTES = 4 * 2**20
@@ -57,12 +56,11 @@ def compacting(store: DeltaTableStore) -> Iterator[None]:
     Raises:
         LakeConflictError: another compaction is under way.
     """
-    folder = local_path(store.uri)
-    if folder is None or not folder.is_dir():
+    if store.folder is None or not store.folder.is_dir():
         yield
         return
     try:
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(store.folder / LOCK, timeout=0):
             yield
     except Timeout:
         raise LakeConflictError(f"table {store.spec.name}: another compaction is under way") from None
@@ -134,7 +132,7 @@ def vacuum(store: DeltaTableStore, *, retention_hours: int = RETENTION_HOURS, dr
         return Vacuum(files=[], size_bytes=0)
     with store.faults():
         files = handle.vacuum(retention_hours=retention_hours, dry_run=True, full=True)
-        folder = local_path(store.uri)
+        folder = store.folder
         size = None if folder is None else sum((folder / unquote(path)).stat().st_size for path in files)
         if files and not dry_run:
             metadata = CommitProperties(custom_metadata={KIND: CommitKind.MAINTENANCE.value})
@@ -153,7 +151,7 @@ def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FI
     Raises:
         LakeError: damaged, not writable or unreachable.
     """
-    if local_path(store.uri) is None:
+    if store.folder is None:
         return Compaction(version=None)
     try:
         with compacting(store):
@@ -202,7 +200,7 @@ def _maintain(lake: Lake, spec: TableSpec, *, only_vacuum: bool) -> Upkeep | Non
     try:
         if store.load() is None:
             return None
-        if only_vacuum and local_path(store.uri) is None:
+        if only_vacuum and store.folder is None:
             note = "its writer compacts it"
         else:
             try:

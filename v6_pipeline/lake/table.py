@@ -74,6 +74,8 @@ class DeltaTableStore:
     ) -> None:
         self.spec = spec
         self.uri = uri
+        self.folder = local_path(uri)
+        """The table on a local disk; None for an object store."""
         self.storage_options = dict(storage_options or {})
         self._admit = admit
         self._fsync = fsync
@@ -121,10 +123,9 @@ class DeltaTableStore:
             LakeError: damaged, not writable, unreachable, newer than this code, or of other columns.
         """
         handle = self.load()
-        folder = local_path(self.uri)
         with self.faults():
-            if handle is not None and folder is not None:
-                damage = tail_damage(folder, handle.version())
+            if handle is not None and self.folder is not None:
+                damage = tail_damage(self.folder, handle.version())
                 if damage is not None:
                     raise self._damaged(damage)
             if handle is None:
@@ -306,44 +307,39 @@ class DeltaTableStore:
         Raises:
             OSError: the disk failed; the version may not survive a power cut.
         """
-        folder = local_path(self.uri)
-        if folder is not None:
-            make_durable(folder, version, self._fsync)
+        if self.folder is not None:
+            make_durable(self.folder, version, self._fsync)
 
     def _own_version(self, version: int, before: int, commit: CommitLineage) -> int:
         """Return the version of this commit: the handle's, which a local log must confirm."""
-        folder = local_path(self.uri)
-        if folder is None:
+        if self.folder is None:
             return version
         for candidate in range(version, before, -1):
             if any(
                 action.get("commitInfo", {}).get(COMMIT_ID) == commit.commit_id
-                for action in read_log(folder, candidate)
+                for action in read_log(self.folder, candidate)
             ):
                 return candidate
         raise OSError(f"the log of version {version} does not hold the commit just made")
 
     def _check_present(self) -> None:
         """Refuse to write into the empty folder of an unmounted disk, as delta-rs would."""
-        folder = local_path(self.uri)
-        if folder is not None and not (folder / LOG_FOLDER).exists():
+        if self.folder is not None and not (self.folder / LOG_FOLDER).exists():
             raise gone(table=self.spec.name, uri=self.uri)
 
     def _check_newest_log(self, version: int) -> None:
         """Refuse an empty newest log file: delta-rs opens such a table as if the rows had never existed."""
-        folder = local_path(self.uri)
-        if folder is None:
+        if self.folder is None:
             return
-        found = log_file(folder, version)
+        found = log_file(self.folder, version)
         if found.exists() and found.stat().st_size == 0:
-            raise self._damaged(Damage.of(DamageKind.EMPTY_LOG, folder, found, version))
+            raise self._damaged(Damage.of(DamageKind.EMPTY_LOG, self.folder, found, version))
 
     def _why_unreadable(self) -> Damage | None:
         """Return the damage that keeps delta-rs from opening a table on a local disk."""
-        folder = local_path(self.uri)
-        if folder is None or not folder.is_dir():
+        if self.folder is None or not self.folder.is_dir():
             return None
-        return next(iter(inspect(folder).log_damage), None)
+        return next(iter(inspect(self.folder).log_damage), None)
 
     def _damaged(self, damage: Damage) -> LakeError:
         return damaged(damage, table=self.spec.name, uri=self.uri)
