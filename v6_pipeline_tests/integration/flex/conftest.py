@@ -1,4 +1,4 @@
-"""Fixtures of the tests that fetch from a Flex service: a time that is only told, and the service on it."""
+"""Fixtures of the tests that fetch from a Flex service: a virtual time, and the service that uses it."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def assert_nothing_was_written(pipeline: Pipeline) -> None:
         (FlexFault.WEB_PAGE, 0, "answered with a web page instead of a statement"),
     ],
 )
-def test_what_goes_wrong_fails_the_days_with_its_reason(
+def test_a_failed_download_fails_the_days_with_its_reason(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     server: FlexServer,

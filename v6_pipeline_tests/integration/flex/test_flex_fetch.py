@@ -74,7 +74,7 @@ def test_a_range_is_one_request_and_one_file(fetch: Fetcher, server: FlexServer)
     assert server.requests == {"SendRequest": 1, "GetStatement": 2}
 
 
-def test_what_the_archive_covers_is_not_asked_for_again(fetch: Fetcher, server: FlexServer) -> None:
+def test_days_that_the_archive_covers_are_not_requested_again(fetch: Fetcher, server: FlexServer) -> None:
     fetch(FIRST + timedelta(days=1), LAST - timedelta(days=1))
     server.requests.clear()
 
@@ -92,7 +92,7 @@ def test_refetch_asks_for_everything(fetch: Fetcher) -> None:
     assert len(fetch.archive) == 2
 
 
-def test_days_that_are_covered_elsewhere_are_not_asked_for(fetch: Fetcher) -> None:
+def test_days_that_another_folder_covers_are_not_requested(fetch: Fetcher) -> None:
     fetched = fetch(covered=[FIRST + timedelta(days=2)])
 
     assert fetched.asked == ((FIRST, FIRST + timedelta(days=1)), (FIRST + timedelta(days=3), LAST))
@@ -106,7 +106,7 @@ def test_statements_of_another_query_do_not_count(fetch: Fetcher) -> None:
     assert len(fetch().files) == 1
 
 
-def test_two_years_are_asked_for_in_spans_of_a_year(fetch: Fetcher, server: FlexServer) -> None:
+def test_two_years_are_requested_in_spans_of_a_year(fetch: Fetcher, server: FlexServer) -> None:
     fetched = fetch(date(2025, 1, 2), date(2026, 11, 20))
 
     assert [(last - first).days for first, last in fetched.asked] == [364, 322]
@@ -114,7 +114,7 @@ def test_two_years_are_asked_for_in_spans_of_a_year(fetch: Fetcher, server: Flex
     assert server.requests["refused"] == 0
 
 
-def test_a_collapsed_window_is_said_and_the_days_it_lacks_are_asked_for_next_time(
+def test_a_collapsed_range_is_reported_and_its_missing_days_are_requested_next_time(
     fetch: Fetcher, server: FlexServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -195,7 +195,7 @@ def test_the_state_database_does_not_hold_the_token(fetch: Fetcher, tmp_path: Pa
         assert not file.is_file() or TOKEN.encode() not in file.read_bytes()
 
 
-def test_without_a_token_it_says_what_to_set(fetch: Fetcher) -> None:
+def test_without_a_token_the_error_names_the_setting(fetch: Fetcher) -> None:
     fetch.settings = fetch.settings.model_copy(update={"flex_token": None})
 
     with pytest.raises(FlexServiceError, match="set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID"):

@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def refused(service: FlexService, file: Path, first: date = FIRST, last: date = LAST) -> str:
-    """What the error says; nothing is left behind, and nothing shows the token or an address."""
+    """Return the message of the error; no file is left, and no text shows the token or an address."""
     with pytest.raises(FlexServiceError) as caught:
         service.download(first, last, file)
     text = str(caught.value)
@@ -179,7 +179,7 @@ def test_what_never_passes_is_given_up_at_the_deadline(
         (FlexFault.FOREIGN_URL, "sends us to example.invalid, which is not IB's: nothing was sent there"),
     ],
 )
-def test_nothing_that_goes_wrong_is_taken_for_a_flat_account(
+def test_no_fault_is_taken_for_a_flat_account(
     server: FlexServer, service: FlexService, file: Path, fault: FlexFault, said: str
 ) -> None:
     server.faults.flex_fault(fault)
@@ -187,13 +187,13 @@ def test_nothing_that_goes_wrong_is_taken_for_a_flat_account(
     assert said in refused(service, file)
 
 
-def test_a_collapsed_window_says_which_days_it_has(server: FlexServer, service: FlexService, file: Path) -> None:
+def test_a_collapsed_range_has_the_periods_of_its_days(server: FlexServer, service: FlexService, file: Path) -> None:
     server.faults.flex_fault(FlexFault.COLLAPSED)
 
     assert {row.last for row in service.download(FIRST, LAST, file)} == {LAST}
 
 
-def test_a_whole_period_in_one_statement_says_so(time: VirtualTime, file: Path) -> None:
+def test_one_statement_of_a_whole_range_has_its_period(time: VirtualTime, file: Path) -> None:
     with server_of(time, query=FlexQuery(by_day=False)) as server:
         periods = service_of(server, time).download(FIRST, LAST, file)
 

@@ -24,7 +24,7 @@ Connect = Callable[..., Any]
 
 
 class Clock:
-    """Monotonic seconds that stand still until told otherwise."""
+    """Monotonic seconds that a test moves."""
 
     now = 1000.0
 
@@ -78,7 +78,7 @@ def all_fetch_fields() -> Any:
 
 
 def seen(ticker: "Ticker", *, greeks: bool) -> dict[str, float]:
-    """What ib_async holds, under the names of the statistics."""
+    """Values in ib_async, under the names of the statistics."""
     values = {
         "bid": ticker.bid,
         "bid_size": ticker.bidSize,

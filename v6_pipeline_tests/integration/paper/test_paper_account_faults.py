@@ -84,7 +84,7 @@ async def test_a_feed_is_refused_with_2101(gateway: PaperGateway, connect: Conne
     assert client.codes() == [2101, 2101]
 
 
-async def test_assignment_moves_the_option_and_the_stock_and_tells_both(
+async def test_assignment_moves_the_option_and_the_stock_and_reports_both(
     gateway: PaperGateway, connect: Connect
 ) -> None:
     client = await connect()
@@ -97,11 +97,11 @@ async def test_assignment_moves_the_option_and_the_stock_and_tells_both(
     before = gateway.book.holdings.get((put.account, AAPL))
     stock, short = (before.quantity if before else 0.0), put.quantity
     await client.ib.reqPositionsAsync()
-    heard: list[tuple[int, float]] = []
-    client.ib.positionEvent += lambda row: heard.append((row.contract.conId, row.position))
+    received: list[tuple[int, float]] = []
+    client.ib.positionEvent += lambda row: received.append((row.contract.conId, row.position))
     gateway.perform("assign", account=put.account, conid=put.conid)
     await settled(client)
-    assert heard == [(put.conid, 0.0), (AAPL, stock - 100 * short)]
+    assert received == [(put.conid, 0.0), (AAPL, stock - 100 * short)]
     with pytest.raises(GatewayError, match="holds nothing"):
         gateway.perform("assign", account=put.account, conid=put.conid)
 

@@ -15,7 +15,7 @@ from v6_pipeline_tests.integration.paper.client import (
 )
 
 
-async def test_an_account_summary_has_the_tags_asked_for_and_later_only_changes(
+async def test_an_account_summary_has_the_requested_tags_and_later_only_changes(
     gateway: PaperGateway, connect: Connect
 ) -> None:
     client = await connect()
@@ -60,12 +60,12 @@ async def test_profit_and_loss_of_an_account_and_of_one_contract(gateway: PaperG
     gateway.tick_once()
     await settled(client)
     assert single.value == gateway.book.valuation(gateway.book.holdings[FIRST, AAPL]).market_value != row.market_value
-    told: list[object] = []
-    client.ib.pnlSingleEvent += told.append
+    received: list[object] = []
+    client.ib.pnlSingleEvent += received.append
     gateway.contract_faults.quiet()
     gateway.tick_once()
     await settled(client)
-    assert told == [], "what did not change is not sent again"
+    assert received == [], "values that did not change are not sent again"
     gateway.account_faults.resize_position(FIRST, AAPL, 100)
     gateway.tick_once()
     await settled(client)

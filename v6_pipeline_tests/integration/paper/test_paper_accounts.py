@@ -37,16 +37,16 @@ async def test_every_subscriber_hears_of_a_position_opened_resized_and_closed(
     clients = [await connect(1), await connect(2)]
     silent = await connect(3)
     silent.ib.client.cancelPositions()
-    heard: list[list[tuple[str, int, float]]] = [[], [], []]
-    for client, log in zip([*clients, silent], heard, strict=True):
+    received: list[list[tuple[str, int, float]]] = [[], [], []]
+    for client, log in zip([*clients, silent], received, strict=True):
         client.ib.positionEvent += lambda p, log=log: log.append((p.account, p.contract.conId, p.position))
         await settled(client)
     gateway.account_faults.open_position(SECOND, IBM, 5, 1110.0)
     gateway.account_faults.resize_position(SECOND, IBM, 8)
     gateway.account_faults.close_position(SECOND, IBM)
-    await eventually(lambda: len(heard[0]) == 3 and len(heard[1]) == 3)
+    await eventually(lambda: len(received[0]) == 3 and len(received[1]) == 3)
     await settled(silent)
-    assert heard == [[(SECOND, IBM, 5.0), (SECOND, IBM, 8.0), (SECOND, IBM, 0.0)]] * 2 + [[]]
+    assert received == [[(SECOND, IBM, 5.0), (SECOND, IBM, 8.0), (SECOND, IBM, 0.0)]] * 2 + [[]]
 
 
 async def test_an_account_download_is_complete_and_matches_the_prices(gateway: PaperGateway, connect: Connect) -> None:
@@ -88,7 +88,7 @@ async def test_another_account_evicts_the_first_client_with_2100_and_its_feed_en
     assert updates == []
 
 
-async def test_the_same_client_changing_accounts_is_told_2100_too(gateway: PaperGateway, connect: Connect) -> None:
+async def test_the_same_client_changing_accounts_receives_2100_too(gateway: PaperGateway, connect: Connect) -> None:
     """The documented text of 2101 speaks of a different client only, so refusing does not apply here."""
     client = await connect()
     gateway.account_faults.set_account_conflict(AccountConflict.REFUSE)
@@ -97,7 +97,7 @@ async def test_the_same_client_changing_accounts_is_told_2100_too(gateway: Paper
     assert client.codes() == [2100]
 
 
-async def test_an_account_given_back_evicts_nobody(connect: Connect) -> None:
+async def test_an_account_given_back_evicts_no_client(connect: Connect) -> None:
     first, second = await connect(1), await connect(2)
     await first.ib.reqAccountUpdatesAsync(FIRST)
     first.ib.client.reqAccountUpdates(False, FIRST)

@@ -50,12 +50,12 @@ async def test_requests_without_state_are_answered(connect: Connect) -> None:
     assert await asyncio.wait_for(client.ib.reqAllOpenOrdersAsync(), 20) == []
     assert await asyncio.wait_for(client.ib.reqCompletedOrdersAsync(False), 20) == []
     assert await asyncio.wait_for(client.ib.reqExecutionsAsync(), 20) == []
-    heard: list[str] = []
-    client.ib.wrapper.managedAccounts = heard.append
+    received: list[str] = []
+    client.ib.wrapper.managedAccounts = received.append
     client.ib.client.reqManagedAccts()
     client.ib.client.setServerLogLevel(2)
     await settled(client)
-    assert heard == [f"{FIRST},{SECOND}"]
+    assert received == [f"{FIRST},{SECOND}"]
     assert client.codes() == []
 
 
@@ -128,7 +128,7 @@ async def test_garbage_ends_the_connection_it_came_from_and_no_other(
     assert gateway.statistics.clients == {1}
 
 
-async def test_a_message_nobody_knows_is_counted_and_answered(gateway: PaperGateway, connect: Connect) -> None:
+async def test_an_unknown_message_is_counted_and_answered(gateway: PaperGateway, connect: Connect) -> None:
     client = await connect()
     client.ib.client.send(9999, 1)
     client.ib.client.reqHeadTimeStamp(55, contract_of(AAPL), "TRADES", 1, 1)

@@ -42,7 +42,7 @@ def has_come(gateway: PaperGateway, messages: int) -> bool:
 
 
 async def is_silent(client: Client) -> bool:
-    """Whether a request is not answered while the gateway has had ample time to."""
+    """Return True if a request is not answered although the gateway had ample time."""
     try:
         await asyncio.wait_for(client.ib.reqCurrentTimeAsync(), 0.1)
     except TimeoutError:
@@ -168,7 +168,7 @@ async def test_in_a_blackhole_the_end_of_a_connection_is_not_noticed(gateway: Pa
     await settled(await connect(1))
 
 
-async def test_what_piles_up_in_a_blackhole_is_no_breach_of_the_rate(
+async def test_messages_that_pile_up_in_a_blackhole_do_not_breach_the_rate(
     gateway: PaperGateway, connect: Connect, clock: Clock
 ) -> None:
     client = await connect(1)
@@ -232,7 +232,7 @@ async def test_a_huge_frame_swallows_all_that_follows(gateway: PaperGateway, con
     client = await connect(1)
     gateway.perform("huge_frame")
     assert await is_silent(client)
-    assert client.ib.isConnected(), "only a heartbeat tells"
+    assert client.ib.isConnected(), "only a heartbeat notices"
 
 
 async def test_error_100_on_command_and_the_third_ends_the_connection(gateway: PaperGateway, connect: Connect) -> None:
@@ -261,7 +261,7 @@ async def test_an_occupied_client_id_is_326_until_it_is_free(gateway: PaperGatew
     await connect(7)
 
 
-async def test_1300_names_a_port_that_is_listened_to_beside_the_old_one(
+async def test_1300_names_a_port_that_is_open_in_addition_to_the_old_one(
     gateway: PaperGateway, connect: Connect
 ) -> None:
     client = await connect(1)

@@ -9,7 +9,7 @@ from v6_pipeline.paper import PaperGateway, quote_at
 from v6_pipeline_tests.integration.paper.client import AAPL, FIRST, IBM, Connect, an_option, contract_of, settled
 
 
-async def test_a_halted_contract_says_so_and_its_price_is_frozen(gateway: PaperGateway, connect: Connect) -> None:
+async def test_a_halt_is_reported_and_the_price_is_frozen(gateway: PaperGateway, connect: Connect) -> None:
     client = await connect()
     ticker = client.ib.reqMktData(contract_of(AAPL))
     await settled(client)
@@ -23,7 +23,7 @@ async def test_a_halted_contract_says_so_and_its_price_is_frozen(gateway: PaperG
     gateway.tick_once()
     await settled(client)
     assert (ticker.halted, ticker.bid) == (0.0, quote_at(gateway.universe, AAPL, 1).bid)
-    assert late.halted in {0.0, 1.0}, "a subscriber of a halted contract is told at once"
+    assert late.halted in {0.0, 1.0}, "a new subscriber of a halted contract receives the halt at once"
 
 
 async def test_without_greeks_an_option_still_has_prices(gateway: PaperGateway, connect: Connect) -> None:

@@ -39,7 +39,7 @@ def positions(control: ControlClient, account: str = FIRST) -> dict[int, float]:
     return {row["conid"]: row["quantity"] for row in rows}
 
 
-def test_ping_says_where_the_gateway_listens(running: GatewayThread, control: ControlClient) -> None:
+def test_ping_returns_the_port(running: GatewayThread, control: ControlClient) -> None:
     assert control.request("ping") == {"ok": True, "port": running.port, "accounts": [FIRST, "SIM0000002"]}
 
 
@@ -150,7 +150,7 @@ def test_a_refused_command_is_an_error_of_the_client(control: ControlClient) -> 
         control.request("lines", lines="many")
 
 
-def test_nothing_listening_is_an_error_that_says_what_to_do() -> None:
+def test_a_port_without_a_listener_is_an_error_with_a_remedy() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -170,7 +170,7 @@ def test_stop_ends_the_gateway_and_its_thread() -> None:
         ControlClient("127.0.0.1", control_port)
 
 
-def test_what_keeps_a_gateway_from_starting_is_raised_where_it_was_asked_for(running: GatewayThread) -> None:
+def test_a_failed_start_is_raised_in_the_thread_that_requested_it(running: GatewayThread) -> None:
     with (
         pytest.raises(GatewayError, match=f"127.0.0.1:{running.port}"),
         GatewayThread(GatewayConfig(port=running.port)),

@@ -51,7 +51,7 @@ async def ask(
 
 
 def start(client: Client, conid: int, number: int = 0, bar_size: str = "30 secs", what: str = "TRADES") -> int:
-    """Ask without waiting; ``number`` tells requests apart by their end."""
+    """Send a request without waiting; ``number`` makes its end differ from others."""
     api: Any = client.ib.client
     request_id: int = api.getReqId()
     api.reqHistoricalData(

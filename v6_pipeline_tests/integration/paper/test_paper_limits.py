@@ -1,4 +1,4 @@
-"""What the paper gateway refuses: lines, tickers, rights, the message rate, orders; and what it counts."""
+"""Refusals of the paper gateway: lines, tickers, rights, the message rate, orders; and its counts."""
 
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -98,7 +98,7 @@ async def test_a_denied_contract_is_354_and_takes_no_line_until_it_is_allowed(
     assert ticker.bid > 0
 
 
-async def test_a_denied_contract_is_served_delayed_where_delayed_data_were_asked_for(
+async def test_a_denied_contract_is_served_delayed_if_delayed_data_were_requested(
     gateway: PaperGateway, connect: Connect
 ) -> None:
     client = await connect()

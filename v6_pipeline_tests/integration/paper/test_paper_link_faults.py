@@ -22,7 +22,7 @@ FARMS = "usfarm; usopt; usfuture; cashfarm; ushmds; secdefil"
 
 
 async def is_ticking(gateway: PaperGateway, client: Client, ticker: Any) -> bool:
-    """Whether the next move of the price reaches a ticker."""
+    """Return True if the next move of the price reaches a ticker."""
     before = ticker.volume
     gateway.tick_once()
     await settled(client)
@@ -47,7 +47,7 @@ async def test_1100_stops_ticks_portfolios_and_definitions_until_1102(gateway: P
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.ib.reqContractDetailsAsync(contract_of(AAPL)), 0.1)
     await settled(client)
-    assert updates == [], "what happened in the meantime is not told"
+    assert updates == [], "changes during the outage are not sent"
     assert (client.codes(), gateway.statistics.lines) == ([1100, 1100], 2)
     gateway.perform("link_restored")
     assert await is_ticking(gateway, client, ticker)
@@ -81,7 +81,7 @@ async def test_1101_means_that_the_subscriptions_are_gone(gateway: PaperGateway,
         (("competing_session", {}), ("competing_session_ended", {"dead": True})),
     ],
 )
-async def test_a_dead_stream_holds_its_line_and_ticks_only_when_asked_for_again(
+async def test_a_dead_stream_holds_its_line_and_ticks_only_when_requested_again(
     gateway: PaperGateway, connect: Connect, fault: tuple[tuple[str, dict[str, Any]], ...]
 ) -> None:
     client = await connect()

@@ -34,15 +34,15 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
     def __init__(self) -> None:
         EWrapper.__init__(self)
         EClient.__init__(self, wrapper=self)
-        self.heard: list[tuple[str, tuple[Any, ...]]] = []
+        self.received: list[tuple[str, tuple[Any, ...]]] = []
         for name in CALLBACKS:
             setattr(self, name, self._recorder(name))
 
     def _recorder(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: self.heard.append((name, arguments))
+        return lambda *arguments: self.received.append((name, arguments))
 
     def calls(self, name: str) -> list[tuple[Any, ...]]:
-        return [arguments for heard, arguments in list(self.heard) if heard == name]
+        return [arguments for event, arguments in list(self.received) if event == name]
 
     def errors(self) -> list[tuple[int, int]]:
         """Request id and code, without the notices of farms."""
@@ -51,11 +51,11 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
     def wait(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + SECONDS
         while not condition():
-            assert time.monotonic() < deadline, self.heard[-5:]
+            assert time.monotonic() < deadline, self.received[-5:]
             time.sleep(0.005)
 
     def leave(self) -> None:
-        """Disconnect once all that was sent is read: a message that is read meanwhile ends its loop with an error.
+        """Disconnect once all that was sent is read: a message during the disconnect ends its loop with an error.
 
         The client's own race: ``disconnect`` forgets the server's version, by which the loop reads.
         """

@@ -45,7 +45,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 @pytest.fixture(scope="module")
 def actions() -> Actions:
-    """What a scenario is checked against."""
+    """Actions against which a scenario is checked."""
     return PaperGateway(CONFIG).actions
 
 
@@ -63,7 +63,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def play(loop: JumpingLoop, path: Path | str, seconds: float) -> list[tuple[float, str]]:
-    """What a scenario did in its first `seconds`: when, and what."""
+    """Play a scenario for `seconds`; return the times and names of its actions."""
 
     async def run() -> list[tuple[float, str]]:
         async with PaperGateway(replace(CONFIG, clock=loop.time)) as gateway:
@@ -147,7 +147,7 @@ def test_a_file_that_cannot_be_read_is_one_line(actions: Actions, tmp_path: Path
         load_scenario(tmp_path, actions)
 
 
-def test_an_action_that_proves_impossible_stops_the_gateway_and_says_which(loop: JumpingLoop, tmp_path: Path) -> None:
+def test_an_impossible_action_stops_the_gateway_and_is_named(loop: JumpingLoop, tmp_path: Path) -> None:
     entry = f'[[action]]\nat = 1\nevery = 1\ndo = "open"\naccount = "{FIRST}"\nconid = {IBM}\nquantity = 1'
 
     async def run() -> None:
@@ -195,7 +195,7 @@ def test_an_unknown_shipped_scenario_is_named(actions: Actions) -> None:
 async def test_prices_snapshots_and_portfolios_follow_the_loop_and_the_clocks_given(
     config: GatewayConfig, stack: AsyncExitStack, connect: Connect
 ) -> None:
-    """What a message says of the time is `utcnow`'s, wherever the gateway has a choice."""
+    """All times in messages are those of `utcnow`, as far as the gateway has a choice."""
     gateway = await stack.enter_async_context(PaperGateway(replace(config, as_of=None)))
     assert gateway.universe.as_of == NOW.date()
     client = await connect(to=gateway)
@@ -211,8 +211,8 @@ def test_control_port_scenario_and_method_are_one_registry(tmp_path: Path) -> No
         actions = thread.gateway.actions
         assert set(actions.names) >= {"drop", "link_restored", "expire", "assign", "heal", "play"}
         fields: dict[str, Any] = {"farm": "usopt", "seconds": 60.0}
-        told = control.request("farm_broken", **fields)
-        assert told == {"ok": True, **fields}
+        reply = control.request("farm_broken", **fields)
+        assert reply == {"ok": True, **fields}
         thread.call(lambda gateway: gateway.perform("farm_broken", **fields))
         path = written(tmp_path, '[[action]]\nat = 0\ndo = "farm_broken"\nfarm = "usopt"\nseconds = 60.0')
         thread.call(lambda gateway: gateway.play(load_scenario(path, gateway.actions)))
@@ -226,7 +226,7 @@ def test_control_port_scenario_and_method_are_one_registry(tmp_path: Path) -> No
             assert str(by_control.value).endswith(f": {by_method.value}")
 
 
-def test_every_action_can_be_described_and_says_which_field_is_missing(actions: Actions) -> None:
+def test_every_action_can_be_described_and_names_a_missing_field(actions: Actions) -> None:
     for name in actions.names:
         specs = actions.fields(name).values()
         assert all(spec.kind in (int, float, str, bool, list[int]) or issubclass(spec.kind, StrEnum) for spec in specs)

@@ -28,7 +28,7 @@ def activity(conid: int = 265598, **given: Any) -> FlexActivity:
 
 
 def statement(account: str = "U1", day: date = MONDAY, **given: Any) -> FlexStatement:
-    """One day's statement of an account, told apart from others by ``sha256``."""
+    """One day's statement of an account; ``sha256`` distinguishes it from others."""
     values: dict[str, Any] = {
         "from_date": day,
         "to_date": day,
@@ -40,7 +40,7 @@ def statement(account: str = "U1", day: date = MONDAY, **given: Any) -> FlexStat
 
 
 def write(path: Path, *statements: FlexStatement, whole: bool = True) -> Path:
-    """A file of statements; one that is not whole breaks off after them."""
+    """A file of statements; an incomplete one ends after them."""
     with path.open("wb") as file:
         for each in statements:
             pickle.dump(each, file)

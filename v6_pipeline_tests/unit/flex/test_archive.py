@@ -1,4 +1,4 @@
-"""Which days a statement covers, and which ranges are asked for: pure functions."""
+"""The days that a statement covers, and the ranges to request: pure functions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_weekend_does_not_split_a_range_and_a_covered_day_does() -> None:
 
 
 @given(wanted=st.sets(st.sampled_from(SESSIONS)), covered=st.sets(st.sampled_from(SESSIONS)))
-def test_every_missing_day_is_asked_for_once_and_no_covered_one(wanted: set[date], covered: set[date]) -> None:
+def test_every_missing_day_is_requested_once_and_no_covered_one(wanted: set[date], covered: set[date]) -> None:
     ranges = missing_ranges(sorted(wanted), covered)
 
     asked = [day for first, last in ranges for day in sorted(wanted) if first <= day <= last]

@@ -1,4 +1,4 @@
-"""The statements of folders: one per account and day, a day at a time, none from a file that changed meanwhile."""
+"""The statements of folders: one per account and day, a day at a time, none from a file that changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LATER = GENERATED + timedelta(hours=1)
 
 @pytest.fixture(autouse=True)
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders are made; not among the statements."""
+    """The parent of temporary folders, apart from the statements."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -69,7 +69,7 @@ def test_days_come_in_order_with_each_accounts_newest_statement(drop: Path, tmp_
     assert found.index().notes == ()
 
 
-def test_only_the_days_that_are_asked_for_are_given_and_an_uncovered_one_is_not(drop: Path) -> None:
+def test_only_requested_days_that_are_covered_are_returned(drop: Path) -> None:
     write(drop / "a.xml", statement(day=FRIDAY), statement(day=MONDAY))
     tuesday = MONDAY + timedelta(days=1)
     assert [day for day, _ in files(drop).statements([tuesday, MONDAY])] == [MONDAY]

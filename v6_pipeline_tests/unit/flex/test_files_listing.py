@@ -1,4 +1,4 @@
-"""Which Flex files are to be read: only statements, only complete ones, each change once."""
+"""The Flex files to read: only statements, only complete ones, each change once."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_file_that_changed_is_read_again(later: FileState) -> None:
     assert changed({"a": written(60)}, {"a": later}, NOW).new == ("a",)
 
 
-def test_a_file_that_is_gone_is_told() -> None:
+def test_a_file_that_is_gone_is_reported() -> None:
     assert changed({"b": written(60), "a": written(60)}, {}, NOW).gone == ("a", "b")
 
 

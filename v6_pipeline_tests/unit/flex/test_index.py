@@ -67,7 +67,7 @@ def test_a_day_outside_the_calendar_is_none_that_can_be_covered() -> None:
         covered_day(date(1999, 1, 4), date(1999, 1, 4), CALENDAR)
 
 
-def test_a_file_says_what_each_of_its_statements_is_for(tmp_path: Path) -> None:
+def test_each_statement_of_a_file_is_indexed_with_its_day(tmp_path: Path) -> None:
     file = write(tmp_path / "a.xml", statement(day=MONDAY), statement("U2", FRIDAY))
 
     found = index_file(file, CALENDAR, read)
@@ -80,7 +80,7 @@ def test_a_file_says_what_each_of_its_statements_is_for(tmp_path: Path) -> None:
     )
 
 
-def test_a_statement_without_a_session_is_told_and_keeps_the_places_of_the_others(tmp_path: Path) -> None:
+def test_a_statement_without_a_session_is_noted_and_keeps_the_places_of_the_others(tmp_path: Path) -> None:
     file = write(tmp_path / "a.xml", statement(day=SUNDAY), statement(day=date(1999, 1, 4)), statement(day=MONDAY))
 
     found = index_file(file, CALENDAR, read)
@@ -104,7 +104,7 @@ def test_accounts_that_are_not_kept_are_as_if_not_there(tmp_path: Path) -> None:
     assert found.notes == ()
 
 
-def test_nothing_counts_of_a_file_that_breaks_off(tmp_path: Path) -> None:
+def test_no_statement_of_a_truncated_file_counts(tmp_path: Path) -> None:
     file = write(tmp_path / "a.xml", statement(), whole=False)
     with pytest.raises(FlexError, match=r"^a\.xml: the document breaks off$"):
         index_file(file, CALENDAR, read)
@@ -121,13 +121,13 @@ def test_the_newest_statement_is_chosen() -> None:
     assert choose_newest([new, old]) == ({("U1", MONDAY): new}, ())
 
 
-def test_the_same_statement_in_two_files_is_no_guess() -> None:
+def test_the_same_statement_in_two_files_is_not_ambiguous() -> None:
     chosen, notes = choose_newest([indexed(file="a.xml"), indexed(file="b.xml")])
     assert len(chosen) == 1
     assert notes == ()
 
 
-def test_of_two_contents_of_one_instant_the_later_file_is_taken_and_told() -> None:
+def test_of_two_contents_of_one_instant_the_later_file_is_used_and_noted() -> None:
     earlier, later = indexed(file="a.xml", sha256="x"), indexed(file="b.xml", sha256="y")
 
     chosen, notes = choose_newest([later, earlier])
@@ -140,7 +140,7 @@ def test_of_two_contents_of_one_instant_the_later_file_is_taken_and_told() -> No
     )
 
 
-def test_a_guess_among_older_statements_is_not_told() -> None:
+def test_an_ambiguity_among_older_statements_is_not_noted() -> None:
     newest = indexed(sha256="z", generated_at=GENERATED + timedelta(hours=1))
     chosen, notes = choose_newest([newest, indexed(sha256="x"), indexed(file="b.xml", sha256="y")])
     assert chosen == {("U1", MONDAY): newest}
@@ -172,7 +172,7 @@ STATEMENTS = st.lists(
 
 
 @given(statements=STATEMENTS, data=st.data())
-def test_the_choice_is_the_newest_whatever_the_order_and_a_guess_is_always_told(
+def test_the_choice_is_the_newest_whatever_the_order_and_an_ambiguity_is_always_noted(
     statements: list[IndexedStatement], data: st.DataObject
 ) -> None:
     chosen, notes = choose_newest(statements)

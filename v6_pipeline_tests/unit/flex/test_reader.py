@@ -49,8 +49,8 @@ TRADE = {
 
 
 def element(name: str, attributes: dict[str, Any] | None = None, inside: str = "") -> str:
-    told = "".join(f' {key}="{value}"' for key, value in (attributes or {}).items())
-    return f"<{name}{told}>{inside}</{name}>"
+    written = "".join(f' {key}="{value}"' for key, value in (attributes or {}).items())
+    return f"<{name}{written}>{inside}</{name}>"
 
 
 def positions(*rows: dict[str, Any]) -> str:
@@ -173,7 +173,7 @@ def test_an_empty_section_is_a_flat_account_and_a_missing_one_an_error() -> None
     )
 
 
-def test_unknown_sections_and_elements_are_passed_over_wherever_they_stand() -> None:
+def test_unknown_sections_and_elements_are_skipped_in_any_place() -> None:
     odd = element("NewSection", {"a": "1"}, element("OpenPosition", STOCK | {"conid": "9"}))
     inside = element("OpenPositions", inside=element("OpenPosition", STOCK, element("Deep", {"x": "y"})) + "<Odd/>")
     found = read_one(odd, inside)
@@ -181,7 +181,7 @@ def test_unknown_sections_and_elements_are_passed_over_wherever_they_stand() -> 
     assert found.sections == {"NewSection", "OpenPositions"}
 
 
-def test_the_digest_is_of_what_is_said_and_not_of_how_it_is_written() -> None:
+def test_the_digest_covers_the_content_and_not_the_notation() -> None:
     plain = read_one(positions(STOCK)).sha256
     assert read(document(statement("\n  " + positions(STOCK) + "\n")))[0].sha256 == plain
     assert read_one(positions(dict(reversed(STOCK.items())))).sha256 == plain
@@ -197,7 +197,7 @@ def lot(quantity: float, **changes: Any) -> dict[str, Any]:
     return STOCK | {"levelOfDetail": "LOT", "position": quantity, "positionValue": quantity * 250} | changes
 
 
-def test_lots_beside_their_summary_are_not_added_to_it() -> None:
+def test_lots_next_to_their_summary_are_not_added_to_it() -> None:
     summary = STOCK | {"levelOfDetail": "SUMMARY"}
     [found] = read_one(positions(summary, lot(60), lot(40))).positions
     assert (found.position, found.position_value) == (100, 25_000)
@@ -208,7 +208,7 @@ def test_lots_alone_are_summed() -> None:
     assert (found.position, found.position_value, found.cost_basis_money) == (100, 25_000, 48_000)
 
 
-def test_an_amount_that_one_lot_lacks_is_unknown_for_all() -> None:
+def test_an_amount_missing_from_one_lot_is_unknown_for_all() -> None:
     [found] = read_one(positions(lot(60), lot(40, costBasisMoney=""))).positions
     assert (found.position, found.cost_basis_money) == (100, None)
 
@@ -265,7 +265,7 @@ def test_executions_are_counted_and_not_their_orders_and_sums_as_well() -> None:
     assert moves(read_one(positions(), trades(*rows[:3]))) == [("trade", 265598, 100)], "orders, if there is no more"
 
 
-def test_an_assignment_is_counted_once_though_two_sections_tell_of_it() -> None:
+def test_an_assignment_in_two_sections_is_counted_once() -> None:
     option = TRADE | {"conid": "7", "quantity": "1", "transactionType": "BookTrade", "notes": "A;C", "tradeID": "70"}
     shares = TRADE | {"quantity": "100", "transactionType": "BookTrade", "notes": "A", "tradeID": "71"}
     events = element(
@@ -333,7 +333,7 @@ def test_a_statement_without_its_head_is_refused(name: str) -> None:
     assert f"{name} is missing" in refused(document(statement(positions(), **{name: ""})))
 
 
-def test_a_file_that_breaks_off_is_refused_wherever_it_does() -> None:
+def test_a_truncated_file_is_refused_at_any_length() -> None:
     whole = document(statement(positions(STOCK)), statement(positions(STOCK), accountId="U1")).encode()
     for length in range(1, len(whole)):
         message = refused(whole[:length])
@@ -350,7 +350,7 @@ def test_a_number_of_statements_that_is_not_the_announced_one_is_refused() -> No
     assert refused(element("FlexQueryResponse")).startswith("daily.xml: has no FlexStatements")
 
 
-def test_a_reply_that_the_statement_is_not_ready_is_no_flat_account() -> None:
+def test_a_reply_that_a_statement_is_not_ready_does_not_mean_a_flat_account() -> None:
     reply = element(
         "FlexStatementResponse",
         inside=element("Status", inside="Warn")
@@ -364,7 +364,7 @@ def test_a_reply_that_the_statement_is_not_ready_is_no_flat_account() -> None:
 
 
 @pytest.mark.parametrize("text", ["<html><body/></html>", "not xml", '{"a": 1}', "<FlexQueryResponse>\x00"])
-def test_what_is_no_flex_statement_is_refused(text: str) -> None:
+def test_a_document_that_is_not_a_flex_statement_is_refused(text: str) -> None:
     assert refused(text).startswith("daily.xml: ")
 
 

@@ -61,7 +61,7 @@ def test_a_flat_account_is_a_statement_without_positions() -> None:
     assert positions.height == 0
 
 
-def test_a_statement_row_says_where_it_is_from() -> None:
+def test_a_statement_row_names_its_file() -> None:
     given = statement(
         from_date=FRIDAY,
         generated_at=GENERATED.astimezone(timezone(timedelta(hours=-5))),
@@ -182,7 +182,7 @@ def test_an_option_margined_like_a_future_is_an_option(category: str, sec_type: 
     assert (row["sec_type"], row["symbol"]) == (sec_type, "FGBL")
 
 
-def test_an_unknown_category_is_kept_beside_other() -> None:
+def test_an_unknown_category_is_kept_with_type_other() -> None:
     row = row_of(position(sec_type="IOPT", attributes=(("accountId", "U1"), ("side", "Long"))))
     assert row["sec_type"] == "OTHER"
     assert row["attributes"] == [
@@ -202,7 +202,7 @@ def test_attributes_stay_with_their_position() -> None:
 
 
 @pytest.mark.parametrize("unset", NO_NUMBERS)
-def test_what_is_no_number_is_unknown(unset: float) -> None:
+def test_an_amount_that_is_not_a_number_is_unknown(unset: float) -> None:
     names = ("mark_price", "position_value", "cost_basis_money", "unrealized_pnl", "accrued_interest", "strike")
     more = ("multiplier", "fx_rate_to_base")
     given: dict[str, Any] = dict.fromkeys((*names, *more), unset)
@@ -228,7 +228,7 @@ def test_a_position_of_zero_has_no_average_cost() -> None:
 
 
 @pytest.mark.parametrize("unset", NO_NUMBERS)
-def test_a_position_that_is_no_number_is_refused(unset: float) -> None:
+def test_a_position_that_is_not_a_number_is_refused(unset: float) -> None:
     with pytest.raises(FlexError, match=r"^U1 on 2026-03-02: conid 265598 \(AAPL\) has position .*not a quantity$"):
         row_of(position(position=unset))
 
@@ -311,6 +311,6 @@ def test_activity_is_in_the_statements_order_with_its_own_day() -> None:
 
 
 @pytest.mark.parametrize("unset", NO_NUMBERS)
-def test_a_quantity_that_is_no_number_is_refused(unset: float) -> None:
+def test_a_quantity_that_is_not_a_number_is_refused(unset: float) -> None:
     with pytest.raises(FlexError, match=r"^U1 on 2026-03-02: conid 7 has quantity .*not a quantity$"):
         flex_activity_rows([statement(activities=(activity(7, quantity=unset),))], OF)

@@ -22,10 +22,10 @@ def test_what_passes_is_asked_again(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [*FATAL, 1000, 1002, 1022, 0])
-def test_what_does_not_pass_says_what_to_do(code: int) -> None:
+def test_a_fatal_code_has_a_remedy(code: int) -> None:
     assert reaction_to(code).is_fatal
     assert reaction_to(code).remedy
 
 
-def test_an_unknown_code_says_that_it_is() -> None:
+def test_an_unknown_code_is_reported_as_unknown() -> None:
     assert reaction_to(1022).meaning == "unknown error code"

@@ -12,7 +12,7 @@ from v6_pipeline.paper.universe import build_universe
 from .conftest import ACCOUNTS, AS_OF, by_symbol
 
 ACCOUNT = ACCOUNTS[0]
-IBM = 8314  # in the universe, held by nobody
+IBM = 8314  # in the universe, in no account
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_selling_some_realizes_their_profit_and_keeps_the_cost(book: Book, marke
     assert holding.realized_pnl == pytest.approx(6 * (market.quote(IBM).mark - 100))
 
 
-def test_crossing_zero_realizes_everything_and_starts_anew(book: Book, market: Market) -> None:
+def test_crossing_zero_realizes_everything_and_opens_a_new_position(book: Book, market: Market) -> None:
     book.open(ACCOUNT, IBM, 10, 100.0)
     holding = book.resize(ACCOUNT, IBM, -5)
     assert holding.realized_pnl == pytest.approx(10 * (market.quote(IBM).mark - 100))
@@ -128,7 +128,7 @@ def test_market_value_counts_multiplier_and_magnifier(book: Book, market: Market
     assert row.unrealized_pnl == pytest.approx(row.market_value - row.holding.quantity * row.holding.average_cost)
 
 
-def test_a_quiet_market_stands_still(market: Market) -> None:
+def test_prices_of_a_quiet_market_are_frozen(market: Market) -> None:
     market.quiet([IBM])
     market.advance([IBM, 265598])
     assert (market.sequence(IBM), market.sequence(265598)) == (0, 1)

@@ -1,4 +1,4 @@
-"""What is wrong with the market, as plain state."""
+"""Active faults of the market, as plain state."""
 
 from dataclasses import fields
 
@@ -67,7 +67,7 @@ def test_restoring_a_contract_ends_everything_and_only_there() -> None:
     assert {tuple(getattr(conditions, each.name)) for each in fields(conditions)} == {(2,)}
 
 
-def test_minus_one_is_how_ib_says_no_quote(universe: Universe, options: list[Contract]) -> None:
+def test_minus_one_is_ibs_value_for_no_quote(universe: Universe, options: list[Contract]) -> None:
     quote = distorted(quote_at(universe, options[0].conid, 3), Prices.MINUS_ONE)
     assert (quote.bid, quote.ask, quote.bid_size, quote.last, quote.delta) == (None, None, 0.0, -1.0, None)
     assert quote.sequence == 3

@@ -73,7 +73,7 @@ def test_errors_are_kept_with_their_times_and_only_the_newest() -> None:
     assert list(statistics.error_times[354]) == [KEPT_EVENTS + 4.0]
 
 
-def test_the_rate_is_that_of_the_last_second_and_peaks_can_begin_anew() -> None:
+def test_the_rate_is_that_of_the_last_second_and_peaks_can_be_reset() -> None:
     clock = Clock()
     statistics = Statistics(clock)
     for client_id in (1, 1, 2):

@@ -1,4 +1,4 @@
-"""Which tick messages a quote becomes."""
+"""The tick messages of a quote."""
 
 from dataclasses import replace
 

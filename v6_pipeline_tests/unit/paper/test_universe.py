@@ -48,7 +48,7 @@ def test_iron_condors_have_two_short_legs_inside_two_long_ones(universe: Univers
 
 
 @pytest.mark.parametrize("positions", [0, 1, 4, 61, 3000, MAX_POSITIONS])
-def test_as_many_positions_as_asked_for_and_none_twice(positions: int) -> None:
+def test_the_requested_number_of_positions_and_none_twice(positions: int) -> None:
     market = build_universe(seed=1, as_of=AS_OF, accounts=ACCOUNTS, positions=positions)
     keys = {(holding.account, holding.conid) for holding in market.holdings}
     assert len(market.holdings) == len(keys) == positions
@@ -67,7 +67,7 @@ def test_one_account_can_hold_it_all() -> None:
     assert len({holding.conid for holding in market.holdings}) == 60
 
 
-def test_there_are_contracts_that_nobody_holds(universe: Universe) -> None:
+def test_there_are_contracts_that_no_account_holds(universe: Universe) -> None:
     assert len(universe.contracts) > 10 * len({holding.conid for holding in universe.holdings if holding.quantity})
 
 

@@ -69,7 +69,7 @@ def test_fields_are_read_with_their_types_and_empty_means_zero() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"x\0", b"1.5\0", b"", b"9999999999999999999\0", "\u0663\0".encode()])
-def test_what_is_no_integer_is_refused_and_never_guessed(payload: bytes) -> None:
+def test_text_that_is_not_an_integer_is_refused_and_never_guessed(payload: bytes) -> None:
     with pytest.raises(WireError):
         Fields(payload).integer()
 
