@@ -1,7 +1,7 @@
-"""The tables of the lake, with all that is known of a column in one place: type, meaning, unit, origins.
+"""The tables of the lake. Each column is described in one place: type, meaning, unit, origins.
 
-Belongs here: table specs, a module per family, and the sources that are no tables. What Dagster shows of columns and
-column lineage, the reference document and the tables on disk all come from these specs.
+Belongs here: table specs, a module per family, and the sources outside the lake. Dagster's column schemas and column
+lineage, the reference document and the tables on disk derive from these specs.
 
 Does not belong here: I/O, deltalake, dagster, and the computation of values (``streaming``, ``refresh``, ``history``).
 """

@@ -168,7 +168,7 @@ _IN_THE_MONEY = _snapshot(
     "price_time",
 )
 _SHARES = _snapshot("position") + registry("quantity", "priority")
-"""By which the strategies of a position share its amounts."""
+"""Columns that split the amounts of a position over its strategies."""
 
 
 def _once(origins: tuple[Origin, ...]) -> tuple[Origin, ...]:

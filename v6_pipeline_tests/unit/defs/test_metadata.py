@@ -1,4 +1,4 @@
-"""What pages show beside the facts: never at the price of a fact, and not with every report."""
+"""Samples and pictures, which never stop a report and do not come with each; links to code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from v6_pipeline.defs.metadata import MADE_BY, code_references, is_first_of_quar
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, TABLES
 
 
-def test_what_cannot_be_shown_is_said_in_a_line() -> None:
+def test_a_failed_sample_is_logged_in_a_line() -> None:
     def broken() -> dict[str, Any]:
         raise ValueError("no\n fonts")
 
@@ -54,14 +54,14 @@ def values(account: str, currency: str, **figures: float) -> dict[str, Any]:
     [
         ([values("A", "USD"), values("B", "USD")], {"A", "B"}, {"net_liquidation_usd": 200.0}),
         ([values("A", "USD"), values("B", "EUR")], {"A"}, {"net_liquidation_eur": 100.0, "net_liquidation_usd": 100.0}),
-        # Unknown of one account, a sum over the others would look like the whole.
+        # If one account is unknown, a sum over the others would look complete.
         ([values("A", "USD", daily_pnl=5.0), values("B", "USD")], {"A"}, {"net_liquidation_usd": 200.0}),
         ([values("A", "USD", daily_pnl=5.0)], {"A"}, {"daily_pnl_usd": 5.0, "net_liquidation_usd": 100.0}),
         ([values("A", "USD")], {"A", "B"}, {}),
         ([], set(), {}),
     ],
 )
-def test_sums_over_accounts_are_of_all_or_left_out(
+def test_sums_cover_all_accounts_or_are_left_out(
     accounts: list[dict[str, Any]], wanted: set[str], sums: dict[str, float]
 ) -> None:
     newest = pl.DataFrame(accounts, schema=ACCOUNT_VALUES.schema)

@@ -1,4 +1,4 @@
-"""Observations, frames and stores for the tests of the lake; instants are constants, nothing reads the clock."""
+"""Observations, frames and stores for the tests of the lake; instants are constants and no clock is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def trading_day(instant: datetime) -> date:
 
 
 def no_fsync(path: Path) -> None:
-    """Spares the disk where durability is not the point."""
+    """Flush nothing, for tests that are not about durability."""
 
 
 def update(conid: int = 1, account: str = "DU1", **changes: Any) -> PositionUpdate:
@@ -58,7 +58,7 @@ def streamed(updates: Sequence[PositionUpdate], *, epoch: int = 1) -> pl.DataFra
 
 
 def flush(number: int, *, rows: int = 3, epoch: int = 1) -> pl.DataFrame:
-    """The rows of the ``number``-th flush, a second after the one before."""
+    """Return the rows of the ``number``-th flush, a second after the previous one."""
     at = NOON + timedelta(seconds=number)
     return streamed([update(conid, timestamp=at) for conid in range(1, rows + 1)], epoch=epoch)
 

@@ -1,4 +1,4 @@
-"""An object store that speaks as much of S3 as a lake without tables needs; a process of its own.
+"""An object store in a process of its own, with the part of S3 that a lake without tables needs.
 
 delta-rs keeps the interpreter to itself while it waits for an answer to a write, so that a thread could not give it.
 """
@@ -21,7 +21,7 @@ DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Err
 
 @contextmanager
 def object_store(*denied: str) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Storage options for it, and at the end what was written and deleted: a method and a key each.
+    """Yield storage options, and record each write and deletion as method and key.
 
     Args:
         *denied: ``put`` or ``delete``, which the credentials do not allow.
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, b"")  # a part: the object is there once the upload is completed
 
     def _delete(self, keys: list[str]) -> None:
-        """Many in one request, and the answer is 200 whether it was allowed or not."""
+        """Delete many objects in one request; the answer is 200 even if a deletion is refused."""
         if "delete" in sys.argv:
             said = [f"<Error><Key>{key}</Key><Code>AccessDenied</Code><Message>no</Message></Error>" for key in keys]
         else:
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
+        """Discard the log line."""
 
 
 if __name__ == "__main__":

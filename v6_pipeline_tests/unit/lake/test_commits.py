@@ -1,4 +1,4 @@
-"""Commits as the log has them: read back in order by the sensor, and the one that wrote a row, found by halving."""
+"""Commits of the log: read back in order by the sensor, and searched by bisection for the commit that wrote a row."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FLUSHES = 24
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version n holds the flush of second n, handed over in that second and committed a second later."""
+    """Version n has the flush of second n, handed over in that second and committed one second later."""
     folder = tmp_path_factory.mktemp("flushed")
     table = store(folder, STREAMED_POSITIONS)
     for number in range(1, FLUSHES + 1):
@@ -87,7 +87,7 @@ def test_each_row_is_found_by_few_of_the_log_files(flushed: DeltaTableStore, mon
         found = CommitLog(flushed).writer_of(row, up_to=FLUSHES)
         assert found.commit is not None
         assert (found.commit.version, found.confirmed) == (number, True)
-        assert len(read) <= 14  # five to halve them, and those of the five seconds that clocks may be apart
+        assert len(read) <= 14  # five for the bisection, the rest for the five seconds that clocks may differ
 
 
 def test_a_clock_that_was_set_back_only_makes_the_search_longer(flushed: DeltaTableStore) -> None:
@@ -105,7 +105,7 @@ def test_a_row_that_is_not_of_the_versions_looked_at_has_no_commit(flushed: Delt
     assert found.note == "no commit of streamed_positions among those looked at wrote this row"
 
 
-def test_where_the_log_has_expired_it_says_where_it_begins(flushed: DeltaTableStore) -> None:
+def test_an_expired_log_names_its_first_version(flushed: DeltaTableStore) -> None:
     handle = flushed.load()
     assert handle is not None
     handle.create_checkpoint()
@@ -124,7 +124,7 @@ def test_where_the_log_has_expired_it_says_where_it_begins(flushed: DeltaTableSt
     assert kept.version == FLUSHES
 
 
-def test_of_commits_that_look_alike_the_one_whose_files_hold_the_row(tmp_path: Path) -> None:
+def test_files_decide_between_commits_with_equal_metadata(tmp_path: Path) -> None:
     """Two batches of one run, whose observations overlap in time."""
     table = store(tmp_path)
     late = NOON + timedelta(minutes=1)
@@ -143,7 +143,7 @@ def test_of_commits_that_look_alike_the_one_whose_files_hold_the_row(tmp_path: P
     }
     for path in added_files(Path(table.uri), 1):
         path.unlink()
-    # The first may have written the row and cannot be asked; the second did, as its files show.
+    # The first may have written the row, but its files are gone; the files of the second hold it.
     again = CommitLog(table).writer_of({"conid": 3, **_row_of(table, 2)}, up_to=2)
     assert again.commit is not None
     assert (again.commit.version, again.confirmed) == (2, True)
@@ -155,14 +155,14 @@ def _row_of(table: DeltaTableStore, version: int) -> dict[str, Any]:
     return {**row, "date": NOON.date()}
 
 
-def test_a_row_of_another_epoch_is_not_ascribed(tmp_path: Path) -> None:
+def test_a_row_of_another_epoch_has_no_commit(tmp_path: Path) -> None:
     table = store(tmp_path, STREAMED_POSITIONS)
     table.append(streamed([update()], epoch=1), by_epoch(1))
     row = {**rows_of(table)[0], "epoch": 2}
     assert CommitLog(table).writer_of(row, up_to=1).commit is None
 
 
-def test_an_object_store_is_told_by_metadata_of_its_newest_commits(
+def test_in_an_object_store_metadata_alone_names_the_commit(
     flushed: DeltaTableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commits, "local_path", lambda _uri: None)
@@ -186,7 +186,7 @@ def test_the_commits_of_a_run(tmp_path: Path) -> None:
     assert log.of_run("ne", prefix=True) == []
 
 
-def test_of_a_table_that_does_not_exist_nothing_is_known(tmp_path: Path) -> None:
+def test_a_missing_table_has_no_commit_log(tmp_path: Path) -> None:
     log = CommitLog(store(tmp_path))
     assert log.newest == -1
     assert log.of_run("one") == []
@@ -216,7 +216,7 @@ def test_a_commit_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert info.committed_at > datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_the_partition_is_named_and_kept_to(tmp_path: Path) -> None:
+def test_a_commit_names_its_partition(tmp_path: Path) -> None:
     table = store(tmp_path)
     table.append(queued([update()]), by_run(partition=DAY.isoformat()))
     assert read_commits(table, 0, 1)[0].partition == "2026-03-04"
@@ -229,7 +229,7 @@ def test_a_commit_that_names_no_gateway_has_none(tmp_path: Path) -> None:
 
 
 def test_commits_come_oldest_first_and_no_more_than_asked(tmp_path: Path) -> None:
-    """A sensor that fell behind must go on where it was, not with the newest."""
+    """A sensor that fell behind must continue at its position, not at the newest commit."""
     table = store(tmp_path)
     for number in range(8):
         table.append(queued([update(number)]), by_run(f"run-{number + 1}"))
@@ -239,19 +239,19 @@ def test_commits_come_oldest_first_and_no_more_than_asked(tmp_path: Path) -> Non
     assert read_commits(table, 2, 0) == []
 
 
-class LandsMeanwhile:
+class CommitsDuringRead:
     """A handle on an object store's table, to which a commit is added while its history is read."""
 
-    def __init__(self, handle: DeltaTable, meanwhile: Callable[[], object]) -> None:
+    def __init__(self, handle: DeltaTable, commit: Callable[[], object]) -> None:
         self._handle = handle
-        self._meanwhile: list[Callable[[], object]] = [meanwhile]
+        self._pending: list[Callable[[], object]] = [commit]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handle, name)
 
     def history(self, limit: int) -> list[dict[str, Any]]:
-        if self._meanwhile:
-            self._meanwhile.pop()()
+        if self._pending:
+            self._pending.pop()()
         return self._handle.history(limit)
 
 
@@ -260,7 +260,7 @@ def test_a_commit_that_lands_while_the_log_is_read_does_not_shift_the_versions(t
     table = store(tmp_path)
     for number in (1, 2, 3):
         table.append(queued([update(number)]), by_run(f"run-{number}"))
-    handle = LandsMeanwhile(table.open(), lambda: table.append(queued([update(4)]), by_run("run-4")))
+    handle = CommitsDuringRead(table.open(), lambda: table.append(queued([update(4)]), by_run("run-4")))
     entries = _from_history(handle, 2, 10)  # type: ignore[arg-type]
     assert [(entry["version"], entry["v6.run_id"]) for entry in entries] == [(2, "run-2"), (3, "run-3"), (4, "run-4")]
     assert [entry["version"] for entry in _from_history(table.open(), 2, 2)] == [2, 3]
@@ -271,7 +271,7 @@ def test_a_missing_table_has_no_commits(tmp_path: Path) -> None:
     assert read_commits(store(tmp_path), -1, 10) == []
 
 
-def test_commits_without_observations_are_told_apart(tmp_path: Path) -> None:
+def test_commits_without_observations_have_kinds_of_their_own(tmp_path: Path) -> None:
     table = store(tmp_path, STREAMED_POSITIONS)
     fence = by_epoch(kind=CommitKind.FENCE)
     appender = FencedAppender(table, application_id="s", epoch=1, lineage=fence, compact_every=0)
@@ -296,7 +296,7 @@ def test_commits_without_observations_are_told_apart(tmp_path: Path) -> None:
     assert [info.rows for info in found] == [0, 0, 3, 3, 0, 0, 0]
 
 
-def test_where_the_log_has_expired_the_oldest_left_are_given(tmp_path: Path) -> None:
+def test_an_expired_log_gives_the_oldest_commits_left(tmp_path: Path) -> None:
     table = store(tmp_path)
     for number in range(25):
         table.append(queued([update(number)]), by_run())
@@ -306,8 +306,8 @@ def test_where_the_log_has_expired_the_oldest_left_are_given(tmp_path: Path) -> 
     assert found == [15, 16, 17, 18, 19]
 
 
-def test_what_has_expired_is_passed_over_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sensor that begins with a table a year old tried each of a million versions."""
+def test_expired_versions_are_skipped_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sensor that began with a year-old table tried each of a million versions."""
     table = store(tmp_path)
     for number in range(25):
         table.append(queued([update(number)]), by_run())
@@ -327,7 +327,7 @@ def test_what_has_expired_is_passed_over_in_one_step(tmp_path: Path, monkeypatch
     assert tried == [3, 15, 16, 17, 18, 19, 20]
 
 
-def test_of_a_log_without_files_the_newest_version_is_the_oldest(tmp_path: Path) -> None:
+def test_a_log_without_files_begins_at_the_newest_version(tmp_path: Path) -> None:
     table = store(tmp_path)
     for number in range(3):
         table.append(queued([update(number)]), by_run())

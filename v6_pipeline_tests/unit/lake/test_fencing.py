@@ -1,4 +1,4 @@
-"""One owner at a time: an owner that was replaced writes nothing, wherever it stalled."""
+"""One owner at a time: an owner that was replaced writes nothing, at any point where it stalled."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def stalling_owner(folder: Path) -> tuple[Stalling, FencedAppender]:
 
 
 def test_a_conflict_is_tried_again_and_any_other_failure_surfaces(tmp_path: Path) -> None:
-    """delta-rs raises the same class for both; after either the kept handle goes on."""
+    """delta-rs raises the same class for both; the kept handle works after either."""
     table = Stalling(STREAMED_POSITIONS, str(tmp_path / STREAMED_POSITIONS.name), fsync=no_fsync)
     appender = owner(tmp_path, 1, table=table)
     appender.open()
@@ -163,7 +163,7 @@ def test_the_same_owner_may_open_again_and_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["compaction", "append", "property"])
-def test_what_others_do_meanwhile_is_not_taken_for_fencing(what: str, tmp_path: Path) -> None:
+def test_harmless_commits_of_others_are_not_taken_for_fencing(what: str, tmp_path: Path) -> None:
     table, appender = stalling_owner(tmp_path)
     for number in range(3):
         appender.append(flush(number, rows=1), by_epoch(1))
@@ -203,7 +203,7 @@ def test_a_flush_that_landed_despite_an_error_is_not_written_twice(tmp_path: Pat
     assert appender.append(flush(2), by_epoch(1)).version == 3
 
 
-def test_after_an_unknown_outcome_the_next_flush_goes_on(tmp_path: Path) -> None:
+def test_the_next_flush_works_after_an_unknown_outcome(tmp_path: Path) -> None:
     """The caller may drop the failed flush: that must not look like another owner."""
     table, appender = stalling_owner(tmp_path)
 
@@ -244,7 +244,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["open", "append"]), st.integers(0, 2
 def test_only_the_newest_owner_ever_writes(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:
-    """Whatever the order in which three owners open and append."""
+    """Three owners open and append in any order."""
     folder = tmp_path_factory.mktemp("lake")
     owners = [owner(folder, epoch) for epoch in (1, 2, 3)]
     newest, expected = 0, []
@@ -293,5 +293,5 @@ def test_the_cost_of_an_append_does_not_grow(tmp_path: Path) -> None:
         started = perf_counter()
         appender.append(rows, by_epoch(1))
         taken.append(perf_counter() - started)
-    # The shortest of each: what else the machine does adds to some, growth would to all.
+    # The shortest of each: other load adds to some of them, growth would add to all.
     assert min(taken[110:]) < 2.5 * min(taken[10:40])

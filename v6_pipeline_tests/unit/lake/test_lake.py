@@ -1,4 +1,4 @@
-"""Where tables are, and that simulated rows never pass for real ones."""
+"""Addresses of tables, and the separation of simulated and real rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from v6_pipeline_tests.unit.lake.builders import by_epoch, by_run, no_fsync, que
 
 
 def lake(folder: Path) -> Lake:
-    """As a new process would see it."""
+    """Return the lake as a new process sees it."""
     return Lake(str(folder), fsync=no_fsync)
 
 
@@ -70,7 +70,7 @@ def test_of_two_first_writers_one_wins(tmp_path: Path) -> None:
 
 
 def test_first_writers_at_the_same_instant_agree(tmp_path: Path) -> None:
-    """By default delta-rs retries a lost creation, which then replaces the winner: 8 of 60 lakes were mixed."""
+    """By default delta-rs retries a lost creation, and it replaces the winner: 8 of 60 lakes were mixed."""
     barrier = Barrier(3)
 
     def claim(account: str) -> list[bool]:
@@ -103,7 +103,7 @@ def test_the_kind_can_be_asked(tmp_path: Path) -> None:
     assert lake(tmp_path).kind() is AccountKind.SIMULATED
 
 
-def test_a_damaged_marker_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_damaged_marker_admits_no_account(tmp_path: Path) -> None:
     append(lake(tmp_path), "DU1")
     (tmp_path / "v6_lake" / "_delta_log" / f"{0:020}.json").write_text("{")
     with pytest.raises(LakeError, match="v6_lake"):
@@ -123,7 +123,7 @@ def test_settings_name_the_lake(tmp_path: Path) -> None:
 
 
 def test_importing_the_lake_brings_no_more_than_polars_and_deltalake() -> None:
-    """The streamer is up in two seconds: pandas, pyarrow, Dagster or SQLAlchemy must not come along."""
+    """The streamer is up in two seconds: pandas, pyarrow, Dagster or SQLAlchemy must not be imported."""
     code = "import sys, v6_pipeline.lake.lake, v6_pipeline.lake.fencing, v6_pipeline.lake.reader; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     heavy = {"pandas", "pyarrow", "dagster", "sqlalchemy", "ib_async", "numpy", "pydantic"}

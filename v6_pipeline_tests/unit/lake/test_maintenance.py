@@ -1,4 +1,4 @@
-"""Compaction on demand: only where one day has gathered little files."""
+"""Compaction of days with many small files, and the daily maintenance of all tables."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_table_that_does_not_exist_has_nothing_to_compact(tmp_path: Path) -> N
 
 
 def test_of_two_compactions_of_the_same_files_the_second_changes_nothing(tmp_path: Path) -> None:
-    """delta-rs by itself lets both add their merged copy, and every row is there twice."""
+    """Without the lock delta-rs lets both add their merged copy, and every row is doubled."""
     table = filled(tmp_path, [0, 0, 0])
     early, late = table.open(), table.open()
     compact(table, early)
@@ -138,7 +138,7 @@ def test_small_files_are_merged_and_what_no_version_of_a_week_needs_is_deleted(l
     assert stored_rows(lake.table(QUEUED_POSITIONS)).height == 2
 
 
-def test_a_damaged_table_is_reported_and_the_others_are_kept_up(lake: Lake, tmp_path: Path) -> None:
+def test_a_damaged_table_is_reported_and_the_others_are_maintained(lake: Lake, tmp_path: Path) -> None:
     log_file(tmp_path / "streamed_positions", 2).write_text('{"commitInfo":{"time')
 
     queue, stream = maintain(lake, SPECS)
@@ -148,7 +148,7 @@ def test_a_damaged_table_is_reported_and_the_others_are_kept_up(lake: Lake, tmp_
     assert "v6 lake repair" in stream.note
 
 
-def test_a_compaction_that_is_under_way_elsewhere_is_as_good(lake: Lake) -> None:
+def test_a_compaction_of_another_process_is_no_failure(lake: Lake) -> None:
     with compacting(lake.table(QUEUED_POSITIONS)):
         queue, _ = maintain(lake, SPECS)
     assert (queue.failed, queue.files_merged) == (False, 0)

@@ -61,14 +61,14 @@ def test_a_closed_position_is_dropped_and_does_not_come_back_from_an_older_day(t
     assert closed["position"].to_list() == [0.0]
 
 
-def test_as_of_a_day_nothing_newer_is_seen(tmp_path: Path) -> None:
+def test_as_of_a_day_newer_rows_are_left_out(tmp_path: Path) -> None:
     write(tmp_path, queue=[at(days=-1, position=4.0), at(position=7.0)])
     assert latest_positions(tables(tmp_path), as_of_day=DAY - timedelta(days=1))["position"].to_list() == [4.0]
     assert latest_positions(tables(tmp_path), as_of_day=date(2020, 1, 1)).is_empty()
 
 
 def test_days_older_than_needed_are_not_read(tmp_path: Path) -> None:
-    """Old partitions may be gone from the disk: what is not needed must not be touched."""
+    """Old partitions may be missing on the disk, and must not be read unless they are needed."""
     write(tmp_path, queue=[at(days=-3, conid=1), at(conid=1), at(conid=2)])
     old_day = (DAY - timedelta(days=3)).isoformat()
     for file in (tmp_path / "queued_positions" / f"date={old_day}").glob("*.parquet"):
@@ -99,7 +99,7 @@ ROWS = st.lists(
 
 @settings(max_examples=examples(15), deadline=None)
 @given(ROWS)
-def test_agrees_with_looking_at_every_row(
+def test_latest_positions_equal_a_search_of_every_row(
     tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[bool, str, int, int, int, int]]
 ) -> None:
     folder = tmp_path_factory.mktemp("lake")

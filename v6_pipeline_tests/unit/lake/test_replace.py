@@ -1,4 +1,4 @@
-"""Replacing a group of rows: all of it or nothing, no other group touched, nothing committed where nothing changed."""
+"""Replacing a group of rows: atomic, without change to other groups, and without a commit for equal content."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def table(tmp_path: Path) -> DeltaTableStore:
 
 
 def test_a_day_written_again_takes_its_own_place_and_no_other(table: DeltaTableStore) -> None:
-    """The three writes by which IO managers were seen to lose the other day."""
+    """The three writes with which IO managers lost the rows of the other day."""
     replace(table, held(FIRST, "DU1", 1, 2), [(FIRST, "DU1")], lineage())
     replace(table, held(SECOND, "DU1", 3), [(SECOND, "DU1")], lineage())
     made = replace(table, held(FIRST, "DU1", 9), [(FIRST, "DU1")], lineage())
@@ -218,7 +218,7 @@ def test_where_the_log_has_expired_the_current_version_holds_it(table: DeltaTabl
 def test_the_search_for_the_writer_ends_where_the_log_begins(
     table: DeltaTableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commits of later windows stood in for those that had expired, so that it went on to version 0."""
+    """Commits of later windows were counted for expired ones, so that the search went on to version 0."""
     replace(table, held(FIRST, "DU1", 1), [(FIRST, "DU1")], lineage())
     for number in range(22):
         replace(table, held(SECOND, "DU1", number), [(SECOND, "DU1")], lineage())
@@ -242,7 +242,7 @@ def test_the_search_for_the_writer_ends_where_the_log_begins(
     assert [version for version in tried if version < 12] == [9]
 
 
-def test_columns_of_lineage_do_not_count(table: DeltaTableStore) -> None:
+def test_columns_of_provenance_do_not_count(table: DeltaTableStore) -> None:
     frame = held(FIRST, "DU1", 1)
     replace(table, frame, [(FIRST, "DU1")], lineage())
     later = frame.with_columns(run_id=pl.lit("run-2"), ingested_at=pl.col("ingested_at") + timedelta(days=3))
@@ -345,7 +345,7 @@ def interrupted(folder: Path, *script: Callable[[Callable[[], None]], None]) -> 
 
 
 def test_a_lost_commit_is_compared_again_before_the_next(tmp_path: Path) -> None:
-    """Another run wrote the same content meanwhile: its version is the answer."""
+    """Another run has written the same content: its version is the answer."""
 
     def first_the_other(really: Callable[[], None]) -> None:
         replace(store(tmp_path, FLEX_POSITIONS), held(FIRST, "DU1", 1), [(FIRST, "DU1")], lineage())
@@ -510,7 +510,7 @@ def mend(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", list(Loss), ids=lambda loss: loss.name)
-def test_what_was_acknowledged_outlives_a_power_cut_at_any_flush(tmp_path: Path, loss: Loss) -> None:
+def test_acknowledged_rows_survive_a_power_cut_at_any_flush(tmp_path: Path, loss: Loss) -> None:
     lake = tmp_path / "lake"
     lake.mkdir()
     disk = Disk(lake)

@@ -1,4 +1,4 @@
-"""One table: created with its schema, appended to whole or not at all, faults as one line."""
+"""One table: created with its schema, appended to atomically, errors of one line."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def test_an_empty_frame_makes_no_commit_and_no_table(tmp_path: Path) -> None:
 
 
 def test_the_loser_of_a_first_creation_opens_the_winners_table(tmp_path: Path) -> None:
-    """delta-rs tells it by a plain DeltaError, not by a conflict."""
+    """delta-rs raises a plain DeltaError and no conflict."""
     table = store(tmp_path)
     table.append(queued([update()]), by_run())
     assert definition.create(table.spec, table.uri, {}).version() == 1
 
 
-def test_nothing_is_created_by_looking(tmp_path: Path) -> None:
+def test_reading_creates_nothing(tmp_path: Path) -> None:
     table = store(tmp_path)
     assert table.load() is None
     assert latest_positions([table]).is_empty()
@@ -162,11 +162,11 @@ def test_a_half_written_log_file_names_the_repair(tmp_path: Path) -> None:
         "v6 lake repair queued_positions",
     )
     with pytest.raises(LakeError, match="is damaged"):
-        table.append(queued([update(2)]), by_run())  # a kept handle meets it as well
+        table.append(queued([update(2)]), by_run())  # with a kept handle as well
 
 
 def test_an_empty_newest_log_file_is_not_taken_for_a_commit(tmp_path: Path) -> None:
-    """What a power cut leaves; delta-rs opens it as if the rows had never been."""
+    """A power cut leaves it, and delta-rs opens the table as if the rows had never existed."""
     table = store(tmp_path)
     table.append(queued([update()]), by_run())
     (Path(table.uri) / "_delta_log" / f"{1:020}.json").write_text("")
@@ -216,7 +216,7 @@ def test_an_unknown_scheme_is_an_error_not_a_missing_table() -> None:
 
 
 class Interrupted(DeltaTableStore):
-    """A store whose next writes do what the test says, then work."""
+    """A store whose next writes act as the test says, and the later ones normally."""
 
     script: list[Callable[[Callable[[], None]], None]]
 
@@ -267,8 +267,8 @@ def test_a_failed_commit_can_be_tried_again_with_the_same_lineage(tmp_path: Path
     assert stored_rows(table).height == 1
 
 
-def test_an_unknown_outcome_is_settled_by_the_next_attempt(tmp_path: Path) -> None:
-    """The commit landed, then even the look at the log failed: the caller must be able to ask again."""
+def test_the_next_attempt_finds_an_unknown_outcome(tmp_path: Path) -> None:
+    """The commit landed and reading the log failed: the caller must be able to look it up later."""
     table = _interrupted(tmp_path)
     log = Path(table.uri) / "_delta_log"
 

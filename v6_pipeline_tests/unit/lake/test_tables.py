@@ -1,4 +1,4 @@
-"""Specs of the tables: one place for what is known of a column, to which everything else is held."""
+"""Specs of the tables are sound, and PositionUpdate agrees with them."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_rows_outside_the_commits_partition_are_refused() -> None:
 
 
 def test_lossless_types_are_cast_and_columns_put_in_order(tmp_path: Path) -> None:
-    """Categorical panics delta-rs, an all-null column of type Null is refused by it; neither is the caller's fault."""
+    """delta-rs panics at a categorical column and refuses an all-null one; neither is an error of the caller."""
     given = GOOD.with_columns(
         pl.col("symbol").cast(pl.Categorical),
         pl.col("conid").cast(pl.Int32),

@@ -1,4 +1,4 @@
-"""A disk that can lose its power: what it would hold then, built from what was flushed."""
+"""A disk that can lose power: its content afterwards, built from the flushed files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Loss(enum.StrEnum):
-    """What becomes of writes that were not flushed; a real file system does any of it, file by file."""
+    """Fate of writes that were not flushed; a real file system may choose any of them for each file."""
 
     VANISHED = "files are not there"
     EMPTY = "files are there, empty"
@@ -17,7 +17,7 @@ class Loss(enum.StrEnum):
 
 
 class Disk:
-    """Stands in for the flush, and remembers what is safe since; ``on_flush`` is called before each."""
+    """Replaces the flush and records the flushed files; ``on_flush`` is called before each."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,7 +33,7 @@ class Disk:
             self._content[path] = path.read_bytes()
 
     def after_power_cut(self, target: Path, loss: Loss) -> Path:
-        """The disk as it would come up again, as a copy in ``target``."""
+        """Copy the disk as it is after a restart to ``target``."""
         for path in sorted(self.root.rglob("*")):
             copy = target / path.relative_to(self.root)
             if loss is Loss.VANISHED and not self._is_entered(path):

@@ -16,7 +16,7 @@ from v6_pipeline_tests.unit.lake.builders import by_run, queued, store, stored_r
 
 
 class Disk:
-    """Notes what is flushed, in order; may fail on demand."""
+    """Records flushes in order; fails on demand."""
 
     def __init__(self) -> None:
         self.flushed: list[Path] = []
@@ -106,7 +106,7 @@ def test_a_commit_is_flushed_before_it_can_be_reported_even_if_its_writer_died(t
 
     assert [commit.version for commit in reported] == [1]
     assert Path(table.uri) / "_delta_log" / f"{1:020}.json" in disk.flushed
-    disk.failing = True  # what is flushed already needs no second time
+    disk.failing = True  # a flushed version needs no second flush
     assert durable_commits(table, 0, 10) == reported
 
 

@@ -1,4 +1,4 @@
-"""Whenever the power goes: what was acknowledged is readable after a repair, and the table takes rows again."""
+"""After a power cut at any moment and a repair, acknowledged rows are readable and the table accepts rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from v6_pipeline_tests.unit.lake.recovery.power_cut import Disk, Loss
 
 
 def mend(copy: Path, name: str = QUEUED_POSITIONS.name) -> bool:
-    """Run ``v6 lake repair`` in ``copy``, which must not need to lose anything; whether anything was wrong."""
+    """Run ``v6 lake repair`` in ``copy``, which must lose nothing; return whether anything was damaged."""
     uri = str(copy / name)
     plan = plan_repair(name, uri)
     assert plan.refused is None, plan
@@ -44,7 +44,7 @@ def conids(table: DeltaTableStore) -> set[int]:
 
 
 @pytest.mark.parametrize("loss", list(Loss), ids=lambda loss: loss.name)
-def test_no_acknowledged_row_is_lost_at_whatever_flush_the_power_goes(tmp_path: Path, loss: Loss) -> None:
+def test_no_acknowledged_row_is_lost_by_a_power_cut_at_any_flush(tmp_path: Path, loss: Loss) -> None:
     """From the table's creation over commits, a checkpoint (version 19) and a compaction."""
     lake = tmp_path / "lake"
     lake.mkdir()
@@ -71,7 +71,7 @@ def test_no_acknowledged_row_is_lost_at_whatever_flush_the_power_goes(tmp_path: 
     cut()
 
     assert next(cuts) > 15
-    # A disk that keeps nothing unflushed leaves nothing to mend: the entries of the log come last.
+    # A disk that keeps nothing unflushed leaves nothing to repair: the entries of the log come last.
     assert bool(damaged) == (loss is not Loss.VANISHED)
 
 
@@ -105,11 +105,11 @@ def test_a_streamer_takes_over_after_a_power_cut_within_a_flush(tmp_path: Path, 
 
 
 def void(_: object) -> None:
-    """For a callback whose result nobody wants."""
+    """Call and discard the result."""
 
 
 def test_an_acknowledgement_covers_what_other_processes_had_not_flushed_yet(tmp_path: Path) -> None:
-    """Else the own commit would survive behind one that did not, and could not be read."""
+    """Otherwise the own commit would survive after a lost one, and could not be read."""
     lake = tmp_path / "lake"
     lake.mkdir()
     disk = Disk(lake)
@@ -131,7 +131,7 @@ def test_an_acknowledgement_covers_what_other_processes_had_not_flushed_yet(tmp_
     assert conids(store(copy)) == {1, 2}
 
 
-def test_log_files_are_dropped_only_once_the_checkpoint_that_stands_for_them_is_flushed(tmp_path: Path) -> None:
+def test_log_files_are_dropped_only_once_the_checkpoint_that_replaces_them_is_flushed(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     lake.mkdir()
     disk = Disk(lake)

@@ -1,4 +1,4 @@
-"""What can be wrong with a table's files: named at the start, mended where nobody relied on it, refused elsewhere."""
+"""Damage to a table's files: named at a start, repaired if it was never acknowledged, refused otherwise."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_hole_in_the_log_is_named_at_the_start(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [empty, halve, zero, Path.unlink])
-def test_the_newest_commits_data_is_looked_at_at_the_start(folder: Path, harm: LogBreaker) -> None:
+def test_the_newest_commits_data_is_inspected_at_a_start(folder: Path, harm: LogBreaker) -> None:
     lost = data_file(folder, 24)
     harm(lost)
     with pytest.raises(LakeError, match=f"data file date=2026-03-04/{lost.name}; run 'v6 lake repair"):
@@ -129,8 +129,8 @@ def test_the_newest_commits_data_is_looked_at_at_the_start(folder: Path, harm: L
 
 @pytest.mark.parametrize("harm", [empty, halve, zero, scramble])
 @pytest.mark.parametrize("name", [f"{19:020}.checkpoint.parquet", POINTER])
-def test_a_damaged_checkpoint_or_pointer_is_named_and_mended(folder: Path, name: str, harm: LogBreaker) -> None:
-    """The log before it is still there and says the same."""
+def test_a_damaged_checkpoint_or_pointer_is_named_and_repaired(folder: Path, name: str, harm: LogBreaker) -> None:
+    """The earlier log still exists and has the same content."""
     harm(folder / "_delta_log" / name)
     with pytest.raises(LakeError, match=f"{name}; run 'v6 lake repair"):
         table_in(folder).open()
@@ -151,7 +151,7 @@ def test_a_pointer_to_a_checkpoint_that_is_not_there(folder: Path) -> None:
 
 
 def test_acknowledged_commits_that_are_gone_without_a_trace_are_missed(folder: Path) -> None:
-    """As after a restore of some files only; delta-rs opens an older version as if it were the newest."""
+    """A partial restore causes it: delta-rs opens an older version as if it were the newest."""
     for version in (21, 22, 23, 24):
         log_file(folder, version).unlink()
     with pytest.raises(LakeError, match=r"missing log file _delta_log/0+22\.json; run 'v6 lake repair"):
@@ -172,9 +172,9 @@ def test_a_log_that_is_gone_altogether_is_not_taken_for_a_new_table(folder: Path
     assert "restore it from a backup" in (plan(folder, accept_loss=True).refused or "")
 
 
-def test_the_look_at_the_start_does_not_read_the_history(folder: Path) -> None:
+def test_the_inspection_at_a_start_does_not_read_the_history(folder: Path) -> None:
     for version in range(10):
-        log_file(folder, version).write_text("{")  # before the checkpoint, so nobody needs it
+        log_file(folder, version).write_text("{")  # before the checkpoint, so not needed
     (folder / MARK).unlink()
     assert tail_damage(folder, COMMITS) is None
     assert inspect(folder).damage == []
@@ -194,7 +194,7 @@ def test_a_table_that_does_not_exist_has_nothing_wrong(tmp_path: Path) -> None:
     assert plan_repair(NAME, "s3://bucket/lake/queued_positions").findings == []
 
 
-# Mended without asking: what was never flushed
+# Repaired without consent: commits that were never flushed
 
 
 @pytest.mark.parametrize("harm", [*HARMS.values(), Path.unlink], ids=[*HARMS, "missing"])
@@ -246,7 +246,7 @@ def test_what_was_set_aside_is_kept_where_vacuum_does_not_look(folder: Path) -> 
     assert (aside / "_delta_log" / f"{24:020}.json").stat().st_size > 0
 
 
-def test_a_log_file_whose_checkpoint_is_whole_is_mended_without_loss(folder: Path) -> None:
+def test_a_log_file_whose_checkpoint_is_whole_is_repaired_without_loss(folder: Path) -> None:
     for version in range(20, COMMITS + 1):
         log_file(folder, version).unlink()
     (folder / MARK).unlink()
@@ -256,7 +256,7 @@ def test_a_log_file_whose_checkpoint_is_whole_is_mended_without_loss(folder: Pat
     assert table_in(folder).open().version() == 19
 
 
-# Refused unless the loss is accepted: what was acknowledged, or has good commits behind it
+# Refused unless the loss is accepted: acknowledged commits, or commits before intact ones
 
 
 @pytest.mark.parametrize("harm", [empty, halve, Path.unlink])
@@ -278,7 +278,7 @@ def test_a_hole_with_good_commits_behind_it_is_refused_then_bridged(folder: Path
 
 
 def test_an_acknowledged_newest_commit_keeps_its_version(folder: Path) -> None:
-    """A version that was reported must not come to mean other rows."""
+    """A reported version must not get other rows later."""
     (folder / MARK).write_text(f"{24:020}\n")
     empty(log_file(folder, 24))
     assert "it was flushed to the disk" in (plan(folder).refused or "")
