@@ -16,7 +16,7 @@ from v6_pipeline.errors import CalendarError
 
 NEW_YORK = ZoneInfo("America/New_York")
 CALENDAR = TradingCalendar()
-# Both oracles call what pandas 3.1 deprecates; that is theirs to mend.
+# Both oracles call functions that pandas 3.1 deprecates.
 THIRD_PARTY = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 

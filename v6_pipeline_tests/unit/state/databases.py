@@ -21,7 +21,7 @@ START = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 
 @dataclass
 class ManualClock:
-    """Stands still until it is told to go on."""
+    """A clock that stands still until it is advanced."""
 
     now: datetime = START
 

@@ -62,7 +62,7 @@ def test_open_creates_the_folder_and_the_file(tmp_path: Path) -> None:
     assert path.is_file()
 
 
-def test_sqlite_is_durable_and_lets_readers_work_beside_the_writer(sqlite_database: StateDatabase) -> None:
+def test_sqlite_is_durable_and_lets_readers_work_during_a_write(sqlite_database: StateDatabase) -> None:
     with sqlite_database.read() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -200,7 +200,7 @@ def test_a_file_that_may_not_be_written_is_refused(sqlite_template: Path) -> Non
 
 @contextmanager
 def _as_nobody() -> Iterator[None]:
-    """Root may write anywhere, so it becomes nobody for a while."""
+    """Root may write anywhere, so it becomes an unprivileged user for a while."""
     user = os.geteuid()
     if user != 0:
         pytest.skip("needs root, to take rights away")
@@ -213,7 +213,7 @@ def _as_nobody() -> Iterator[None]:
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
 def test_a_database_in_memory_is_refused(url: str) -> None:
-    """Each process would have its own, and none would be told."""
+    """Each process would have a database of its own, without any error."""
     with pytest.raises(StateError, match="must be a file"):
         StateDatabase.open(url, name_for_messages="memory")
 
@@ -229,7 +229,7 @@ def test_a_missing_driver_is_named() -> None:
 
 
 def test_an_unreachable_server_is_named_without_its_password() -> None:
-    with socket.socket() as listener:  # bound but not listening: refused at once, and nobody else can take the port
+    with socket.socket() as listener:  # bound but not listening: refused at once, and the port stays taken
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         with pytest.raises(StateError) as caught:

@@ -115,7 +115,7 @@ def _indexes(connection: Connection) -> set[str]:
     return set(connection.scalars(text("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'")))
 
 
-def test_a_shared_server_database_is_used_beside_other_tables(postgres_server: Any) -> None:
+def test_a_shared_server_database_may_have_other_tables(postgres_server: Any) -> None:
     """Dagster's tables, its own alembic_version among them, may live in the same database."""
     postgres_server.psql(
         "CREATE DATABASE shared; \\c shared \\\\ CREATE TABLE alembic_version (version_num text); "

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.settings import Settings
 from v6_pipeline.state import revisions
-from v6_pipeline.state.database import StateDatabase, explain
+from v6_pipeline.state.database import StateDatabase, explain, reads, writes
 from v6_pipeline.state.revisions import Revision
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, contract_failures, holdings
 from v6_pipeline_tests.unit.state.databases import sqlite_url
@@ -160,7 +160,7 @@ def test_connections_that_the_server_ended_are_replaced(postgres_database: State
 
 
 def test_a_database_that_breaks_later_is_a_state_error(tmp_path: Path, sqlite_database: StateDatabase) -> None:
-    """Not only opening: whoever uses it gets the line, too."""
+    """Each use raises the one-line error, not only opening."""
     sqlite_database.close()
     for file in tmp_path.glob("state.db*"):
         file.unlink()
@@ -211,3 +211,33 @@ def test_a_message_of_the_driver_is_one_line_without_the_password() -> None:
     message = explain(RuntimeError("cannot log in\n  with s3cret-word"), "host/v6", "s3cret-word")
 
     assert message == "the state database host/v6 failed: cannot log in with ***; check V6_STATE_URL and that it runs"
+
+
+@writes
+def _bump_twice(connection: Connection, *, fails: bool = False) -> None:
+    revisions.bump(connection, Revision.REGISTRY)
+    if fails:
+        raise RuntimeError
+    revisions.bump(connection, Revision.REGISTRY)
+
+
+@reads
+def _registry_revision(connection: Connection) -> int:
+    return revisions.read(connection)[Revision.REGISTRY]
+
+
+def test_a_change_given_the_database_is_one_transaction(database: StateDatabase) -> None:
+    _bump_twice(database)
+    with pytest.raises(RuntimeError):
+        _bump_twice(database, fails=True)
+
+    assert _registry_revision(database) == 2
+
+
+def test_a_change_given_a_connection_joins_its_transaction(database: StateDatabase) -> None:
+    with database.write() as connection:
+        _bump_twice(connection)
+
+        assert (_registry_revision(connection), _registry_revision(database)) == (2, 0), "not committed yet"
+
+    assert _registry_revision(database) == 2

@@ -85,6 +85,17 @@ def test_a_holding_opened_during_the_download_is_not_missing(database: StateData
         assert holdings.replace_account(connection, "SIM1", [], observed_at=START) == ()
 
 
+def test_a_download_of_several_accounts_stores_each_and_names_what_it_misses(database: StateDatabase) -> None:
+    gone, flat, unasked = holding(stock(1)), holding(stock(1), account="SIM2"), holding(stock(1), account="SIM3")
+    _put(database, gone, flat, unasked)
+    seen = holding(stock(2), observed_at=LATER)
+
+    missing = holdings.replace_accounts(database, ["SIM1", "SIM2"], [seen, unasked], observed_at=LATER)
+
+    assert missing == (gone, flat)
+    assert _open(database) == (gone, seen, flat, unasked)
+
+
 def test_a_download_with_rows_of_another_account_is_refused(database: StateDatabase) -> None:
     with database.write() as connection, pytest.raises(ValueError, match="SIM2"):
         holdings.replace_account(connection, "SIM1", [holding(stock(1), account="SIM2")], observed_at=START)
@@ -156,7 +167,7 @@ def test_an_update_keeps_the_time_of_the_last_row(database: StateDatabase) -> No
 
 
 def test_the_revision_counts_openings_and_closings_but_not_positions(database: StateDatabase) -> None:
-    """The registry reads all holdings anew whenever it changes: a position changes all the time."""
+    """The registry reads all holdings again at each change of the counter, and positions change all the time."""
     _put(database, holding(stock(1)))
     opened = _revision(database)
     _put(database, holding(stock(1), position=12, observed_at=LATER))

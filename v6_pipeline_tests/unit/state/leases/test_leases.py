@@ -81,7 +81,7 @@ def test_an_expired_lease_goes_to_the_next_and_its_owner_learns_of_it(
     assert two.read().owner == "two"
 
 
-def test_an_expired_lease_cannot_be_renewed_even_if_nobody_took_it(
+def test_an_expired_lease_cannot_be_renewed_even_if_it_is_free(
     pair: tuple[NamedLease, NamedLease], clock: ManualClock
 ) -> None:
     pair[0].acquire()
@@ -235,7 +235,7 @@ def test_ticks_prolong_the_lease_of_a_supervised_streamer(lease: StreamerLease, 
     lease.heartbeat(1, {})
 
 
-def test_a_dead_streamers_lease_is_revoked_and_granted_anew(lease: StreamerLease) -> None:
+def test_a_dead_streamers_lease_is_revoked_and_granted_again(lease: StreamerLease) -> None:
     lease.grant(ttl_seconds=120)
     lease.claim_grant("dead")
     lease.release(1)
@@ -351,7 +351,7 @@ def test_an_id_that_the_gateway_refused_is_left_alone_for_a_while(ids: ClientIds
     assert ids.acquire("b", ttl_seconds=60) == 61
 
 
-def test_an_id_that_was_leased_to_another_meanwhile_is_not_taken_from_it(ids: ClientIds, clock: ManualClock) -> None:
+def test_an_id_that_was_leased_to_another_since_is_not_taken_from_it(ids: ClientIds, clock: ManualClock) -> None:
     ids.acquire("slow", ttl_seconds=60)
     clock.advance(60)
     ids.acquire("b", ttl_seconds=60)

@@ -101,7 +101,7 @@ def test_the_process_that_started_last_sets_the_rate_for_all(database: StateData
 
 
 def test_a_pointer_that_no_grant_can_have_reached_is_set_back(database: StateDatabase) -> None:
-    """It was written under a clock that was an hour ahead: nobody waits an hour for it."""
+    """It was written under a clock that was an hour ahead: no process waits an hour for it."""
     take(database, 1, START + timedelta(hours=1))
 
     assert take(database, 1, START) == [1.0]

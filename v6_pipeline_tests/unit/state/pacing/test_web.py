@@ -39,7 +39,7 @@ def test_the_first_request_is_sent_at_once_and_the_next_a_second_later(
     assert take(database, clock) == 0
 
 
-def test_who_is_told_to_wait_takes_nothing_away(database: StateDatabase, clock: ManualClock) -> None:
+def test_a_process_that_must_wait_uses_nothing_up(database: StateDatabase, clock: ManualClock) -> None:
     take(database, clock)
     for _ in range(50):
         assert take(database, clock) == 1
@@ -105,8 +105,8 @@ STEPS = st.lists(
     min_size=20,
     max_size=60,
 )
-"""(which process asks, seconds since the last ask, seconds that the clock is set back first, whether it obeys the wait
-it was told, and asks again when that is over)."""
+"""(which process asks, seconds since the last ask, seconds that the clock is set back first, whether it keeps the wait
+and asks again when that is over)."""
 
 
 @settings(max_examples=examples(40), deadline=None)
@@ -131,7 +131,7 @@ def test_no_second_has_two_requests_and_no_minute_eleven(
             let_pass(gap)
             clock.advance(-set_back)
             wait = take(processes[process], clock)
-            assert wait <= 120, "nobody waits longer than two windows"
+            assert wait <= 120, "no process waits longer than two windows"
             if wait and obeys:
                 let_pass(wait)
                 wait = take(processes[process], clock)

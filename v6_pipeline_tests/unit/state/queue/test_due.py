@@ -98,7 +98,7 @@ def test_what_is_streamed_is_not_due_while_its_slot_lives(
     assert _due(queue) == {1, 4}
 
 
-def test_overdue_is_what_nobody_refreshed_asked_for_or_streams(
+def test_overdue_holdings_are_neither_refreshed_nor_queued_nor_streamed(
     held: StateDatabase, queue: PositionQueue, clock: ManualClock
 ) -> None:
     def overdue(seconds: float) -> tuple[int, datetime | None]:

@@ -371,7 +371,7 @@ def test_dead_letters_are_retried_all_or_by_key(queue: PositionQueue, clock: Man
     assert _conids(queue.get_batch(5).items) == [1, 3]
 
 
-def test_purging_deletes_dead_letters_and_nothing_else_unless_told(queue: PositionQueue, clock: ManualClock) -> None:
+def test_purging_deletes_only_dead_letters_unless_states_are_given(queue: PositionQueue, clock: ManualClock) -> None:
     _put(queue, 1, 2)
     for _ in range(3):
         _fail(queue)

@@ -41,7 +41,7 @@ class Wanted:
     is_dead: bool = False
 
     def end_lease(self) -> None:
-        """Ends without success: what was asked for meanwhile is folded in."""
+        """Ends without success: a request during the lease is folded in."""
         if self.again_at is not None:
             self.enqueued_at = self.again_at
             self.priority = min(self.priority, self.again_priority)

@@ -146,21 +146,21 @@ def test_within_a_strategy_the_best_priority_and_the_closest_quantity_count(regi
     assert registry.assignments(holding(stock(2), account="SIM2")) == (Assignment("wheel", 4, None),)
 
 
-def test_a_selector_by_underlying_finds_a_holding_as_the_position_feed_tells_it(
+def test_a_selector_by_underlying_finds_a_holding_of_the_position_feed(
     database: StateDatabase, registry: StrategyRegistry
 ) -> None:
     known = option(7)
-    told = holding(replace(known, underlying_conid=None))  # IB's position messages say nothing of it
+    from_feed = holding(replace(known, underlying_conid=None))  # IB's position messages have none
     registry.add_selector("condors", f"underlying_conid={known.underlying_conid}")
-    _hold(database, told)
+    _hold(database, from_feed)
     registry.reload_if_changed()
-    assert registry.assignments(told) == ()
+    assert registry.assignments(from_feed) == ()
 
     with database.write() as connection:
         contracts.save(connection, [known], qualified_at=START)
     registry.reload_if_changed()
 
-    assert registry.assignments(told) == (Assignment("condors", DEFAULT_PRIORITY),)
+    assert registry.assignments(from_feed) == (Assignment("condors", DEFAULT_PRIORITY),)
     assert registry.is_active(7)
 
 
@@ -244,7 +244,7 @@ def test_a_selector_of_one_account_counts_there_only(database: StateDatabase, re
 # Changes and who hears of them
 
 
-def test_a_change_by_another_process_is_heard_once(
+def test_a_change_by_another_process_is_reported_once(
     database: StateDatabase, registry: StrategyRegistry, clock: ManualClock
 ) -> None:
     other = StrategyRegistry(database, clock)
@@ -256,8 +256,8 @@ def test_a_change_by_another_process_is_heard_once(
     assert registry.reload_if_changed() is False
 
 
-def test_an_own_change_is_heard_as_well(registry: StrategyRegistry) -> None:
-    """The streamer routes anew when this says so, whoever made the change."""
+def test_an_own_change_is_reported_as_well(registry: StrategyRegistry) -> None:
+    """The streamer routes again after this, for a change by any process."""
     registry.add_active("wheel", [1])
 
     assert registry.reload_if_changed() is True

@@ -48,17 +48,17 @@ class Process:
     purpose: SlotPurpose
     wire: list[tuple[str, int]] = field(default_factory=list)
     open: set[int] = field(default_factory=set)
-    news: SlotChanges = field(default_factory=SlotChanges)
+    changes: SlotChanges = field(default_factory=SlotChanges)
     stands_still: bool = False
 
-    def turn(self, wanted: Iterable[int] = (), *, ended: Iterable[int] = ()) -> AcquiredSlots:
-        """Tell what is known, ask for lines, and send the cancels and subscribes."""
+    def request(self, wanted: Iterable[int] = (), *, ended: Iterable[int] = ()) -> AcquiredSlots:
+        """Report changes, request lines, and send the cancels and subscribes."""
         closing = set(ended) & self.open
-        self.news.closing = closing
+        self.changes.closing = closing
         answer = self.ledger.record_and_acquire(
-            self.news, wanted, holder=self.holder, purpose=self.purpose, ttl_seconds=TTL
+            self.changes, wanted, holder=self.holder, purpose=self.purpose, ttl_seconds=TTL
         )
-        self.news = SlotChanges()
+        self.changes = SlotChanges()
         self.wire += [("cancel", conid) for conid in sorted(closing)]
         self.open -= closing
         new = [conid for conid in answer.granted if conid not in self.open]
@@ -71,26 +71,26 @@ class Process:
         for what, conid in self.wire:
             if what == "cancel":
                 self.gateway.lines.discard((self.holder, conid))
-                self.news.released.add(conid)
+                self.changes.released.add(conid)
             elif self.gateway.subscribe(self.holder, conid):
-                self.news.confirmed.add(conid)
+                self.changes.confirmed.add(conid)
             else:
                 self.open.discard(conid)
-                self.news.exhausted.add(conid)
+                self.changes.exhausted.add(conid)
         self.wire.clear()
 
-    def tell(self) -> None:
-        self.ledger.record(self.holder, self.news)
-        self.news = SlotChanges()
+    def report(self) -> None:
+        self.ledger.record(self.holder, self.changes)
+        self.changes = SlotChanges()
 
     def renew(self) -> None:
-        """Prolong what it has; what was lost meanwhile, for it stood still, is cancelled at once."""
+        """Prolong its lines; those that expired while it stood still are cancelled at once."""
         lost = self.open - self.ledger.renew(self.holder, ttl_seconds=TTL)
         self.wire += [("cancel", conid) for conid in sorted(lost)]
         self.open -= lost
 
     def crash(self) -> None:
-        """The socket closes; the ledger hears nothing."""
+        """The socket closes; the ledger gets no report."""
         self.gateway.disconnect(self.holder)
 
     def shed(self) -> frozenset[int]:

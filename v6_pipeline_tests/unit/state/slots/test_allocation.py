@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from v6_pipeline.state.slots.allocation import fair_shares
 
 
-def test_what_nobody_else_wants_is_shared_by_the_others() -> None:
+def test_a_share_that_one_does_not_want_goes_to_the_others() -> None:
     assert fair_shares([2, 20, 20], 10) == (2, 4, 4)
 
 
@@ -18,7 +18,7 @@ def test_what_does_not_divide_goes_to_the_first() -> None:
 
 
 @given(st.lists(st.integers(0, 12), max_size=8), st.integers(-1, 40))
-def test_all_is_given_that_is_wanted_and_to_nobody_more_than_to_a_hungrier_one(wants: list[int], total: int) -> None:
+def test_all_that_is_wanted_is_given_and_none_gets_more_than_one_that_wants_more(wants: list[int], total: int) -> None:
     shares = fair_shares(wants, total)
 
     assert sum(shares) == min(max(total, 0), sum(wants))

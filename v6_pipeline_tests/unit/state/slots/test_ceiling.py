@@ -60,7 +60,7 @@ def test_a_line_that_was_granted_in_between_makes_the_next_one_a_first_one_again
     assert exhausted(known, 60, after=4 * SECOND).learned == 60
 
 
-def test_a_line_asked_for_before_the_last_one_was_told_proves_nothing() -> None:
+def test_a_line_requested_before_the_last_101_was_known_proves_nothing() -> None:
     """Two were under way when the limit fell."""
     first = exhausted(LearnedLimit(), 85)
 

@@ -1,4 +1,4 @@
-"""The slot ledger: what is granted to whom, and what happens to slots that nobody renews."""
+"""The slot ledger: grants to holders, and the slots that are not renewed."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_renewed_slot_lives_on(ledger: StepLedger, clock: ManualClock) -> None
 
 
 def test_an_expired_slot_cannot_be_renewed(ledger: StepLedger, clock: ManualClock) -> None:
-    """It may be another's by now: whoever stalled must cancel its subscription."""
+    """It may be another's by now: the holder that stalled must cancel its subscription."""
     _take(ledger, [1], "stalled", STREAM, ttl=10)
     _take(ledger, [2], "stalled", STREAM, ttl=60)
     clock.advance(10)
@@ -190,7 +190,7 @@ def test_a_line_that_is_being_cancelled_is_in_use_until_it_is_released(ledger: S
     assert _take(ledger, [1], "run", BATCH).granted == (1,)
 
 
-def test_one_transaction_tells_and_asks(ledger: StepLedger) -> None:
+def test_one_transaction_records_and_acquires(ledger: StepLedger) -> None:
     _take(ledger, [1, 2, 3, 4, 5], "run", BATCH)
     ledger.close("run", [1, 2])
 
@@ -217,7 +217,7 @@ def test_an_error_101_lowers_the_ceiling_to_what_stands_for_every_process(
     assert usage.learned.learned_at == clock.now
 
 
-def test_after_an_error_101_nobody_asks_for_a_moment_and_then_one_at_a_time(
+def test_after_an_error_101_no_line_is_requested_for_a_moment_and_then_one_at_a_time(
     ledger: StepLedger, clock: ManualClock
 ) -> None:
     _take(ledger, [1, 2, 3], "streamer", STREAM)

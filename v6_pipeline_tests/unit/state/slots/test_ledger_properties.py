@@ -71,9 +71,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(role=WHO, conids=CONIDS, ended=CONIDS)
     def turn(self, role: str, conids: list[int], ended: list[int]) -> None:
         process = self.processes[role]
-        process.turn((), ended=ended)  # so that the ledger as it is seen here is the one that the grant is made from
+        process.request((), ended=ended)  # so that the ledger as it is seen here is the one that the grant is made from
         before = self.watcher.usage()
-        answer = process.turn(conids)
+        answer = process.request(conids)
         self._check_grant(before, process, answer)
 
     @rule(role=WHO)
@@ -82,9 +82,9 @@ class LedgerMachine(RuleBasedStateMachine):
         process = self.processes[role]
         process.deliver()
         while True:
-            process.tell()
+            process.report()
             before = self.watcher.usage()
-            answer = process.turn(conid for conid in range(1, 9) if conid not in process.open)
+            answer = process.request(conid for conid in range(1, 9) if conid not in process.open)
             self._check_grant(before, process, answer)
             process.deliver()
             if not answer.granted:
@@ -126,14 +126,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.processes[role].deliver()
 
     @rule(role=WHO)
-    def tell(self, role: str) -> None:
-        self.processes[role].tell()
+    def report(self, role: str) -> None:
+        self.processes[role].report()
 
     @rule(role=WHO)
     def settle(self, role: str) -> None:
         """The usual course, so that there is something to lose."""
         self.round_trip(role)
-        self.tell(role)
+        self.report(role)
 
     @rule(role=WHO)
     def give_up_what_is_due(self, role: str) -> None:
@@ -143,7 +143,7 @@ class LedgerMachine(RuleBasedStateMachine):
             usage = self.watcher.usage()
             yielded = sum(len(usage.to_yield(item.holder)) for item in self.processes.values())
             assert yielded <= max(0, usage.batches - usage.batch_floor)
-        process.turn((), ended=due)
+        process.request((), ended=due)
 
     @rule(role=WHO)
     def crash(self, role: str) -> None:
@@ -182,7 +182,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(role=WHO, seconds=st.sampled_from([1, TTL - 1, TTL, 3 * TTL]))
     def stand_still(self, role: str, seconds: int) -> None:
-        """Stopped with its lines, and continued: what expired meanwhile, and others may have, is cancelled first."""
+        """Stopped with its lines, and continued: lines that expired in the meantime are cancelled first."""
         process = self.processes[role]
         process.stands_still = True
         self.wait(seconds)
@@ -202,7 +202,7 @@ class LedgerMachine(RuleBasedStateMachine):
         lines = {line for line in self.gateway.lines if line[0] in {process.holder for process in moving}}
         assert lines <= known
         assert {(process.holder, conid) for process in moving for conid in process.open} <= known | {
-            (process.holder, conid) for process in moving for conid in process.news.exhausted
+            (process.holder, conid) for process in moving for conid in process.changes.exhausted
         }
         assert len(lines) <= len(known) <= CEILING
         assert usage.streams <= CEILING - FLOOR

@@ -33,22 +33,22 @@ class Rig:
 
     def step(self) -> None:
         """Each process once: the streamer as far as it gets, each worker ends its quotes and asks for new lines."""
-        self.streamer.turn((), ended=self.streamer.shed())
+        self.streamer.request((), ended=self.streamer.shed())
         self.streamer.deliver()
         target = self.ledger.usage().limit.stream_target
         while True:
             wanted = [conid for conid in ACTIVE if conid not in self.streamer.open]
-            answer = self.streamer.turn(wanted[: max(0, target - len(self.streamer.open))])
+            answer = self.streamer.request(wanted[: max(0, target - len(self.streamer.open))])
             self.streamer.deliver()
             if answer.wait is not Wait.CONFIRM or not answer.granted:
                 break
-        self.streamer.tell()
+        self.streamer.report()
         for worker in self.workers:
-            worker.turn([next(self._next) for _ in range(3)], ended=worker.open)
+            worker.request([next(self._next) for _ in range(3)], ended=worker.open)
         for worker in self.workers:  # all of them have asked before any of them hears
             worker.deliver()
         for worker in self.workers:
-            worker.tell()
+            worker.report()
         self.streamer.ledger.renew("streamer", ttl_seconds=60)
         self.clock.advance(2)
 
@@ -106,7 +106,7 @@ def test_streams_come_back_by_themselves_with_the_limit(rig: Rig) -> None:
 
 
 def test_workers_go_on_with_what_there_is(rig: Rig) -> None:
-    """Two lines at a time and one turn: whoever has waited longest is next."""
+    """Two lines at a time and one grant: the holder that has waited longest is next."""
     rig.gateway.limit = 12
     rig.seconds(10)
     served = set()

@@ -1,38 +1,15 @@
-"""What became of account downloads, and samples of the lines in use."""
+"""Samples of the lines in use."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from v6_pipeline.state.account import downloads as account_downloads
-from v6_pipeline.state.account.downloads import DownloadRecord
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.slots import samples as slot_samples
 from v6_pipeline.state.slots.samples import KEEP, SlotSample
 from v6_pipeline_tests.unit.state.databases import START
 
 LATER = START + timedelta(seconds=60)
-
-
-def test_failures_count_until_a_download_is_complete(database: StateDatabase) -> None:
-    with database.write() as connection:
-        account_downloads.failed(connection, "A", at=START, reason="2101")
-        account_downloads.failed(connection, "A", at=LATER, reason="cut off")
-        account_downloads.completed(connection, "B", at=START)
-        account_downloads.failed(connection, "B", at=LATER, reason="2101")
-
-    with database.read() as connection:
-        found = account_downloads.list_all(connection)
-
-    assert found == (
-        DownloadRecord(account="A", completed_at=None, failed_at=LATER, failures=2, reason="cut off"),
-        DownloadRecord(account="B", completed_at=START, failed_at=LATER, failures=1, reason="2101"),
-    )
-
-    with database.write() as connection:
-        account_downloads.completed(connection, "A", at=LATER)
-        [first, _] = account_downloads.list_all(connection)
-    assert first == DownloadRecord(account="A", completed_at=LATER, failed_at=None, failures=0, reason=None)
 
 
 def test_samples_are_kept_for_some_days(database: StateDatabase) -> None:
@@ -50,7 +27,7 @@ def test_samples_are_kept_for_some_days(database: StateDatabase) -> None:
         assert slot_samples.between(connection, samples[1].at, samples[1].at) == (samples[1],)
 
 
-def test_samples_of_a_clock_that_was_ahead_are_forgotten(database: StateDatabase) -> None:
+def test_samples_of_a_clock_that_was_ahead_are_deleted(database: StateDatabase) -> None:
     with database.write() as connection:
         slot_samples.add(connection, SlotSample(at=LATER, streams=1, batches=0, ceiling=90))
         slot_samples.add(connection, SlotSample(at=START, streams=2, batches=0, ceiling=90))

@@ -1,4 +1,4 @@
-"""The contract cache and the exchange rates."""
+"""The contract cache."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.state import revisions
-from v6_pipeline.state.account import contracts, downloads
+from v6_pipeline.state.account import contracts
 from v6_pipeline.state.account.contracts import CachedContract, ContractFailure
-from v6_pipeline.state.account.downloads import FxRate
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.revisions import Revision
 from v6_pipeline_tests.unit.state.databases import START
@@ -45,7 +44,7 @@ def test_details_come_back_as_they_were_saved(database: StateDatabase, spec: Con
     assert found == {spec.conid: CachedContract(spec=spec, qualified_at=START)}
 
 
-def test_what_positions_told_is_not_qualified(database: StateDatabase) -> None:
+def test_facts_from_positions_are_not_qualified(database: StateDatabase) -> None:
     with database.write() as connection:
         contracts.remember(connection, [stock(1)])
         assert contracts.get(connection, [1])[1].qualified_at is None
@@ -60,7 +59,7 @@ def test_positions_do_not_overwrite_details(database: StateDatabase) -> None:
         assert contracts.get(connection, [1])[1].spec.exchange == "SMART"
 
 
-def test_newer_details_overwrite_older_ones_and_what_positions_told(database: StateDatabase) -> None:
+def test_newer_details_overwrite_older_ones_and_facts_from_positions(database: StateDatabase) -> None:
     with database.write() as connection:
         contracts.remember(connection, [stock(1, "FB")])
         contracts.save(connection, [stock(1, "FB", exchange="SMART")], qualified_at=START)
@@ -106,18 +105,3 @@ def test_the_revision_counts_changed_facts_only(database: StateDatabase) -> None
             counted.append(revisions.read(connection)[Revision.HOLDINGS])
 
     assert counted == [1, 1, 2]
-
-
-def test_rates_are_kept_by_account_and_currency_and_the_newest_counts(database: StateDatabase) -> None:
-    with database.write() as connection:
-        downloads.save_rates(
-            connection, account="SIM1", base_currency="USD", rates={"EUR": 1.08, "USD": 1.0}, observed_at=LATER
-        )
-        downloads.save_rates(connection, account="SIM1", base_currency="USD", rates={"EUR": 1.01}, observed_at=START)
-        downloads.save_rates(connection, account="SIM2", base_currency="EUR", rates={"USD": 0.92}, observed_at=START)
-
-        assert downloads.list_rates(connection, account="SIM1") == (
-            FxRate(account="SIM1", currency="EUR", base_currency="USD", rate=1.08, observed_at=LATER),
-            FxRate(account="SIM1", currency="USD", base_currency="USD", rate=1.0, observed_at=LATER),
-        )
-        assert len(downloads.list_rates(connection)) == 3
