@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from v6_pipeline.lake.table import DeltaTableStore
 
 Row = Mapping[str, Any]
-"""A row of a table, by column."""
+"""Any: cells of a table's row, by column."""
 
 MOST_COMMITS = 2_000
 """Commits to search for one row in each direction: 0.2 s of local files. Few are needed unless a clock was set back."""

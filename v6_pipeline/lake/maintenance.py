@@ -1,6 +1,7 @@
 """Keeping tables small: merge the many small files of frequent commits, delete files that no recent version needs.
 
 Readers and writers go on during maintenance. A damaged table is reported and left alone; the others are maintained.
+Functions of one table raise ``LakeError`` if it is damaged, not writable or unreachable.
 """
 
 from __future__ import annotations
@@ -76,7 +77,6 @@ def compact(
 
     Raises:
         LakeConflictError: another compaction is under way, or another commit came first; nothing is lost.
-        LakeError: damaged, not writable or unreachable.
     """
     with compacting(store):
         newest = store.open()
@@ -123,7 +123,7 @@ def vacuum(store: DeltaTableStore, *, retention_hours: int = RETENTION_HOURS, dr
     These are files that a compaction replaced, and leftovers of failed commits, for example on a full disk.
 
     Raises:
-        LakeError: damaged, not writable or unreachable, or the retention is shorter than a reader or a writer may take.
+        LakeError: the retention is shorter than a reader or a writer may take.
     """
     if retention_hours < RETENTION_HOURS:
         raise LakeError(f"a retention of {retention_hours} h is below {RETENTION_HOURS}: files in use would be deleted")
@@ -147,9 +147,6 @@ def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FI
 
     Nothing is done if another process compacts the table, or in an object store, where two runs could compact the same
     files. Without a compaction it costs opening the table.
-
-    Raises:
-        LakeError: damaged, not writable or unreachable.
     """
     if store.folder is None:
         return Compaction(version=None)

@@ -60,7 +60,8 @@ class Commit:
 class DeltaTableStore:
     """A table of the lake at ``uri``; the first use reads or creates it.
 
-    Not safe for threads: one per thread, any number of processes.
+    Not safe for threads: one per thread, any number of processes. Methods raise ``LakeError`` if the table is damaged,
+    not writable, unreachable, or newer than this code.
     """
 
     def __init__(
@@ -91,11 +92,7 @@ class DeltaTableStore:
         return lake_faults(table=self.spec.name, uri=self.uri, options=self.storage_options)
 
     def load(self) -> DeltaTable | None:
-        """Return a new handle on the table as it is now, neither created nor migrated; None if there is no table.
-
-        Raises:
-            LakeError: damaged, unreachable, or newer than this code.
-        """
+        """Return a new handle on the table as it is now, neither created nor migrated; None if there is no table."""
         with self.faults():
             try:
                 handle = DeltaTable(self.uri, storage_options=self.storage_options or None)
@@ -120,7 +117,7 @@ class DeltaTableStore:
         nothing were missing, and a commit on top would hide the damage.
 
         Raises:
-            LakeError: damaged, not writable, unreachable, newer than this code, or of other columns.
+            LakeError: the table has other columns.
         """
         handle = self.load()
         with self.faults():
@@ -144,7 +141,7 @@ class DeltaTableStore:
         first attempt has landed, it is returned and nothing is written twice.
 
         Raises:
-            LakeError: rows refused, or the table is damaged, not writable or unreachable.
+            LakeError: rows refused.
             LakeConflictError: other writers changed the table during each of ten attempts.
         """
         rows = self.prepare(frame, commit)
@@ -162,11 +159,7 @@ class DeltaTableStore:
         raise too_many_conflicts(self.spec.name, CONFLICT_ATTEMPTS)
 
     def current(self) -> DeltaTable:
-        """Return the store's own handle at the newest version, after opening or creating the table.
-
-        Raises:
-            LakeError: as ``open`` and ``refresh``.
-        """
+        """Return the store's own handle at the newest version, after opening or creating the table."""
         if self._handle is None:
             self._handle = self.open()
         self.refresh(self._handle)
@@ -281,11 +274,7 @@ class DeltaTableStore:
         return version
 
     def refresh(self, handle: DeltaTable) -> None:
-        """Bring a handle to the newest version.
-
-        Raises:
-            LakeError: damaged, unreachable, or migrated to a version newer than this code.
-        """
+        """Bring a handle to the newest version."""
         with self.faults():
             handle.update_incremental()
         definition.stored_version(handle, self.spec)
