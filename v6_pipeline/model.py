@@ -109,7 +109,7 @@ class ContractSpec:
     """A contract as the broker defines it.
 
     ``multiplier`` is 1 where the broker sends none. ``price_magnifier`` divides a price into the contract's currency
-    (100 for contracts quoted in cents). ``exchange`` is where market data is asked for; empty until qualified, since
+    (100 for contracts quoted in cents). ``exchange`` is where market data is requested; empty until qualified, since
     positions carry none for options and futures.
     """
 

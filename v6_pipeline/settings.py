@@ -1,7 +1,7 @@
 """Settings: ``V6_`` environment variables over ``$V6_HOME/v6.toml`` over defaults.
 
-One class, no others: a module that needs a setting is handed the ``Settings`` object. Unknown or impossible values end
-in ``SettingsError`` with one line. Values that may hold secrets are never shown.
+There is one class: a module that needs a setting gets the ``Settings`` object. Unknown or impossible values raise
+``SettingsError`` with one line. Values that may hold secrets are never shown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PREFIX = "V6_"
 FILE_NAME = "v6.toml"
 _THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _WINTER_AND_SUMMER = (date(2026, 1, 14), date(2026, 7, 15))
-"""Sessions in which New York and most others keep the one time and the other."""
+"""A session in winter time and one in summer time, in New York and most other zones."""
 RUN_CLIENT_IDS = 15
 """Runs lease the client ids after the streamer's: ``ib_client_id + 1`` to ``ib_client_id + 15``."""
 _Names = Annotated[tuple[str, ...], NoDecode]
@@ -62,7 +62,7 @@ class MarketHours(enum.StrEnum):
 
 
 class Settings(BaseSettings):
-    """All settings. Build it with ``load_settings``, which turns faults into one line."""
+    """All settings. Build it with ``load_settings``, which reports faults in one line."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         if parts is not None and not (
             parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _THIS_MACHINE))
         ):
-            # The address holds a secret: it is not shown.
+            # The address holds a secret, so the message does not show it.
             raise ValueError("must be an https:// address, or http:// on this machine")
         return value
 
@@ -208,7 +208,7 @@ class Settings(BaseSettings):
     @classmethod
     def _owner_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for owner in value:
-            # Dagster's own rule: it would refuse to load the definitions with any other.
+            # Dagster's rule: it refuses to load definitions with any other owner.
             if not re.fullmatch(r"team:[\w-]+|\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", owner):
                 msg = f"{owner!r} is neither team:NAME nor an address that Dagster takes, such as ops@example.com"
                 raise ValueError(msg)
@@ -382,7 +382,7 @@ def _from_environment(variable: str) -> str | None:
 
 
 def _one_line(error: ValidationError, file: Path) -> str:
-    """Pydantic's findings as one line, without the values where they may be secret."""
+    """Write pydantic's findings as one line, without values that may be secret."""
     parts = []
     for finding in error.errors(include_url=False, include_context=False):
         name = str(finding["loc"][0]) if finding["loc"] else ""

@@ -99,11 +99,10 @@ def replace_accounts(
 def replace_account(
     connection: Connection, account: str, downloaded: Iterable[Holding], *, observed_at: datetime
 ) -> tuple[Holding, ...]:
-    """Store a complete download of one account.
+    """Store a complete download of one account, begun at ``observed_at``.
 
-    Returns:
-        The account's open holdings that are missing from the download, begun at ``observed_at``, and were not observed
-        since. They stay open: closing them is the caller's decision.
+    Return the account's open holdings that are missing from it and were not observed since. They stay open: closing
+    them is the caller's decision.
     """
     rows = list(downloaded)
     others = {holding.account for holding in rows} - {account}

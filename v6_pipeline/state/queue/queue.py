@@ -177,11 +177,8 @@ class PositionQueue:
     def mark_success(self, token: str, keys: Iterable[Key], refreshed_at: datetime) -> frozenset[Key]:
         """Acknowledge items whose rows are durable in the lake, observed at ``refreshed_at``.
 
-        Items requested again during the lease are open again, as new.
-
-        Returns:
-            The keys that were accepted. The others are not leased by this token, or no longer: if they are in the
-            queue, they stay there and are served again.
+        Items requested again during the lease are open again, as new. Return the accepted keys: the others are not
+        leased by this token, or no longer, and stay in the queue, if they are there, to be served again.
         """
         with self._database.write() as connection:
             accepted = sorted(frozenset(keys) & _held(connection, token=token, now=self._clock()).keys())

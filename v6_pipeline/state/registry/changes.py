@@ -50,12 +50,8 @@ class RegistryChanges:
     ) -> None:
         """Add contracts to a strategy; one that it uses already gets the new quantity and priority.
 
-        Args:
-            strategy: its name; a new one is created.
-            conids: the contracts.
-            account: applies there only; in any account if left out.
-            quantity: of each contract, negative for short; all that is held if left out.
-            priority: the smaller number is more important.
+        A new strategy is created. Without ``account`` the contracts count in any account; ``quantity`` is of each
+        contract, negative for short, all that is held if left out; the smaller ``priority`` is more important.
 
         Raises:
             UsageError: an invalid name, conid, quantity or priority.
@@ -99,10 +95,7 @@ class RegistryChanges:
     def remove_active(self, strategy: str, conids: Iterable[int] | None = None) -> int:
         """Remove contracts from a strategy, in all accounts; everything, selectors too, if ``conids`` is left out.
 
-        A strategy without contracts and selectors ends.
-
-        Returns:
-            Number of entries that ended.
+        A strategy without contracts and selectors ends. Return the number of entries that ended.
 
         Raises:
             UsageError: there is no such strategy, or it does not use one of the contracts.

@@ -1,6 +1,6 @@
 """The rows of the registry: strategies, and their memberships and selectors, each with the time it was in force.
 
-A change closes the row in force and adds another, so that who was active at any instant stays answerable.
+A change closes the row in force and adds another, so that the entries in force at any instant stay known.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ A slot is one line: a contract subscribed by one holder. Its life, each step a r
    Or ``exhausted``: the ceiling is learned (``ceiling``), and the slot is deleted.
 3. ``closing`` before the holder cancels, ``released`` after a round trip has confirmed the cancel.
 
-Streams leave ``batch_floor`` lines to batches; ``allocation`` decides who gets a line. A slot that is not renewed
-expires, so a dead process holds none for long; a holder that learns from ``renew`` that a slot is gone must cancel its
-subscription at once, since the line may be another's by now.
+Streams leave ``batch_floor`` lines to batches; ``allocation`` decides which holder gets a line. A slot that is not
+renewed expires, so a dead process holds none for long; a holder that learns from ``renew`` that a slot is gone must
+cancel its subscription at once, since the line may be another's by now.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from v6_pipeline.state.slots.samples import SlotSample
 from v6_pipeline.state.upsert import Excluded, upsert
 
 DEMAND_SECONDS = 5
-"""A holder that does not ask again within that time no longer waits."""
+"""A holder that does not request lines again within that time no longer waits."""
 SAMPLE_EVERY = timedelta(minutes=1)
 _GATEWAY = "gateway"
 """Name of the only row of ``slot_limits`` until several gateways share a database."""
