@@ -30,8 +30,7 @@ from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.reader import latest_positions
 from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
 from v6_pipeline.model import QueuePriority
-from v6_pipeline.paper import GatewayConfig, PaperGateway
-from v6_pipeline.paper.runner import GatewayThread
+from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
 from v6_pipeline.settings import load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue.queue import PositionQueue
@@ -74,7 +73,7 @@ class Bench:
         self._gateway.call(lambda paper: paper.perform(name, **fields))
 
     def streaming(self) -> int:
-        """How many active contracts are subscribed at the gateway now."""
+        """Return the number of active contracts that are subscribed at the gateway now."""
         return len(self._streamed())
 
     def _streamed(self) -> frozenset[int]:
@@ -85,7 +84,7 @@ class Bench:
         return self._gateway.call(lambda paper: {(item.account, item.conid) for item in paper.book.held()})
 
     def exhausted_at(self) -> list[float]:
-        """When the gateway answered 101, in seconds since its start."""
+        """Return the times at which the gateway sent 101, in seconds since its start."""
         return self._gateway.call(lambda paper: list(paper.statistics.error_times.get(101, ())))
 
     def now(self) -> float:
@@ -207,7 +206,7 @@ def drop(bench: Bench, workers: int) -> None:
 
 
 def one_per_probe(drawn: Sequence[float]) -> bool:
-    """Whether the 101s after the first ``EARLY_SECONDS`` are as far apart as the attempts that may draw them."""
+    """Return True if the 101s after the first ``EARLY_SECONDS`` are as far apart as attempts to find lines."""
     waits = [after - before for before, after in pairwise((0.0, *drawn)) if after > EARLY_SECONDS]
     return all(wait >= (FURTHER_PROBES_SECONDS if number else PROBE_SECONDS) for number, wait in enumerate(waits))
 

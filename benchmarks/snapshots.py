@@ -56,7 +56,7 @@ class Clock:
 
 
 def lineage(asset: str) -> CommitLineage:
-    """Who commits."""
+    """Return the lineage of the commits."""
     return CommitLineage(asset=asset, source="benchmark", code_version="0", run_id="benchmark")
 
 
@@ -98,7 +98,7 @@ def rows_of(spec: TableSpec, day: date, contracts: int, at: datetime, source: st
 
 
 def fill(lake: Lake, days: list[date], contracts: int, own: int) -> None:
-    """What the days are made of: a Flex statement each, or rows of our own log."""
+    """Write the sources of the days: a Flex statement each, or rows of our own log."""
     for day in days:
         session = CALENDAR.session(day)
         if own:

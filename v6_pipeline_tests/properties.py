@@ -1,4 +1,4 @@
-"""How many examples a property is tried on.
+"""Number of examples per property.
 
 ``make test`` has ten minutes for everything: each run tries some, and no two runs the same. The slots' state machine
 alone is derandomized: the same steps in each run, so that what fails there fails again. ``make test-properties`` takes

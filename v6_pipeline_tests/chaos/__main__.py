@@ -29,7 +29,7 @@ from v6_pipeline_tests.chaos.world import running_world
 
 START_SECONDS = 90.0
 DAGSTER_LEASE_SECONDS = 60
-"""Longer than a code server takes to load, as in real use (120): its sensor ticks every 10 s, and not meanwhile."""
+"""Longer than a code server takes to load, as in real use (120): its sensor ticks every 10 s, but not during that."""
 
 
 def main(arguments: list[str] | None = None) -> int:

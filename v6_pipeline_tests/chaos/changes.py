@@ -1,4 +1,4 @@
-"""Everyday life between the faults: trades, strategies that think anew, people who ask for a refresh."""
+"""Ordinary activity between the faults: trades, changes of strategies, requests for a refresh."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Trade(Fault):
     name = "trades"
     breaks = False
     moves: tuple[tuple[str, float, float], ...]
-    """What, of which key, how much."""
+    """Kind of change, key and quantity."""
 
     def begin(self, world: World) -> None:
         for move, which, size in self.moves:

@@ -89,7 +89,7 @@ class DagsterOwner:
 
     @property
     def is_served(self) -> bool:
-        """Whether the code server takes connections."""
+        """True if the code server accepts connections."""
         return dagster_processes.accepts_connections(self._port)
 
     def kill_code_server(self) -> None:

@@ -1,7 +1,7 @@
-"""What faults explain, and for how long: codes of the gateway, contracts without a line, fewer streams.
+"""Effects that faults excuse, and for how long: codes of the gateway, contracts without a line, fewer streams.
 
-Each excuse ends with its fault and what the product is known to need after it, so that the judge is as strict at the
-end of a run as at its begin. A fault that nobody knows the end of (the gateway stood still when it was to begin) is one
+Each excuse ends with its fault and what the product is known to need after it, so that the oracle is as strict at the
+end of a run as at its begin. A fault without a known end (the gateway was suspended when it was to begin) is an excuse
 for ever.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 GRACE_SECONDS = {100: 120.0, 101: 5.0, 354: 5.0}
-"""How long after its fault a code may come, on the gateway's clock and with what it takes to ask for that.
+"""Seconds after its fault in which a code may come, on the gateway's clock, including the time to read that clock.
 
-A session that is told to refuse a message does so with its next one, which a stopped process, a blackhole and the
-rhythm of the heartbeat may each delay. The gateway sends none of the others once it is healed: 101 neither, for all its
-lines are more than we use.
+A session that is ordered to refuse a message refuses its next one, which a stopped process, a blackhole and the
+interval of the heartbeat may each delay. Once it is healed, the gateway sends none of the other codes, and no 101
+either, because it then has more lines than we use.
 """
 PROBES = (120.0, 240.0, 480.0)
 """The learned number of lines is tried upward after so long; later each time that it was in vain."""
@@ -109,14 +109,14 @@ class Excuses:
         self._vain_probes += 1  # the next time that there are few, an attempt may be under way
 
     def capacity(self, streams: int, batch_lines: int) -> int:
-        """How many must stream, of ``streams`` with all lines; batches keep ``batch_lines``."""
+        """Number of contracts that must stream, of ``streams`` with all lines; batches keep ``batch_lines``."""
         if self._lines is None or self._clock() >= self._few_until:
             return streams
         return min(streams, max(0, self._lines - batch_lines - 1))
 
 
 class _Period:
-    """When a code is explained."""
+    """A period in which a code is excused."""
 
     __slots__ = ("begin", "code", "until")
 

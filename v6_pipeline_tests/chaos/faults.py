@@ -1,7 +1,7 @@
 """The faults: how each begins and ends. When they come is in ``schedule``.
 
 A fault is drawn as a ``Planned``: its parameters are numbers, so that a seed gives the same plan whatever the processes
-do meanwhile; ``which`` picks, as a fraction, among what is there at the moment.
+do in the meantime; ``which``, a fraction, selects among the processes of the moment.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ class StallPastLease(Fault):
     name = "stall past lease"
     seconds: float
     overlap: float = 6.0
-    """How long Dagster is back, and the next streamer comes up, before the old one wakes."""
+    """Seconds from Dagster's return, which starts the next streamer, until the old one wakes."""
     lease_left: float | None = None
-    """What is left of the lease at the begin, so that a test need not wait for it; None leaves it as it is."""
+    """Seconds left of the lease at the begin, so that a test need not wait for it; None leaves it unchanged."""
     _process: psutil.Process | None = None
 
     def begin(self, world: World) -> None:
@@ -129,7 +129,7 @@ class HangPastLease(Fault):
     name = "hang past lease"
     seconds: float
     lease_left: float | None = None
-    """As for ``StallPastLease``."""
+    """See ``StallPastLease``."""
 
     def begin(self, world: World) -> None:
         process = world.sensor.streamer
@@ -143,7 +143,7 @@ class HangPastLease(Fault):
 
 
 def _stall(world: World, process: psutil.Process, lease_left: float | None, *, elsewhere: bool) -> None:
-    """SIGSTOP, outside of the streamer's write transactions: SQLite's lock would stay with it, and nobody could go on.
+    """SIGSTOP, outside of the streamer's write transactions: SQLite's lock would stay with it and block all others.
 
     A lease that another fault has ended already needs nothing more.
 
@@ -171,7 +171,7 @@ def _stall(world: World, process: psutil.Process, lease_left: float | None, *, e
 
 
 def await_stopped(process: psutil.Process, seconds: float = 30.0) -> None:
-    """Until each thread stands still: the signal only asks for it, and one on another core may go on for a moment.
+    """Wait until each thread is stopped: after the signal, one on another core may continue for a moment.
 
     Raises:
         TimeoutError: it runs on.
@@ -180,12 +180,12 @@ def await_stopped(process: psutil.Process, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while any(_thread_state(process.pid, thread.id) not in {"T", "t", "X", "Z"} for thread in process.threads()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"process {process.pid} was told to stop and runs on")
+            raise TimeoutError(f"process {process.pid} received SIGSTOP and still runs")
         time.sleep(0.001)
 
 
 def _thread_state(pid: int, thread: int) -> str:
-    """The kernel's letter for it; X, as if dead, for one that has ended meanwhile, or where there is no /proc."""
+    """Return the kernel's letter for a thread; X, as if dead, for one that has ended, or without /proc."""
     try:
         stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
     except OSError:
@@ -195,7 +195,7 @@ def _thread_state(pid: int, thread: int) -> str:
 
 @dataclass(slots=True)
 class SensorAway(Fault):
-    """Dagster is down: nobody renews the streamer's lease."""
+    """Dagster is down: the streamer's lease is not renewed."""
 
     name = "dagster away"
     seconds: float
@@ -261,7 +261,7 @@ class LakeAway(Fault):
     """The lake cannot be reached: a file stands where its folder was.
 
     A file, so that nothing can begin a second lake there, as nothing could on a share that is gone. Both change places
-    in one step: between two, a process in the middle of a commit would make the folder anew, and lose that commit.
+    in one step: between two, a process in the middle of a commit would create the folder again, and lose that commit.
     """
 
     name = "lake away"
@@ -315,7 +315,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def can_exchange(folder: Path) -> bool:
-    """Whether paths in this folder can change places; one with itself would tell of the system, not of the disk."""
+    """Return True if two paths in this folder can be exchanged, which depends on the disk, not only on the system."""
     with tempfile.TemporaryDirectory(dir=folder) as probe:
         one, other = Path(probe, "one"), Path(probe, "other")
         one.touch()
@@ -399,13 +399,13 @@ class AtGateway(Fault):
 
 @dataclass(slots=True)
 class FewerLines(Fault):
-    """TWS windows take lines: the gateway grants only a share of them, and error 101 tells so."""
+    """TWS windows take lines: the gateway grants only a share of them, and sends error 101."""
 
     name = "fewer lines"
     share: float
     seconds: float
     _begun: bool = False
-    """As for ``AtGateway``."""
+    """See ``AtGateway``."""
 
     def begin(self, world: World) -> None:
         lines = int(world.scale.market_data_lines * self.share)

@@ -35,13 +35,13 @@ class Memory:
 
     @property
     def growth(self) -> float:
-        """From when it was warm to its last look; 0 if it never got warm."""
+        """Growth from the warm state to the last measurement; 0 if it never got warm."""
         return 0.0 if self.first is None else self.last - self.first
 
 
 @dataclass(slots=True)
 class Figures:
-    """Everything worth telling."""
+    """All figures of a run."""
 
     faults: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
@@ -129,7 +129,7 @@ def _spread(times: list[float]) -> str:
 
 
 class EventLog:
-    """What happened when, one JSON object a line: enough to see what led to a violation."""
+    """A log of events, one JSON object a line: enough to see the cause of a violation."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

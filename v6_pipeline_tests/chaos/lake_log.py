@@ -37,7 +37,7 @@ class TableLog:
         self._next = 0
 
     def read(self) -> list[LoggedCommit]:
-        """What landed since the last call; nothing while the table is not there."""
+        """Return the commits since the last call; none while the table does not exist."""
         found: list[LoggedCommit] = []
         while True:
             path = self.folder / "_delta_log" / f"{self._next:020d}.json"

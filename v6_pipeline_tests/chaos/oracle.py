@@ -1,6 +1,6 @@
-"""What must hold at every moment, judged by the gateway's statistics and the Delta log alone.
+"""Rules that hold at every moment, checked with the gateway's statistics and the Delta log alone.
 
-What must hold once all is calm again is in ``settled``.
+The rules for the end, after all faults, are in ``settled``.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class Oracle:
     statistics: dict[str, Any] = field(default_factory=dict)
     """The newest."""
     price_times: dict[int, datetime] = field(default_factory=dict)
-    """By conid, when the price of the newest streamed row of the newest streamer was received."""
+    """Time at which the price of the newest streamed row of the newest streamer was received, by conid."""
     portfolio_seen: dict[Key, set[tuple[float, float]]] = field(default_factory=dict)
-    """By key, every (position, market value) that the gateway was seen to have sent in an account download."""
+    """Every (position, market value) that the gateway has sent in an account download, by key."""
 
     def look(self) -> None:
         """One look at everything."""
         with contextlib.suppress(GatewayError):
             self.world.settle_truth()
         self.read_lake()
-        with contextlib.suppress(GatewayError):  # stopped or restarting: its peaks tell later what happened meanwhile
+        with contextlib.suppress(GatewayError):  # stopped or restarting: its peaks are read later
             self.statistics = self.world.gateway.statistics()
             seen, excuses = self.statistics, self.world.excuses
             excuses.logged_in(self.world.logins_in(seen))
@@ -60,9 +60,9 @@ class Oracle:
             self.world.violations.add("the sensor ticks", repr(self.world.sensor.failure))
 
     def streams_fresh_since(self, moment: datetime) -> bool:
-        """Whether all active contracts that must stream have a row with a price received after ``moment``.
+        """Return True if all active contracts that must stream have a row with a price received after ``moment``.
 
-        Where there are more than lines, it is the product's choice which of them.
+        If there are more contracts than lines, the product chooses among them.
         """
         world = self.world
         fresh = {conid for conid in world.wanted() if self.price_times.get(conid, moment) > moment}
@@ -99,7 +99,7 @@ class Oracle:
 
 
 def row_faults(row: dict[str, Any], truth: PositionTruth) -> list[tuple[str, str]]:
-    """What is wrong with a row of the lake: rule and detail each."""
+    """Return the violations in a row of the lake, each as rule and detail."""
     found: list[tuple[str, str]] = []
     key: Key = (row["account"], row["conid"])
     if not truth.allows(key, row["position"], row["timestamp"], patience=STALE_POSITION):
@@ -117,7 +117,7 @@ def row_faults(row: dict[str, Any], truth: PositionTruth) -> list[tuple[str, str
 def gateway_faults(
     seen: dict[str, Any], scale: Scale, allowed: set[int], *, enforce_rate: bool
 ) -> list[tuple[str, str]]:
-    """What clients did wrong by the gateway's statistics: rule and detail each.
+    """Return the violations of clients by the gateway's statistics, each as rule and detail.
 
     Args:
         seen: the statistics.

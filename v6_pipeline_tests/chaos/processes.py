@@ -100,7 +100,7 @@ class Gateway:
             raise
 
     def statistics(self) -> dict[str, Any]:
-        """What clients did, seen from the gateway's side."""
+        """Return the gateway's statistics of its clients."""
         return dict(self.request("statistics")["statistics"])
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Gateway:
 
 
 class Owner(Protocol):
-    """Who starts the streamer and renews its lease."""
+    """Starts the streamer and renews its lease."""
 
     streamers: dict[int, psutil.Process]
     """Every streamer there ever was, by epoch."""
@@ -240,7 +240,7 @@ class Workers:
 
     @property
     def running(self) -> list[psutil.Process]:
-        """Those that run now."""
+        """Processes that run now."""
         found = []
         for run in self._seats:
             if run is not None and run.process.poll() is None:
@@ -250,7 +250,7 @@ class Workers:
 
     @property
     def idle(self) -> bool:
-        """Whether no worker runs."""
+        """True if no worker runs."""
         return all(run is None for run in self._seats)
 
     def kill(self, process: psutil.Process) -> None:
@@ -322,7 +322,7 @@ def settings_of(home: Path, gateway: Gateway, scale: Scale) -> dict[str, str]:
         "V6_REFRESH_SECONDS": str(scale.refresh_seconds),
         "V6_LEASE_SECONDS": str(max(scale.lease_seconds, 15)),
         "V6_QUEUE_BATCH": "20",
-        # Dead feeds are told by their silence, which says nothing while the exchange is closed.
+        # Dead feeds are detected by their silence, which means nothing while the exchange is closed.
         "V6_MARKET_HOURS": "always",
     }
 

@@ -16,7 +16,7 @@ from v6_pipeline_tests.chaos.schedule import Planned, Round
 from v6_pipeline_tests.chaos.world import World
 
 RECOVERY_SECONDS = 45.0
-"""From the end of a fault to fresh rows of every contract that should stream."""
+"""Most seconds from the end of a fault to fresh rows of every contract that should stream."""
 STEP_SECONDS = 0.1
 LOOK_SECONDS = 0.5
 SAMPLE_SECONDS = 3.0
@@ -58,7 +58,7 @@ class Runner:
         time.sleep(STEP_SECONDS)
 
     def wait_for_streams(self, since: datetime, *, seconds: float | None = None) -> float | None:
-        """Until all that should stream have rows with a price after ``since``; seconds, None if too late."""
+        """Wait for rows with a price after ``since`` of all that should stream; return seconds, None if too late."""
         seconds = self.deadline_seconds if seconds is None else seconds
         started = since.timestamp()
         while not self.oracle.streams_fresh_since(since):

@@ -1,4 +1,4 @@
-"""How big a run is and how patient: one profile for minutes of chaos, one for the tests that run with every change."""
+"""Size and deadlines of a run: one profile for minutes of chaos, one for the tests that run with every change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens when: rounds of faults, drawn from a seed.
+"""The schedule: rounds of faults, drawn from a seed.
 
 A round is some seconds of overlapping faults, then calm until all streams again, which is timed. The same seed gives
 the same rounds on every machine; how many of them fit into ten minutes depends on the machine.
@@ -49,7 +49,7 @@ class Round:
 
     @property
     def seconds(self) -> float:
-        """Until the last fault has ended."""
+        """Seconds until the last fault has ended."""
         return max(item.at + item.fault.seconds for item in self.faults)
 
 
@@ -105,7 +105,7 @@ PROCESS_FAULTS: dict[str, Draw] = {
     "lake away": lambda draw: LakeAway(_seconds(2, 12)(draw)),
     "state locked": lambda draw: StateLocked(_seconds(2, 14)(draw)),
 }
-"""What a machine does to processes, disk and database."""
+"""Faults of processes, disk and database."""
 
 
 def _link(data: str) -> Draw:
@@ -225,7 +225,7 @@ GATEWAY_FAULTS: dict[str, Draw] = {
     "account feed evicted": _at_once("account feed evicted", "evict_account_feed"),
     "account feed refused": _at_once("account feed refused", "refuse_account_feed"),
 }
-"""What the gateway, IB's servers and other logins do."""
+"""Faults of the gateway, of IB's servers and by other logins."""
 
 CATALOGUE: dict[str, Draw] = PROCESS_FAULTS | GATEWAY_FAULTS
 WEIGHTS = {
@@ -238,6 +238,6 @@ WEIGHTS = {
     "long blackhole": 0.5,
     "long refusal": 0.3,
 }
-"""What is quick and cruel often, what mostly waits or changes what may be expected seldom; the others count 1."""
+"""Weights: quick and severe faults are frequent, those that mostly wait or excuse much are rare; others count 1."""
 _LATER = {"dead streams": 8.0}
-"""Seconds after the round's begin: a silence tells nothing of a feed that has begun to tick a moment before."""
+"""Seconds after the round's begin: silence means nothing for a feed that began to tick a moment before."""

@@ -101,14 +101,14 @@ class Settling:
             self._fail("no dead letters", f"{len(dead)}: {dead[:3]}")
 
     def _end_leases(self) -> None:
-        """As if minutes had gone by: what the dead had leased is open again."""
+        """End the leases of dead processes, as minutes of waiting would."""
         self._world.workers.enabled = False
         self._runner.wait_for(lambda: self._world.workers.idle, 60.0)
         PositionQueue(self._world.database, self._clock).insert_many([])
         self._world.workers.enabled = True
 
     def check_markers(self) -> None:
-        """What was asked for was refreshed afterwards, unless it streams by now or came to an end."""
+        """Check that each requested refresh was made, unless the contract streams now or its position ended."""
         self._oracle.look()
         queued = {item.key for item in PositionQueue(self._world.database).items()}
         for marker in self._world.markers:
@@ -234,7 +234,7 @@ class Settling:
         )
 
     def _differences(self, conids: list[int], delivered: dict[str, dict[str, float]]) -> list[str]:
-        """Where the newest streamed row of a contract is not what the gateway last sent."""
+        """Return the contracts whose newest streamed row differs from what the gateway sent last."""
         rows: dict[int, dict[str, Any]] = {}
         for (_, conid), row in self._world.streamed.newest.items():
             if conid not in rows or rows[conid]["timestamp"] < row["timestamp"]:

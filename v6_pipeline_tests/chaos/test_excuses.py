@@ -1,4 +1,4 @@
-"""What a fault excuses, and no longer than the product needs."""
+"""Effects that a fault excuses, for no longer than the product needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each fault alone: streaming again with fresh rows in time, nothing subscribed twice, no rule broken meanwhile.
+"""Each fault alone: streaming again with fresh rows in time, nothing subscribed twice, no rule broken in between.
 
 Here are those from which the product recovers in seconds; ``make chaos`` mixes all of them for minutes.
 """

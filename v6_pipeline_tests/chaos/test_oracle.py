@@ -133,7 +133,7 @@ def test_a_lasting_violation_is_one() -> None:
 
 
 def fresh(wanted: set[int], unsold: set[int], prices: dict[int, float], *, lines: int) -> bool:
-    """Whether all that must stream do, at noon; the prices' seconds from noon."""
+    """Return True if all that must stream do, at noon; prices by their seconds from noon."""
     world: Any = SimpleNamespace(
         wanted=lambda: wanted,
         excuses=SimpleNamespace(unsold=unsold),

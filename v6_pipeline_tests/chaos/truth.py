@@ -1,4 +1,4 @@
-"""What the gateway was told, and when: the truth that every row of the lake is held against."""
+"""Positions that were set at the gateway, and when: the truth for every row of the lake."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class PositionTruth:
         }
 
     def changed(self, key: Key, quantity: float, *, earliest: datetime, latest: datetime) -> None:
-        """The gateway was told of a new quantity, between these instants."""
+        """Record that the gateway received a new quantity between these instants."""
         before = self._changes.setdefault(key, [Change(_LONG_AGO, _LONG_AGO, 0.0)])
         before.append(Change(earliest, latest, quantity))
 
     def held(self) -> dict[Key, float]:
-        """What is held now."""
+        """Return the positions that are held now."""
         return {key: changes[-1].quantity for key, changes in self._changes.items() if changes[-1].quantity}
 
     def closed(self) -> frozenset[Key]:
-        """What was held once and is not now."""
+        """Return the positions that were held once and are not now."""
         return frozenset(key for key, changes in self._changes.items() if not changes[-1].quantity)
 
     def allows(self, key: Key, quantity: float, at: datetime, *, patience: timedelta) -> bool:
-        """Whether a row of ``at`` may say this quantity: the key had it then, or had it until ``patience`` before."""
+        """Return True if a row of ``at`` may have this quantity: the key had it then, or until ``patience`` before."""
         changes = self._changes.get(key, [])
         for index, change in enumerate(changes):
             ended = changes[index + 1].latest if index + 1 < len(changes) else None

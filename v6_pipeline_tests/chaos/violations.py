@@ -1,4 +1,4 @@
-"""What must never be, as it was found."""
+"""Violations, as they were found."""
 
 from __future__ import annotations
 

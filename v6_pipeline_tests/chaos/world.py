@@ -76,7 +76,7 @@ class World:
 
     @property
     def accounts(self) -> list[str]:
-        """Those of the gateway."""
+        """Accounts of the gateway."""
         return sorted({key[0] for key in self.truth.held() | dict.fromkeys(self.truth.closed(), 0.0)})
 
     def wanted(self) -> set[int]:
@@ -84,18 +84,18 @@ class World:
         return self.active & {conid for _, conid in self.truth.held()}
 
     def stream_count(self) -> int:
-        """How many must stream."""
+        """Return the number of contracts that must stream."""
         return min(len(self.wanted() - self.excuses.unsold), self._stream_capacity())
 
     def all_stream(self) -> bool:
-        """Whether there are lines for all that are wanted, so that each of them must stream that is sold."""
+        """Return True if there are lines for all wanted contracts, so that each must stream if IB sells its data."""
         return len(self.wanted()) <= self._stream_capacity()
 
     def _stream_capacity(self) -> int:
         return self.excuses.capacity(self.scale.stream_capacity, self.scale.batch_lines)
 
     def streamer_logins(self) -> int:
-        """How often the streamer has logged in.
+        """Return the number of logins of the streamer.
 
         Raises:
             GatewayError: no answer.
@@ -103,7 +103,7 @@ class World:
         return self.logins_in(self.gateway.statistics())
 
     def logins_in(self, seen: dict[str, Any]) -> int:
-        """As much, of these statistics."""
+        """Return the number of the streamer's logins in these statistics."""
         return int(seen["connections"].get(str(self.settings.ib_client_id), 0))
 
     # Changes of the broker's side

@@ -21,7 +21,7 @@ Day = TypeVar("Day")
 
 
 def main() -> None:
-    """Parse, re-execute with fixed hashes, simulate, tell."""
+    """Parse, re-execute with fixed hashes, simulate, print."""
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
     parser.add_argument("--seeds", type=int, default=50, help="how many days (50)")
     parser.add_argument("--first", type=int, default=1, help="the first seed (1)")
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def in_processes(work: Callable[[Seed], Day], seeds: Sequence[Seed], jobs: int) -> Iterator[Day]:
-    """What the work makes of each seed, as it comes, by processes that are renewed now and then: they grow.
+    """Yield the day of each seed as it is done, from processes that are replaced regularly because they grow.
 
     Not by ``max_tasks_per_child``: in Python 3.11 a pool whose processes all end at once waits for ever.
     """

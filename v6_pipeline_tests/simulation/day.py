@@ -30,7 +30,7 @@ _DAYS = (date(2026, 3, 3), date(2026, 7, 1), date(2026, 11, 27), date(2026, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a day went."""
+    """Result of a day."""
 
     seed: str
     span: Span
@@ -94,7 +94,7 @@ def _loop(seed: str, span: Span) -> SimulatedLoop:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """In memory where that can be: a day makes thousands of small files, each flushed to the disk."""
+    """Yield a folder, in memory if possible: a day makes thousands of small files, each flushed to the disk."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="v6-simulation-", dir=memory))
     try:

@@ -32,7 +32,7 @@ ANSWER_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a run amounted to; ``bound`` is the least time that pacing lets its requests take, seconds."""
+    """Figures of a run; ``bound`` is the least time that pacing allows for its requests, seconds."""
 
     requests: int
     seconds: float

@@ -1,4 +1,4 @@
-"""What the Delta tables must be at the end of a day."""
+"""Checks of the Delta tables at the end of a day."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 _UNDER_WAY = timedelta(seconds=3)
-"""What a message may take."""
+"""Longest delay of a message."""
 _LATE = timedelta(seconds=180)
-"""How much older than its row an account download may be."""
+"""Greatest age of an account download relative to its row."""
 
 
 def check_lake(world: World, oracle: Oracle) -> None:

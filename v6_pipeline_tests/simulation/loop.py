@@ -25,14 +25,14 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 STEP_SECONDS = 1e-6
-"""What one turn of the loop costs: code that waits until time has passed, by a comparison, gets on."""
+"""Time that one turn of the loop takes: code that compares clock readings in a loop makes progress."""
 _THREAD_SECONDS = 0.004
 _SLOW_THREAD_SECONDS = 0.4
 _SLOW_THREADS = 0.01
 
 
 class State(enum.Enum):
-    """Whether a process runs."""
+    """State of a process."""
 
     RUNNING = enum.auto()
     STOPPED = enum.auto()
@@ -41,7 +41,7 @@ class State(enum.Enum):
 
 
 class KernelObject(Protocol):
-    """What the operating system closes when its process dies."""
+    """An object that the operating system closes when its process dies."""
 
     def close_as_kernel(self) -> None:
         """Close it without a word to the process."""
@@ -69,7 +69,7 @@ class SimulatedProcess:
 
 PROCESS: contextvars.ContextVar[SimulatedProcess | None] = contextvars.ContextVar("process", default=None)
 KERNEL = contextvars.Context()
-"""Of no process: runs whatever becomes of them."""
+"""Context outside of all processes: it runs even if they die."""
 
 
 class Trace:
@@ -166,7 +166,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Future[Any]:
         """Run ``func`` on the loop's thread after a drawn delay; its result arrives after another one.
 
-        It runs even if the caller was cancelled meanwhile, like a function that a thread has begun.
+        It runs even if the caller is cancelled, like a function that a thread has begun.
         """
         answer: asyncio.Future[Any] = self.create_future()
 
@@ -208,19 +208,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return process
 
     def stop_process(self, process: SimulatedProcess) -> None:
-        """As SIGSTOP."""
+        """Stop a process, as SIGSTOP does."""
         if process.state is State.RUNNING:
             process.state = State.STOPPED
 
     def continue_process(self, process: SimulatedProcess) -> None:
-        """As SIGCONT: what became due meanwhile comes at once, in its order."""
+        """Continue a process, as SIGCONT does: what became due while it was stopped runs at once, in order."""
         if process.state is State.STOPPED:
             process.state = State.RUNNING
             process.continued_at = self._virtual
             self._resume(process)
 
     def kill_process(self, process: SimulatedProcess) -> None:
-        """As SIGKILL: nothing of it runs again, and the kernel closes its sockets."""
+        """Kill a process, as SIGKILL does: none of its code runs again, and the kernel closes its sockets."""
         if process.is_alive:
             process.state = State.DEAD
             self._close_files(process)
@@ -270,6 +270,6 @@ def _make_task(loop: Any, coro: Any, context: contextvars.Context | None = None)
 
 
 def _note_failure(loop: Any, context: dict[str, Any]) -> None:
-    """An exception that nobody handled is a finding."""
+    """Record an unhandled exception as a finding."""
     error = context.get("exception")
     loop.failures.append(f"{context.get('message')}: {error!r}")

@@ -1,4 +1,4 @@
-"""What simulated processes ask the operating system: who am I, does that one live, end it, open that database.
+"""The operating system of simulated processes: process ids, signals, and the opening of databases.
 
 The only places where the product is patched: a pid of the simulation is none of the machine's, and a power cut, for
 which the database flushes to the disk, is tested elsewhere.
@@ -80,7 +80,7 @@ def simulated_operating_system(loop: VirtualLoop) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_engine() -> Iterator[None]:
-    """All processes share one engine, and what it has compiled: a third of a day's cost is SQL made anew by each."""
+    """Let all processes share one engine and its compiled SQL: compiling it in each takes a third of a day's cost."""
     engines: dict[str, Engine] = {}
     make = database._engine
 

@@ -1,4 +1,4 @@
-"""What must hold at every moment, and what must hold again some time after a storm.
+"""Rules that hold at every moment, and rules that hold again some time after a storm.
 
 Judged from the gateway's side (``truth``), the Delta tables and the state database's content; never from what a process
 says of itself.
@@ -29,7 +29,7 @@ SLOTS_OUTLIVE_BY = 75.0
 STREAMS_AFTER = 120.0
 """45 s after a storm, and the stretched looks: registry, upkeep, sensor."""
 RESTART_AFTER = 220.0
-"""As much if a process was killed or stopped: its absence must be noticed first."""
+"""The same if a process was killed or stopped: its absence must be noticed first."""
 LINES_AFTER = 540.0
 """Lines that came back are asked for again after 2, then up to 8 minutes."""
 RESTED_AFTER = 720.0
@@ -41,7 +41,7 @@ _STILL_SECONDS = FLUSH_SECONDS + 8.0
 _AWAKE_AFTER = 240.0
 """At night a stream that died without a word is not missed: it is looked at again once the exchange is open."""
 _MOST_LINE_ERRORS = ((30.0, 5), (600.0, 12))
-"""In so many seconds so many errors 101: five at once when lines go, then one per probe."""
+"""Most errors 101 in so many seconds: five at once when lines are lost, then one per probe."""
 _MESSAGES_PER_SECOND = 50
 _SLACK = timedelta(seconds=3)
 
@@ -96,20 +96,20 @@ class Oracle:
         self.blind: list[tuple[datetime, datetime]] = []
         """Between these instants no streamer had a link to the broker."""
         self.delivered: dict[int, list[datetime]] = defaultdict(list)
-        """When ticks of a contract were sent."""
+        """Times at which ticks of a contract were sent."""
         self.quantities: dict[Key, list[tuple[datetime, float]]] = defaultdict(list)
-        """What was held from when on."""
+        """Quantities held, each with its begin."""
         self._seen: dict[str, tuple[float, object]] = {}
         self._dead_since: dict[str, float] = {}
         self._streamed_in_storm: set[int] = set()
         self._alive_by: tuple[float, float] | None = None
-        """From when on nothing else may go wrong, and by when no stream may be dead any more."""
+        """Begin of the time without other faults, and the deadline for all streams to be alive again."""
         self._waited_for_tries = False
         self.urgent: int | None = None
         """Must stream whatever else does."""
         self._hook()
 
-    # What storms tell
+    # Reports of storms
 
     def note(self, name: str, fields: dict[str, Any]) -> None:
         """A fault begins."""
@@ -129,11 +129,11 @@ class Oracle:
         return self._troubled() | self._lately_quiet() | self._streamed_in_storm
 
     def storm_had(self, name: str) -> bool:
-        """Whether such a fault happened since the storm began."""
+        """Return True if such a fault happened since the storm began."""
         return name in self._storm_had
 
     def calm_begins(self) -> None:
-        """Everything is healed, nobody does anything."""
+        """Begin a calm: all faults are healed and no changes are made."""
         self._calm_since = self.world.loop.time()
         self._values_due = None
 
@@ -151,7 +151,7 @@ class Oracle:
         self._asked.append((key, self.world.now, self.world.loop.time()))
 
     def streams_must_live(self, *, in_seconds: float, untroubled_for: float = 300.0) -> None:
-        """What has died is to be streaming again by then, unless something else goes wrong, or went wrong before."""
+        """Expect dead streams to be streaming again by then, unless other faults happen, or happened shortly before."""
         now = self.world.loop.time()
         self._alive_by, self._waited_for_tries = (now - untroubled_for, now + in_seconds), False
 
@@ -218,7 +218,7 @@ class Oracle:
         return int(self.world.loop.time() / seconds) != int((self.world.loop.time() - LOOK_SECONDS) / seconds)
 
     def _within(self, name: str, seconds: float) -> bool:
-        """Whether a fault happened less than so many seconds ago."""
+        """Return True if a fault happened less than so many seconds ago."""
         return name in self._last and self.world.loop.time() - self._last[name] < seconds
 
     # At every moment
@@ -316,7 +316,7 @@ class Oracle:
         statistics.peak_lines = statistics.lines
 
     def _check_dead_slots(self) -> None:
-        """In storms as well: no slot outlives its holder by more than its time to live."""
+        """Check, in storms too, that no slot outlives its holder by more than its time to live."""
         now = self.world.loop.time()
         living = {process.name.rpartition("/")[2] for process in self.world.living}  # the epoch, or the run's name
         holders = Counter(slot.holder for slot in self.world.ledger.usage().slots)
@@ -327,7 +327,7 @@ class Oracle:
                 self.wrong(f"{holders[holder]} lines are kept for {holder}, dead for {now - since:.0f} s")
 
     def _check_alive(self) -> None:
-        """In storms as well, where no other trouble is to blame."""
+        """Check, in storms too, that streams are alive again unless another fault explains it."""
         now = self.world.loop.time()
         if self._alive_by is None or now < self._alive_by[1]:
             return
@@ -349,7 +349,7 @@ class Oracle:
                 self.wrong(f"dead streams that nobody has missed: {dead}")
 
     def _tries_in_vain(self, since: float) -> int | None:
-        """How many contracts are asked for one by one before one ticks after another login had the data; None: all."""
+        """Number of contracts tried one by one before one ticks after a competing session; None: all."""
         if not any(at >= since and name == "competing_session" for at, name, _ in self._notes):
             return 0
         streamed = self.truth.streamed()
@@ -423,7 +423,7 @@ class Oracle:
             self.wrong(f"the ledger and the gateway differ about the lines of {sorted(odd)}")
 
     def _stays(self, what: str, value: object, seconds: float) -> bool:
-        """Whether the same has been seen for some time: a look may fall between two steps."""
+        """Return True if a value is unchanged for some time, because one look may fall between two steps."""
         now = self.world.loop.time()
         since, before = self._seen.get(what, (now, value))
         if before != value:
@@ -453,7 +453,7 @@ class Oracle:
                 self.wrong(f"value of {key} is from {since}, older than {limit.total_seconds():.0f} s")
 
     def _check_asked(self) -> None:
-        """Whoever asked for a refresh got what was observed after that: not a row that was about to be written."""
+        """Check that each requested refresh has a row observed after the request, not one about to be written."""
         if not self._asked or not self.world.refreshes:
             return
         calm = self._calm_for()
@@ -481,7 +481,7 @@ class Oracle:
     # What was the case when
 
     def _note_blindness(self) -> None:
-        """From one look to the next: no streamer is connected, or the gateway has no link; ``ledgers`` uses it."""
+        """Record the times without a connected streamer or without the gateway's link, for ``ledgers``."""
         statistics, now = self.world.gateway.statistics, self.world.now
         logins = statistics.connections[self.world.settings.ib_client_id]
         is_blind = not self.truth.sees() and logins == self._logins
@@ -495,7 +495,7 @@ class Oracle:
         self._looked_at = now
 
     def note_book(self) -> None:
-        """Which quantities the gateway holds from now on; told at each look and after each trade."""
+        """Record the quantities that the gateway holds from now on; called at each look and after each trade."""
         book, now = self.truth.book(), self.world.now
         for key in book.keys() | self.quantities.keys():
             story, quantity = self.quantities[key], book.get(key, 0.0)
@@ -526,7 +526,7 @@ class Oracle:
             if conid not in streamed or conid in troubled or conid not in sent:
                 continue
             if self.world.now - self.delivered[conid][-1] < timedelta(seconds=_STILL_SECONDS - LOOK_SECONDS):
-                continue  # subscribed again meanwhile: its first ticks wait for the next flush
+                continue  # subscribed again since: its first ticks wait for the next flush
             row = rows.get((account, conid))
             if row is None:
                 self.wrong(f"{conid} of {account} is streamed, and has no row")

@@ -1,7 +1,7 @@
-"""What goes wrong, and what people do meanwhile: drawn from the seed, one storm after the other, with calm between.
+"""Faults, and people's actions during them: drawn from the seed, one storm after the other, with calm between.
 
 A storm is a few minutes with one to four faults and as many deeds of people. Then everything that can be healed is
-healed, and nobody does anything until the next one: in the calm the oracle looks whether all is as it should be.
+healed, and no changes are made until the next one: in the calm the oracle checks that everything works again.
 """
 
 from __future__ import annotations
@@ -33,12 +33,7 @@ Deed = Callable[["Storms"], Awaitable[None]]
 
 
 class Storms:
-    """The day's troubles.
-
-    Args:
-        world: whom they befall.
-        oracle: told of each fault, for it explains what would else be a violation.
-    """
+    """The faults of a day; the oracle receives each, because a fault explains what would otherwise be a violation."""
 
     def __init__(self, world: World, oracle: Oracle) -> None:
         self.world = world
@@ -138,8 +133,8 @@ class Storms:
 
     def perform(self, name: str, **fields: Any) -> None:
         """An action at the gateway."""
-        told = ", ".join(f"{key}={value}" for key, value in fields.items())
-        self.world.say(f"gateway: {name} {told}")
+        shown = ", ".join(f"{key}={value}" for key, value in fields.items())
+        self.world.say(f"gateway: {name} {shown}")
         self.oracle.note(name, fields)
         self.world.gateway.perform(name, **fields)
         self.oracle.note_book()  # a position may come and go between two looks
@@ -466,7 +461,7 @@ async def run_and_ask(storm: Storms) -> None:
 
 
 async def ask_for_leased(storm: Storms) -> None:
-    """What runs have in hand is asked for again, between its observation and its acknowledgement if it so happens.
+    """Insert items again that runs have leased, possibly between their observation and their acknowledgement.
 
     The last deed of a storm: nothing else refreshes it soon after, which would hide that the wish was forgotten.
     """

@@ -1,4 +1,4 @@
-"""A few short days in every test run, and the proof that a seed tells everything. ``make simulate`` runs whole ones."""
+"""A few short days in every test run, and a check that a seed determines a day. ``make simulate`` runs whole ones."""
 
 from __future__ import annotations
 

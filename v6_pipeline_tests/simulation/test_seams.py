@@ -1,4 +1,4 @@
-"""Where the product takes its time from: one clock and the loop's, never the system's."""
+"""The product reads the time from one clock and from the loop, never from the system."""
 
 from __future__ import annotations
 

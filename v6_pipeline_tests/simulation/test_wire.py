@@ -57,10 +57,10 @@ def test_an_abort_is_a_reset_for_the_peer() -> None:
 
 def test_the_kernel_closes_what_a_killed_process_had_open() -> None:
     async def body(loop: SimulatedLoop) -> list[bytes]:
-        heard: list[bytes] = []
+        received: list[bytes] = []
 
         async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            heard.append(await reader.read())
+            received.append(await reader.read())
             writer.close()
 
         server = await asyncio.start_server(listen, "127.0.0.1", 0)
@@ -72,10 +72,10 @@ def test_the_kernel_closes_what_a_killed_process_had_open() -> None:
 
         process = loop.start_process("talker", talk)
         await asyncio.sleep(1)
-        assert heard == []
+        assert received == []
         loop.kill_process(process)
         await asyncio.sleep(1)
         await loop.bury()
-        return heard
+        return received
 
     assert on_loop(body) == [b"my last words"]

@@ -1,4 +1,4 @@
-"""What really is the case at the gateway: who holds which line, who is blind, what each account holds.
+"""The truth at the gateway: the holder of each line, blind streams, the positions of each account.
 
 Only the gateway's own objects are read, and the simulation's processes; nothing that the product says of itself.
 """
@@ -67,7 +67,7 @@ class Truth:
         return dict(dead)
 
     def sees(self) -> bool:
-        """Whether some streamer is connected to a gateway that has its link."""
+        """Return True if a streamer is connected to a gateway that has its link."""
         connected = any(process is not None and process.name.startswith("streamer") for _, process in self.sessions())
         return connected and self._world.gateway.market.link.is_up
 

@@ -67,7 +67,7 @@ class SimulatedLoop(VirtualLoop):
 
 
 class MemoryServer:
-    """What ``create_server`` gives; the part of ``asyncio.Server`` that is used."""
+    """The server that ``create_server`` returns: the part of ``asyncio.Server`` that is used."""
 
     def __init__(self, loop: SimulatedLoop, protocol_factory: Callable[[], Any], host: str, port: int) -> None:
         self._loop = loop
@@ -216,7 +216,7 @@ class MemoryTransport(asyncio.Transport):
             self._in_context(self._lose, None)
 
     def abort(self) -> None:
-        """Drop what is not sent; the peer is told by a reset."""
+        """Drop what is not sent; the peer receives a reset."""
         if self._lost:
             return
         self._closing = self._ends = True

@@ -1,7 +1,7 @@
 """A simulated day: the gateway, Dagster's sensor and schedule, a streamer and refreshing runs, and the people.
 
-Belongs here: who exists, starts whom and may be told to do what. What goes wrong when is in ``storms``, what must hold
-in ``oracle``.
+Belongs here: the processes and people, and the actions on them. Faults are drawn in ``storms``; ``oracle`` has the
+rules.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ log = logging.getLogger("simulation")
 
 SCHEDULE_SECONDS = 60
 FLUSH_SECONDS = 120.0
-"""Of the streamer; nothing is lost by a crash but what the next download brings back."""
+"""Flush interval of the streamer; a crash loses only what the next download restores."""
 AWAKE_AFTER_STORM = 240.0
-"""For so long everybody looks as often as in the storm itself."""
+"""Seconds for which all processes look as often as in the storm itself."""
 ALIVE_WITHIN = 45.0
 """Streams that died are streams again by then."""
 STREAMER, WORKER = "streamer", "worker"
@@ -55,7 +55,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which part of which trading day is simulated; instants in UTC."""
+    """The simulated part of a trading day; instants in UTC."""
 
     day: date
     begin: datetime
@@ -64,7 +64,7 @@ class Span:
 
 @dataclass(slots=True)
 class Figures:
-    """What a day amounted to."""
+    """Figures of a day."""
 
     ticks: int = 0
     commits: int = 0
@@ -79,8 +79,8 @@ class Figures:
 class Rhythm:
     """Seconds between the looks of the streamer, and of the sensor.
 
-    Far less often than they really look, but for what is drawn here nobody would notice: they are most of the cost of a
-    quiet hour. ``upkeep`` renews the lines, which last a minute.
+    Longer than in reality, which the events that are drawn here do not reveal: looks are most of the cost of a quiet
+    hour. ``upkeep`` renews the lines, which last a minute.
     """
 
     policy: StreamerPolicy
@@ -152,11 +152,11 @@ class World:
         self.still_until = 0.0
         """No tick before."""
         self.lively_until = 0.0
-        """Until then ticks come every few seconds, as they do on a real market when a link is back."""
+        """End of the time in which ticks come every few seconds, as in a real market after an outage of the link."""
         self.alert_until = 0.0
-        """Until then the streamer looks as often as it really does."""
+        """End of the time in which the streamer looks as often as in reality."""
         self.stormy_until = 0.0
-        """Until then everybody looks often."""
+        """End of the time in which all processes look often."""
         self.last_run_at: datetime | None = None
         self.crashes: list[str] = []
 
@@ -222,7 +222,7 @@ class World:
 
     @property
     def rhythm(self) -> Rhythm:
-        """How often everybody looks now."""
+        """Intervals between the looks of all processes now."""
         if self.loop.time() < self.alert_until:
             return ALERT
         if self.loop.time() < self.stormy_until:
@@ -239,12 +239,12 @@ class World:
 
     @property
     def refreshes(self) -> bool:
-        """Whether the schedule refreshes at this time of day."""
+        """True if the schedule refreshes at this time of day."""
         return self.calendar.is_open(self.now, until_cut_off=True)
 
     @property
     def seconds_to_session(self) -> float:
-        """Until the exchange opens next."""
+        """Seconds until the exchange opens next."""
         day = self.now.astimezone(NEW_YORK).date()
         while True:
             if self.calendar.is_session(day) and self.calendar.session(day).opens_at > self.now:

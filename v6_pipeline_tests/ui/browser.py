@@ -43,7 +43,7 @@ def opened(chromium: str, url: str) -> Iterator[Browser]:
 
 
 class Browser:
-    """What a person does with Dagster's UI."""
+    """Actions of a person in Dagster's UI."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -59,7 +59,7 @@ class Browser:
         self.page.get_by_role("link").filter(has_text=text).last.click()
 
     def click_button(self, text: str) -> None:
-        """Click the last button with this text, wherever on the page it is."""
+        """Click the last button with this text on the page."""
         button = self.page.get_by_role("button").filter(has_text=text).last
         button.scroll_into_view_if_needed()
         button.click()
@@ -72,7 +72,7 @@ class Browser:
         ).last.click()
 
     def open_event(self, name: str, at: int) -> None:
-        """Open an asset's event on the page *Events*, by its timestamp: others may come before it meanwhile."""
+        """Open an asset's event on the page *Events*, by its timestamp: newer events may precede it."""
         self.page.goto(f"/assets/{name}?view=events&time={at}")
 
     def materialize(self, partitions: str) -> None:

@@ -187,13 +187,13 @@ def test_figures_are_plotted_and_slots_drawn(demo: Demo, browser: Browser) -> No
 
 
 def _with_picture(demo: Demo) -> list[int]:
-    """When the stream's materializations were made that have a picture, the newest first."""
+    """Return the times of the stream's materializations that have a picture, the newest first."""
     events = demo.api.labels("streamed_positions")
     return [at for at, labels in events.items() if "slots_over_the_day" in labels]
 
 
 def _statuses(demo: Demo) -> set[str]:
-    """Of the runs that were launched from an asset's page."""
+    """Return the statuses of the runs that were launched from an asset's page."""
     return {run["status"] for run in demo.api.runs("__ASSET_JOB")}
 
 

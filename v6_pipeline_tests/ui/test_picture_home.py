@@ -1,4 +1,4 @@
-"""What ``make pictures`` deletes: what it made itself."""
+"""``make pictures`` deletes only folders that it made itself."""
 
 from __future__ import annotations
 
