@@ -3,8 +3,8 @@
 Real processes on the paper gateway, judged by the gateway's statistics, the queue and the lake: lines and messages as
 ratios of what IB allows, no error 100 or 101, the streams that run, the active contracts beyond them, the options that
 got greeks. With ``--drop`` the gateway's limit falls to 40 lines while all of that runs, and rises again: how many 101s
-that draws, whether every position gets a value meanwhile, and whether the streams return by themselves. Prints a line
-for each limit or promise that was broken, and exits with 1 then. The probes upward come after minutes, so that
+that draws, whether every position gets a value in that time, and whether the streams return by themselves. Prints a
+line for each limit or promise that was broken, and exits with 1 then. The probes upward come after minutes, so that
 ``--drop`` takes up to ten.
 """
 

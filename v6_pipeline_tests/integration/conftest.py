@@ -56,14 +56,14 @@ def gateway_config(clock: ManualClock) -> GatewayConfig:
 
 @pytest.fixture
 async def gateway(gateway_config: GatewayConfig) -> AsyncIterator[PaperGateway]:
-    """In the test's own loop: ``tick_once`` and ``portfolio_tick`` move it."""
+    """A gateway in the test's own loop, which ``tick_once`` and ``portfolio_tick`` move."""
     async with PaperGateway(gateway_config) as running:
         yield running
 
 
 @pytest.fixture
 def settings(gateway: PaperGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Of a home of the test's own, with the gateway's port; variables that the test has set stay."""
+    """Settings of a home of the test's own, with the gateway's port; variables that the test has set stay."""
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     monkeypatch.setenv("V6_HOME", str(home))
@@ -90,7 +90,7 @@ def lake(settings: Settings) -> Lake:
 
 @pytest.fixture
 async def quiet_loop() -> AsyncIterator[None]:
-    """Fails a test that leaves errors which nobody looked at: a task's, a future's, a callback's."""
+    """Fail a test that leaves unhandled errors of tasks, futures or callbacks."""
     noise: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: noise.append(str(context)))
     yield

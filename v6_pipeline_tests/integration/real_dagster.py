@@ -23,7 +23,7 @@ UP_SECONDS = 120
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:
-    """What the condition gives; asked seldom, for a webserver that answers all the time leaves no time to the rest."""
+    """Wait for a condition and return its value; polls rarely, because a busy webserver slows everything else."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
@@ -32,7 +32,7 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:
 
 
 def is_over(process: psutil.Process) -> bool:
-    """Whether it has ended, be it that nobody has reaped it yet."""
+    """Return True if a process has ended, even if it is not reaped yet."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -78,7 +78,7 @@ class DagsterApi:
         self._done(f'startSensor(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }})')
 
     def tick_ids(self, name: str) -> list[str]:
-        """Of the newest ticks that ended."""
+        """Return the newest ticks that ended."""
         [sensor] = self.ask(
             f'{{ sensorOrError(sensorSelector: {{ {_SELECTOR}, sensorName: "{name}" }}) '
             "{ ... on Sensor { sensorState { ticks(limit: 20) { id status } } } } }"
@@ -86,7 +86,7 @@ class DagsterApi:
         return [tick["id"] for tick in sensor["sensorState"]["ticks"] if tick["status"] in {"SKIPPED", "SUCCESS"}]
 
     def launch_backfill(self, assets: Iterable[str], days: Iterable[date]) -> str:
-        """As the dialog *Materialize* of the asset graph does; the backfill's id."""
+        """Launch a backfill as the dialog *Materialize* of the asset graph does; return its id."""
         selection = ", ".join(f'{{ path: ["{asset}"] }}' for asset in assets)
         names = json.dumps([day.isoformat() for day in days])
         [answer] = self.ask(
@@ -115,14 +115,14 @@ class DagsterApi:
         return self.backfill(backfill_id)
 
     def runs(self, job: str) -> list[dict[str, str]]:
-        """Of a job, the newest first."""
+        """Return the runs of a job, the newest first."""
         [answer] = self.ask(
             f'{{ runsOrError(filter: {{ pipelineName: "{job}" }}) {{ ... on Runs {{ results {{ runId status }} }} }} }}'
         ).values()
         return list(answer["results"])
 
     def failure(self, run_id: str) -> str:
-        """What the step that failed said."""
+        """Return the message of the step that failed."""
         [answer] = self.ask(
             f'{{ logsForRun(runId: "{run_id}", limit: 2000) {{ ... on EventConnection {{ events {{ __typename '
             "... on ExecutionStepFailureEvent { failureMetadata { description } error { message } } } } } }"
@@ -146,7 +146,7 @@ class DagsterApi:
         return found
 
     def labels(self, asset: str) -> dict[int, set[str]]:
-        """Of the metadata of an asset's newest materializations, by their timestamps in ms, the newest first."""
+        """Return labels of the metadata of an asset's newest materializations by timestamp in ms, the newest first."""
         [[answer]] = self.ask(
             f'{{ assetNodes(assetKeys: [{{ path: ["{asset}"] }}]) {{ assetMaterializations(limit: 30) {{ '
             "timestamp metadataEntries { label } } } }"

@@ -1,4 +1,4 @@
-"""A gateway that says exactly what a test tells it: for what the paper gateway, which keeps IB's rules, never does."""
+"""A gateway that sends exactly what a test scripts, including messages that the paper gateway never sends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ScriptedGateway:
         return int(self._server.sockets[0].getsockname()[1])
 
     def count(self, message_id: int) -> int:
-        """How many messages of an id have come."""
+        """Return the number of messages received with an id."""
         return sum(fields[0] == str(message_id) for fields in self.received)
 
     def say(self, *fields: object) -> None:

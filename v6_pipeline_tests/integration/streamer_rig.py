@@ -106,7 +106,7 @@ class Rig:
         return {slot.conid for slot in self.ledger.usage().slots}
 
     def slots_last(self, now: datetime) -> bool:
-        """Whether every slot was renewed at ``now``."""
+        """Return True if every slot was renewed at ``now``."""
         return all(slot.expires_at == now + timedelta(seconds=SLOT_TTL_SECONDS) for slot in self.ledger.usage().slots)
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.minutes
 STREAM_SECONDS = 12
 """Counted from the streamer's start: three are enough on a machine that has time."""
 DAEMON_SECONDS = 90
-"""Until streams run in a Dagster whose daemon has only just been started."""
+"""Seconds until streams run in a Dagster whose daemon has just been started."""
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_something_else_listens_on_the_port(v6: V6) -> None:
 
 
 def test_the_client_id_is_in_use(v6: V6, tmp_path: Path) -> None:
-    """By a streamer of another home, which this one's lease knows nothing of."""
+    """A streamer of another home has it, which is unknown to this home's lease."""
     with v6.running("--home", tmp_path / "other", "stream"):
         eventually(lambda: log_says(replace(v6, home=tmp_path / "other"), "positions in"))
         assert "a client with id 60" in v6.error("stream")

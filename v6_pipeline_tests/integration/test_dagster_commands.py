@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """Of somebody who has set nothing but where Dagster's home and ours are."""
+    """Return an environment that sets only Dagster's home and ours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("V6_", "DAGSTER_"))}
     folder = tmp_path / "dagster"
     folder.mkdir()

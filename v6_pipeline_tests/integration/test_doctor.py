@@ -1,4 +1,4 @@
-"""What ``v6 doctor`` finds at a gateway: each fault by its name, and nothing left behind."""
+"""Findings of ``v6 doctor`` at a gateway: each fault by its name; no line or client id stays taken."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Owner:
             assert self.read(), "it ended"
 
     def drain(self) -> int:
-        """What it said before it ended, and its exit code."""
+        """Return the process's output and its exit code."""
         while self.read():
             pass
         return self.process.wait(30)

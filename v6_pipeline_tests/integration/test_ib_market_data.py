@@ -26,7 +26,7 @@ MARKET_DATA, CANCEL = 1, 2
 
 
 class Received:
-    """What a ``MarketData`` reported."""
+    """Reports of a ``MarketData``."""
 
     def __init__(self) -> None:
         self.quotes: list[tuple[int, Quote]] = []

@@ -47,20 +47,20 @@ async def until_seeing(streamer: IBPositionStreamer) -> None:
 
 
 async def until_verifying(streamer: IBPositionStreamer) -> None:
-    """Until the notice has arrived, so that a clock that is set afterwards is later than it."""
+    """Wait for the notice, so that a clock that is set afterwards is later than it."""
     await eventually(
         lambda: "verifying" in {feed.state for feed in streamer.status().feeds.values()}, "said to be back"
     )
 
 
 async def two_looks(streamer: IBPositionStreamer) -> None:
-    """Until the streamer has looked at what is due, with all that a test has just changed."""
+    """Wait until the streamer has considered all changes of the test."""
     looks = streamer.upkeeps
     await eventually(lambda: streamer.upkeeps >= looks + 2, "two looks at what is due")
 
 
 async def pass_time(rig: Rig, streamer: IBPositionStreamer, seconds: float) -> None:
-    """In steps, so that the lines are renewed on the way as they are in life."""
+    """Advance the clock in steps, so that the lines are renewed in between, as in reality."""
     while seconds > 0:
         rig.clock.advance(min(seconds, 20))
         seconds -= 20

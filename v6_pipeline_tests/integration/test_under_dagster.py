@@ -39,7 +39,7 @@ LEASE_SECONDS = 45
 TICK_SECONDS = 75
 """The lease counts from the last tick that renewed it: one that was under way (60 s at most) may end after a stop."""
 LEFT_SECONDS = 10
-"""What is left of a lease that nobody renews any more, so that the test need not wait for all of it."""
+"""Seconds left of a lease that is no longer renewed, so that the test need not wait for all of it."""
 pytestmark = [pytest.mark.slow, pytest.mark.minutes, pytest.mark.timeout(1200)]
 
 
@@ -66,7 +66,7 @@ class Owned:
         return psutil.Process(lease.pid)
 
     def shorten_lease(self) -> None:
-        """As if the last tick that renewed it were longer ago."""
+        """Shorten the lease, as if its last renewal were longer ago."""
         StreamerLease(self._database).renew(self.lease.epoch, ttl_seconds=LEFT_SECONDS)
 
     def code_servers(self) -> list[psutil.Process]:
@@ -94,7 +94,7 @@ class System:
         return pl.DataFrame(schema=spec.schema) if handle is None else pl.scan_delta(handle).collect()
 
     def content(self, spec: TableSpec, days: Sequence[date]) -> pl.DataFrame:
-        """What the days say, without where it comes from."""
+        """Return the content of the days without its lineage."""
         told = [name for name in spec.column_names if name not in spec.provenance]
         return self.rows(spec).filter(pl.col("date").is_in(days)).select(told).sort(spec.key)
 

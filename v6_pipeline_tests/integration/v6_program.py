@@ -18,7 +18,7 @@ from v6_pipeline.cli import main
 
 SECONDS = 60
 IN_THIS_PROCESS = {"init", "slots", "queue", "positions", "strategies"}
-"""What these do does not depend on being a process, and a process costs a second."""
+"""Commands that need no process of their own, because a process costs a second."""
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -49,7 +49,7 @@ class V6:
 
     @contextmanager
     def running(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-        """In the background; killed at the end if it still runs."""
+        """Start a command in the background; it is killed at the end if it still runs."""
         with subprocess.Popen(
             self._command(*arguments),
             env=self.environ,

@@ -73,7 +73,7 @@ def test_time_goes_on_where_summer_time_ends(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def share(png: bytes, colour: tuple[int, int, int]) -> float:
-    """Of the picture's points, those of this colour."""
+    """Return the points of the picture that have this colour."""
     image = opened(png)
     counted = image.getcolors(image.width * image.height) or []
     return sum(count for count, found in counted if found == colour) / (image.width * image.height)

@@ -1,4 +1,4 @@
-"""What each check of the history says, with its numbers and a sample of what is wrong."""
+"""The verdict of each check of history, with its numbers and a sample of offenders."""
 
 from __future__ import annotations
 

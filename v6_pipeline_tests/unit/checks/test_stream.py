@@ -1,4 +1,4 @@
-"""When to worry about the stream, and when not to."""
+"""The verdicts of the checks of the stream."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ FRIDAY_NOON = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
 
 
 class Clock:
-    """What ``ClockedPipeline`` takes for now; a class of its own, since pydantic guards the resource's attributes."""
+    """The current time of ``ClockedPipeline``; a class of its own, because pydantic guards a resource's attributes."""
 
     instant: ClassVar[datetime] = FRIDAY_NOON
 

@@ -1,4 +1,4 @@
-"""What the doctor's few quotes say of the market data that a login is given."""
+"""Findings about a login's market data from the doctor's few quotes."""
 
 from __future__ import annotations
 

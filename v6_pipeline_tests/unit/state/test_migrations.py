@@ -80,7 +80,7 @@ def test_a_migrated_sqlite_file_has_the_very_definitions_of_a_new_one(
 
 
 def _definitions(connection: Connection) -> dict[str, list[str]]:
-    """By name, each definition as its sorted clauses: the order of constraints means nothing."""
+    """Return definitions by name, each as its sorted clauses: the order of constraints does not matter."""
     rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
     return {row.name: sorted(clause.strip(" ,\t") for clause in row.sql.splitlines() if clause.strip()) for row in rows}
 

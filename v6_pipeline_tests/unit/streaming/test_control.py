@@ -297,7 +297,7 @@ def test_a_hung_process_loses_its_lease_and_is_killed(
 
 
 def test_one_that_hangs_is_killed_while_its_lines_are_its_own_in_the_ledger() -> None:
-    """Until then the gateway has these lines too; another process that took them would exceed the limit."""
+    """Lines stay taken while the gateway has them: another process that took them would exceed the limit."""
     killed_after = HUNG_AFTER.total_seconds() + 2 * TICK_SECONDS + KILL_SECONDS
     assert SLOT_TTL_SECONDS - SLOT_RENEWAL.total_seconds() > killed_after
     assert GIVE_UP_SECONDS + RENEWAL_SECONDS <= SLOT_TTL_SECONDS

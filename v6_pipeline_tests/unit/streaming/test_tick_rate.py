@@ -1,4 +1,4 @@
-"""How long a silence may last follows from how often there was none."""
+"""The longest silence that is normal for a feed follows from its tick rate."""
 
 from __future__ import annotations
 

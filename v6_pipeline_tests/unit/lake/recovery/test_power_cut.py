@@ -45,7 +45,7 @@ def conids(table: DeltaTableStore) -> set[int]:
 
 @pytest.mark.parametrize("loss", list(Loss), ids=lambda loss: loss.name)
 def test_no_acknowledged_row_is_lost_by_a_power_cut_at_any_flush(tmp_path: Path, loss: Loss) -> None:
-    """From the table's creation over commits, a checkpoint (version 19) and a compaction."""
+    """The cuts range from the table's creation over commits, a checkpoint (version 19) and a compaction."""
     lake = tmp_path / "lake"
     lake.mkdir()
     disk = Disk(lake)

@@ -1,4 +1,4 @@
-"""What IB said of closes, kept so that it is not asked again."""
+"""IB's answers about closes, kept so that they are not requested again."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_no_rolling_second_holds_more_than_the_bound(
 
 
 def _peak(seconds: list[float]) -> int:
-    """As the gateway counts: an event exactly one second old is out of the window."""
+    """Count as the gateway does: an event exactly one second old is out of the window."""
     return max((sum(end - 1 < other <= end for other in seconds) for end in seconds), default=0)
 
 

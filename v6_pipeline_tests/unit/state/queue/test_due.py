@@ -1,4 +1,4 @@
-"""Which holdings a queued refresh is due for."""
+"""The holdings that are due for a refresh."""
 
 from __future__ import annotations
 

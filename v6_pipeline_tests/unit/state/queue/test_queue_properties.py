@@ -27,7 +27,7 @@ MAX_ATTEMPTS, BACKOFF, CAP = 3, 20.0, 30.0
 
 @dataclass
 class Wanted:
-    """What the model knows of an item."""
+    """An item in the model."""
 
     priority: int
     queued_at: datetime
@@ -187,7 +187,7 @@ class QueueMachine(RuleBasedStateMachine):
         ]
 
     def _token(self, which: int) -> str:
-        """Of a batch, the newest ones first, or none that was ever given out."""
+        """Draw a token of a batch, preferably a new one, or one that was never issued."""
         return self.batches[-1 - which].token if which < len(self.batches) else "invented"
 
 

@@ -1,4 +1,4 @@
-"""What a holding served at an instant of the past: as the registry itself would have answered then."""
+"""The strategies of a holding at a past instant are those that the registry would have returned then."""
 
 from __future__ import annotations
 

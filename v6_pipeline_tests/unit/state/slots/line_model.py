@@ -94,7 +94,7 @@ class Process:
         self.gateway.disconnect(self.holder)
 
     def shed(self) -> frozenset[int]:
-        """What a holder gives up now: a batch what streams want, a streamer what is beyond its part."""
+        """Return the lines that a holder releases now: for streams that need them, or those beyond its part."""
         usage = self.ledger.usage()
         if self.purpose is SlotPurpose.BATCH:
             return usage.to_yield(self.holder)

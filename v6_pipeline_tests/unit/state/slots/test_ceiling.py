@@ -1,4 +1,4 @@
-"""What error 101 teaches, as data in and data out."""
+"""The ceiling that is learned from error 101: data in, data out."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def ledger(database: StateDatabase, clock: ManualClock) -> StepLedger:
 
 
 def _take(ledger: StepLedger, conids: list[int], holder: str, purpose: SlotPurpose, ttl: float = 60) -> AcquiredSlots:
-    """As a holder does it: what is granted is confirmed before more is asked for."""
+    """Take lines as a holder does: granted lines are confirmed before the next request."""
     granted: list[int] = []
     while True:
         answer = ledger.acquire(conids, holder=holder, purpose=purpose, ttl_seconds=ttl)

@@ -78,7 +78,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(role=WHO)
     def fill(self, role: str) -> None:
-        """As much as there is, each line confirmed before the next: the ceilings are only met by those who try."""
+        """Take all available lines, each confirmed before the next, so that the ceilings are reached."""
         process = self.processes[role]
         process.deliver()
         while True:
@@ -159,7 +159,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(role=WHO)
     def end(self, role: str) -> None:
-        """In order: cancel, disconnect, give back."""
+        """End a holder in order: cancel, disconnect, release."""
         process = self.processes[role]
         self.gateway.disconnect(process.holder)
         process.ledger.release(process.holder)

@@ -53,7 +53,7 @@ class Rig:
         self.clock.advance(2)
 
     def seconds(self, number: int) -> int:
-        """How many 101s the gateway answered in that time."""
+        """Return the number of 101s that the gateway sent in that time."""
         before = self.gateway.refusals
         for _ in range(number // 2):
             self.step()
