@@ -129,13 +129,9 @@ class FlexFaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexConfig:
-    """Settings of one simulated service.
+    """Settings of one simulated service; port 0 picks a free one.
 
-    Attributes:
-        port: 0 picks a free one.
-        in_progress: number of replies "in progress" before a statement is ready.
-        clock: monotonic seconds, for the rate.
-        utcnow: the aware time in statements.
+    `in_progress` is the number of replies "in progress" before a statement is ready, `clock` monotonic seconds.
     """
 
     port: int = 0
@@ -170,8 +166,7 @@ class Answer:
 class FlexServer:
     """Serves the statements of a past in a thread of its own; a context manager.
 
-    Attributes:
-        requests: number of answers by name (``SendRequest``, ``GetStatement``); ``refused``: for exceeding the rate.
+    `requests` counts answers by name (``SendRequest``, ``GetStatement``), and those ``refused`` for the rate.
 
     Raises:
         GatewayError: the port is taken.

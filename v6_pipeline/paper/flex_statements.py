@@ -31,11 +31,8 @@ class Section(StrEnum):
 class FlexQuery:
     """Options of a query.
 
-    Attributes:
-        by_day: "Breakout by Day": one statement per account and session, else one per account for all of them.
-        lots: rows of level LOT in addition to those of level SUMMARY.
-        book_trades: exercises, assignments and expirations are also among the trades, as in IB's statements.
-        empty: sections that are present and empty.
+    `by_day` is "Breakout by Day", a statement per account and session; `lots` adds rows of level LOT; `book_trades`
+    adds exercises, assignments and expirations to the trades, as IB does; sections in `empty` are present and empty.
     """
 
     by_day: bool = True

@@ -49,11 +49,8 @@ class PaperGateway:
 
     Used as an async context manager, or with `start` and `stop`. All other methods must be called in its event loop.
 
-    Attributes:
-        flex: the Flex Web Service, which serves if the configuration names a port for it.
-        actions: the actions on the running gateway, by name; see `perform`.
-        connection_faults, link_faults, contract_faults, history_faults, account_faults: the same as typed methods.
-            Unlike `perform` they do not check that accounts and contracts exist.
+    `perform` carries out an action by name; the fault classes have the same actions as typed methods, which do not
+    check that accounts and contracts exist.
     """
 
     def __init__(self, config: GatewayConfig | None = None) -> None:

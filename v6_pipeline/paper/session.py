@@ -149,11 +149,8 @@ class ClientSession:
     """A client from its first byte to its last.
 
     `dispatch` handles every message after the login; `claim` takes a client id for this session, or returns False if it
-    is in use; `greet` sends the state of IB's servers once the login is accepted.
-
-    Attributes:
-        forced_breaches: number of the next messages that count as breaches of the message rate, whatever the rate.
-        has_ended: True once the client has closed its end.
+    is in use; `greet` sends the state of IB's servers once the login is accepted. The next `forced_breaches` messages
+    count as breaches of the message rate; `has_ended` is True once the client has closed its end.
     """
 
     def __init__(
