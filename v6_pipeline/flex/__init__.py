@@ -5,7 +5,7 @@ Does not belong here: building a trading day from its sources (``history``), wri
 
 A Flex file passes these modules in this order, and none of them imports a later one. All may import ``model``.
 
-1. ``exchange``, ``replies``, ``service``, ``archive``: the web service's statements become files of the archive.
+1. ``replies``, ``exchange``, ``service``, ``archive``: the web service's statements become files of the archive.
    Files that the user drops into ``V6_FLEX_DIR`` start at 2.
 2. ``statement``, ``reader``: the bytes of a file become statements.
 3. ``index``, ``files``: the files are listed, the newest statement of each account and day is chosen, and returned day
