@@ -141,8 +141,7 @@ async def examine_quotes(
         await _subscribe(lines, tried, timeouts.lines)
         await _first_prices(tried, timeouts.quotes)
     finally:
-        await lines.cancel_all()
-        await lines.release_all()
+        await lines.close()
     yield _judge_lines(tried, await lines.usage())
     yield judge(tried, is_open=TradingCalendar(settings.timezone).is_open(clock()))
 

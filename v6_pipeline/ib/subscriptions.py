@@ -2,8 +2,9 @@
 
 At no instant does the gateway hold a line for us that the ledger does not know of. So the ledger grants a line before
 the request is sent (``SUBSCRIBING``), and a round trip shows that the gateway did not refuse it (``LIVE``). The ledger
-marks a line as closing before the cancel is sent (``CANCELLING``), and releases it after a round trip has confirmed the
-cancel (``RELEASING``). A refusal, or the loss of all market data, ends a line without a cancel.
+marks a line as closing before the cancel is sent (``CANCELLING``), unless a session ends or a row has expired, and
+releases it after a round trip has confirmed the cancel (``RELEASING``). A refusal, or the loss of all market data, ends
+a line without a cancel.
 
 Does not belong here: which contracts get a line and for how long (``streaming.stream_lines``, ``refresh.quotes``).
 """
@@ -46,6 +47,7 @@ class LineState(enum.StrEnum):
 
 _SUBSCRIBED = frozenset({LineState.SUBSCRIBING, LineState.LIVE})
 _UNCONFIRMED = frozenset({LineState.SUBSCRIBING, LineState.CANCELLING})
+_ENDED = frozenset({LineState.EXHAUSTED, LineState.RELEASING})
 
 
 @dataclass(slots=True)
@@ -166,10 +168,10 @@ class Subscriptions:
         subscribed = self.conids
         closing = [conid for conid in ended if conid in subscribed]
         answer = await self._exchange(closing, wanted, priorities)
-        for conid in closing:
-            if self._lines[conid].state in _SUBSCRIBED:
-                self._listener.on_cancelled(conid)
-                self._cancel(conid)
+        subscribed = self.conids
+        for conid in filter(subscribed.__contains__, closing):
+            self._listener.on_cancelled(conid)
+            self._cancel(conid)
         self._subscribe([conid for conid in answer.granted if conid not in self._lines], specs or {})
         await self._confirm()
         return answer
@@ -213,16 +215,32 @@ class Subscriptions:
     async def cancel_all(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Cancel every subscription and wait for the gateway to confirm, up to ``timeout`` seconds in all.
 
-        A step under way subscribes nothing more. The cancels may wait for the message rate.
+        A step under way subscribes nothing more. The cancels may wait for the message rate, but not for the ledger,
+        whose database may be the reason for the end: so it does not mark these lines as closing.
         """
-        await self._stop_steps()
-        for conid in self.conids:
-            self._cancel(conid)
+        self._session += 1
+        self._abandon(self.conids)
         try:
             async with asyncio.timeout(timeout):
                 await self._confirm()
         except (GatewayError, TimeoutError) as error:
             log.info("cancelling the market data: %s", str(error) or "not confirmed in time")
+
+    async def close(self) -> None:
+        """Cancel every subscription, marked as closing in the ledger if that answers, and give all lines back.
+
+        Raises:
+            StateError: the ledger cannot be used; the lines expire.
+        """
+        await self._stop_steps()
+        try:
+            while not self.is_idle:
+                await self.step(ended=self.conids)
+        except GatewayError as error:
+            log.info("cancelling the market data: %s", error)
+        except StateError:
+            await self.cancel_all()
+        await self.release_all()
 
     async def release_all(self) -> None:
         """Give all lines back after ``cancel_all``, if the gateway confirmed the cancels or closed the socket itself.
@@ -273,13 +291,14 @@ class Subscriptions:
                 priorities=priorities,
             )
         )
-        # The thread of a cancelled task goes on: ``cancel_all`` waits for it, and ``release_all`` gives back its lines.
+        # The thread of a cancelled task goes on: ``release_all`` waits for it, and gives back the lines that it took.
         answer = await asyncio.shield(self._ledger_call)
         if session != self._session:
             raise GatewayError("the session ended during a call of the slot ledger")
-        for conid in changes.confirmed:
+        for conid in changes.confirmed & self._lines.keys():
             self._lines[conid].is_reported_live = True
-        for conid in changes.exhausted | changes.released:
+        # A report at the end of the session may have been first.
+        for conid in (changes.exhausted | changes.released) & self._having(*_ENDED):
             del self._lines[conid]
         return answer
 
@@ -297,7 +316,7 @@ class Subscriptions:
         self.market.cancel(conid)
 
     def _abandon(self, conids: Iterable[int]) -> None:
-        """Cancel lines whose rows have expired or soon will."""
+        """Cancel lines without the ledger."""
         for conid in conids:
             self._cancel(conid)
             self._listener.on_lost(conid)

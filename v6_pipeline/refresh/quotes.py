@@ -101,7 +101,7 @@ class BatchQuotes(LineListener):
         except GatewayError as error:
             self._stopped = str(error)
         finally:
-            await asyncio.shield(self._release_lines())
+            await asyncio.shield(self._lines.close())
         if self._refused:
             self._unavailable |= self._refused.keys()
             await self._book.note_refused(self._refused)
@@ -110,10 +110,6 @@ class BatchQuotes(LineListener):
         if missed:
             log.info("%d contracts are valued without a quote%s", missed, self._stopped and f": {self._stopped}")
         return quotes
-
-    async def _release_lines(self) -> None:
-        await self._lines.cancel_all()
-        await self._lines.release_all()
 
     async def _collect(self, quotes: dict[int, Quote]) -> None:
         """Add to ``quotes`` until no contract waits and no line is held."""
@@ -133,9 +129,10 @@ class BatchQuotes(LineListener):
             if self._stopped or idle_for > self._timeout(wait) or spent > self._timeouts.batch:
                 self._waiting.clear()
             ask = bool(self._waiting) and (usage is None or self._is_worth_asking(usage))
-            answer = await self._lines.step(self._waiting if ask else (), self._contracts, ended=ended)
             if ask:
-                wait, self._asked_at = answer.wait, self._now()
+                self._asked_at = self._now()
+            answer = await self._lines.step(self._waiting if ask else (), self._contracts, ended=ended)
+            wait = answer.wait if ask else wait
             granted = bool(answer.granted)
             if granted:
                 served_at = self._now()

@@ -267,8 +267,10 @@ def end_spawned(settings: Settings, database: StateDatabase, *, seconds: float) 
     if lease.host is not None and _is_alive(lease) is None:
         return None
     if not stop_and_wait(database, lease.epoch, seconds=seconds, sleep=time.sleep):
-        _end_process(lease)
-        _release(settings, database, lease)
+        if process_of(lease) is None or _end_process(lease):
+            _release(settings, database, lease)
+        else:
+            log.warning("the streamer still runs: its lease and its lines stay until they expire")
     return lease
 
 

@@ -110,9 +110,9 @@ class FeedHealth:
     def ticked(self, conid: int, now: datetime) -> None:
         """Take a contract's tick as proof of its feed."""
         contract = self._contracts.ticked(conid, now)
-        if contract is None or contract.subscribed_at is None:
+        if contract is None or contract.streams_since is None:
             return
-        if now - contract.subscribed_at > OPENING:
+        if now - contract.streams_since > OPENING:
             self._tick_rates[contract.feed].ticked(now)
             self._tick_rate_of_all.ticked(now)
         if self._competing.ticked(now):
@@ -208,7 +208,7 @@ class FeedHealth:
     def is_blind(self, conid: int) -> bool:
         """Return True if a contract's data is away, or is back and not verified: no row is made without a tick."""
         contract = self._contracts.get(conid)
-        return contract is not None and contract.subscribed_at is not None and self._records[contract.feed].is_blind
+        return contract is not None and contract.streams_since is not None and self._records[contract.feed].is_blind
 
     def describe(self) -> dict[str, FeedStatus]:
         """Return the feeds that do not flow, for the status."""
@@ -225,12 +225,12 @@ class FeedHealth:
         record.state, record.reason, record.since = FeedState.STALE, reason, record.since or now
         record.event_at, record.renew_at, record.renewals, record.retry = now, None, 0, 2 * VERIFY_WITHIN
 
-    def _verify(self, feed: Feed, now: datetime, reason: str) -> None:
+    def _verify(self, feed: Feed, now: datetime, reason: str, *, all_expected: bool = False) -> None:
         record = self._records[feed]
         self._pause_tick_rate(feed)
         self._expect(feed, now)
-        # What ticked until the event, such as a future at night, is expected to tick after it at any hour.
-        is_expected = any(contract.expected_by is not None for contract in self._subscribed_to(feed))
+        # A contract that ticked until the event, such as a future at night, is expected to tick after it at any hour.
+        is_expected = any(all_expected or _is_expected(contract) for contract in self._subscribed_to(feed))
         ticks = is_expected or self._is_open(now)
         record.state = FeedState.VERIFYING if ticks else FeedState.UNVERIFIED
         record.reason, record.since = reason, record.since or now
@@ -239,20 +239,17 @@ class FeedHealth:
 
     def _end_competing(self, ticked: StreamedContract, now: datetime) -> None:
         # It is not known whether the other requests bring data again, as the one that was tried does.
-        subscribed = self._contracts.subscribed_ones()
-        for contract in subscribed:
-            contract.expected_by = now
         for feed in Feed:
-            self._verify(feed, now, "another login had the market data")
+            self._verify(feed, now, "another login had the market data", all_expected=True)
             self._records[feed].event_at = None
-        for contract in subscribed:
+        for contract in self._contracts.subscribed_ones():
             contract.expected_by = now + VERIFY_WITHIN
         ticked.expected_by = None
 
     def _expect(self, feed: Feed, now: datetime) -> None:
         """Each contract that was lively at an event has to tick after it; pending deadlines are extended."""
         for contract in self._subscribed_to(feed):
-            if contract.expected_by is not None or now - contract.quiet_since <= LIVELY:
+            if _is_expected(contract) or now - contract.quiet_since <= LIVELY:
                 contract.expected_by = now + CONTRACT_VERIFY_WITHIN
 
     def _feed_due(self, feed: Feed, now: datetime) -> Renewal | None:
@@ -322,3 +319,8 @@ class FeedHealth:
 
     def _subscribed_to(self, feed: Feed) -> list[StreamedContract]:
         return [contract for contract in self._contracts.subscribed_ones() if contract.feed is feed]
+
+
+def _is_expected(contract: StreamedContract) -> bool:
+    """Return True if a tick is due: not of a contract that is retried in vain, which may never tick."""
+    return contract.expected_by is not None and contract.retries == 0

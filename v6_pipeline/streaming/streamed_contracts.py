@@ -64,11 +64,14 @@ class StreamedContract:
     conid: int
     feed: Feed = Feed.STOCKS
 
-    # Ends with the subscription.
+    # Ends with the subscription. Only the first of these ends with a renewal, or it would hide a feed that is silent.
     subscribed_at: datetime | None = None
+    streams_since: datetime | None = None
     last_tick_at: datetime | None = None
     expected_by: datetime | None = None
     """Subscribed again unless it has ticked by then."""
+    is_renewing: bool = False
+    """It is cancelled to be subscribed again in the same pass of the routing."""
 
     # Ends with the session, the first two with a tick too.
     retries: int = 0
@@ -87,12 +90,13 @@ class StreamedContract:
 
     @property
     def quiet_since(self) -> datetime:
-        """Time of the subscription's last tick, or of its request before the first."""
-        return self.last_tick_at or self.subscribed_at or _NEVER
+        """Time of the last tick, or of the first request before it."""
+        return self.last_tick_at or self.streams_since or _NEVER
 
     def end_subscription(self) -> None:
         """Forget what belongs to the subscription."""
-        self.subscribed_at = self.last_tick_at = self.expected_by = None
+        self.subscribed_at = self.streams_since = self.last_tick_at = self.expected_by = None
+        self.is_renewing = False
 
     def end_session(self) -> None:
         """Forget what belongs to the session; what was not sold (354) may be sold after a new login."""
@@ -116,8 +120,8 @@ class StreamedContracts:
         return self._records.get(conid)
 
     def subscribed_ones(self) -> list[StreamedContract]:
-        """Return the records of the contracts that are subscribed."""
-        return [record for record in self if record.subscribed_at is not None]
+        """Return the records of the contracts that are subscribed or being renewed."""
+        return [record for record in self if record.streams_since is not None]
 
     # Events
 
@@ -130,9 +134,13 @@ class StreamedContracts:
     def subscribed(self, conid: int, sec_type: SecType, now: datetime) -> None:
         """Begin a subscription and expect its first tick, as IB sends a contract's last values at once."""
         record = self._of(conid)
-        record.end_subscription()
-        record.feed, record.subscribed_at = Feed.of(sec_type), now
-        record.expected_by = now + min(CONTRACT_VERIFY_WITHIN * 2**record.retries, RETRY_MAX)
+        is_retry = record.is_renewing and record.expected_by is None and record.retries > 0
+        if not record.is_renewing:
+            record.end_subscription()
+            record.streams_since = now
+        if is_retry or not record.is_renewing:
+            record.expected_by = now + min(CONTRACT_VERIFY_WITHIN * 2**record.retries, RETRY_MAX)
+        record.feed, record.subscribed_at, record.is_renewing = Feed.of(sec_type), now, False
 
     def ticked(self, conid: int, now: datetime) -> StreamedContract | None:
         """Record a tick; return the contract's record, ``None`` if it is not subscribed."""
@@ -149,7 +157,21 @@ class StreamedContracts:
         record = self._of(conid)
         if self._is_silent(record, now):
             record.cooldown_until = now + COOLDOWN
-        record.end_subscription()
+        if record.is_renewing:
+            record.subscribed_at = None
+        else:
+            record.end_subscription()
+
+    def begin_renewal(self, conids: Iterable[int]) -> None:
+        """Take the next cancels of these contracts for renewals, until ``end_renewals``."""
+        for conid in conids:
+            self._of(conid).is_renewing = True
+
+    def end_renewals(self) -> None:
+        """End the subscriptions that were cancelled for a renewal and not made again."""
+        for record in self:
+            if record.is_renewing:
+                record.end_subscription()
 
     def lost(self, conid: int) -> None:
         """End a subscription without a cooldown: the contract lost its line through no fault of its own."""
@@ -231,9 +253,10 @@ class StreamedContracts:
     def _is_silent(self, record: StreamedContract, now: datetime) -> bool:
         if record.cooldown_until is not None and now < record.cooldown_until:
             return True
-        if self._last_tick_at is None or now - self._last_tick_at >= SILENT_AFTER or record.last_tick_at is not None:
+        if self._last_tick_at is None or now - self._last_tick_at >= SILENT_AFTER or record.subscribed_at is None:
             return False
-        return record.subscribed_at is not None and now - record.subscribed_at >= SILENT_AFTER
+        has_ticked = record.last_tick_at is not None and record.last_tick_at >= record.subscribed_at
+        return not has_ticked and now - record.subscribed_at >= SILENT_AFTER
 
     def _of(self, conid: int) -> StreamedContract:
         return self._records.setdefault(conid, StreamedContract(conid))

@@ -295,6 +295,14 @@ class IBPositionStreamer:
         self._routed_at = self._clock()
         await self._publish_changes()
         renewed = self._feeds.take_renewals() & self._lines.conids
+        self._contracts.begin_renewal(renewed)
+        try:
+            await self._follow_routes(usage, renewed)
+        finally:
+            self._contracts.end_renewals()
+
+    async def _follow_routes(self, usage: SlotUsage, renewed: set[int]) -> None:
+        """Plan, cancel and subscribe; ``renewed`` contracts are subscribed again."""
         await self._lines.cancel(renewed)
         now = self._clock()
         routes = self._routes(now)

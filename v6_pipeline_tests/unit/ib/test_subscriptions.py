@@ -6,6 +6,7 @@ After every message that the gateway reads, the invariant is checked: the ledger
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -454,4 +455,51 @@ async def test_the_lines_that_a_cancelled_step_took_are_released(rig: Rig) -> No
     await rig.lines.release_all()
 
     assert rig.ledger.reported, "the call was made"
+    assert rig.ledger.rows() == set()
+
+
+async def test_lines_are_cancelled_at_once_though_a_call_of_the_ledger_hangs(rig: Rig) -> None:
+    """The state database may be the reason why the session ends."""
+    await rig.live(1)
+    hangs, called = threading.Event(), threading.Event()
+    rig.ledger.before_call = lambda: called.set() or hangs.wait(30)
+    step = asyncio.create_task(rig.lines.step([2], SPECS))
+    await asyncio.to_thread(called.wait)
+
+    await rig.lines.cancel_all(timeout=5)
+
+    assert rig.gateway.held == set()
+    assert rig.noted.events[-1] == ("lost", 1)
+    hangs.set()
+    await rig.lines.release_all()
+    with pytest.raises(GatewayError):
+        await step
+    assert rig.ledger.rows() == set()
+
+
+async def test_a_batch_marks_its_lines_as_closing_before_it_cancels_them(rig: Rig) -> None:
+    await rig.live(1, 2)
+
+    await rig.lines.close()
+
+    assert {conid for changes in rig.ledger.reported for conid in changes.closing} == {1, 2}
+    assert (rig.gateway.held, rig.ledger.rows()) == (set(), set())
+
+
+async def test_a_batch_cancels_its_lines_though_the_ledger_is_away(rig: Rig) -> None:
+    await rig.live(1)
+    rig.ledger.is_away = True
+
+    await rig.lines.close()
+
+    assert rig.gateway.held == set()
+
+
+async def test_two_reports_of_one_refusal_at_the_same_time_do_no_harm(rig: Rig) -> None:
+    rig.gateway.refuses[1] = [TOO_MANY]
+    await rig.lines.step([1], SPECS)
+
+    await asyncio.gather(rig.lines.report(), rig.lines.report())
+
+    assert rig.lines.is_idle
     assert rig.ledger.rows() == set()

@@ -449,3 +449,76 @@ def test_feeds_that_bring_their_opening_values_alone_are_asked_every_quarter_of_
         rig.now += SECOND
         rig.tick(STOCK, OTHER_STOCK, OPTION)
     assert all(found == {STOCK, OTHER_STOCK, OPTION} for found in asked)
+
+
+# Renewals: a contract is cancelled and subscribed again in one pass, which proves nothing of its feed
+
+
+def renewing(rig: Rig, conids: set[int]) -> None:
+    rig.contracts.begin_renewal(conids)
+    for conid in conids:
+        rig.contracts.cancelled(conid, rig.now)
+        rig.contracts.subscribed(conid, SecType.STOCK, rig.now)
+    rig.contracts.end_renewals()
+
+
+def renew_whatever_is_due(rig: Rig, span: timedelta, *ticking: int, until_blind: bool = False) -> int:
+    """Make every renewal, second by second; the number of contracts that were subscribed again."""
+    renewed, end = 0, rig.now + span
+    while rig.now < end and not (until_blind and rig.health.stale_since):
+        rig.now += SECOND
+        rig.tick(*ticking)
+        for renewal in rig.health.due(rig.now):
+            renewed += len(renewal.conids)
+            renewing(rig, set(renewal.conids))
+    return renewed
+
+
+def test_retries_of_contracts_that_never_tick_do_not_hide_that_their_feed_died(rig: Rig) -> None:
+    for number in range(20):
+        rig.track({STOCK: SecType.STOCK} | dict.fromkeys(range(100, 101 + number), SecType.STOCK))
+        renew_whatever_is_due(rig, timedelta(seconds=45), STOCK)
+    died_at = rig.now
+
+    renew_whatever_is_due(rig, timedelta(hours=1), until_blind=True)
+
+    assert rig.now - died_at < timedelta(minutes=2)
+
+
+def test_a_contract_that_never_ticks_does_not_blind_its_feed_while_the_exchange_is_closed(rig: Rig) -> None:
+    rig.track({STOCK: SecType.STOCK, 100: SecType.STOCK})
+    renew_whatever_is_due(rig, timedelta(minutes=5), STOCK)
+    rig.open = False
+    renew_whatever_is_due(rig, timedelta(hours=2))
+
+    rig.health.link_lost(rig.now)
+    rig.health.link_restored(rig.now)
+
+    assert rig.health.stale_since is None
+    assert rig.health.describe()["stocks"].state == "unverified"
+
+
+def test_trials_during_another_login_keep_their_order_from_round_to_round(rig: Rig) -> None:
+    for conid in (OPTION, OTHER_STOCK, STOCK):
+        rig.now += SECOND
+        rig.tick(conid)
+    rig.health.competing_session(rig.now)
+    tried: list[int] = []
+    while len(tried) < 6:
+        rig.now += SECOND
+        for renewal in rig.health.due(rig.now):
+            tried += renewal.conids
+            renewing(rig, set(renewal.conids))
+
+    assert tried == [STOCK, OTHER_STOCK, OPTION] * 2
+
+
+def test_a_contract_that_is_not_subscribed_again_after_its_renewal_streams_no_more(rig: Rig) -> None:
+    rig.contracts.begin_renewal({STOCK})
+    rig.contracts.cancelled(STOCK, rig.now)
+    assert STOCK in {record.conid for record in rig.contracts.subscribed_ones()}
+
+    rig.contracts.end_renewals()
+
+    assert STOCK not in {record.conid for record in rig.contracts.subscribed_ones()}
+    assert STOCK not in rig.contracts.silent(rig.now + timedelta(hours=1))

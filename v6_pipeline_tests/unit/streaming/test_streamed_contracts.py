@@ -158,7 +158,7 @@ def test_a_subscription_begins_with_a_deadline_that_retries_double(contracts: St
 
     contracts.ticked(3, NOW)
     assert record.retries == 0
-    assert contracts.get(3) == StreamedContract(3, subscribed_at=NOW, last_tick_at=NOW)
+    assert contracts.get(3) == StreamedContract(3, subscribed_at=NOW, streams_since=NOW, last_tick_at=NOW)
 
 
 def test_what_belongs_to_a_subscription_ends_with_it_and_its_retries_do_not(contracts: StreamedContracts) -> None:
