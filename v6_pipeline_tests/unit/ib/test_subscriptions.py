@@ -462,7 +462,12 @@ async def test_lines_are_cancelled_at_once_though_a_call_of_the_ledger_hangs(rig
     """The state database may be the reason why the session ends."""
     await rig.live(1)
     hangs, called = threading.Event(), threading.Event()
-    rig.ledger.before_call = lambda: called.set() or hangs.wait(30)
+
+    def hang() -> None:
+        called.set()
+        hangs.wait(30)
+
+    rig.ledger.before_call = hang
     step = asyncio.create_task(rig.lines.step([2], SPECS))
     await asyncio.to_thread(called.wait)
 
