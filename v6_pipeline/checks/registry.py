@@ -121,8 +121,10 @@ def _prices_present(inputs: CheckInputs) -> Verdict:
 
 def _reconciles_with_broker(inputs: CheckInputs) -> Verdict:
     coverage = due.read_coverage(inputs.database, now=inputs.now)
-    before, rows = inputs.overdue_before, inputs.newest_rows
+    before = inputs.overdue_before
+    # Read before the rows: an item that is acknowledged in between has its row in the lake.
     queued = {item.key for item in inputs.queue.items() if item.state is not QueueState.DEAD}
+    rows = inputs.newest_rows
     return positions.reconciles_with_broker(
         coverage.held,
         rows,

@@ -212,8 +212,9 @@ def _with_rates(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
 
 
 def _table_of(source: pl.Expr) -> pl.Expr:
-    """Return the name of the table whose rows have this source."""
-    return source.replace_strict({name: spec.name for name, spec in POSITION_TABLES.items()}, return_dtype=pl.String())
+    """Return the name of the table whose rows have this source; null for a source that this program does not write."""
+    tables = {name: spec.name for name, spec in POSITION_TABLES.items()}
+    return source.replace_strict(tables, default=None, return_dtype=pl.String())
 
 
 def _rate(given: pl.Expr, base: pl.Expr) -> pl.Expr:

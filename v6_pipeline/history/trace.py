@@ -15,7 +15,7 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import LakeError
 from v6_pipeline.history.inputs import KEY, POSITION_TABLES, VERSION_COLUMNS, DayWindow
 from v6_pipeline.history.trace_compare import Number, compare_part, compare_value
-from v6_pipeline.history.trace_keys import GIVEN, Part, Row, RowKey, recorded_key
+from v6_pipeline.history.trace_keys import GIVEN, Part, Row, RowKey, is_known, recorded_key
 from v6_pipeline.history.trace_search import searched_key
 from v6_pipeline.lake.columns import TIMESTAMP, TableSpec
 from v6_pipeline.lake.commits import CommitLog, Writer
@@ -234,7 +234,8 @@ class _Tracer:
 
     def trace(self, version: int) -> Trace:
         snapshot = self._snapshot
-        position = self._find(RowKey(POSITION_TABLES[snapshot["position_source"]], snapshot["timestamp"]), carried=True)
+        table = POSITION_TABLES.get(snapshot["position_source"], FLEX_POSITIONS)
+        position = self._find(RowKey(table, snapshot["timestamp"]), carried=True)
         position.give(Part.POSITION, snapshot)
         found = [position]
         for part in GIVEN:
@@ -244,6 +245,8 @@ class _Tracer:
             giver = next((item for item in found if item.key == key), None)
             if giver is None:
                 giver = self._find(key)
+                if not giver.rows and not is_known(snapshot, part):
+                    continue
                 found.append(giver)
             giver.give(part, snapshot)
         value = compare_value(snapshot, position.row if Part.PRICE in position.parts else None)

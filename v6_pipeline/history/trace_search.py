@@ -17,6 +17,7 @@ from v6_pipeline.history.inputs import (
     OWN_LOGS,
     POSITION_TABLES,
     QUOTE,
+    VERSION_COLUMNS,
     has_any,
     observed_until,
 )
@@ -38,9 +39,11 @@ def searched_key(snapshot: Row, part: Part, position: Row | None, *, rows_of: Ro
     ``position`` is the row that gave the position, whose key every snapshot stores, and ``last`` the newest observation
     that the snapshot could see (UTC).
     """
+    is_flex = snapshot["position_source"] == UpdateSource.FLEX.value
+    if part is Part.REALIZED and is_flex and snapshot[VERSION_COLUMNS[FLEX_ACTIVITY.name]] is not None:
+        return RowKey(FLEX_ACTIVITY, None)  # activity of a snapshot without realized profit is a difference
     if not is_known(snapshot, part):
         return None
-    is_flex = snapshot["position_source"] == UpdateSource.FLEX.value
     if part is Part.PRICE:
         return _price_key(snapshot, rows_of, last)
     if part is Part.RATE:

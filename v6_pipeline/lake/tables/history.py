@@ -139,7 +139,7 @@ POSITION_SNAPSHOTS = TableSpec(
         _given_by("quote_table", "quote"),
         _given_at("quote_time", "quote", *_OWN_LOGS),
         _given_by("greeks_table", "greeks"),
-        _given_by("fx_table", "exchange rate, null if it is 1 by definition"),
+        _given_by("fx_table", "exchange rate, null for a Flex position in its base currency"),
         _given_at("fx_time", "exchange rate", *_OBSERVED, ACCOUNT_VALUES),
         _given_by("realized_table", "realized profit"),
         _given_at("realized_time", "realized profit, null for a sum over flex_activity", QUEUED_POSITIONS),

@@ -231,6 +231,28 @@ def test_rates_are_flexs_else_an_own_rows_else_the_accounts() -> None:
     assert rate(one(day([own(currency="CHF")]))) == (None, None)
 
 
+def test_a_rate_names_the_row_that_gave_it() -> None:
+    eur = [{"currency": "EUR", "rate": 3.0}]
+    values = [{"timestamp": NOON - MINUTE, "base_currency": "CHF", "exchange_rates": eur}]
+    rated = own(NOON, source="queue", currency="EUR", base_currency="CHF", fx_rate_to_base=2.0)
+    flex = {"currency": "EUR", "base_currency": "USD", "fx_rate_to_base": 1.0}
+
+    def key(row: dict[str, Any]) -> tuple[Any, Any]:
+        return row["fx_table"], row["fx_time"]
+
+    assert key(one(by_flex(flex))) == ("flex_positions", CLOSE)
+    assert key(one(by_flex({"currency": "USD"}))) == (None, None), "its rate is 1, which no row gave"
+    assert key(one(day([rated, own(NOON + MINUTE, currency="EUR")]))) == ("queued_positions", NOON)
+    assert key(one(day([own(currency="EUR")], values=values))) == ("account_values", NOON - MINUTE)
+    assert key(one(day([own(currency="CHF")], values=values))) == ("account_values", NOON - MINUTE)
+    assert key(one(day([own(currency="JPY")], values=values))) == (None, None)
+
+
+def test_a_row_of_an_unknown_source_names_no_table() -> None:
+    row = one(day([priced(source="elsewhere")]))
+    assert (row["market_price"], row["price_table"]) == (5.0, None)
+
+
 def test_strategies_are_those_of_the_cut_off() -> None:
     ended = {"valid_from": NOON, "valid_to": WINDOW.cut_off}
     entries = [

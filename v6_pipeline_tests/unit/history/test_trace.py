@@ -369,6 +369,16 @@ def test_a_realized_profit_that_is_not_the_sum_of_its_activity_is_said_to_differ
     assert (number.snapshot, number.source, number.agrees) == (21.0, pytest.approx(19.9), False)
 
 
+def test_a_realized_profit_that_the_snapshot_does_not_have_is_said_to_differ(made: Made) -> None:
+    _rewrite(made, pl.lit(None).alias("realized_pnl"), pl.lit(None).alias("realized_table"))
+
+    found = one(made, 1, week.MONDAY)
+
+    assert not found.agrees
+    [number] = source(found, Part.REALIZED).numbers
+    assert (number.snapshot, number.source) == (None, pytest.approx(19.9))
+
+
 @pytest.mark.parametrize(
     ("day", "profit", "is_given"),
     [(week.MONDAY, 40.0, True), (week.WEDNESDAY, 70.0, False), (week.THURSDAY, 7.0, True)],
