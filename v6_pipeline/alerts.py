@@ -132,12 +132,7 @@ class LogNotifier:
 
 
 class WebhookNotifier:
-    """Posts alerts to an address as JSON, whose ``text`` Slack, Mattermost and the like show.
-
-    Args:
-        url: the address; it is a secret, and no message shows it.
-        seconds: how long to wait for an answer.
-    """
+    """Posts alerts as JSON, whose ``text`` Slack, Mattermost and the like show; no message shows the secret ``url``."""
 
     def __init__(self, url: SecretStr, *, seconds: float = WEBHOOK_SECONDS) -> None:
         self._url = url

@@ -53,13 +53,7 @@ def slots_over_time(samples: Sequence[SlotSample], *, configured: int, timezone:
 
 
 def exposure_by_underlying(dollar_delta: Mapping[str, float], *, currency: str, title: str) -> bytes:
-    """Return a PNG of the dollar delta by underlying, the largest first.
-
-    Args:
-        dollar_delta: by symbol, in ``currency``.
-        currency: base currency of the accounts.
-        title: heading of the picture.
-    """
+    """Return a PNG of the dollar delta by underlying symbol, in the base ``currency``, the largest first."""
     largest = sorted(dollar_delta.items(), key=lambda item: -abs(item[1]))[:BARS]
     axes, render = _axes(title, height=max(HEIGHT, 0.8 + 0.22 * len(largest)))
     symbols, values = [symbol for symbol, _ in largest], [value for _, value in largest]

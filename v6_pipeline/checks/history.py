@@ -54,12 +54,7 @@ def no_day_missing(
 
 
 def snapshot_complete(snapshot: pl.DataFrame, source: pl.DataFrame) -> Verdict:
-    """Judge whether a snapshot has every open position of its source in equal quantity, and no other.
-
-    Args:
-        snapshot: a day of ``position_snapshots``.
-        source: positions of that day, from ``history.positions``.
-    """
+    """Judge whether a day's snapshot has the positions of ``history.positions`` in equal quantity, and no other."""
     ours = _open(snapshot).select(*KEY, "position")
     theirs = _open(source).select(*KEY, pl.col("position").alias("of_source"))
     both = ours.join(theirs, on=KEY, how="full", coalesce=True).sort(KEY)

@@ -37,12 +37,9 @@ def one_row_per_key(found: RepeatedKeys | None, key: Sequence[str]) -> Verdict:
 
 
 def prices_present(rows: pl.DataFrame, *, unknown: Collection[int], today: date) -> Verdict:
-    """Judge whether every open position has a price, except for contracts that cannot have one.
+    """Judge whether the newest row of each open position has a price.
 
-    Args:
-        rows: the newest row of each open position.
-        unknown: contracts that IB does not know.
-        today: contracts that expired before it have no price.
+    Contracts that IB does not know (``unknown``) and those that expired before ``today`` cannot have one.
     """
     without = rows.filter(pl.col("market_price").is_null())
     excused = pl.col("conid").is_in(list(unknown)) | (pl.col("expiry") < today).fill_null(value=False)
@@ -59,13 +56,9 @@ def prices_present(rows: pl.DataFrame, *, unknown: Collection[int], today: date)
 
 
 def greeks_present(rows: pl.DataFrame, *, today: date) -> Verdict:
-    """Judge whether open options have greeks if they have a bid and an ask.
+    """Judge whether options that had not expired by ``today`` have greeks if they have a bid and an ask.
 
-    Without market data permissions IB sends neither quotes nor greeks.
-
-    Args:
-        rows: the newest row of each open position.
-        today: contracts that expired before it are not judged.
+    ``rows`` has the newest row of each open position. Without data permissions IB sends neither quotes nor greeks.
     """
     options = rows.filter(pl.col("sec_type").is_in(_OPTIONS) & (pl.col("expiry") >= today).fill_null(value=True))
     quoted = options.filter(pl.col("bid").is_not_null() & pl.col("ask").is_not_null())

@@ -17,10 +17,7 @@ _INSTANT = timedelta(microseconds=1)
 
 
 class Portfolio:
-    """The holdings of all kept accounts, by account and conid.
-
-    Args:
-        accounts: keep only these; empty keeps all.
+    """The holdings of ``accounts``, or of all accounts if that is empty.
 
     Attributes:
         strategies: those that each holding serves now.
