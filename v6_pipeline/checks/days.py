@@ -1,4 +1,4 @@
-"""The checks of history over several trading days: reads each day, and combines the days' verdicts into one.
+"""Evaluates the history checks for each of several trading days and combines the days' verdicts into one.
 
 The rules are in ``history``.
 """
@@ -23,7 +23,7 @@ from v6_pipeline.state.registry.assignments import RegistryAt
 
 
 def no_day_missing(inputs: CheckInputs) -> Verdict:
-    """Judge the trading days before the current one, which is not missing yet."""
+    """Judge the trading days before the current one, whose snapshot may still be to come."""
     return rules.no_day_missing(
         inputs.snapshot_days,
         inputs.calendar,
@@ -34,7 +34,7 @@ def no_day_missing(inputs: CheckInputs) -> Verdict:
 
 
 def each_day(judge_day: Callable[[CheckInputs, date], Verdict]) -> Callable[[CheckInputs], Verdict]:
-    """Return a judge of all days of the inputs: it fails if a day fails, and names the first of the worst."""
+    """Return a judge of all days of the inputs. If a day fails, it names the first error, or else the first warning."""
 
     def judge(inputs: CheckInputs) -> Verdict:
         verdicts = {day: judge_day(inputs, day) for day in inputs.judged_days}
@@ -72,7 +72,7 @@ def values_agree(inputs: CheckInputs, day: date) -> Verdict:
     """Compare a day's own observations with Flex's values, if the day has both."""
     only_one = Verdict.ok("not compared: the day has no Flex positions or no own observations")
     if not inputs.lake_days.has(day, FLEX_POSITIONS) or not inputs.lake_days.has(day, *OWN_LOGS):
-        return only_one  # of most days no more is read
+        return only_one  # for most days this saves reading any rows
     known = _known_then(inputs, day, inputs.lake_days.table(POSITION_SNAPSHOTS).rows(day))
     if known.flex_positions.is_empty() or known.observed.is_empty():
         return only_one
@@ -104,7 +104,7 @@ def quantities_explained(inputs: CheckInputs, day: date) -> Verdict:
 
 
 def _known_then(inputs: CheckInputs, day: date, snapshot: pl.DataFrame) -> DayInputs:
-    """Read what was known when the snapshot was made, so that one of the current day is judged by what it could see."""
+    """Read what was known when the snapshot was made: later rows of the current day must not count against it."""
     window = inputs.context.window(day)
     made_at = snapshot.get_column("ingested_at").max()
     until = window.until(made_at) if snapshot.height else window.cut_off  # type: ignore[arg-type]  # of any column

@@ -12,9 +12,9 @@ from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
 from v6_pipeline.history.inputs import KEY
 
 VALUES_WITHIN = 0.01
-"""Flex's marks are settlement prices, ours the last before the cut-off: that explains less than a percent."""
+"""Flex uses settlement prices, we use the last price before the cut-off; the two differ by less than 1 %."""
 QUANTITY_WITHIN = 1e-6
-"""Sums of fractional shares are floating-point numbers."""
+"""Tolerance for rounding in floating-point sums of fractional shares."""
 _EXPIRIES = "OptionEAE"
 _ACTIVITY_SECTIONS = frozenset({"Trades", _EXPIRIES, "Transfers", "CorporateActions"})
 
@@ -31,7 +31,7 @@ def no_day_missing(
 
     Args:
         days: trading days with a snapshot.
-        calendar: of the sessions.
+        calendar: defines the sessions.
         start: days before it are not judged.
         last: the newest day that should have a snapshot; later ones are not judged.
         is_flat: returns whether a day is known to have no positions, so that its snapshot has no rows.
@@ -54,7 +54,7 @@ def no_day_missing(
 
 
 def snapshot_complete(snapshot: pl.DataFrame, source: pl.DataFrame) -> Verdict:
-    """Judge whether a day's snapshot has the positions of ``history.positions`` in equal quantity, and no other."""
+    """Judge whether a day's snapshot has exactly the positions of ``history.positions``, in the same quantities."""
     ours = _open(snapshot).select(*KEY, "position")
     theirs = _open(source).select(*KEY, pl.col("position").alias("of_source"))
     both = ours.join(theirs, on=KEY, how="full", coalesce=True).sort(KEY)
@@ -90,13 +90,13 @@ def one_row_per_key(snapshot: pl.DataFrame) -> Verdict:
 
 
 def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUES_WITHIN) -> Verdict:
-    """Judge whether own observations of a day add up to the value that Flex gives, by account, in base currency.
+    """Judge whether our own observations of a day add up to Flex's value, by account, in base currency.
 
-    Only contracts that both value are compared; Flex's rates serve both if ours are unknown.
+    Compares only contracts that both sides value. If one side has no exchange rate, the other side's is used.
 
     Args:
         own: the day's snapshot made from own observations alone (``DayInputs.own_only()``).
-        flex: the day of ``flex_positions``.
+        flex: the day's rows of ``flex_positions``.
         within: allowed difference, as a fraction of Flex's gross value.
     """
     theirs = flex.select(*KEY, pl.col("market_value").alias("flex_value"), pl.col("fx_rate_to_base").alias("flex_rate"))
@@ -137,16 +137,16 @@ def quantities_explained(
     day: date,
     previous_day: date,
 ) -> Verdict:
-    """Judge whether trades, exercises, transfers and corporate actions explain each change of quantity in a day.
+    """Judge whether trades, exercises, transfers and corporate actions explain each day-over-day change of quantity.
 
-    Only accounts with a Flex statement of both days are judged. If a statement has no section of exercises, the expiry
-    of a contract explains that it is gone. If any of these sections is missing, other changes are not judged.
+    Only accounts with Flex statements for both days are judged. If the day's statement lacks the exercises section, an
+    expired contract may disappear. If it lacks any of these sections, changes that remain unexplained are not judged.
 
     Args:
-        positions: the day of ``flex_positions``.
-        previous: the day before of ``flex_positions``.
-        activity: the day of ``flex_activity``.
-        statements: both days of ``flex_statements``.
+        positions: the day's rows of ``flex_positions``.
+        previous: the previous day's rows of ``flex_positions``.
+        activity: the day's rows of ``flex_activity``.
+        statements: both days' rows of ``flex_statements``.
         day: the trading day.
         previous_day: the trading day before.
     """

@@ -1,6 +1,6 @@
 """The inputs of the checks: one state of the database and of the lake at one instant.
 
-Each part is read once, when the first rule needs it. The rules do not belong here: they are pure.
+Each part is read when a rule needs it; the newest rows are read once. Does not belong here: the rules, which are pure.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from v6_pipeline.state.slots.allocation import SlotUsage
 from v6_pipeline.state.slots.ledger import SlotLedger
 
 NEWEST_DAYS = 5
-"""Days with a snapshot that the checks of history judge outside of a run of partitions."""
+"""Number of snapshots, the newest ones, that the history checks judge when no range of days is given."""
 _FIRST_TICKS_WITHIN = timedelta(seconds=60)
-"""A stream has received its first prices and greeks by then."""
+"""Time in which a new stream receives its first prices and greeks."""
 
 
 class CheckInputs:
     """Settings, state database and lake at ``now`` (UTC).
 
-    ``between``: first and last trading day that the checks of history judge; by default the ``NEWEST_DAYS`` with a
-    snapshot. ``lease`` and ``usage`` are passed by a caller that has read them.
+    ``between``: first and last trading day that the history checks judge; by default the newest ``NEWEST_DAYS``
+    snapshots are judged. A caller that has already read ``lease`` and ``usage`` passes them.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CheckInputs:
 
     @property
     def overdue_before(self) -> datetime:
-        """A value that was refreshed at or before this instant should have been refreshed again."""
+        """A value whose last refresh is not later than this instant is overdue."""
         return overdue_before(self.now, refresh_seconds=self.settings.refresh_seconds)
 
     def is_expected(self, instant: datetime) -> bool:
@@ -97,7 +97,7 @@ class CheckInputs:
 
     @cached_property
     def newest_rows(self) -> pl.DataFrame:
-        """The newest row of each open position, of both logs; a position closed in one is not open in the other."""
+        """The newest row of each open position over both logs: if the newest row closes it, it is not open."""
         return latest_positions([self.lake.table(STREAMED_POSITIONS), self.lake.table(QUEUED_POSITIONS)])
 
     @cached_property
@@ -118,6 +118,6 @@ class CheckInputs:
 
 
 def downloaded_accounts(held: Iterable[Holding], settings: Settings) -> set[str]:
-    """Return the accounts that refreshes download: of the settings, with an open holding, streamed or not."""
+    """Return the accounts that refreshes download: those in the settings that have an open holding, streamed or not."""
     accounts = {holding.account for holding in held}
     return accounts.intersection(settings.ib_accounts or accounts)

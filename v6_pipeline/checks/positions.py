@@ -18,7 +18,7 @@ from v6_pipeline.state.keys import Key
 VALUE_WITHIN = 0.001
 """IB rounds the prices of its portfolio; a wrong multiplier or magnifier is off by far more."""
 VALUE_WITHIN_UNITS = 0.01
-"""A cent, for positions that are worth next to nothing."""
+"""Tolerance of one cent, for positions that are nearly worthless."""
 _OPTIONS = ("OPT", "FOP")
 
 
@@ -85,7 +85,7 @@ def reconciles_with_broker(
     downloaded_since: datetime | None,
     now: datetime,
 ) -> Verdict:
-    """Judge whether the newest rows agree with the holdings of IB's last download, and that download is recent.
+    """Judge whether the newest rows agree with IB's last download of holdings, and whether that download is recent.
 
     A position that changed after its row was made may differ until the row is stale.
 
@@ -95,8 +95,8 @@ def reconciles_with_broker(
         pending: positions about to be refreshed; they are not compared, as their rows are known to be old.
         streamed: contracts that are not compared, as their rows follow the account within seconds.
         stale_before: rows older than this should have been refreshed (UTC).
-        accounts: those that refreshes download.
-        downloaded_since: each account should have been downloaded since then (UTC); None: no answer of IB is expected.
+        accounts: the accounts that refreshes download.
+        downloaded_since: each account should have been downloaded since (UTC); None if IB is not expected to answer.
         now: UTC.
     """
     theirs = {holding.key: holding for holding in held if holding.position != 0}

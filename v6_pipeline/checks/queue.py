@@ -12,7 +12,7 @@ from v6_pipeline.state.queue.due import Overdue
 from v6_pipeline.state.queue.items import QueueItem, QueueStats
 
 BATCH_SECONDS = 60
-"""Lease of a batch: a worker that takes longer loses it."""
+"""Assumed time to refresh one batch."""
 _NOT_EXPECTED = "; no refresh is expected now: the exchange is closed or IB is in its nightly reset"
 
 
@@ -27,20 +27,20 @@ def queue_drains(
     is_expected: bool,
     was_expected: bool,
 ) -> Verdict:
-    """Judge whether items are refreshed in time, and no more items wait than can be.
+    """Judge whether items are refreshed in time, and whether the queue is short enough for that.
 
-    An empty queue alone proves nothing, as no refresh may fill it: then values grow old and no account is downloaded.
-    Old values alone prove nothing either: a streamer that has just died leaves some.
+    An empty queue alone proves nothing: if refreshes do not run, nothing fills it while values grow old. Old values
+    alone prove nothing either: a streamer that has just died leaves some. So the newest download attempt counts too.
 
     Args:
-        stats: of the queue; dead letters do not count.
+        stats: counts of the queue, without dead letters.
         overdue: holdings without a refresh since ``overdue_before``.
         attempted_at: time of the newest account download, failed ones included; None if there was none.
         now: UTC.
         refresh_seconds: greatest allowed age of a queued value, and so of an item.
-        batch_size: items per batch, from which follows how many a worker drains in ``refresh_seconds``.
+        batch_size: items per batch; determines how many items a worker can drain in ``refresh_seconds``.
         is_expected: True if runs are expected to drain the queue now.
-        was_expected: True if they were at ``overdue_before``.
+        was_expected: True if they were expected to at ``overdue_before``.
     """
     depth = batch_size * max(1, refresh_seconds // BATCH_SECONDS)
     age = stats.oldest_age_seconds or 0.0
@@ -94,7 +94,7 @@ def account_feed_free(
 
     Args:
         records: outcomes of the downloads, by account.
-        accounts: those with an open holding, streamed or not: streamed rows need their exchange rates.
+        accounts: accounts with an open holding, streamed or not: streamed rows need their exchange rates.
         now: UTC.
         refresh_seconds: greatest allowed age of a value, and so of the newest download.
         is_expected: True if downloads are expected to succeed now.

@@ -1,4 +1,4 @@
-"""The list of all asset checks. ``defs/checks.py`` makes Dagster's definitions of it.
+"""The list of all asset checks. ``defs/checks.py`` turns it into Dagster definitions.
 
 To add a check: write its rule, a pure function that returns a ``Verdict``, in the module of its subject, and add an
 entry here, which names what the rule judges. The rule decides the severity of a failure: the same failure is an error
@@ -34,16 +34,16 @@ from v6_pipeline.state.queue.items import QueueState
 
 
 class When(enum.StrEnum):
-    """The occasion on which a check is evaluated. *Execute* on its page evaluates it at any time."""
+    """When a check is evaluated. *Execute* on the check's page evaluates it at any time."""
 
     TICK = "tick"
-    """A tick of ib_streamer_sensor: Dagster evaluates no check for what a sensor reports."""
+    """Each tick of ib_streamer_sensor, because Dagster runs no checks for materializations that a sensor reports."""
     REFRESH = "refresh"
-    """A refresh: one step evaluates all checks of this kind, on one state of lake and database."""
+    """Each refresh: one step evaluates all checks of this kind, on one state of the lake and the database."""
     HISTORY = "history"
     """A run of the step ``history``, for the trading days of the run."""
     ON_DEMAND = "on demand"
-    """*Execute* alone."""
+    """Only by *Execute* on the check's page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Check:
 
     ``name`` and ``asset`` are its identity in Dagster: a renamed check loses its history. ``judge`` reads what the rule
     needs and returns the rule's verdict. With ``also_each_tick`` a tick evaluates it too, so that it fails even if no
-    refresh runs; like all checks of a tick it reads the state database alone, as a tick does not wait for the lake.
+    refresh runs. Checks that a tick evaluates read only the state database: a tick does not wait for the lake.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Check:
 
     @property
     def step(self) -> str:
-        """Name of the Dagster step that evaluates it; checks of equal ``step`` share it."""
+        """Name of the Dagster step that evaluates the check; several checks may share a step."""
         return f"{QUEUED_POSITIONS.name}_checks" if self.when is When.REFRESH else f"{self.asset}_{self.name}"
 
     @property
@@ -77,7 +77,7 @@ def judge(checks: Iterable[Check], read: Callable[[], CheckInputs]) -> Iterator[
     """Evaluate checks on one state of lake and database, one after the other.
 
     Raises:
-        V6Error: the state database or the lake cannot be read, and a check does not report that by itself.
+        V6Error: the state database or the lake cannot be read, and the check does not report that as its verdict.
     """
     inputs: CheckInputs | None = None
     for check in checks:
@@ -128,7 +128,7 @@ def _reconciles_with_broker(inputs: CheckInputs) -> Verdict:
     return positions.reconciles_with_broker(
         coverage.held,
         rows,
-        # A holding that has no row yet gets one from the next run.
+        # The next run writes the first row of a holding that has none yet.
         pending=coverage.unseen.difference(rows.select(KEY).iter_rows()) | queued,
         streamed={slot.conid for slot in coverage.streams},
         stale_before=inputs.now - timedelta(seconds=inputs.settings.refresh_seconds),

@@ -1,6 +1,6 @@
 """Rules of the stream, judged by its lease, its own report and the slot ledger.
 
-No alarm while no data is expected: outside the session, in the broker's resets, after a stop on request.
+Missing data raises no alarm while none is expected: outside the session, during IB's resets, after a requested stop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from v6_pipeline.streaming.status import StreamerStatus, StreamState
 BLIND_FOR = timedelta(seconds=60)
 """A reconnect, or the verification of a feed, takes seconds; a longer gap is worth an alarm."""
 REPORTS_WITHIN = timedelta(seconds=30)
-"""A living streamer reports each second."""
+"""A running streamer reports every second."""
 FAILING_FOR = timedelta(seconds=60)
 STARTS_WITHIN = timedelta(seconds=60)
 
@@ -29,7 +29,7 @@ def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOu
 
     Args:
         lease: the streamer's lease with its newest report.
-        is_open: True if prices are expected to move, as the exchange is in session.
+        is_open: True while the exchange is in session, so that prices are expected to move.
         outage: the window in which the broker may be away now, if any.
         now: UTC.
     """
@@ -50,7 +50,7 @@ def stream_fresh(lease: StreamerLeaseState, *, is_open: bool, outage: ExpectedOu
 
 
 def slots_within_budget(usage: SlotUsage) -> Verdict:
-    """Judge whether lines stay within the ceiling, and IB grants as many as the settings say."""
+    """Judge whether the lines in use stay within the ceiling, and whether IB grants as many as the settings say."""
     used = usage.streams + usage.batches
     numbers: Numbers = {
         "lines": used,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 SAMPLE = 5
-"""Offenders that a verdict names."""
+"""Number of offenders that a verdict names."""
 
 Numbers = dict[str, int | float | str]
 
@@ -21,7 +21,7 @@ class Verdict:
     Attributes:
         passed: True if the rule holds.
         reason: one line: what was found, to what, what to do.
-        serious: an error if it fails; otherwise a warning.
+        serious: True if a failure is an error, False if it is a warning.
         numbers: figures behind the answer; Dagster shows them as metadata.
     """
 
@@ -48,12 +48,12 @@ class Verdict:
     def error(
         cls, reason: str, numbers: Numbers | None = None, offenders: Iterable[str] = (), advice: str = ""
     ) -> Verdict:
-        """Return a failure that is worth an alarm, otherwise like ``warning``."""
+        """Return a failure that is worth an alarm; the arguments are those of ``warning``."""
         return replace(cls.warning(reason, numbers, offenders, advice), serious=True)
 
 
 def first_few(items: Iterable[str]) -> str:
-    """Return the first ``SAMPLE`` items as a list in text, and how many more there are."""
+    """Return the first ``SAMPLE`` items, separated by commas, and how many more there are."""
     found = list(items)
     more = f" and {len(found) - SAMPLE} more" if len(found) > SAMPLE else ""
     return ", ".join(found[:SAMPLE]) + more

@@ -1,4 +1,4 @@
-"""Findings of an examination: one line each, with what to do about it. Neither contains a secret."""
+"""Findings of an examination: one line each, with a remedy. Neither the finding nor its remedy contains a secret."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Verdict(enum.StrEnum):
     FAULT = "fault"
     """The product cannot do its work."""
     SKIPPED = "skipped"
-    """It was not examined because of an earlier finding, or gave no result that can be judged."""
+    """Not examined because of an earlier finding, or examined without a conclusive result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one probe; ``remedy`` is empty if there is nothing to do or ``says`` ends with it."""
+    """Result of one probe; ``remedy`` is empty if there is nothing to do, or if ``says`` already ends with it."""
 
     what: str
     verdict: Verdict
@@ -29,7 +29,7 @@ class Finding:
 
 
 def ok(what: str, says: str) -> Finding:
-    """Return the finding that ``what`` is as it must be."""
+    """Return the finding that ``what`` works as expected."""
     return Finding(what, Verdict.OK, says)
 
 
@@ -44,5 +44,5 @@ def fault(what: str, says: str, remedy: str = "") -> Finding:
 
 
 def skipped(what: str, why: str, remedy: str = "") -> Finding:
-    """Return the finding that ``what`` was not examined or gave no result."""
+    """Return the finding that ``what`` was not examined or could not be judged; ``why`` says why."""
     return Finding(what, Verdict.SKIPPED, why, remedy)

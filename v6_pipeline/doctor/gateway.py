@@ -1,8 +1,8 @@
-"""The examination of the gateway: that it is one, accepts a session, permits reading, and grants market data.
+"""Examines the gateway: whether it is IB's, accepts a session, permits reading, and grants market data.
 
 Each step uses the product's own parts: a bare handshake, a session under each client id, a request for positions,
-quotes of a few contracts on lines of the ledger's batch share. Only contracts are stored, in the cache, and no order
-message is ever sent: the answer to a request for open orders shows the gateway's Read-Only API setting.
+quotes of a few contracts on lines of the ledger's batch share. Apart from leases that it releases, it stores only
+contracts, in the cache. It sends no order: the answer to a request for open orders shows the Read-Only API setting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from v6_pipeline.state.leases.client_ids import ClientIds
 from v6_pipeline.state.leases.streamer import StreamerLease
 
 CLOCK_WARNING, CLOCK_FAULT = timedelta(seconds=5), timedelta(seconds=30)
-"""The gateway reports whole seconds, and an answer may take two, so less than five seconds is no finding."""
+"""The gateway reports whole seconds, and an answer may take two, so an offset below five seconds is not reported."""
 KNOWN_STOCK = 265598
 """IB's conid of AAPL on NASDAQ, used if nothing is held."""
 QUOTES = 4
@@ -103,7 +103,7 @@ async def _client_ids(settings: Settings, database: StateDatabase, clock: Clock)
         )
     if taken:
         says = f"{', '.join(map(str, taken))} of {wanted[0]} to {wanted[-1]} are in use by other programs"
-        remedy = "runs use the others; set V6_IB_CLIENT_ID so that 15 ids after it are free to have all"
+        remedy = "runs use the others; to have all, set V6_IB_CLIENT_ID to an id that is free, as are the 15 after it"
         return warning("client ids", says, remedy)
     return ok("client ids", f"{wanted[0]} to {wanted[-1]} are free{in_use}")
 
@@ -120,7 +120,7 @@ async def _is_taken(settings: Settings, database: StateDatabase, client_id: int,
         await connection.connect()
     except ClientIdInUseError:
         return True
-    except GatewayError:  # the session will report it
+    except GatewayError:  # opening the session will fail in the same way and report it
         return False
     await connection.close()
     return False
@@ -164,7 +164,7 @@ async def _clock(connection: IBConnectionManager, clock: Clock) -> Finding:
     before = clock()
     gateway = await connection.gateway_time()
     after = clock()
-    # The gateway's second began at most one second before its answer, which it gave between the two readings.
+    # The gateway truncates its time to a second, and answered between our two readings of the clock.
     earliest, latest = gateway - after, gateway + timedelta(seconds=1) - before
     off = max(earliest, -latest, timedelta(0))
     side = "behind" if earliest > timedelta(0) else "ahead of"
@@ -194,5 +194,5 @@ async def _read_only(connection: IBConnectionManager) -> Finding:
     return warning(
         "read-only",
         "the gateway would accept orders; this client refuses to send any",
-        "tick 'Read-Only API' under API > Settings, for the other programs of this machine",
+        "tick 'Read-Only API' under API > Settings, to protect against other programs on this machine",
     )

@@ -1,6 +1,6 @@
-"""The examination of this machine: home, state database, lake and calendar.
+"""Examines this machine: home, state database, lake and calendar.
 
-Nothing is created or migrated; a file that is written as a test is deleted at once.
+Creates and migrates nothing; the files that it writes as a test are deleted at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 
 CALENDAR_AHEAD = timedelta(days=365)
-"""A calendar that ends sooner is worth an upgrade."""
+"""A calendar that ends sooner than this calls for an upgrade."""
 
 
 def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
@@ -36,8 +36,8 @@ def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def examine_settings(settings: Settings) -> Iterator[Finding]:
-    """Examine what settings name: handlers and notifiers, which are found and not built, and the Flex folder."""
-    by_streamer = settings.streamer is StreamerMode.SPAWN  # Dagster's processes load the notifiers, as python -m
+    """Examine what the settings name: handlers and notifiers, which are imported but not built, and the Flex folder."""
+    by_streamer = settings.streamer is StreamerMode.SPAWN  # Dagster's processes, also python -m, load the notifiers
     found = [
         *_unloadable("V6_HANDLERS", settings.handlers, from_working_folder=by_streamer),
         *_unloadable("V6_NOTIFIERS", settings.notifiers, from_working_folder=True),

@@ -1,4 +1,4 @@
-"""Examination of market data: whether lines are available, and which data a few quotes on them bring.
+"""Examines market data: whether lines are available, and what data a few quotes on them deliver.
 
 The trial takes lines of the ledger's batch share and gives them back; ``judge``, which is pure, rates its result.
 """
@@ -38,13 +38,13 @@ _LOG_OUT = (
 )
 _NO_DEFINITION, _INVALID = 200, 321
 _SLOT_TTL_SECONDS = 30
-"""Longer than the trial; the lines of a dead process are free again after that."""
+"""Longer than the trial takes; if this process dies, its lines are free again after this time."""
 _BY_SEVERITY = (Verdict.OK, Verdict.SKIPPED, Verdict.WARNING, Verdict.FAULT)
 
 
 @dataclass(frozen=True, slots=True)
 class TrialTimeouts:
-    """How long to wait, in seconds: for lines of the ledger, and for the first price of each quote."""
+    """How many seconds to wait for lines from the ledger, and for the first price of each quote."""
 
     lines: float = 15
     quotes: float = 10
@@ -57,7 +57,7 @@ class Tried(LineListener):
     Attributes:
         asked: the contracts that got a line.
         advised: IB's message about a missing permission, by contract; the request stays open, and data may come.
-        elsewhere: IB's message that another login has the data; else empty.
+        elsewhere: IB's message that another login has the data, or empty.
     """
 
     contracts: Mapping[int, ContractSpec]
@@ -80,7 +80,7 @@ class Tried(LineListener):
 
     @property
     def lines_are_exhausted(self) -> bool:
-        """True if IB had no line left for one of them."""
+        """True if IB had no line left for one of the contracts."""
         return any(refusal.reaction is Reaction.LINES_EXHAUSTED for refusal in self.refused.values())
 
     def names(self, conids: Iterable[int]) -> str:
@@ -111,7 +111,7 @@ async def examine_quotes(
     clock: Clock,
     timeouts: TrialTimeouts,
 ) -> AsyncIterator[Finding]:
-    """Request a quote of each of ``contracts``, which are qualified; yield what is found of lines and of data.
+    """Request a quote of each of the qualified ``contracts``; yield a finding on lines and one on data.
 
     Raises:
         GatewayError: the gateway does not answer.
@@ -147,7 +147,7 @@ async def examine_quotes(
 
 
 async def _subscribe(lines: Subscriptions, tried: Tried, seconds: float) -> None:
-    """Subscribe until each contract has had a line: the ledger grants few at a time, and others may wait for them."""
+    """Subscribe until each contract has had a line: the ledger grants a few at a time, and other processes may be waiting."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     while (left := [conid for conid in tried.contracts if conid not in tried.asked]) and loop.time() < until:
@@ -155,7 +155,7 @@ async def _subscribe(lines: Subscriptions, tried: Tried, seconds: float) -> None
         tried.asked |= set(answer.granted)
         if not answer.granted:
             await asyncio.sleep(0.5)
-    # Lines that the ledger does not know to be confirmed keep all other processes waiting.
+    # Until the ledger knows that new lines are confirmed, all other processes wait.
     await lines.report()
 
 
@@ -188,7 +188,7 @@ def _judge_lines(tried: Tried, usage: SlotUsage) -> Finding:
 
 
 def judge(tried: Tried, *, is_open: bool) -> Finding:
-    """Rate the data that this login is given; silence means something only while the exchange is open."""
+    """Rate the data that this login receives; silence means something only while the exchange is open."""
     found = [*_elsewhere(tried), *_refusals(tried), *_prices(tried, is_open=is_open), *_silence(tried, is_open=is_open)]
     if not found:
         return skipped(_DATA, "no line was available for a quote")
@@ -213,7 +213,7 @@ def _refusals(tried: Tried) -> Iterator[Finding]:
             by_code.setdefault(refusal.code, []).append(refusal)
     advised = [conid for conid in tried.silent if conid in tried.advised]
     lasting = {conid for conid, refusal in tried.refused.items() if _is_lasting(refusal)}.union(advised)
-    # If other contracts have data, the portfolio feed values these few.
+    # While other contracts have data it is only a warning: the portfolio feed values these few.
     rate = fault if lasting >= tried.asked else warning
     for code, refusals in by_code.items():
         names = tried.names(refusal.conid for refusal in refusals)
@@ -223,7 +223,7 @@ def _refusals(tried: Tried) -> Iterator[Finding]:
 
 
 def _is_lasting(refusal: Refusal) -> bool:
-    """Return True unless messages came too fast, or only this contract is gone."""
+    """Return True if the refusal is lasting: neither a rate limit nor a contract that no longer exists."""
     return refusal.reaction is Reaction.FAIL_REQUEST and refusal.code != _NO_DEFINITION
 
 
@@ -251,7 +251,7 @@ def _prices(tried: Tried, *, is_open: bool) -> Iterator[Finding]:
             remedy = "look again in a minute; if it stays, restart the gateway: frozen prices are those of a close"
             yield warning(_DATA, f"{says} although the market is open", remedy)
         else:
-            yield ok(_DATA, f"{says}, those of the close; whether live ones come can be seen while the market is open")
+            yield ok(_DATA, f"{says}, those of the close; whether live ones come shows only while the market is open")
 
 
 def _silence(tried: Tried, *, is_open: bool) -> Iterator[Finding]:
