@@ -147,7 +147,7 @@ async def examine_quotes(
 
 
 async def _subscribe(lines: Subscriptions, tried: Tried, seconds: float) -> None:
-    """Subscribe until each contract has had a line: the ledger grants a few at a time, and other processes may be waiting."""
+    """Subscribe until each contract has had a line: the ledger grants few at a time, and other processes may wait."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     while (left := [conid for conid in tried.contracts if conid not in tried.asked]) and loop.time() < until:
