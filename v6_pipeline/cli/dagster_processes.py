@@ -1,7 +1,7 @@
 """Dagster as ``v6 up`` runs it: code server, webserver and daemon, each a child process on 127.0.0.1.
 
-``dagster dev`` would start the same three, but does not report one that died, and prints that it is superseded. The
-daemon does not replace a code server of its own process every minute.
+``dagster dev`` would start the same three, but does not report a process that died, and prints a deprecation notice.
+The daemon does not replace a code server of its own process every minute.
 
 Belongs here: their command lines, environment and workspace, and the query for the state of the code location. Dagster
 is never imported.

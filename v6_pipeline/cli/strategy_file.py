@@ -160,7 +160,7 @@ def _texts(path: Path, name: str, node: Node) -> list[str]:
         return [text] if text else []
     for item in node.value:
         if name == "selectors" and node.flow_style and isinstance(item, yaml.ScalarNode) and item.style is None:
-            # Its comma would split it into two selectors, each of which matches far more.
+            # Its comma would split it into two selectors that each match far more.
             raise UsageError(f"{_place(path, item)}, selectors: within [...] put each in quotes, because it has commas")
     found = [_text(path, name, item) for item in node.value]
     if "" in found:

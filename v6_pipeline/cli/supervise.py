@@ -36,7 +36,7 @@ _LOG_BYTES = 10_000_000
 
 
 class SupervisionError(V6Error):
-    """A child process could not be started, ended by itself, or belongs to another parent."""
+    """A child process could not be started, exited unexpectedly, or belongs to another parent."""
 
 
 class StopRequested(Exception):  # noqa: N818  (no error: the way out of a wait)
@@ -151,12 +151,12 @@ class Children:
         self._write_record()
 
     def check(self) -> None:
-        """Raise ``SupervisionError`` if a child has ended by itself."""
+        """Raise ``SupervisionError`` if a child has exited unexpectedly."""
         for command, process in self._running:
             code = process.poll()
             if code is not None:
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                raise SupervisionError(f"{command.name} ended by itself ({how}): see {self.log_path}")
+                raise SupervisionError(f"{command.name} exited unexpectedly ({how}): see {self.log_path}")
 
     def stop(self, seconds: float = END_SECONDS) -> None:
         """End all children with their descendants, the last started first; by force after ``seconds``."""

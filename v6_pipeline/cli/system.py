@@ -123,8 +123,8 @@ def run(
     environment.
 
     Raises:
-        SupervisionError: the port is in use, the location does not load, or a process ended by itself; the others are
-            then stopped.
+        SupervisionError: the port is in use, the location does not load, or a process exited unexpectedly; the others
+            are then stopped.
         V6Error: raised by ``prepare``.
     """
     home.prepare_log_folder(settings)

@@ -123,7 +123,7 @@ def fetch_range(
 
 
 def days_in_between(periods: Iterable[Period], wanted: Iterable[date]) -> set[date]:
-    """Return the days that lie in a statement of several days before its last, of which alone it has positions."""
+    """Return the days of a statement before its last one: it has positions of the last day only."""
     return {day for period in periods for day in wanted if period.first <= day < period.last}
 
 

@@ -207,10 +207,10 @@ class FlexFiles:
             if expected is None:
                 continue
             if (statement.account, statement.sha256) != (expected.account, expected.sha256):
-                raise _changed(file, f"its statement {ordinal + 1} is another")
+                raise _changed(file, f"its statement {ordinal + 1} was replaced")
             spool.put(expected, statement)
         if missing:
-            raise _changed(file, f"its statement {min(missing) + 1} is gone")
+            raise _changed(file, f"its statement {min(missing) + 1} is missing")
 
     def _read_again(self, file: Path) -> Iterator[FlexStatement]:
         try:

@@ -39,7 +39,7 @@ class IndexedStatement:
 
     @property
     def rank(self) -> tuple[datetime, str, str, int]:
-        """Sort key, of which the greatest is chosen: the newest, then the later file name, then the later place."""
+        """Sort key; the greatest is chosen: the newest, then the later file name, then the later place in the file."""
         return self.generated_at, self.file.name, str(self.file), self.ordinal
 
 

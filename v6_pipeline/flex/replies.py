@@ -1,4 +1,4 @@
-"""Replies of the Flex Web Service: a short envelope, or statements of which `reader` parses the content later."""
+"""Replies of the Flex Web Service: a short envelope, or statements, whose content `reader` parses later."""
 
 from __future__ import annotations
 

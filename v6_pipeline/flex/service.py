@@ -114,7 +114,7 @@ class SharedPace:
         return request_rates.take(self._database, self._name, WINDOWS, clock=self._clock).total_seconds()
 
     def pause(self, seconds: float) -> None:
-        """Stop all requests for so long, because the service reported too many."""
+        """Pause all requests for that long, because the service reported too many."""
         request_rates.pause(self._database, self._name, timedelta(seconds=seconds), clock=self._clock)
 
 
@@ -163,13 +163,13 @@ class FlexService:
         log.info("requesting %s", asked)
         reply = self._ask(asked, f"{self._url}/SendRequest", {"q": self._query_id, **days}, part, until=until)
         if not isinstance(reply, Envelope):
-            raise FlexServiceError(f"{asked}: the service sent statements where it should have sent a reference")
+            raise FlexServiceError(f"{asked}: the service sent statements instead of a reference")
         if not (reply.reference and reply.url):
             raise FlexServiceError(f"{asked}: the service sent neither an error nor a reference and an address")
         address = check_address(reply.url, configured=self._url)
         reply = self._ask(asked, address, {"q": reply.reference}, part, until=until)
         if not isinstance(reply, Statements):
-            raise FlexServiceError(f"{asked}: the service sent a reference where it should have sent statements")
+            raise FlexServiceError(f"{asked}: the service sent a reference instead of statements")
         check_periods(reply.periods, first, last)
         log.info("%s: %d statements", asked, len(reply.periods))
         return reply.periods
@@ -185,7 +185,7 @@ class FlexService:
             if isinstance(reply, Statements) or (reply.status == "Success" and reply.code is None):
                 return reply
             wait, reason = self._react(asked, reply)
-            # Slower from then on, whatever the next wait is for: other users of this token are beyond our control.
+            # Later waits are longer too, whatever their reason: other users of this token are beyond our control.
             throttled += reply.code == THROTTLED
             wait = min(wait * 2**throttled, _SLOWEST)
             if reply.code == THROTTLED:
@@ -226,7 +226,7 @@ def check_periods(periods: tuple[Period, ...], first: date, last: date) -> None:
     """
     if not periods:
         raise FlexServiceError(
-            f"Flex statements of {first} to {last}: the service sent none, which says nothing about positions: "
+            f"Flex statements of {first} to {last}: the service sent none, so positions are unknown: "
             "check the accounts of the query"
         )
     for period in periods:
@@ -237,7 +237,7 @@ def check_periods(periods: tuple[Period, ...], first: date, last: date) -> None:
             )
         if not period.has_positions:
             raise FlexServiceError(
-                f"Flex statements of {first} to {last}: that of account {period.account} has no section "
+                f"Flex statements of {first} to {last}: the one of account {period.account} has no section "
                 "OpenPositions, so its positions are unknown: add Open Positions to the Flex query; nothing was kept"
             )
 

@@ -252,7 +252,7 @@ def _positions(rows: Iterable[Row]) -> tuple[FlexPosition, ...]:
             by_model = summaries.setdefault(position.conid, {})
             model = row.text("model") or ""
             if model in by_model:
-                raise row.refuse("conid", f"{position.conid} stands twice as {_SUMMARY}")
+                raise row.refuse("conid", f"{position.conid} has two {_SUMMARY} rows")
             by_model[model] = position
         places.setdefault(position.conid, row)
     found = []

@@ -17,7 +17,7 @@ PROVISIONAL_EVERY = timedelta(minutes=10)
 RETRY_AFTER = timedelta(minutes=30)
 """Wait before a failed day is tried again: in most cases a person must remove the cause first."""
 FLAT_AGAIN_AFTER = timedelta(hours=12)
-"""Wait before a flat day is tried again: it leaves no rows that show that it is done."""
+"""Wait before a flat day is tried again: it writes no rows that would mark it as done."""
 LOOKBACK_SESSIONS = 5
 """Trading days before today that are checked for a missing final snapshot, such as after a weekend's outage."""
 
@@ -88,7 +88,7 @@ def decide_snapshot(
 ) -> SnapshotDecision:
     """Decide for this tick.
 
-    ``observed`` are the days of which the logs or a statement have rows, ``runs`` the newest ended run of each day (one
+    ``observed`` are the days with rows in the logs or in a statement, ``runs`` the newest ended run of each day (one
     that succeeded and left no rows found nothing held), ``active_run_id`` a snapshot run that is queued or running.
     """
     if active_run_id is not None:

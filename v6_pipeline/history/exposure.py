@@ -120,8 +120,8 @@ def exposure(
 ) -> pl.DataFrame:
     """Return the exposure of a day, with the schema of ``portfolio_exposure``, sorted by its key.
 
-    ``snapshot`` and ``previous`` are those of the day and of the session before: without rows of an account in the
-    latter its daily profit is unknown. A position of ``previous`` that has no row in ``snapshot``, though its account
+    ``snapshot`` and ``previous`` are those of the day and of the session before: the daily profit of an account without
+    rows in the latter is unknown. A position of ``previous`` that has no row in ``snapshot``, though its account
     has, was closed: it counts for the day's profit alone, which is known if Flex ``activity`` has what it realized.
     ``registry`` is as it was at the day's cut-off; ``contracts`` give the price magnifier.
     """

@@ -188,7 +188,7 @@ def rows_at(store: DeltaTableStore, version: int | None, day: date, wanted: pl.E
         handle = DeltaTable(store.uri, version=version, storage_options=store.storage_options or None)
         return PinnedRows(rows=scan(store, handle, day).filter(wanted).collect(), version=version)
     except (DeltaError, OSError, pl.exceptions.PolarsError):
-        # Nothing is hidden: if more is wrong than that this version is gone, reading the newest fails as well.
+        # This hides no other fault: unless only this version is gone, reading the newest fails as well.
         with store.faults():
             rows = scan(store, newest, day).filter(wanted).collect()
     return PinnedRows(rows=rows, version=newest.version(), note=_why_newest(store.spec.name, version, newest.version()))

@@ -31,8 +31,7 @@ def position_rows(
 ) -> pl.DataFrame:
     """Return rows of a position table, sorted by account, conid and timestamp.
 
-    One row per (account, conid, timestamp), of which the last given wins; of a stream only the newest per (account,
-    conid).
+    One row per (account, conid, timestamp), the last one given; of a stream only the newest per (account, conid).
 
     Raises:
         LakeError: an instant without a zone, a position that is no number, or a missing ``epoch`` or ``run_id``.
@@ -61,7 +60,7 @@ def account_rows(
     run_id: str,
     ingested_at: datetime,
 ) -> pl.DataFrame:
-    """Return rows of ``account_values``, one per (account, timestamp), of which the last given wins.
+    """Return rows of ``account_values``, one per (account, timestamp), the last one given.
 
     Raises:
         LakeError: an instant without a zone.

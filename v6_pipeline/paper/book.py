@@ -113,8 +113,8 @@ class Book:
     def assign(self, account: str, conid: int) -> list[Holding]:
         """Settle an option overnight: it goes to 0, and each contract moves 100 of the underlying at the strike.
 
-        A long call buys and a long put sells; a short option does the reverse. Index options settle in cash, of which
-        only the end of the position is modelled.
+        A long call buys and a long put sells; a short option does the reverse. Index options settle in
+        cash, which is not modelled: their position only ends.
 
         Raises:
             GatewayError: no position is open, or the contract is not an option.

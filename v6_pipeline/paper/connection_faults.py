@@ -105,7 +105,7 @@ class ConnectionFaults:
                 session.send_bytes(frame(payload))
 
     def huge_frame(self, client_id: ClientId | None = None) -> None:
-        """Announce a frame of 4 GB, of which all later messages become part."""
+        """Announce a frame of 4 GB, which swallows all later messages."""
         for session in self._matching(client_id):
             session.send_bytes(_HUGE_LENGTH)
 

@@ -1,6 +1,6 @@
 """Flex statements of the simulated accounts, as XML. `past` computes the days; `flex_server` serves the statements.
 
-Attributes are those of IB's activity statements, of which a query chooses; dates are ``yyyymmdd``.
+The attributes are those that a query can choose in IB's activity statements; dates are ``yyyymmdd``.
 """
 
 import functools

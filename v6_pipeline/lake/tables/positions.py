@@ -72,7 +72,7 @@ def _contract(column: Column, *attributes: str) -> PositionColumn:
 def _valued(
     column: Column, part: Part, stream: tuple[Origin, ...], portfolio_field: str, *attributes: str
 ) -> PositionColumn:
-    """Return a column that each of the three sources gives by itself."""
+    """Return a column that each of the three sources reports itself."""
     queue = broker(f"updatePortfolio.{portfolio_field}")
     return PositionColumn(column=column, part=part, stream=stream, queue=queue, flex=_open_position(*attributes))
 

@@ -77,7 +77,7 @@ def assert_nothing_was_written(pipeline: Pipeline) -> None:
         (FlexFault.REDIRECT, 0, "redirects us to example.invalid: not followed"),
         (FlexFault.FOREIGN_URL, 0, "sends us to example.invalid, which is not IB's: nothing was sent there"),
         (FlexFault.OTHER_DATES, 0, "the service sent 2026-10-26 to 2026-10-26 of account SIM0000001 instead"),
-        (FlexFault.NO_STATEMENTS, 0, "sent none, which says nothing about positions"),
+        (FlexFault.NO_STATEMENTS, 0, "sent none, so positions are unknown"),
         (FlexFault.NO_POSITIONS, 0, "has no section OpenPositions, so its positions are unknown"),
         (FlexFault.WEB_PAGE, 0, "answered with a web page instead of a statement"),
     ],

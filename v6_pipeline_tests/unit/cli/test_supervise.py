@@ -88,7 +88,7 @@ def test_a_child_that_ignores_the_signal_is_killed(
 
 def test_a_child_that_ends_by_itself_is_named_with_the_log(children: Children) -> None:
     children.start(python("daemon", "raise SystemExit(3)"))
-    with pytest.raises(SupervisionError, match=r"daemon ended by itself \(exit code 3\): see .*log"):
+    with pytest.raises(SupervisionError, match=r"daemon exited unexpectedly \(exit code 3\): see .*log"):
         wait_until(lambda: None, seconds=20, checks=(children.check,))
 
 

@@ -115,7 +115,7 @@ def test_a_location_that_does_not_load_is_one_line(settings: Settings, cheap: Ca
 
 def test_a_child_that_dies_ends_the_rest(settings: Settings, cheap: Callable[..., None]) -> None:
     cheap(LocationStatus(LoadState.LOADED), daemon="raise SystemExit(1)")
-    with pytest.raises(SupervisionError, match="daemon ended by itself"):
+    with pytest.raises(SupervisionError, match="daemon exited unexpectedly"):
         run(settings)
     assert not (settings.home / "up.json").exists()
 

@@ -133,9 +133,9 @@ def test_files_are_indexed_once(drop: Path) -> None:
 @pytest.mark.parametrize(
     ("now_there", "how"),
     [
-        ((statement(sha256="other"),), "its statement 1 is another"),
-        ((statement("U2"), statement()), "its statement 1 is another"),
-        ((), "its statement 1 is gone"),
+        ((statement(sha256="other"),), "its statement 1 was replaced"),
+        ((statement("U2"), statement()), "its statement 1 was replaced"),
+        ((), "its statement 1 is missing"),
     ],
     ids=["content", "order", "fewer"],
 )

@@ -224,7 +224,7 @@ def test_lots_that_do_not_add_up_to_their_summary_are_refused() -> None:
 def test_a_contract_in_two_models_is_one_position_and_twice_in_one_an_error() -> None:
     [found] = read_one(positions(STOCK | {"model": "A"}, STOCK | {"model": "B"})).positions
     assert (found.position, found.position_value) == (200, 50_000)
-    assert "OpenPosition 2 (AAPL): conid 265598 stands twice as SUMMARY" in refused(
+    assert "OpenPosition 2 (AAPL): conid 265598 has two SUMMARY rows" in refused(
         document(statement(positions(STOCK, STOCK)))
     )
 
