@@ -76,8 +76,8 @@ class SchemaRevision:
 class StateDatabase:
     """The state database of one process; usable from several threads, not across a fork.
 
-    There is one writer at a time: in SQLite by its nature, in PostgreSQL by an advisory lock per write transaction. So
-    what a write transaction has read stays true until it commits, and writers cannot deadlock; they are short and few.
+    There is one writer at a time: in SQLite by design, in PostgreSQL by an advisory lock per write transaction. So what
+    a write transaction has read stays true until it commits, and writers cannot deadlock; they are short and few.
     """
 
     def __init__(self, engine: Engine, *, name_for_messages: str) -> None:
@@ -243,7 +243,7 @@ class StateDatabase:
 
 
 def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[StateDatabase | Connection, P], R]:
-    """Open a read transaction around a query that is given the database; one given a connection uses it as it is.
+    """Open a read transaction around a query called with the database; called with a connection, it uses that.
 
     So every query of this package has one definition: other packages pass the ``StateDatabase``, and a method that
     combines several queries in one transaction passes its ``Connection``.
@@ -254,7 +254,7 @@ def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concate
 def writes(
     function: Callable[Concatenate[Connection, P], R],
 ) -> Callable[Concatenate[StateDatabase | Connection, P], R]:
-    """Open a write transaction around a change that is given the database; see ``reads``."""
+    """Open a write transaction around a change called with the database; see ``reads``."""
     return _in_transaction(function, StateDatabase.write)
 
 
@@ -320,7 +320,7 @@ def _engine(url: URL, busy_seconds: float) -> Engine:
 
 
 def _configure_sqlite(raw: Any, _record: object) -> None:  # noqa: ANN401  (the driver's connection)
-    raw.isolation_level = None  # or the driver begins transactions by itself, and never IMMEDIATE ones
+    raw.isolation_level = None  # otherwise the driver begins transactions by itself, and never IMMEDIATE ones
     cursor = raw.cursor()
     cursor.execute("PRAGMA foreign_keys=ON")
     # In WAL mode the default of many builds, NORMAL, may lose the last commits in a power cut: an epoch would be issued
@@ -361,7 +361,7 @@ def explain(error: BaseException, name: str, password: str | None = None) -> str
     elif _is_busy(error):
         return f"the state database {name} stays locked by another process: see pg_stat_activity and try again"
     elif isinstance(cause, SQLAlchemyError):
-        return f"the state database {name} has no free connection: fewer threads at a time"
+        return f"the state database {name} has no free connection: use fewer threads at a time"
     reason = " ".join(str(cause).split())
     if password:
         reason = reason.replace(password, "***")

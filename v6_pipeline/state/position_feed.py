@@ -1,4 +1,4 @@
-"""The streamer's calls of the state database, each in a thread, so that a busy database delays no tick."""
+"""The streamer's calls to the state database, each in a thread, so that a busy database delays no tick."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StreamerState:
         await asyncio.to_thread(holdings_store.upsert_holdings, self._database, changed)
 
     async def verify(self, holdings: list[Holding]) -> None:
-        """Queue holdings first, for the worker to compare them with the account download."""
+        """Queue holdings with priority ``VERIFY``, so that the worker compares them with the account download."""
         items = [
             NewItem(item.account, item.contract.conid, item.contract.symbol, QueuePriority.VERIFY) for item in holdings
         ]
@@ -50,7 +50,7 @@ class StreamerState:
             await asyncio.to_thread(self._queue.insert_many, items)
 
     async def base_currencies(self) -> dict[str, BaseCurrency]:
-        """Read each account's base currency and exchange rates, of its newest download."""
+        """Read each account's base currency and exchange rates, from its newest download."""
         return await asyncio.to_thread(self._base_currencies)
 
     def _base_currencies(self) -> dict[str, BaseCurrency]:

@@ -1,4 +1,4 @@
-"""Counters by which a poller sees a change: one small read instead of the whole."""
+"""Counters by which a poller detects changes with one small read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from v6_pipeline.state.upsert import Excluded, upsert
 
 
 class Revision(enum.StrEnum):
-    """A counter."""
+    """The part of the database whose changes a counter counts."""
 
     REGISTRY = "registry"
     """Strategies, memberships, selectors."""

@@ -236,7 +236,7 @@ slot_limits = Table(
     Column("probe_at", UtcDateTime),
     Column("proven", Integer, nullable=False),
 )
-"""The limit learned from errors 101; one row per gateway."""
+"""The limit learned from 101 errors; one row per gateway."""
 
 slot_demands = Table(
     "slot_demands",
@@ -316,7 +316,7 @@ slot_samples = Table(
     Column("batches", Integer, nullable=False),
     Column("ceiling", Integer, nullable=False),
 )
-"""Lines in use, a sample a minute, for some days."""
+"""Lines in use: one sample a minute, kept for some days."""
 
 named_leases = Table(
     "named_leases",

@@ -39,8 +39,8 @@ def upsert(
         connection: in a write transaction.
         table: rows are matched by its primary key.
         rows: all with the same columns.
-        changes: columns to set; all given ones except the key, if left out. A function of a module: a statement is
-            built once for each.
+        changes: columns to set; all given ones except the key, if left out. A module-level function, because the
+        statement built for it is cached.
         only_if: condition under which an existing row changes; a function of a module likewise.
     """
     if not rows:

@@ -21,7 +21,7 @@ from v6_pipeline.state.upsert import upsert
 class FetchedClose:
     """A close, or the reason for its absence, and the time of the answer.
 
-    ``bar_size`` and ``what_to_show`` are IB's of the bar that gave it, ``bar_time`` its end.
+    ``bar_size`` and ``what_to_show`` name, in IB's terms, the bar that gave it; ``bar_time`` is its end.
     """
 
     conid: int

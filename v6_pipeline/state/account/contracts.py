@@ -1,7 +1,7 @@
 """The contract cache: the broker's definitions of contracts, and the conids that it does not know or serve.
 
-Positions bring a part of the facts (no exchange, often no magnifier); contract details bring all, and only newer ones
-replace them.
+Position messages carry some of the facts (no exchange, often no magnifier); contract details carry all, and only newer
+details replace them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def spec_of(row: Any) -> ContractSpec:  # noqa: ANN401  (a row of any select tha
 
 
 def remember(connection: Connection, specs: Iterable[ContractSpec]) -> None:
-    """Store the facts that positions bring; a contract whose details were fetched is not changed."""
+    """Store the facts that position messages carry; a contract whose details were fetched is not changed."""
     _put(connection, [_row(spec, None) for spec in specs], replace_qualified=False)
 
 
@@ -111,7 +111,7 @@ def refused(connection: Connection, *, since: datetime) -> frozenset[int]:
 
 @writes
 def forget_refused(connection: Connection) -> None:
-    """Delete the refusals of market data, so that it is requested again of every contract that the broker knows."""
+    """Delete the refusals of market data, so that it is requested again for every contract that the broker knows."""
     connection.execute(delete(contract_failures).where(contract_failures.c.code != UNKNOWN))
 
 
@@ -120,7 +120,7 @@ def _row(spec: ContractSpec, qualified_at: datetime | None) -> Row:
 
 
 def _put(connection: Connection, rows: list[Row], *, replace_qualified: bool) -> None:
-    """Write rows that are new or differ; only then the revision changes."""
+    """Write rows that are new or differ; the revision changes only if there are any."""
     rows = list({row["conid"]: row for row in rows}.values())
     known = get(connection, [row["conid"] for row in rows])
     changed = []

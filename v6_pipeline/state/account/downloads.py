@@ -1,4 +1,4 @@
-"""Account downloads: when each account was last downloaded, what failed since, and the exchange rates it brought."""
+"""Account downloads: when each account was last downloaded, the failures since, and its exchange rates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from v6_pipeline.state.upsert import Excluded, upsert
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadRecord:
-    """``failures`` in a row since ``completed_at``; ``reason`` is the newest one's."""
+    """An account's last complete download; ``failures`` counts those since, ``reason`` is that of the newest."""
 
     account: str
     completed_at: datetime | None

@@ -1,4 +1,4 @@
-"""``ClientIds``: API client ids, of which a gateway serves each to one client only."""
+"""``ClientIds``: API client ids; a gateway serves only one client at a time under each."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ class ClientIds:
         with self._database.write() as connection:
             now = self._clock()
             state = _read(connection).get(client_id, ClientIdState(client_id=client_id))
-            if state.owner not in {owner, None}:  # leased to another since, which will see the error itself
+            if state.owner not in {owner, None}:  # leased to another owner since, which will see the error itself
                 return
             busy_until = now + timedelta(seconds=seconds)
             _write(connection, replace(state, owner=None, expires_at=None, busy_until=busy_until))
 
     def release(self, client_id: int, owner: str) -> bool:
-        """Give an id back; ``False`` if it is another's by now."""
+        """Release an id; ``False`` if another owner has it by now."""
         with self._database.write() as connection:
             state = _read(connection).get(client_id)
             if state is None or state.owner != owner:

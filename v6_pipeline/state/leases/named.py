@@ -33,9 +33,9 @@ class NamedLeaseState:
 
 
 class NamedLease:
-    """One owner's view of a lease; another object with the same owner is the same owner.
+    """One owner's view of a lease; objects with the same ``owner`` share the lease.
 
-    ``owner`` is unique among the processes that may want it. Without ``renew`` it lasts ``ttl_seconds``.
+    ``owner`` is unique among the processes that may want the lease, which lasts ``ttl_seconds`` unless renewed.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class NamedLease:
         return NamedLeaseState(name=self._name) if row is None else NamedLeaseState(**row)
 
 
-# Built once, for building a query costs more than running it.
+# Built once, because building a query costs more than running it.
 _BY_NAME = select(named_leases).where(named_leases.c.name == bindparam("lease"))
 
 

@@ -54,6 +54,6 @@ class ProcessIdentity:
             return False
 
 
-@functools.cache  # by pid, for a fork is another process; kept, for a changed clock must not change the name
+@functools.cache  # by pid, because a fork is another process; kept, because a changed clock must not change the name
 def _identity_of(pid: int) -> ProcessIdentity:
     return ProcessIdentity.of(pid)

@@ -111,10 +111,10 @@ class StreamerLease:
         return taken.epoch
 
     def grant(self, *, ttl_seconds: float) -> StreamerLeaseState:
-        """Prolong the lease of a streamer that others start, or offer it to the one that claims it.
+        """Prolong the lease of a supervised streamer; if none is live, offer the lease to the one that claims it.
 
-        The sensor calls it at each tick. A streamer that runs without Dagster is left running: look at
-        ``granted_by`` of the result.
+        The sensor calls it at each tick. A streamer that runs without Dagster is left running; ``granted_by`` of the
+        result shows it.
         """
         with self._database.write() as connection:
             now = self._clock()
@@ -168,7 +168,7 @@ class StreamerLease:
         return self._as_owner(epoch, heartbeat_at=self._clock(), status=dict(status))
 
     def request_stop(self) -> None:
-        """Request the streamer to stop when it next reads the lease."""
+        """Request that the streamer stop when it next reads the lease."""
         self._request(DesiredState.STOP)
 
     def request_run(self) -> None:
@@ -253,5 +253,5 @@ def _holder(lease: StreamerLeaseState, now: datetime) -> str:
     return "it was not renewed in time or was revoked"
 
 
-# Built once, for building a query costs more than running it.
+# Built once, because building a query costs more than running it.
 _ROW = select(streamer_lease).where(streamer_lease.c.name == _STREAMER)

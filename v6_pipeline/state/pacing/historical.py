@@ -1,9 +1,9 @@
 """Historical requests of all processes together: how many may be open, and at which instant the next may be made.
 
 IB allows 50 open requests (https://interactivebrokers.github.io/tws-api/historical_limitations.html) and gives no rate
-for bars of a minute and more: it answers slower, and refuses with 162 when it is too much. So requests go out at a
-steady rate, which each refusal halves for all processes and which recovers. Bars of 30 seconds and less have rules of
-their own, which nothing here enforces: the product requests bars of ``1 day`` and ``30 mins`` only.
+for bars of a minute and more: it answers more slowly, and refuses with 162 when there are too many. So requests go out
+at a steady rate, which each refusal halves for all processes and which recovers. Bars of 30 seconds and less have rules
+of their own, which nothing here enforces: the product requests bars of ``1 day`` and ``30 mins`` only.
 
 Pure functions first, then the rows. The requests are made in ``v6_pipeline.ib.historical_pacing``.
 """
@@ -22,7 +22,7 @@ from v6_pipeline.state.upsert import upsert
 
 OPEN_AT_IB = 50
 MOST_OPEN = 40
-"""Over all processes; the difference is head-room for a process wrongly taken for dead, and for TWS itself."""
+"""Over all processes; the rest is head-room for a process wrongly taken for dead, and for TWS itself."""
 BACK_OFF = BackOffRule(slowest=0.1, burst=timedelta(seconds=10), pause=timedelta(seconds=10))
 """One burst draws a refusal of several requests. The slowest rate is what IB allows for the smallest bars."""
 
@@ -75,7 +75,7 @@ def lease_permits(
 
 @writes
 def release_permits(connection: Connection, gateway: str, holder: str) -> None:
-    """Give the permits of a holder back; harmless if it has none."""
+    """Release a holder's permits; harmless if it has none."""
     table = historical_permits
     connection.execute(delete(table).where(table.c.gateway == gateway, table.c.holder == holder))
 

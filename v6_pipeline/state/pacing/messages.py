@@ -6,11 +6,11 @@ every message needs an *instant*, and one row per gateway grants instants: conse
 all; a missed instant is wasted. Idle time is not saved up, and a process that dies wastes only the instants it held.
 
 *The bound.* A message sent in a given second, a half-open interval, has its instant in that second or up to
-``TOLERANCE`` before it: in a half-open interval of ``1 + TOLERANCE`` seconds. Points at least that long divided by the
-rate apart are at most ``rate`` in it: the rate is kept in any second, and not only on average. At the default of 45,
-the delay up to the gateway's count (network, a busy gateway) may vary by 115 ms before IB's 50 could be exceeded; more
-tolerance would cost throughput, less would waste instants whenever a loop is late. A lower rate only widens the
-distances, so the bound holds across every change of the rate.
+``TOLERANCE`` before it: in a half-open interval of ``1 + TOLERANCE`` seconds. Such an interval holds at most ``rate``
+instants at that distance: the rate is kept in any second, not only on average. At the default of 45, the delay up to
+the gateway's count (network, a busy gateway) may vary by 115 ms before IB's 50 could be exceeded; more tolerance would
+cost throughput, less would waste instants whenever a loop is late. A lower rate only widens the distances, so the bound
+holds across every change of the rate.
 
 *Clocks.* Instants are UTC by each process's own clock. A clock that is d seconds ahead of another adds d to the
 tolerance between the two, and the process behind waits d longer: keep machines on NTP. A row whose next instant is
@@ -101,8 +101,8 @@ def take(
     ``gateway`` is ``host:port``; ``configured_rate`` is in messages a second, by this process's settings. ``clock`` is
     UTC and read while the write lock is held, so that a wait for the lock cannot make it stale; the first instant lies
     at least ``commit_seconds`` later. ``announce`` marks the process's first grant: it read the settings last, so its
-    rate holds for all. ``from_shares`` says that it used its share until now: others may for a moment more, so the
-    grants stay small until then.
+    rate holds for all. ``from_shares`` means that the process used its share until now: others may still use theirs for
+    a moment, in which grants stay small.
     """
     now = clock()
     known = _read(connection, gateway)

@@ -18,7 +18,7 @@ class RateState:
     """The shared rate of one gateway; rates are per second.
 
     ``next_at`` is the first instant that is not handed out yet. ``slowed_to``, ``slowed_at`` and ``slowed_by`` describe
-    the last violation: the rate it left, when it came, IB's code and text.
+    the last violation: the rate after it, when it came, IB's code and text.
     """
 
     gateway: str
@@ -33,7 +33,7 @@ class RateState:
         if self.slowed_to is None or self.slowed_at is None:
             return self.configured_rate
         quiet = max(0, (now - self.slowed_at) // RECOVERY)
-        # 2 ** 20 is past every rate; a year's minutes as an exponent would not fit a float.
+        # 2 ** 20 exceeds any rate; a year in minutes as the exponent would overflow a float.
         return min(self.configured_rate, self.slowed_to * 2.0 ** min(quiet, 20))
 
 

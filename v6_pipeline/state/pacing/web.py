@@ -6,7 +6,7 @@ for later, so a process that dies while it waits delays no other.
 
 *Clocks.* The clock is read while the write lock is held, so a wait for the lock cannot make it stale. A recorded
 instant in the future was written before a clock was set back, or by a machine whose clock is ahead: it counts, which
-is only too careful, but never further ahead than the longest window, so that a clock set back by an hour causes no
+errs on the safe side, but never as further ahead than the longest window, so that a clock set back by an hour causes no
 hour of waiting. A clock set forward makes requests look older than they are, which cannot be detected here.
 """
 

@@ -38,7 +38,7 @@ class DueCount:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """Number of holdings that were not refreshed in time, and the time of the oldest one's last observation."""
+    """Number of holdings that were not refreshed in time, and when the stalest was refreshed, or else observed."""
 
     count: int
     oldest_at: datetime | None
@@ -107,7 +107,7 @@ def _keys(connection: Connection, *conditions: ColumnElement[bool]) -> tuple[tup
 
 @reads
 def overdue(connection: Connection, *, refreshed_before: datetime, now: datetime) -> Overdue:
-    """Count due holdings whose last row, or observation before the first one, is not newer than that."""
+    """Count due holdings whose last row, or else observation, is not newer than ``refreshed_before``."""
     seen_at = func.coalesce(holdings.c.refreshed_at, holdings.c.observed_at)
     query = select(func.count(), func.min(seen_at)).where(
         holdings.c.closed_at.is_(None), seen_at <= refreshed_before, ~_is_streamed(now), ~_is_queued()

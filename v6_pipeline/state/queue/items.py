@@ -20,7 +20,7 @@ class QueueState(enum.StrEnum):
     WAITING = "waiting"
     """It failed and is not served before ``not_before``."""
     DEAD = "dead"
-    """It failed too often and waits for a person, or to be inserted again."""
+    """It failed too often, and stays until a person handles it or it is inserted again."""
 
 
 class NewItem(NamedTuple):

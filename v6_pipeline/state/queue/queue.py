@@ -43,7 +43,7 @@ from v6_pipeline.state.schema import queue_items
 from v6_pipeline.state.upsert import Excluded, upsert
 
 MIN_LEASE_SECONDS = 30.0
-"""An account download and a quote take several seconds each; a shorter lease would be lost in ordinary work."""
+"""An account download and a quote take several seconds each; a shorter lease would expire during ordinary work."""
 
 _Q = queue_items.c
 _ORDER = (_Q.priority, _Q.queued_at, _Q.account, _Q.conid)
@@ -79,9 +79,9 @@ class PositionQueue:
     # Insert
 
     def insert(self, conid: int, symbol: str, priority: int = QueuePriority.NORMAL, *, account: str) -> None:
-        """Request the refresh of a holding. Requested twice it is one item, with the better priority.
+        """Request the refresh of a holding; one requested twice is one item, with the better priority.
 
-        While a worker has it, it is refreshed once more afterwards. A dead letter starts afresh.
+        One that a worker has is refreshed once more afterwards. A dead letter starts afresh.
         """
         self.insert_many([NewItem(account, conid, symbol, priority)])
 
@@ -97,7 +97,7 @@ class PositionQueue:
     ) -> int:
         """Insert every holding that is due (see ``due_before``): open, not streamed, not queued. Return how many.
 
-        A dead letter is not revived by this, or it would fail for ever. ``priority_of`` is called within the
+        This does not revive a dead letter, which would fail for ever. ``priority_of`` is called within the
         transaction: it must not touch the database.
         """
         with self._database.write() as connection:
@@ -108,7 +108,7 @@ class PositionQueue:
         return len(found)
 
     def enqueue_all_unstreamed(self, *, priority_of: Callable[[Key], int] = _normal) -> int:
-        """Insert every open holding that is not streamed, dead letters included; as ``enqueue_due`` otherwise."""
+        """Insert every open holding that is not streamed, dead letters included; otherwise as ``enqueue_due``."""
         with self._database.write() as connection:
             now = self._clock()
             found = due.unstreamed_keys(connection, now=now)
@@ -117,13 +117,13 @@ class PositionQueue:
         return len(found)
 
     def count_due(self, *, refresh_seconds: float, interval_seconds: float) -> DueCount:
-        """Count what ``enqueue_due`` would insert, and the other holdings by what becomes of them."""
+        """Count what ``enqueue_due`` would insert, and the other open holdings by state."""
         now = self._clock()
         before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
         return due.count_due(self._database, refreshed_before=before, now=now)
 
     def due_accounts(self, *, refresh_seconds: float, interval_seconds: float) -> tuple[str, ...]:
-        """Accounts to be downloaded though none of their items need be in the queue: see ``DueCount.accounts``."""
+        """Accounts due for a download even if the queue has no item of theirs: see ``due_accounts``."""
         now = self._clock()
         before = due_before(now, refresh_seconds=refresh_seconds, interval_seconds=interval_seconds)
         return due.due_accounts(self._database, refreshed_before=before, now=now)
@@ -177,8 +177,8 @@ class PositionQueue:
     def mark_success(self, token: str, keys: Iterable[Key], refreshed_at: datetime) -> frozenset[Key]:
         """Acknowledge items whose rows are durable in the lake, observed at ``refreshed_at``.
 
-        Items requested again during the lease are open again, as new. Return the accepted keys: the others are not
-        leased by this token, or no longer, and stay in the queue, if they are there, to be served again.
+        Items requested again during the lease are open again, as new. Return the accepted keys. This token does not, or
+        no longer, lease the others: those in the queue stay there and are served again.
         """
         with self._database.write() as connection:
             accepted = sorted(frozenset(keys) & _held(connection, token=token, now=self._clock()).keys())
@@ -190,10 +190,10 @@ class PositionQueue:
         return frozenset(accepted)
 
     def mark_failed(self, token: str, keys: Iterable[Key], reason: str) -> frozenset[Key]:
-        """Give items back that could not be refreshed: each waits, longer each time; after the last attempt it is dead.
+        """Return items that could not be refreshed: each waits, longer each time; after the last attempt it is dead.
 
-        An item that was requested again during the lease is not dead yet: that may have been for a good reason. Return
-        the accepted keys, as for ``mark_success``.
+        An item that was requested again during the lease does not die: the new request gets an attempt. Return the
+        accepted keys, as for ``mark_success``.
         """
 
         def after_failure(item: QueueItem, now: datetime) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class PositionQueue:
         return self._end_lease(token, keys, reason, after_failure)
 
     def give_back(self, token: str, keys: Iterable[Key], reason: str, *, delay_seconds: float) -> frozenset[Key]:
-        """Give items back for a reason that is not theirs (the account feed was taken): no attempt is counted.
+        """Return items for a reason unrelated to them (the account feed was taken): no attempt is counted.
 
         They are served again after ``delay_seconds``. Return the accepted keys, as for ``mark_success``.
         """
@@ -230,7 +230,7 @@ class PositionQueue:
                 connection.execute(_END_LEASE, [row | {"reason": reason} for row in rows])
         return accepted
 
-    # Look and repair
+    # Inspect and repair
 
     def stats(self) -> QueueStats:
         """Count the items by state and priority."""
@@ -334,7 +334,7 @@ def _folded(new: Excluded) -> dict[str, Any]:
 
 
 def _end_expired_leases(connection: Connection, *, now: datetime) -> None:
-    """Open the items of expired leases again: first in every transaction that inserts or leases."""
+    """Reopen the items of expired leases: the first step of every transaction that inserts or leases."""
     expired = update(queue_items).where(_Q.token.is_not(None), _Q.leased_until <= now)
     connection.execute(expired.values(**_REQUESTED_AGAIN, **_UNLEASED))
 
@@ -368,7 +368,7 @@ def _execute_for(connection: Connection, statement: Update | Delete, keys: Itera
 
 
 def _state(now: datetime) -> ColumnElement[str]:
-    """An item's state; of an expired lease, the state it has once the lease is ended."""
+    """An item's state; if its lease has expired, the state that it gets when the lease is ended."""
     return case(
         (_Q.dead_at.is_not(None), QueueState.DEAD.value),
         (and_(_Q.token.is_not(None), _Q.leased_until > now), QueueState.LEASED.value),

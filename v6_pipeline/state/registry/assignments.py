@@ -77,7 +77,7 @@ class Entries:
 
 
 class RegistryAt:
-    """The memberships and selectors in force at an aware instant, of entries of any time.
+    """Select from all entries the memberships and selectors in force at an aware instant.
 
     Contracts with an expiry before ``day`` have expired, and serve no strategy.
     """

@@ -127,7 +127,7 @@ class RegistryChanges:
     def end_others(
         self, strategy: str, *, members: Collection[tuple[int, str | None]], selectors: Collection[str]
     ) -> None:
-        """Remove all from a strategy except these contracts, each with its account or any, and selector texts."""
+        """Remove all entries of a strategy except these contracts (account ``None`` is any) and selector texts."""
         kept = {(conid, account and account.strip().upper()) for conid, account in members}
 
         def is_kept(entry: RegistryEntry) -> bool:
@@ -167,7 +167,7 @@ class RegistryChanges:
 
 
 def _parsed(selector: Selector | str) -> Selector:
-    """Read a selector in its one spelling, as it is stored."""
+    """Parse a selector into its one spelling, as it is stored."""
     return Selector.parse(selector if isinstance(selector, str) else selector.text)
 
 

@@ -72,13 +72,13 @@ class StrategyRegistry:
     def reload_if_changed(self) -> bool:
         """Update the memory, mostly with one small read; return whether strategies changed since the last call.
 
-        Changes of the held contracts are read as well, but are no change of strategies.
+        Changes of the held contracts are read as well, but do not count as changes of strategies.
         """
         with self._database.read() as connection:
             found = revisions.read(connection)
         if found != self._view.revisions:
             self._load()
-        # A change made through this object is in memory already, and still unreported to the caller.
+        # A change made through this object is in memory already, but was not reported to the caller.
         before, self._reported = self._reported, self._view.revisions[Revision.REGISTRY]
         return self._reported != before
 

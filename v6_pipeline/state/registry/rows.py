@@ -15,7 +15,7 @@ from v6_pipeline.state.registry.selector import Selector
 from v6_pipeline.state.schema import memberships, selectors, strategies
 
 ANY_ACCOUNT = ""
-"""How "any account" is stored."""
+"""The stored form of "any account"."""
 
 
 def strategy_exists(connection: Connection, strategy: str) -> bool:
@@ -53,7 +53,7 @@ def open_entry(connection: Connection, entry: RegistryEntry) -> None:
 
 
 def close_entry(connection: Connection, entry: RegistryEntry, *, at: datetime) -> None:
-    """End an entry; a clock that went back ends it where it began."""
+    """End an entry; if the clock went back, it ends when it began."""
     table = memberships if entry.selector is None else selectors
     connection.execute(update(table).where(table.c.id == entry.id).values(valid_to=max(at, entry.valid_from)))
 
@@ -69,7 +69,7 @@ def in_force(connection: Connection, strategy: str | None = None) -> tuple[Regis
 
 
 def between(connection: Connection, start: datetime, end: datetime) -> tuple[RegistryEntry, ...]:
-    """Memberships, then selectors that were in force at some instant from ``start`` until before ``end``."""
+    """Memberships, then selectors that were in force at some instant from ``start`` to ``end`` (exclusive)."""
 
     def condition(table: Table) -> ColumnElement[bool]:
         never_in_force = table.c.valid_to == table.c.valid_from

@@ -16,7 +16,7 @@ from v6_pipeline.model import Holding, SecType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """Conditions on a holding; ``None`` is no condition. Texts compare without regard to case."""
+    """Conditions on a holding; ``None`` sets no condition. Texts compare without regard to case."""
 
     account: str | None = None
     symbol: str | None = None

@@ -62,7 +62,7 @@ class Slot:
 
     @property
     def is_standing(self) -> bool:
-        """True while the gateway surely has the line: confirmed, and not being cancelled."""
+        """True while the gateway is known to have the line: confirmed, and not being cancelled."""
         return self.confirmed_at is not None and self.closing_at is None
 
 
@@ -79,7 +79,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class AcquiredSlots:
-    """Contracts that were granted and refused a line, each in the order of the request."""
+    """Contracts that were granted a line, and those that were refused one, in the order of the request."""
 
     granted: tuple[int, ...]
     refused: tuple[int, ...]
@@ -112,7 +112,7 @@ class SlotUsage:
 
     @property
     def learned(self) -> LearnedLimit:
-        """The limit learned from errors 101."""
+        """The limit learned from 101 errors."""
         return self.limit.known
 
     @property
@@ -127,7 +127,7 @@ class SlotUsage:
 
     @property
     def standing(self) -> int:
-        """Lines that the gateway surely has now."""
+        """Lines that the gateway is known to have now."""
         return sum(slot.is_standing for slot in self.slots)
 
     @property
@@ -197,8 +197,8 @@ class SlotUsage:
     def to_yield(self, holder: str) -> frozenset[int]:
         """Contracts whose lines a batch should give up now, for streams that wait or a ceiling that fell.
 
-        Of all batches together the lines that were taken first: they are nearest to their quote, and IB answers a
-        cancel that comes too soon with an error.
+        Over all batches, the lines taken first go first: they are nearest to their quote, and IB answers a cancel that
+        comes too soon with an error.
         """
         above_floor = self.batches - self.batch_floor
         wanted = min(self.stream_demand, max(0, self._stream_room)) - self._free
@@ -254,11 +254,11 @@ def fair_shares(wants: Sequence[int], total: int) -> tuple[int, ...]:
 
 
 def allocate(usage: SlotUsage, conids: Iterable[int], *, holder: str, purpose: SlotPurpose) -> AcquiredSlots:
-    """Decide which of ``conids`` get a slot, the first ones first.
+    """Decide which of ``conids`` get a slot, in their order.
 
-    A slot that the holder has for this purpose is granted again. Refused are: a contract that the holder has for the
-    other purpose or is cancelling, a stream of a contract that is streamed already, and all once the lines are used up
-    or enough of them are unconfirmed.
+    A slot that the holder has for this purpose is granted again. It refuses a contract that the holder has for the
+    other purpose or is cancelling, a stream of a contract that is streamed already, and every new line once the lines
+    are used up or enough of them are unconfirmed.
     """
     mine = {slot.conid: slot for slot in usage.slots if slot.holder == holder}
     streamed = {slot.conid for slot in usage.slots if slot.purpose is SlotPurpose.STREAM}

@@ -1,13 +1,13 @@
-"""The ceiling learned from errors 101, and the time of the next attempt to raise it. Pure functions.
+"""The ceiling learned from 101 errors, and the time of the next attempt to raise it. Pure functions.
 
 IB does not report how many lines TWS windows and the phone use; it answers 101 once all are in use. So the ceiling is
 learned: down at a 101, and up again by trying one line at a time after 2, then 4, then every 8 minutes. Each attempt
 ends with the first 101, or at the configured ceiling, where the learned one is deleted.
 
 A line is *standing* while the gateway is known to have it. The gateway keeps lines that it granted before its limit
-fell, so the first 101 proves only that there is not one line more than the standing ones; a second one, with no line
-granted in between, proves that there are far fewer: then the ceiling is halved. Half is a guess, so after the first
-halving an attempt follows soon, so that available lines are not left unused for minutes.
+fell, so the first 101 proves only that there is no line beyond the standing ones; a second one, with no line granted in
+between, proves that there are far fewer: then the ceiling is halved. Half is a guess, so after the first halving an
+attempt follows soon, so that available lines are not left unused for minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 PROBE_AFTER = (timedelta(minutes=2), timedelta(minutes=4), timedelta(minutes=8))
-"""Time from a 101 to the attempt for one line more; the last one for every further attempt."""
+"""Times from a 101 to the next attempt to use one line more; the last applies to all further attempts."""
 PROBE_AFTER_HALVING = timedelta(seconds=20)
 """The same after the first halving of the ceiling; by then the released lines are free at the gateway."""
 RETRY_AFTER = timedelta(seconds=2)
@@ -28,7 +28,7 @@ CAREFUL_FOR = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedLimit:
-    """The limit learned from errors 101.
+    """The limit learned from 101 errors.
 
     ``learned`` is the ceiling, ``None`` while none is in force, and ``reason`` its cause. ``exhaustions`` counts the
     101s since a ceiling was last deleted, ``strikes`` those in a row without a line granted in between, the last of
@@ -73,7 +73,7 @@ class LineLimit:
 
     @property
     def floor(self) -> int:
-        """Lines that streams leave to batches. Of a learned ceiling never more than half, or nothing would stream."""
+        """Lines that streams leave to batches. Never more than half of a learned ceiling, or nothing would stream."""
         return min(self.batch_floor, self.ceiling // 2) if self.is_learned else self.batch_floor
 
     @property

@@ -112,13 +112,13 @@ class SlotLedger:
         ttl_seconds: float,
         priorities: Mapping[int, int] | None = None,
     ) -> AcquiredSlots:
-        """Record ``changes``, then take a line for each of ``conids``, as far as lines go, in one transaction.
+        """Record ``changes``, then take lines for ``conids`` while there are any, in one transaction.
 
-        What the holder has already is granted again and renewed. What is refused for want of lines is noted as a
-        demand for a few seconds: batches then yield to streams, and share evenly among themselves.
+        Slots that the holder already has are granted again and renewed. Contracts refused for lack of lines are
+        recorded as a demand for a few seconds: batches then yield to streams, and share evenly among themselves.
 
-        The first ``conids`` come first. Slots last ``ttl_seconds`` unless renewed. ``priorities`` of the strategies, by
-        conid, are stored for display only.
+        ``conids`` are served in their order. Slots last ``ttl_seconds`` unless renewed. ``priorities`` of the
+        strategies, by conid, are stored for display only.
         """
         wanted = list(dict.fromkeys(conids))
         with self._database.write() as connection:
@@ -163,7 +163,7 @@ class SlotLedger:
             return self._usage(connection, self._clock())
 
     def sample(self) -> None:
-        """Keep a sample of the usage, for pictures, if a minute has passed since the last one."""
+        """Keep a sample of the usage, for charts, if a minute has passed since the last one."""
         now = self._clock()
         with self._database.read() as connection:
             newest = slot_samples.newest(connection)
@@ -286,7 +286,7 @@ def _save_limit(connection: Connection, known: LearnedLimit) -> None:
     upsert(connection, slot_limits, [{"name": _GATEWAY, **asdict(known)}])
 
 
-# Built once, for building a query costs more than running it.
+# Built once, because building a query costs more than running it.
 _IS_LIVE = slots.c.expires_at > bindparam("now")
 _LIVE = select(*(slots.c[item.name] for item in fields(Slot))).where(_IS_LIVE).order_by(slots.c.conid, slots.c.holder)
 _IS_OWNERS = slots.c.holder == bindparam("owner")

@@ -1,4 +1,4 @@
-"""The slot ledger learns: confirmed lines, their priorities, the ceiling that error 101 taught, and who waits."""
+"""Additions to the slot ledger: confirmed lines, their priorities, the ceiling learned from error 101, and demands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Rebuild ``slots`` with its new columns, for SQLite cannot add all of them, and create the two new tables."""
+    """Rebuild ``slots`` with its new columns, because SQLite cannot add all of them, and create the two new tables."""
     _rebuild_slots()
     op.create_table(
         "slot_limits",

@@ -1,4 +1,4 @@
-"""When a rate-limited web service was asked, for all processes together."""
+"""Times of the requests to rate-limited web services, for all processes together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Historical requests of all processes together, and what they found."""
+"""Pacing of historical requests over all processes, and the closes that they returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has become of account downloads, and how the lines were used over the day."""
+"""Results of account downloads, and samples of the lines in use."""
 
 from __future__ import annotations
 
