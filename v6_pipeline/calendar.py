@@ -1,7 +1,7 @@
 """Trading days: the day of an instant, the opening and closing of its session, its cut-off.
 
 Sessions come from ``data/sessions.csv``, which ships with the package, so that the streamer needs no pandas;
-``scripts/generate_sessions.py`` writes it. No I/O but that one file, no settings, no clock of its own.
+``scripts/generate_sessions.py`` writes it. This module reads that one file and nothing else: no settings, no clock.
 
 Trading day D runs from 04:00 of session D to 04:00 of the next session: a weekend's observations belong to Friday, and
 Monday's pre-market to Monday.
@@ -105,11 +105,11 @@ class TradingCalendar:
         return Session(day, _utc(day, _OPEN, EXCHANGE), _utc(day, close, EXCHANGE))
 
     def begins_at(self, day: date) -> datetime:
-        """Begin of trading day ``day``, 04:00 local, in UTC."""
+        """Start of trading day ``day``, 04:00 local, in UTC."""
         return _utc(self.session(day).day, DAY_BEGINS, self._zone)
 
     def ends_at(self, day: date) -> datetime:
-        """End of trading day ``day``, the begin of the next one, in UTC."""
+        """End of trading day ``day``, which is the start of the next one, in UTC."""
         return self.begins_at(self.next_session(day))
 
     def next_session(self, day: date) -> date:

@@ -1,4 +1,4 @@
-"""The records that rooms exchange: contracts, holdings, quotes, position updates.
+"""The records that packages exchange: contracts, holdings, quotes, position updates.
 
 Plain frozen dataclasses, no I/O and no third-party imports, so that every layer may use them. Unknown is ``None``,
 never 0, NaN, -1 or the broker's 1.797e308; instants are aware and in UTC; money is in the contract's currency unless a
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 
 UNSET_FROM = 1e300
-"""IB's unset double is 1.797e308; arithmetic on it still lies far above any price."""
+"""IB's unset double is 1.797e308; results of arithmetic on it still lie far above any price."""
 _UNSET_INTEGERS = frozenset({2**31 - 1, 2**63 - 1, float(2**63 - 1)})
 
 
@@ -46,12 +46,12 @@ class SecType(enum.StrEnum):
 
     @property
     def is_option(self) -> bool:
-        """True for types of which IB computes greeks."""
+        """True for types for which IB computes greeks."""
         return self in {SecType.OPTION, SecType.FUTURE_OPTION, SecType.WARRANT}
 
     @classmethod
     def parse(cls, text: str) -> SecType:
-        """Return the member for IB's text; an unknown type is ``OTHER``, since a position must not be lost."""
+        """Return the member for IB's text; an unknown type is ``OTHER``, so that no position is lost."""
         try:
             return cls(text)
         except ValueError:
@@ -180,8 +180,8 @@ class PositionUpdate:
 
     ``market_value`` is in ``currency``; ``fx_rate_to_base`` converts it into ``base_currency``. ``timestamp`` is when
     the observation was made (the newest of its parts), ``price_time`` when its price was. ``implied_vol`` is a fraction
-    a year; greeks are per unit of the underlying, as IB gives them. ``strategy_ids`` are the active strategies that the
-    contract served at that moment, sorted.
+    per year; greeks are per unit of the underlying, as IB gives them. ``strategy_ids`` are the active strategies that
+    the contract served at that moment, sorted.
     """
 
     account: str
@@ -228,7 +228,7 @@ class PositionUpdate:
 
 @dataclass(frozen=True, slots=True)
 class BaseCurrency:
-    """An account's base currency, and the value in it of one unit of each other currency."""
+    """An account's base currency, and what one unit of each other currency is worth in it."""
 
     currency: str
     rates: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""The account feed: portfolio values and account figures of one account, for no market-data line.
+"""The account feed: portfolio values and account figures of one account, without a market-data line.
 
 IB serves one managed account at a time over all clients (2100: another client took the feed; 2101: refused), so a
 download subscribes, reads to the end and unsubscribes. A lease in the state database decides which process may do so
@@ -40,7 +40,7 @@ _BASE_FIELDS = {"unrealized_pnl": "UnrealizedPnL", "realized_pnl": "RealizedPnL"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortfolioValue:
-    """IB's own valuation of a position; money in the contract's currency, ``average_cost`` with the multiplier."""
+    """IB's own valuation of a position; money in the contract's currency, ``average_cost`` including the multiplier."""
 
     contract: ContractSpec
     position: float

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SLOW_SECONDS = 2.0
 """A database that does not answer for that long counts as unavailable."""
 PROBE_SECONDS = 0.05
-"""Time-out of a process on its share for a database that may be back."""
+"""Time-out of a request to a database that may be back, while the process sends at its share."""
 RETRY_SECONDS = 1.0
 """Pause after a failure; short enough that all processes take grants again within ``pacing.SHARES_LINGER``."""
 _ZERO = datetime(2000, 1, 1, tzinfo=UTC)

@@ -29,7 +29,7 @@ class ReadOnlyIB(IB):
     """
 
     def __init__(self, pacer: MessagePacer) -> None:
-        # ib_async logs each position at INFO and each broker notice as an ERROR; our log has the same once, with the
+        # ib_async logs each position at INFO and each broker notice as an ERROR; our log has each once, with the
         # reaction. Set a level before this to get ib_async's log as well.
         logger = logging.getLogger("ib_async")
         if logger.level == logging.NOTSET:
@@ -47,7 +47,7 @@ class ReadOnlyIB(IB):
         end_of_download = self.wrapper.accountDownloadEnd
 
         def on_account_download_end(account: str) -> None:
-            """Emit the account that the message names and ib_async drops: after an eviction it may be another."""
+            """Emit the account named in the message, which ib_async drops: after an eviction it may be another one."""
             end_of_download(account)
             self.accountDownloadEndEvent.emit(account)
 
@@ -140,7 +140,7 @@ class ReadOnlyIB(IB):
             else:
                 self._time_asked.append(answer)
 
-        # In the order of leaving, because an urgent request overtakes earlier ones.
+        # In the order of sending, because an urgent request overtakes earlier ones.
         self.outbox.when_left(left, urgent=urgent)
         return answer
 

@@ -1,6 +1,6 @@
 """The bars that give a contract's close, and the choice of the one that is the close of a trading day.
 
-Pure functions; the requests are in ``ib.history``. IB has no bars of a day for options
+Pure functions; the requests are in ``ib.history``. IB has no daily bars for options
 (https://interactivebrokers.github.io/tws-api/historical_limitations.html), and those of futures and currencies end at
 17:00 New York, after a day's cut-off: for them the close is the last half-hour bar that ends by then.
 """
@@ -49,7 +49,7 @@ class BarType:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """The begin (a date for bars of a day) and the close of a bar."""
+    """The beginning (a date for daily bars) and the close of a bar."""
 
     begin: datetime | date
     close: float
@@ -103,7 +103,7 @@ def bar_types(sec_type: SecType) -> tuple[BarType, ...]:
 
 
 def is_forgotten(contract: ContractSpec, today: date) -> bool:
-    """Return whether IB has no history of the contract by ``today``, the exchange's date; of expired futures it has."""
+    """Return whether IB has dropped the contract's history by ``today``, the exchange's date: options only."""
     return contract.sec_type.is_option and contract.has_expired(today)
 
 
@@ -119,8 +119,8 @@ def closes_in(
 ) -> dict[date, FoundClose]:
     """Return the close of each day: of the last bar that ends by the day's cut-off, and that has ended.
 
-    A bar that straddles the cut-off may hold a later price and is left out, even if the session ends within it. The bar
-    of a day ends with the session.
+    A bar that straddles the cut-off may hold a later price and is left out, even if the session ends within it. A daily
+    bar ends with the session.
     """
     if bar_type.is_day:
         by_date = {bar.begin: bar.close for bar in bars if not isinstance(bar.begin, datetime)}
@@ -152,5 +152,5 @@ def spans(windows: Sequence[CloseWindow], longest_days: int) -> list[list[CloseW
 
 
 def days_of(end: datetime, first: CloseWindow) -> int:
-    """Return the days of a request that ends at ``end`` and reaches back to the begin of ``first``."""
+    """Return the days of a request that ends at ``end`` and reaches back to the beginning of ``first``."""
     return max(1, math.ceil((end - first.begins_at) / _DAY))

@@ -200,7 +200,7 @@ class IBConnectionManager(GatewayRequests):
                 self._on_error(NO_REQUEST, code, text, None)
 
     async def connect_persistently(self) -> None:
-        """Connect, however long it takes, with jittered backoff: longer in the broker's resets and for the breaker."""
+        """Connect, however long it takes; the jittered backoff is longer in resets and while the breaker is open."""
         policy = self.policy
         backoff = wait_random_exponential(multiplier=policy.backoff_initial, max=policy.backoff_max)
 

@@ -22,8 +22,7 @@ from v6_pipeline.state.leases.process import ProcessIdentity
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = timedelta(hours=1)
-"""Retry a contract after this that the broker did not know or gave no data for: around its reset it may not know
-any."""
+"""Retry after this a contract that the broker did not know or gave no data for: around its reset it may know none."""
 OLD_AFTER = timedelta(days=7)
 """Refetch a definition after this: a corporate action may keep the conid, and change symbol or multiplier."""
 MOST_OLD = 50
@@ -42,7 +41,7 @@ class _Found:
 
 
 class ContractCache:
-    """Looks contracts up, each at most once a week. The connection must be up to look up what is not cached."""
+    """Looks contracts up and caches them. The connection must be up to look up a contract that is not cached."""
 
     def __init__(self, database: StateDatabase, connection: IBConnectionManager, clock: Clock) -> None:
         self._database = database
@@ -68,7 +67,7 @@ class ContractCache:
         return known
 
     async def refused(self) -> frozenset[int]:
-        """Return the contracts that the broker refused market data for within the last hour: a request is in vain."""
+        """Return the contracts that the broker did not know or refused within the last hour: a request would fail."""
         return await asyncio.to_thread(rows.refused, self._database, since=self._clock() - RETRY_AFTER)
 
     async def note_refused(self, codes: Mapping[int, int]) -> None:
@@ -76,7 +75,7 @@ class ContractCache:
         await asyncio.to_thread(rows.mark_refused, self._database, codes, failed_at=self._clock())
 
     async def forget_refused(self) -> None:
-        """Forget the refusals, after a new login: its subscriptions may be others."""
+        """Forget the refusals, after a new login: it may subscribe to other market data."""
         await asyncio.to_thread(rows.forget_refused, self._database)
 
     def _look_up(self, conids: list[int]) -> _Found:
@@ -107,7 +106,7 @@ class ContractCache:
             log.warning("new definitions of contracts are not stored: %s", error)
             specs = {}
         if not specs and self._connection.is_connected:
-            # Or every batch would wait for a gateway whose definitions are away.
+            # Or every batch would wait for a gateway that serves no definitions at the moment.
             self._keeps_old_until = self._clock() + RETRY_AFTER
         return specs
 
@@ -128,7 +127,7 @@ class ContractCache:
             log.warning("%s", answers[conid])
         failed = [conid for conid in answers if conid not in specs and conid not in unknown]
         if failed:
-            # One line, because a connection that is lost fails thousands at once.
+            # One line, because a lost connection fails thousands at once.
             log.warning("%d contracts could not be looked up, the first: %s", len(failed), answers[failed[0]])
         await asyncio.to_thread(
             rows.save_answers, self._database, list(specs.values()), unknown, answered_at=self._clock()
@@ -139,12 +138,12 @@ class ContractCache:
 async def check_contracts(
     settings: Settings, database: StateDatabase, conids: Iterable[int], clock: Clock = utc_now
 ) -> None:
-    """Check that the broker knows each conid that a person names; look up and cache those that are not cached.
+    """Check that the broker knows each conid that a user named; look up and cache those that are not cached.
 
     A mistyped conid would wait for ever for a position that can never come.
 
     Raises:
-        UnknownContractError: the broker has no contract with this conid; all such are named.
+        UnknownContractError: the broker has no contract with some of these conids; the error names them all.
         GatewayError: a conid that is not cached cannot be looked up now.
     """
     wanted = list(dict.fromkeys(conids))

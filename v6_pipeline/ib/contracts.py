@@ -94,7 +94,7 @@ async def qualify(connection: IBConnectionManager, conid: int) -> ContractSpec:
 async def qualify_all(
     connection: IBConnectionManager, conids: list[int], *, at_once: int = 20
 ) -> dict[int, ContractSpec | GatewayError]:
-    """Look up many contracts; a failed one is in the answer as its error, so that it does not fail the others.
+    """Look up many contracts; the result of a failed one is its error, so that it does not fail the others.
 
     At most ``at_once`` requests are under way: a burst of thousands would exceed IB's message rate.
     """

@@ -116,7 +116,7 @@ class MarketData:
         self._request(spec.conid, request_contract(spec), ticks, is_option=spec.sec_type.is_option)
 
     def cancel(self, conid: int) -> None:
-        """End a contract's subscription; one that is not subscribed, or went with its connection, is no error."""
+        """End a contract's subscription; ignore one that is not subscribed, or ended with its connection."""
         subscription = self._forget(conid)
         if subscription is None or not self._connection.is_connected:
             return
@@ -240,8 +240,8 @@ def quote_from_ib(ticker: Ticker) -> Quote:
 def is_filled(ticker: Ticker, *, option: bool) -> bool:
     """Return True if both sides, the close and an option's greeks have arrived.
 
-    IB sends -1 for a side without a quote, as for the bid of many far options: that counts as arrived, for nothing else
-    will come. ib_async keeps it apart from NaN, its value until the first tick.
+    IB sends -1 for a side without a quote, as for the bid of many far options: that counts as arrived, because nothing
+    else will come. ib_async keeps it apart from NaN, its value until the first tick.
     """
     has_prices = not any(math.isnan(price) for price in (ticker.bid, ticker.ask, ticker.close))
     return has_prices and (
@@ -250,5 +250,5 @@ def is_filled(ticker: Ticker, *, option: bool) -> bool:
 
 
 def _computed(greek: float | None) -> float | None:
-    """Return a vega or theta; IB's -2, 'not computed', which ib_async maps for delta and gamma only, is unknown."""
+    """Return a vega or theta; None for IB's -2, 'not computed', which ib_async maps for delta and gamma only."""
     return None if greek == -2 else known(greek)

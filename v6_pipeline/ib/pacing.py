@@ -118,7 +118,7 @@ class Outbox:
             self._pump.add_done_callback(self._ended)
 
     def when_left(self, callback: Callable[[], None], *, urgent: bool = False) -> Callable[[], None]:
-        """Call back once all messages now queued in the lane have left, or never will; return how to cancel that."""
+        """Call back once all messages now queued in the lane have left, or never will; return how to cancel this."""
         lane = self._urgent if urgent else self._queue
         if not lane:
             callback()

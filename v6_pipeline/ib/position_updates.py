@@ -72,7 +72,7 @@ def queued_update(
 def closing_update(
     holding: Holding, contract: ContractSpec, *, base: BaseCurrency | None, now: datetime
 ) -> PositionUpdate:
-    """Return the last row of a position that is gone and that the account feed no longer lists at all."""
+    """Return the last row of a closed position that the account feed no longer lists at all."""
     gone = _unvalued(contract, NO_QUOTE, holding.account, 0.0, base=base, now=now)
     return replace(gone, market_value=0.0, unrealized_pnl=0.0)
 

@@ -1,6 +1,6 @@
-"""A probe of an address: no process listens there, an IB gateway does, or something else.
+"""A probe of an address: an IB gateway listens there, another program, or none.
 
-It finds the reason of a failed connection, without starting a session or taking a client id.
+It finds the reason for a failed connection, without starting a session or taking a client id.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ class RequestTimeouts:
 
     request_timeout: float = 30
     download_timeout: float = 120
-    """For all of an answer in many messages, which may be of thousands of positions."""
+    """For the whole of an answer in many messages, such as thousands of positions."""
     silence_timeout: float = 10
-    """Between two messages of such an answer: one that was cut off is not waited for."""
+    """Between two messages of such an answer, so that one that was cut off fails early."""
 
 
 class GatewayRequests:
@@ -112,7 +112,7 @@ class GatewayRequests:
             ) from None
 
     async def round_trip(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Wait until the gateway has processed every message sent before: it reads, and answers this, in order.
+        """Wait until the gateway has processed every message sent before: it reads and answers in order.
 
         Messages are held back to keep the rate, so a line is free at the gateway only some time after its cancel.
 

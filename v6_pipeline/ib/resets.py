@@ -54,7 +54,7 @@ _RESETS: dict[IBRegion, tuple[ZoneInfo, tuple[_Window, ...]]] = {
 
 
 def expected_outage(instant: datetime, region: IBRegion = IBRegion.AMERICA) -> ExpectedOutage | None:
-    """Return the window around an aware instant, of several the one that ends last; None outside of all."""
+    """Return the window around an aware instant, or None; if there are several, the one that ends last."""
     zone, resets = _RESETS[region]
     windows = [(_NEW_YORK, _WEEKEND), *((zone, reset) for reset in resets)]
     found = [

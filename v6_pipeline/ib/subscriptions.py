@@ -78,7 +78,7 @@ class LineListener:
 
 
 class Subscriptions:
-    """The subscriptions of one connection, a line each.
+    """The subscriptions of one connection, one line each.
 
     Args:
         connection: may be made again; call ``begin_session`` after each connect.
@@ -270,7 +270,7 @@ class Subscriptions:
     async def _exchange(
         self, closing: Iterable[int] = (), wanted: Sequence[int] = (), priorities: Mapping[int, int] | None = None
     ) -> AcquiredSlots:
-        """Report changes to the ledger and ask it for lines, in one transaction."""
+        """Report changes to the ledger and request lines, in one transaction."""
         session = self._session
         changes = SlotChanges(
             exhausted=set(self._having(LineState.EXHAUSTED)),
@@ -297,7 +297,7 @@ class Subscriptions:
             raise GatewayError("the session ended during a call of the slot ledger")
         for conid in changes.confirmed & self._lines.keys():
             self._lines[conid].is_reported_live = True
-        # A report at the end of the session may have been first.
+        # A report at the end of the session may have removed some already.
         for conid in (changes.exhausted | changes.released) & self._having(*_ENDED):
             del self._lines[conid]
         return answer

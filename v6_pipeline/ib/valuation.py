@@ -1,4 +1,4 @@
-"""The arithmetic of prices, pure: mark of a quote, value and unrealized profit of a position. Unknown gives unknown."""
+"""Arithmetic of prices, pure: mark of a quote, value and unrealized profit of a position; unknown in, unknown out."""
 
 from __future__ import annotations
 
