@@ -74,8 +74,8 @@ class TableSpec:
     Attributes:
         key: identifies a row within one commit.
         replaced_by: rows of equal values in these columns are replaced together; empty for a log, which is appended to.
-        log_retention: a Delta interval, for which the commits' own metadata can be read back. It costs: on a local
-            disk every open lists the log folder (about 8 microseconds a file).
+        log_retention: a Delta interval, for which the commits' own metadata can be read back. Longer costs more: on a
+        local disk every open lists the log folder (about 8 microseconds a file).
     """
 
     name: str

@@ -230,7 +230,7 @@ class CommitLog:
         name = self._store.spec.name
         if self.oldest > 0:
             return f"the log of {name} begins at version {self.oldest} now: the commit of this row has expired"
-        return f"no commit of {name} among those looked at wrote this row"
+        return f"no commit of {name} among those searched wrote this row"
 
 
 def _may_have_written(spec: TableSpec, commit: CommitInfo, row: Row) -> bool:

@@ -96,7 +96,7 @@ def too_many_conflicts(table: str, attempts: int) -> LakeConflictError:
 
 @contextmanager
 def lake_faults(*, table: str, uri: str, options: Mapping[str, str]) -> Iterator[None]:
-    """Turn every error of delta-rs, polars and the disk inside into ``LakeError``."""
+    """Turn every error of delta-rs, polars and the disk within the context into ``LakeError``."""
     try:
         yield
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:

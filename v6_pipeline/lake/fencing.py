@@ -142,7 +142,7 @@ class FencedAppender:
         return landed if commit_id == commit.commit_id else None
 
     def _compact(self, handle: DeltaTable) -> None:
-        """Compact; a failure stops no commit, is kept for the status, and is retried after as many commits."""
+        """Compact; keep a failure for the status instead of raising it, and retry after ``compact_every`` commits."""
         self._uncompacted = 0
         try:
             compact(self._store, handle)

@@ -1,8 +1,8 @@
 """The lake as a whole: addresses of its tables, and the kind of accounts that it holds.
 
-Simulated accounts (``SIM...``) and real ones never share a lake. The first write decides for good: it creates the table
-``v6_lake``, which has no rows and one property. Creating a Delta table is atomic on every store that Delta supports:
-one of two first writers wins, and the other gets an error.
+Simulated accounts (``SIM...``) and real ones never share a lake. The first write decides permanently: it creates the
+table ``v6_lake``, which has no rows and one property. Creating a Delta table is atomic on every store that Delta
+supports: one of two first writers wins, and the other gets an error.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Lake:
         return self._kind
 
     def admit(self, accounts: Sequence[str]) -> None:
-        """Check that rows of these accounts may enter; the first ever decide the lake's kind. Read once per process.
+        """Check that rows of these accounts may enter; the first ones ever decide the lake's kind.
 
         Raises:
             LakeError: simulated accounts in a lake of real ones, or the reverse, or both at once.

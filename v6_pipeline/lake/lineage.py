@@ -51,7 +51,7 @@ class CommitLineage:
     Attributes:
         gateway: ``host:port`` that sent the rows; None for rows that are read or computed.
         partition: ISO date; rows of any other date are refused. None where a commit may span two trading days.
-        replaced: groups of rows that a replacement took the place of, column to text.
+        replaced: groups of rows that the commit replaces, column to text.
         commit_id: unique; shows after a failure whether the commit landed, so a retry passes the same object.
     """
 

@@ -1,6 +1,6 @@
 """Keeping tables small: merge the many small files of frequent commits, delete files that no recent version needs.
 
-Readers and writers go on during maintenance. A damaged table is reported and left alone; the others are maintained.
+Readers and writers continue during maintenance. A damaged table is reported and left alone; the others are maintained.
 Functions of one table raise ``LakeError`` if it is damaged, not writable or unreachable.
 """
 
@@ -146,7 +146,7 @@ def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FI
     """Compact once a trading day has ``small_files`` files below the target size; for writers that commit rarely.
 
     Nothing is done if another process compacts the table, or in an object store, where two runs could compact the same
-    files. Without a compaction it costs opening the table.
+    files. Without a compaction the only cost is opening the table.
     """
     if store.folder is None:
         return Compaction(version=None)
@@ -164,7 +164,7 @@ def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FI
 def _is_fragmented(store: DeltaTableStore, handle: DeltaTable, small_files: int) -> bool:
     with store.faults():
         files = pl.DataFrame(handle.get_add_actions(flatten=True))
-    # Per day, for a year of days with one small file each has nothing to merge.
+    # Per day, because a year of days with one small file each has nothing to merge.
     per_day = files.filter(pl.col("size_bytes") < TARGET_BYTES).group_by(f"partition.{PARTITION_COLUMN}").len()
     return not per_day.filter(pl.col("len") >= small_files).is_empty()
 

@@ -113,7 +113,7 @@ def latest_positions(
     Args:
         tables: those that do not exist yet count as empty.
         as_of_day: newest trading day to look at; default all.
-        lookback_days: look through this many days with rows at most.
+        lookback_days: look through at most this many days with rows.
         include_closed: keep contracts whose newest row has position 0.
     """
     opened = [PinnedTable(store) for store in tables]
@@ -171,8 +171,8 @@ def newest_accounts(store: DeltaTableStore, day: date) -> pl.DataFrame:
 def rows_at(store: DeltaTableStore, version: int | None, day: date, wanted: pl.Expr) -> PinnedRows:
     """The rows of a day that match ``wanted``, at a recorded version (None reads nothing); only its files are read.
 
-    Log files expire and replaced data files are vacuumed: then the newest version is read instead. A log has the same
-    rows at it; a table whose days are replaced may have newer ones.
+    If the version's log file has expired or its data files were vacuumed, the newest version is read instead. There a
+    log still has the same rows; a table whose days are replaced may have newer ones.
     """
     if version is None:
         return PinnedRows(rows=pl.DataFrame(schema=store.spec.schema), version=None)
@@ -195,7 +195,7 @@ def rows_at(store: DeltaTableStore, version: int | None, day: date, wanted: pl.E
 
 
 def scan(store: DeltaTableStore, handle: DeltaTable, day: date | None) -> pl.LazyFrame:
-    """The table, or a day of it, at the handle's version; columns of the spec that an older table has not are null."""
+    """The table, or a day of it, at the handle's version; columns of the spec that an older table lacks are null."""
     frame = pl.scan_delta(handle, storage_options=store.storage_options or None)
     if day is not None:
         frame = frame.filter(pl.col("date") == day)

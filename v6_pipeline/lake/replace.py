@@ -28,13 +28,13 @@ Group = tuple[date | str, ...]
 """Values of ``TableSpec.replaced_by``: (date,) or (date, account)."""
 
 REPLACE_ATTEMPTS = 50
-"""Any other commit is a conflict, also of another day: another writer's commit has landed before each attempt."""
+"""Any other commit conflicts, even one of another day; each failed attempt means that one has landed."""
 _VERSIONS_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """Result of a replacement: the rows of its groups, the version that holds them, and whether that is a new one.
+    """Result of a replacement: the number of rows in its groups, the version that holds them, and whether it is new.
 
     ``version`` is None if there is no table yet, and no row for it.
     """

@@ -34,7 +34,7 @@ def position_rows(
     One row per (account, conid, timestamp), the last one given; of a stream only the newest per (account, conid).
 
     Raises:
-        LakeError: an instant without a zone, a position that is no number, or a missing ``epoch`` or ``run_id``.
+        LakeError: an instant without a zone, a position that is not a number, or a missing ``epoch`` or ``run_id``.
     """
     newest: dict[tuple[object, ...], PositionUpdate] = {}
     for update in updates:

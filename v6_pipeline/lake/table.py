@@ -37,7 +37,7 @@ Admit = Callable[[Sequence[str]], None]
 """Raises ``LakeError`` if the lake does not admit rows of these accounts."""
 
 CONFLICT_ATTEMPTS = 10
-"""An append conflicts only with a change of the table itself: such a change has landed before each attempt."""
+"""An append conflicts only with a change of the table itself; each failed attempt means that one has landed."""
 _HOOKS = PostCommitHookProperties(
     # Removing expired logs lists the whole log folder, which made an append at 1,600 log files take 28 ms instead of
     # 16. Compaction removes them, once per ~50 commits.
@@ -291,7 +291,7 @@ class DeltaTableStore:
         )
 
     def make_durable(self, version: int) -> None:
-        """Flush a version to the disk, where the table is on one.
+        """Flush a version to the disk, if the table is on one.
 
         Raises:
             OSError: the disk failed; the version may not survive a power cut.

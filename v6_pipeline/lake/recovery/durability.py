@@ -23,7 +23,7 @@ POINTER = "_last_checkpoint"
 MARK = "_v6_flushed"
 """File of a table with the newest version known to be on the disk; Delta ignores names that begin with ``_``."""
 UNMARKED_VERSIONS = 20
-"""Earlier versions to flush with a table that has no mark: more than there are writers at the same time."""
+"""Earlier versions to flush in a table that has no mark: more than there are writers at the same time."""
 
 
 def fsync_path(path: Path) -> None:
@@ -116,7 +116,7 @@ def _still_there(table: Path, version: int) -> list[Path]:
 
 
 def _mark_flushed(table: Path, version: int) -> None:
-    # Without a mark the next flush takes more files than needed, and a repair knows less: no reason to fail a commit.
+    # Without a mark the next flush takes more files than needed, and a repair knows less; the commit need not fail.
     with contextlib.suppress(OSError):
         descriptor = os.open(table / MARK, os.O_WRONLY | os.O_CREAT, 0o644)
         try:

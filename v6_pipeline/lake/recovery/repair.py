@@ -43,11 +43,11 @@ class Remedy(enum.StrEnum):
     """Remedy for a damaged file."""
 
     SET_ASIDE = "set aside"
-    """Moved into the quarantine: never acknowledged, or other files have the same content."""
+    """Moved into the quarantine: its content was never acknowledged, or other files have it too."""
     EMPTY_COMMIT = "replaced by an empty commit"
     """The version keeps its number, so that later versions can be read."""
     REMOVE = "removed from the table"
-    """By a commit that names the file and its rows; its remains go into the quarantine."""
+    """Removed by a commit that names the file and its rows; what is left of the file goes into the quarantine."""
     RESTORE = "to be restored from a backup"
     """Cannot be repaired here."""
 

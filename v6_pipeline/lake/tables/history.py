@@ -154,8 +154,8 @@ def _snapshot(*columns: str) -> tuple[Origin, ...]:
 
 
 _VALUE = _snapshot("market_value", "fx_rate_to_base")
-# Of this snapshot and the one before; by the change of the value where IB restated the cost. What was held the session
-# before and is gone has realized what the day's activity says.
+# From this snapshot and the one before; from the change of the value where IB restated the cost. For a position that is
+# gone since then, the realized profit comes from the day's activity.
 _DAILY_PNL = _snapshot(
     "unrealized_pnl", "realized_pnl", "fx_rate_to_base", "position", "average_cost", "market_value"
 ) + of(FLEX_ACTIVITY.name, "realized_pnl", "fx_rate_to_base")

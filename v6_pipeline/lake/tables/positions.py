@@ -200,7 +200,7 @@ STREAMED_POSITIONS = TableSpec(
     description="Log of streamed positions: at most one row per (account, conid) and flush.",
     columns=(*(shared.column.made_from(shared.stream) for shared in POSITION_COLUMNS), SOURCE, EPOCH, INGESTED_AT),
     key=("account", "conid", "timestamp"),
-    # A flush every 3 s makes 28,800 log files a day; three days reach over a weekend.
+    # A flush every 3 s makes 28,800 log files a day; three days span a weekend.
     log_retention="interval 3 days",
 )
 

@@ -102,7 +102,7 @@ def test_a_row_that_is_not_of_the_versions_looked_at_has_no_commit(flushed: Delt
     last = rows_of(flushed)[-1]
     found = CommitLog(flushed).writer_of(last, up_to=FLUSHES - 1)
     assert found.commit is None
-    assert found.note == "no commit of streamed_positions among those looked at wrote this row"
+    assert found.note == "no commit of streamed_positions among those searched wrote this row"
 
 
 def test_an_expired_log_names_its_first_version(flushed: DeltaTableStore) -> None:
