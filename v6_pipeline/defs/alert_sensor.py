@@ -1,7 +1,7 @@
-"""``alerts_sensor``: notifies people of failed runs and failing checks, once each.
+"""``alerts_sensor``: notifies people of failed runs and failing checks.
 
 Belongs here: finding incidents in Dagster's storage. Does not belong here: which of them are due for an alert
-(``v6_pipeline.alerts``). One look finds runs and checks alike, so that one cursor remembers what each notifier has
+(``v6_pipeline.alerts``). A tick finds failed runs and failing checks alike: one cursor records what each notifier has
 reported. https://docs.dagster.io/guides/automate/sensors
 """
 
@@ -27,9 +27,9 @@ TICK_SECONDS = 30
 RUNS_PER_TICK = 50
 _NUMBER = re.compile(r"\d+")
 _AWAY = {GatewayUnreachableError.__name__, RequestTimeoutError.__name__}
-"""Errors of a run when the gateway, or IB behind it, is away."""
+"""Errors that a run raises when the gateway, or IB behind it, is away."""
 _PLANNED = "PLANNED"
-"""By its name: the enumeration itself is not public."""
+"""Compared by name, because the enumeration itself is not public."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class AlertCursor:
     """The sensor's cursor.
 
     Attributes:
-        runs_until: failed runs were looked at until then (UTC).
+        runs_until: time up to which failed runs have been read (UTC).
         states: the memory of each notifier, by incident.
-        undelivered: events that a notifier did not deliver.
+        undelivered: events that each notifier has yet to deliver.
     """
 
     runs_until: datetime
@@ -48,7 +48,7 @@ class AlertCursor:
 
     @classmethod
     def parse(cls, text: str | None, now: datetime) -> "AlertCursor":
-        """Return the cursor in ``text``; without a readable one, runs that failed before ``now`` make no alert."""
+        """Return the cursor in ``text``, or if it is unreadable a new one, which ignores failures before ``now``."""
         try:
             return _CURSOR.validate_json(text or "")
         except ValidationError:
@@ -112,7 +112,7 @@ def look(
     left: dict[str, tuple[Incident, ...]] = {}
     delivered, failures = 0, []
     for name, notifier in notifiers.items():
-        # Each has its own backlog, so that one that fails does not keep newer runs from the others.
+        # Each notifier has its own backlog, so that one that fails does not hold up the others.
         backlog = [*cursor.undelivered.get(name, ()), *incidents]
         count, states[name], why = deliver(notifier, backlog, cursor.states.get(name, {}), now)
         left[name] = undelivered(backlog, states[name], now)
@@ -125,7 +125,7 @@ def look(
 def _failed_runs(
     instance: DagsterInstance, since: datetime, outage_at: Callable[[datetime], ExpectedOutage | None]
 ) -> tuple[list[Incident], datetime]:
-    """Return the runs that failed since then, oldest first, and the instant until which they were looked at."""
+    """Return the runs that failed after ``since``, oldest first, and the time up to which runs have been read."""
     records = instance.get_run_records(
         filters=RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since),
         limit=RUNS_PER_TICK,
@@ -135,7 +135,7 @@ def _failed_runs(
     incidents = []
     for record in records:
         run, reason = record.dagster_run, _reason(instance, record.dagster_run.run_id)
-        # A reason that differs in its numbers alone is the same incident.
+        # Reasons that differ only in their numbers are the same incident.
         same = _NUMBER.sub("#", reason)
         outage = outage_at(_aware(record.update_timestamp))
         is_expected = outage is not None and _lacked_gateway(instance, run.run_id)
@@ -152,13 +152,13 @@ def _failed_runs(
 
 
 def _job(run: dg.DagsterRun) -> str:
-    if run.job_name.startswith("__"):  # Dagster's own for assets chosen by hand
+    if run.job_name.startswith("__"):  # the job that Dagster makes up for assets chosen by hand
         return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "assets"
     return run.job_name
 
 
 def _reason(instance: DagsterInstance, run_id: str) -> str:
-    """Return the reason of the first failed step, else of the run, in one line."""
+    """Return why the first failed step failed, or else why the run failed, in one line."""
     for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
         for entry in instance.all_logs(run_id, of_type=kind):
             event = entry.dagster_event
@@ -169,7 +169,7 @@ def _reason(instance: DagsterInstance, run_id: str) -> str:
                 if data.user_failure_data and data.user_failure_data.description:
                     return " ".join(data.user_failure_data.description.split())
                 error = data.error
-                while error is not None and error.cause is not None:  # Dagster's own error names the step alone
+                while error is not None and error.cause is not None:  # Dagster's own error names only the step
                     error = error.cause
                 if error is not None:
                     return " ".join(error.message.split())
@@ -195,7 +195,7 @@ def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey])
     for key, newest in storage.get_latest_asset_check_execution_by_key(keys).items():
         record = newest
         if newest.status.name == _PLANNED:
-            # A run will evaluate the check, or died before it did: the evaluation before it still holds.
+            # A run is about to evaluate the check, or died before it could: the previous evaluation still holds.
             ended = {status for status in type(newest.status) if status.name != _PLANNED}
             record = next(iter(storage.get_asset_check_execution_history(key, limit=1, status=ended)), newest)
         if record.status.name != "FAILED":

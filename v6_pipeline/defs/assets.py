@@ -1,4 +1,4 @@
-"""Assets: the sources, the logs, and the run that refreshes them; ``defs.history`` has the tables of history.
+"""Assets: the sources, the logs, and the step that refreshes them; the history tables are in ``defs.history``.
 
 https://docs.dagster.io/guides/build/assets
 """
@@ -53,14 +53,14 @@ ACCOUNT_FEED_POOL = "ib_account_feed"
 BROKER, LIVE, BATCH = "broker", "live", "batch"
 _UPSTREAM = (IB_ACCOUNT, STRATEGY_REGISTRY)
 PLOTTED = ("net_liquidation", "daily_pnl", "unrealized_pnl", "excess_liquidity")
-"""Figures of the accounts that Dagster plots."""
+"""Account figures that Dagster plots."""
 
 
 class RefreshConfig(dg.Config):
     """Run config of ``queued_positions``."""
 
     everything: bool = True
-    """Refresh all positions that are not streamed; otherwise only those about to get older than V6_REFRESH_SECONDS."""
+    """Refresh all positions that are not streamed, rather than only those about to exceed V6_REFRESH_SECONDS."""
 
 
 def source_assets(owners: Sequence[str]) -> list[dg.AssetSpec]:
@@ -149,7 +149,7 @@ def queued_positions(
     ) -> Iterator[dg.MaterializeResult[Any]]:
         """Drain the position queue once, for the current trading day; past days report their stored rows.
 
-        IB serves only today's positions, so a past day never calls it, and a backfill of a range does no harm.
+        IB serves only today's positions, so a past day never connects to it, and a backfill of a range does no harm.
         """
         now = pipeline.now()
         today = calendar.trading_day(now).strftime(KEY_FORMAT)
@@ -201,7 +201,7 @@ def _results(
     *,
     everything: bool,
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Return one result per selected asset, with counts and versions by partition, or all days would show the same."""
+    """Return one result per selected asset, with counts and versions by partition, as days differ."""
     reports = [
         (
             dg.AssetKey(spec.name),
@@ -220,7 +220,7 @@ def _results(
         for partition in context.partition_keys
         if dg.AssetKey(spec.name) in context.selected_asset_keys
     ]
-    # After all reads: a failure in between would report a table twice.
+    # Yielded after all reads: a failure between two results would report a table twice.
     for key, partition, metadata in reports:
         context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
     for key in dict.fromkeys(key for key, _, _ in reports):
@@ -279,7 +279,7 @@ def _partition_metadata(
             metadata |= shown(lambda: _account_figures(pipeline, day=day), say=context.log.warning)
 
         def sample() -> Mapping[str, Any]:
-            # A refresh of everything is launched by a person, who looks at the result.
+            # A person launches a refresh of everything, and looks at the result.
             wanted = everything or is_first_of_quarter(context.instance, spec.name, partition, pipeline.now())
             return sample_rows(spec, lake, day) if wanted else {}
 
@@ -307,9 +307,9 @@ def _account_figures(pipeline: PipelineResource, *, day: date) -> dict[str, floa
 def account_sums(newest: pl.DataFrame, wanted: Collection[str]) -> dict[str, float]:
     """Return sums over all accounts, by the figure's name and its currency.
 
-    A figure that an account does not have is left out, as its sum would look complete.
+    A figure that some account lacks is left out, because its sum would look complete.
 
-    ``newest`` has a row per account; without any of the accounts ``wanted`` nothing is summed up.
+    ``newest`` has a row per account; if any account of ``wanted`` is missing, nothing is summed.
     """
     if set(wanted) - set(newest.get_column("account")):
         return {}

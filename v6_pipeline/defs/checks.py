@@ -28,7 +28,7 @@ EVALUATE_EVERY = timedelta(minutes=5)
 
 
 def asset_checks() -> list[dg.AssetChecksDefinition]:
-    """Return the definitions of all checks, each of which *Execute* on its page evaluates by itself."""
+    """Return the definitions of all checks; *Execute* on a check's page evaluates that check alone."""
     steps: dict[str, list[Check]] = {}
     for check in CHECKS:
         steps.setdefault(check.step, []).append(check)
@@ -55,7 +55,7 @@ def _step(name: str, checks: Sequence[Check]) -> dg.AssetChecksDefinition:
 
 
 def evaluations_after_refresh(pipeline: PipelineResource) -> list[dg.AssetCheckEvaluation]:
-    """Evaluate the checks of a refresh that failed: Dagster skips their step after it, just when they matter."""
+    """Evaluate the refresh checks after a failed refresh: Dagster skips their step then, just when they matter."""
     checks = [check for check in CHECKS if check.when is When.REFRESH]
     return [_evaluation(_key(check), verdict) for check, verdict in judge(checks, lambda: _inputs(pipeline))]
 
@@ -63,9 +63,9 @@ def evaluations_after_refresh(pipeline: PipelineResource) -> list[dg.AssetCheckE
 def evaluations_of_days(
     work: HistoryContext, assets: Collection[str], days: Collection[date]
 ) -> list[dg.AssetCheckEvaluation]:
-    """Evaluate the checks of these assets of history for the trading days of a run.
+    """Evaluate the checks of these history assets for the trading days of a run.
 
-    The step ``history`` does it by itself, since Dagster skips check steps after a step that yields no output.
+    The step ``history`` calls this itself, since Dagster skips check steps after a step that yields no output.
 
     Raises:
         LakeError: a table is damaged or unreachable.
@@ -78,7 +78,7 @@ def evaluations_of_days(
 def verdicts_of_tick(
     pipeline: PipelineResource, lease: StreamerLeaseState, usage: SlotUsage
 ) -> dict[dg.AssetCheckKey, Verdict]:
-    """Judge what a tick of ib_streamer_sensor evaluates, by the lease and the slots that the tick has read.
+    """Judge the checks that a tick of ib_streamer_sensor evaluates, given the lease and the slots that it has read.
 
     Raises:
         StateError: the state database cannot be used.
@@ -91,9 +91,9 @@ def verdicts_of_tick(
 def evaluations_due(
     found: Mapping[dg.AssetCheckKey, Verdict], cursor: Mapping[str, object], now: datetime
 ) -> tuple[list[dg.AssetCheckEvaluation], Mapping[str, object]]:
-    """Return the evaluations of all checks if one has changed or five minutes have passed, else none; and the cursor.
+    """Return the evaluations of all checks if one has changed or five minutes have passed (else none), and the cursor.
 
-    ``cursor`` is the one that the call before returned; an unreadable one starts over.
+    ``cursor`` is the one that the previous call returned; an unreadable one counts as none.
     """
     states = {key.to_user_string(): json.dumps([verdict.passed, verdict.serious]) for key, verdict in found.items()}
     try:

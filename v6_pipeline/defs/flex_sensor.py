@@ -26,7 +26,7 @@ from v6_pipeline.settings import Settings
 
 TICK_SECONDS = 30
 BYTES_PER_TICK = 100_000_000
-"""A tick ends after 60 s; 50 MB take some seconds to read. The first file is read whatever its size."""
+"""Dagster ends a tick after 60 s, and 50 MB take some seconds to read. The first file is read whatever its size."""
 FILES_PER_TICK = 20
 
 
@@ -56,7 +56,7 @@ def flex_statements_sensor() -> dg.SensorDefinition:
 
 
 def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
-    """Look at the folder once.
+    """Request the partitions of the files that are new in the folder since ``cursor``.
 
     Raises:
         FlexError: the folder is missing.
@@ -80,16 +80,16 @@ def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
 
 
 def _of_one_tick(names: Sequence[str], found: Mapping[str, FileState]) -> Sequence[str]:
-    """Return the first files, as many as a tick can read."""
+    """Return as many of the first files as one tick can read."""
     sizes = accumulate(found[name].size for name in names[:FILES_PER_TICK])
     fitting = sum(size <= BYTES_PER_TICK for size in sizes)
     return names[: max(fitting, 1)]
 
 
 def _covered(names: Sequence[str], settings: Settings, calendar: TradingCalendar) -> tuple[list[date], list[str]]:
-    """Return the trading days that files cover since ``V6_START_DATE``, and why some files could not be read.
+    """Return the trading days since ``V6_START_DATE`` that files cover, and why some files could not be read.
 
-    An unreadable file is not read again before it changes; a run that materializes its days fails with the reason.
+    An unreadable file is not read again until it changes; a run that materializes its days fails with the reason.
     """
     days: set[date] = set()
     unreadable: list[str] = []
@@ -102,7 +102,7 @@ def _covered(names: Sequence[str], settings: Settings, calendar: TradingCalendar
 
 
 def _ranges(days: Sequence[date], calendar: TradingCalendar) -> list[tuple[date, date]]:
-    """Return unbroken ranges of trading days."""
+    """Return the first and last day of each unbroken range of trading days."""
     ranges: list[tuple[date, date]] = []
     for day in days:
         if ranges and calendar.next_session(ranges[-1][1]) == day:
@@ -129,7 +129,7 @@ def _nothing_new(folder: Path, found: Mapping[str, FileState], changes: ChangedF
 
 
 def _known(cursor: str | None) -> dict[str, FileState]:
-    """Return the files in the cursor; an unreadable one starts over: equal content is imported without a commit."""
+    """Return the files in the cursor, none if it is unreadable: importing equal content again makes no commit."""
     try:
         return {name: FileState(size, mtime_ns) for name, (size, mtime_ns) in json.loads(cursor or "{}").items()}
     except (ValueError, TypeError, AttributeError):

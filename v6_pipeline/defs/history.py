@@ -1,7 +1,7 @@
 """Assets of history, by trading day: Flex statements, historical closes, snapshots, exposure.
 
-One step makes all that a run selects: with a step for each table, one failed day would skip everything downstream of
-all days. Each day is reported to Dagster once it is committed; failed days fail the run at its end, in one message.
+One step makes all tables that a run selects: with a step per table, one failed day would skip the downstream tables of
+every day. Each day is reported to Dagster once it is committed; failed days fail the run at its end, in one message.
 https://docs.dagster.io/guides/build/partitions-and-backfills/backfilling-data
 """
 
@@ -56,14 +56,14 @@ class HistoryConfig(dg.Config):
 
 
 def _upstream(spec: TableSpec) -> tuple[str, ...]:
-    """Return the assets that a table is made from: those of its columns; a statement's contents need its statement."""
+    """Return the assets upstream of a table: those of its columns, and for a statement's contents the statement."""
     return (*spec.upstream, FLEX_STATEMENTS.name) if spec in (FLEX_POSITIONS, FLEX_ACTIVITY) else spec.upstream
 
 
 def history(
     lake: Lake, days: dg.PartitionsDefinition[str], calendar: TradingCalendar, owners: Sequence[str]
 ) -> dg.AssetsDefinition:
-    """Return the tables of history, any of which a run makes for any trading days."""
+    """Return the history tables; a run can make any of them for any trading days."""
     specs = [
         table_asset(spec, lake, deps=_upstream(spec), group_name=GROUP, owners=owners).replace_attributes(
             freshness_policy=FRESH if spec.name in EVERY_DAY else None,
@@ -87,7 +87,7 @@ def history(
         for key in context.partition_keys:
             require_begun(key, calendar=calendar, now=now)
         _make(context, config, pipeline)
-        yield from ()  # an output would report all days of the run, and each was reported by itself
+        yield from ()  # an output would report all days of the run, each of which is already reported
 
     return make
 
@@ -124,7 +124,7 @@ def describe(made: Made) -> str:
 
 
 def _shown(context: dg.AssetExecutionContext, work: HistoryContext, made: Made) -> dict[str, Any]:
-    """Return sample rows and a picture of a day that changed; before its cut-off four times an hour."""
+    """Return sample rows and a picture of a day that changed, four times an hour at most before its cut-off."""
     if not made.changed:
         return {}
     is_over = work.window(made.day).cut_off <= work.now()

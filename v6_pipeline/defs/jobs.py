@@ -37,7 +37,7 @@ FLEX_JOB = "import_flex_statements"
 MAINTENANCE_JOB = "maintain_lake"
 STRATEGY_JOB = "set_strategy_contracts"
 MAINTENANCE_POOL = "lake_maintenance"
-"""One run at a time: in an object store no lock separates two compactions."""
+"""One run at a time: in an object store no lock keeps two compactions apart."""
 
 
 _SNAPSHOT = (POSITION_SNAPSHOTS, PORTFOLIO_EXPOSURE)
@@ -124,9 +124,9 @@ class StrategyContracts(dg.Config):
 
 
 def set_strategy_contracts() -> dg.JobDefinition:
-    """Return the job that changes the contracts of a strategy and reports it as an observation of the registry.
+    """Return the job that changes the contracts of a strategy and reports the change as an observation of the registry.
 
-    It does what ``v6 strategies`` does: a running streamer follows within seconds.
+    It does what ``v6 strategies`` does: a running streamer applies the change within seconds.
     """
 
     @dg.op(name="change_registry")

@@ -28,12 +28,12 @@ def column_schema(spec: TableSpec) -> dg.TableSchema:
 
 
 def source_schema(fields: Mapping[str, str]) -> dg.TableSchema:
-    """Return the fields of a source that is no table of the lake, name to description."""
+    """Return the fields (name to description) of a source outside the lake."""
     return dg.TableSchema(columns=[dg.TableColumn(name=name, description=text) for name, text in fields.items()])
 
 
 def column_lineage(spec: TableSpec) -> dg.TableColumnLineage:
-    """Return the upstream columns of each column; columns that the writer of a row adds have none."""
+    """Return the upstream columns of each column; columns that the writer adds have none."""
     return dg.TableColumnLineage(
         deps_by_column={
             column.name: [

@@ -44,15 +44,15 @@ from v6_pipeline.streaming.streamer import IBPositionStreamer
 KINDS = {"deltalake", "polars"}
 SAMPLE_ROWS = 3
 ERROR = "error"
-"""Key of a failure's metadata: the class of the error, for programs."""
+"""Metadata key under which a failure names its error class, for programs."""
 LONGEST_BREAK = timedelta(days=5)
-"""Longer than any break of the exchange, so that no holiday raises an alarm."""
+"""Longer than the exchange ever closes, so that no holiday raises an alarm."""
 FRESH = dg.FreshnessPolicy.time_window(fail_window=LONGEST_BREAK)
 """For tables that the schedule makes after each session. Dagster's policies know neither sessions nor partitions, so
 a backfill of an old day counts as fresh. Within a session ``ib_streamer_sensor`` evaluates the checks ``stream_fresh``
 and ``queue_drains``."""
 SHOWN_EVERY = timedelta(minutes=15)
-"""Sample rows take 10 KB, a picture 30 KB: reports of each minute show them four times an hour."""
+"""Sample rows take 10 KB, a picture 30 KB: reports that come every minute show them four times an hour."""
 LINEAGE = {spec.name: column_lineage(spec) for spec in TABLES}
 """Table -> column lineage."""
 MADE_BY: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -84,9 +84,9 @@ def table_definition(spec: TableSpec, lake: Lake) -> dict[str, Any]:
 def table_materialization(
     spec: TableSpec, lake: Lake, *, partition_rows: int, delta_versions: Sequence[int], rows: int
 ) -> dict[str, Any]:
-    """Return metadata of a materialization that reports commits, oldest first, which added ``rows`` to the partition.
+    """Return metadata of a materialization whose commits (``delta_versions``, oldest first) added ``rows`` rows.
 
-    ``partition_rows`` counts the rows that the partition has now.
+    ``partition_rows`` is the number of rows that the partition has now.
     """
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": partition_rows,
@@ -117,7 +117,7 @@ def sample_rows(spec: TableSpec, lake: Lake, day: date) -> dict[str, dg.Metadata
 
 
 def _table_cell(cell: tuple[str, object]) -> tuple[str, str | int | float | bool | None]:
-    """Return a cell for Dagster's tables, which hold neither instants nor lists."""
+    """Return a cell as Dagster's tables can hold it: no instants, no lists."""
     name, value = cell
     if isinstance(value, datetime):
         return name, value.isoformat(sep=" ", timespec="seconds")
@@ -130,7 +130,7 @@ def data_version_tag(version: int) -> Mapping[str, str]:
 
 
 def shown(make: Callable[[], Mapping[str, Any]], *, say: Callable[[str], object]) -> dict[str, Any]:
-    """Return the result of ``make``, or nothing if it fails: then ``say`` gets the reason in a line."""
+    """Return the result of ``make``; if it fails, return nothing and pass ``say`` the reason in one line."""
     try:
         return dict(make())
     except Exception as error:  # noqa: BLE001  a failed picture or sample must not stop the report
@@ -147,9 +147,9 @@ def is_first_of_quarter(instance: dg.DagsterInstance, asset: str, partition: str
 
 
 def code_references(table: str) -> dg.CodeReferencesMetadataValue:
-    """Return links to the code that makes a table's rows, as it is installed here."""
+    """Return links to the installed code that makes a table's rows."""
     with warnings.catch_warnings():
-        # Beta in Dagster since 2024: a user who loads the definitions cannot change that.
+        # Code references are beta in Dagster since 2024; a user who loads the definitions need not see the warning.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.CodeReferencesMetadataValue(code_references=[_reference(maker) for maker in MADE_BY[table]])
 
@@ -161,6 +161,6 @@ def _reference(maker: Callable[..., Any]) -> dg.LocalFileCodeReference:
 
 
 def _line(file: str, name: str) -> int:
-    """Return the line of a definition. ``inspect`` would parse each file: 200 ms for all makers, in each process."""
+    """Return a definition's line number. ``inspect`` would parse each file: 200 ms for all makers, in each process."""
     definition = re.compile(rf"(class|(async )?def) {re.escape(name)}\b")
     return next((number for number, line in enumerate(linecache.getlines(file), 1) if definition.match(line)), 1)

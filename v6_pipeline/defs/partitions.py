@@ -1,6 +1,6 @@
 """Partitions: one per trading day, from 04:00 of its session to 04:00 of the next.
 
-Belongs here: the partitions and their tags. Does not belong here: the day of an instant (``v6_pipeline.calendar``).
+Belongs here: the partitions and their tags. Does not belong here: an instant's trading day (``v6_pipeline.calendar``).
 https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
@@ -18,7 +18,7 @@ from v6_pipeline.settings import Settings
 KEY_FORMAT = "%Y-%m-%d"
 PARTITION_TAG = "dagster/partition"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-"""Dagster's tags of a run of one partition and of a range, both ends included."""
+"""Dagster's tags on a run of one partition, and on a run of a range, both ends included."""
 
 
 def trading_days(settings: Settings, calendar: TradingCalendar) -> dg.TimeWindowPartitionsDefinition:
@@ -60,7 +60,7 @@ def require_begun(key: str, *, calendar: TradingCalendar, now: datetime) -> None
 
 
 def days_of_run(tags: Mapping[str, str]) -> tuple[date, date] | None:
-    """Return the first and the last trading day of the run with these tags; None without a partition."""
+    """Return the first and the last trading day of the run with these tags; None if it has no partition."""
     first = tags.get(RANGE_START) or tags.get(PARTITION_TAG)
     if first is None:
         return None

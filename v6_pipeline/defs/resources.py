@@ -21,7 +21,7 @@ from v6_pipeline.state.instants import utc_now
 
 
 class PipelineResource(dg.ConfigurableResource[None]):
-    """The resource of all definitions. Tests override ``settings`` and ``now``."""
+    """The resource that all definitions use. Tests override ``settings`` and ``now``."""
 
     def settings(self) -> Settings:
         """Load the settings: a change of ``v6.toml`` takes effect with the next tick or run.
@@ -45,7 +45,7 @@ class PipelineResource(dg.ConfigurableResource[None]):
         return _database(settings.state_database_url, settings.safe_state_url)
 
     def lake(self) -> Lake:
-        """Return a new lake, as its tables are not safe for threads."""
+        """Return a new lake, because its tables are not thread-safe."""
         return Lake.from_settings(self.settings())
 
     def history(self, run_id: str, say: Callable[[str], None]) -> HistoryContext:

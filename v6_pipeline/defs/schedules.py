@@ -1,6 +1,6 @@
-"""Schedules: they tick each minute, decide whether a run is due, and say why or why not, with numbers.
+"""Schedules: each ticks every minute, decides whether a run is due, and says why or why not, with numbers.
 
-Belongs here: what a decision needs of Dagster's runs. Does not belong here: the decisions (``refresh.due``,
+Belongs here: what a decision needs to know of Dagster's runs. Does not belong here: the decisions (``refresh.due``,
 ``history.due``). https://docs.dagster.io/guides/automate/schedules
 """
 
@@ -84,7 +84,7 @@ def position_snapshots_schedule(settings: Settings, calendar: TradingCalendar) -
 
 
 def lake_maintenance_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Return the schedule of the upkeep, each day between two trading days, when hardly anything is written."""
+    """Return the schedule of the daily upkeep, at 03:30 between two trading days, when little is written."""
     return dg.ScheduleDefinition(
         name="lake_maintenance_schedule",
         job_name=MAINTENANCE_JOB,
@@ -105,7 +105,7 @@ def _each_minute(
     description: str,
     run_config: dg.RunConfig | None = None,
 ) -> dg.ScheduleDefinition:
-    """Return a schedule; ``decide`` gives the reason, and the trading day to launch the job for, if it is due."""
+    """Return a schedule; ``decide`` returns its reason, and the trading day to launch the job for, or None."""
 
     @dg.schedule(
         name=name,
@@ -136,7 +136,7 @@ def _each_minute(
 def refresh_decision(
     instance: DagsterInstance, pipeline: PipelineResource, calendar: TradingCalendar, now: datetime
 ) -> RefreshDecision:
-    """Decide whether to refresh at ``now``, by the state database and the instance's runs.
+    """Decide whether to refresh at ``now``, from the state database and the instance's runs.
 
     Raises:
         StateError: the state database cannot be used.
@@ -158,7 +158,7 @@ def refresh_decision(
 
 
 def _active_refresh(instance: DagsterInstance) -> str | None:
-    """Return a run that refreshes already: the schedule's, one from the asset's page, or a backfill's."""
+    """Return the id of a run that is already refreshing: the schedule's, one from the asset's page, or a backfill's."""
     key = dg.AssetKey(QUEUED_POSITIONS.name)
     for run in instance.get_runs(RunsFilter(statuses=_UNDER_WAY)):
         if run.job_name == REFRESH_JOB or key in (run.asset_selection or ()):
@@ -169,7 +169,7 @@ def _active_refresh(instance: DagsterInstance) -> str | None:
 def snapshot_decision(
     instance: DagsterInstance, pipeline: PipelineResource, calendar: TradingCalendar, now: datetime
 ) -> SnapshotDecision:
-    """Decide which day to snapshot at ``now``, by what the lake holds and the instance's runs.
+    """Decide which day to snapshot at ``now``, from what the lake holds and the instance's runs.
 
     Raises:
         LakeError: a table is damaged or unreachable.
@@ -197,7 +197,7 @@ def _made(snapshot: pl.DataFrame) -> MadeSnapshot | None:
 
 
 def newest_runs(instance: DagsterInstance) -> dict[date, SnapshotRun]:
-    """Return the newest snapshot run of each day, if it has made the day or failed to."""
+    """Return the newest snapshot run of each day, if that run has succeeded or failed."""
     newest: dict[date, SnapshotRun | None] = {}
     for record in instance.get_run_records(RunsFilter(job_name=SNAPSHOT_JOB), limit=_NEWEST_RUNS):
         key, succeeded = record.dagster_run.tags.get(PARTITION_TAG), _OUTCOMES.get(record.dagster_run.status)

@@ -1,6 +1,6 @@
 """``ib_streamer_sensor``: the control plane of the streamer.
 
-A tick renews the lease of the streamer or starts it, and reports its commits, after a crash some of them twice.
+A tick renews the streamer's lease or starts the streamer, and reports its commits (after a crash, some of them twice).
 It never waits for the broker. https://docs.dagster.io/guides/automate/sensors
 """
 
@@ -35,13 +35,13 @@ from v6_pipeline.streaming.status import StreamerStatus, StreamState
 TICK_SECONDS = 10
 PICTURE_AT_LEAST = timedelta(hours=2)
 SAMPLES_AT_LEAST = 3
-"""One sample a minute: fewer make no line."""
+"""Fewer samples, at one a minute, make no line worth drawing."""
 COMMITS_PER_REPORT = 500
-"""A streamer commits 20 times a minute; after a long pause of the sensor it catches up over several reports."""
+"""A streamer commits 20 times a minute; after a long pause the sensor catches up over several reports."""
 
 
 def ib_streamer_sensor() -> dg.SensorDefinition:
-    """Return the sensor that owns the streamer: it starts it, renews its lease, and reports its Delta versions."""
+    """Return the sensor that starts the streamer, renews its lease, and reports its Delta versions."""
 
     @dg.sensor(
         name="ib_streamer_sensor",
@@ -58,7 +58,7 @@ def ib_streamer_sensor() -> dg.SensorDefinition:
         try:
             result = _tick(context.cursor, pipeline)
         except V6Error as error:
-            # The page of the tick shows this line, which a traceback would hide.
+            # The tick's page shows this one line; a traceback would bury it.
             raise dg.Failure(str(error)) from None
         context.log.info("%s", result.skip_reason.skip_message if result.skip_reason else "")
         return result
@@ -90,7 +90,7 @@ def _tick(cursor_text: str | None, pipeline: PipelineResource) -> dg.SensorResul
 def _report(
     pipeline: PipelineResource, cursor: ReportCursor, settings: Settings, usage: SlotUsage, now: datetime
 ) -> tuple[list[dg.AssetMaterialization], ReportCursor, str]:
-    """Return materializations of the commits after the cursor, the cursor after them, and a text for the tick."""
+    """Return materializations of the commits after the cursor, the new cursor, and a text for the tick."""
     if not cursor.is_due(now):
         return [], cursor, ""
     store = pipeline.lake().table(STREAMED_POSITIONS)
@@ -106,7 +106,7 @@ def _report(
     if not days:
         return [], cursor, ""
     shown, problem = _shown(pipeline, settings, days[-1].day, now) if cursor.is_picture_due(now) else ({}, "")
-    if shown or problem:  # after a failure the next picture is due as usual
+    if shown or problem:  # a failure, too, postpones the next picture by the usual interval
         cursor = replace(cursor, pictured_at=now.isoformat())
     events = [
         _materialization(pipeline.lake(), day, settings, usage, now, shown=shown if day is days[-1] else {})
@@ -128,7 +128,7 @@ def _shown(
         configured = settings.market_data_lines - settings.reserved_lines
         png = slots_over_time(samples, configured=configured, timezone=settings.timezone)
         sample = sample_rows(STREAMED_POSITIONS, pipeline.lake(), day)
-    except Exception as error:  # noqa: BLE001  versions are reported without a picture as well
+    except Exception as error:  # noqa: BLE001  versions are reported even without a picture
         return {}, f"; no picture of the slots: {type(error).__name__}: {error}"
     picture = dg.MetadataValue.md(as_markdown(png, "Market-data lines in use over the day"))
     return {"slots_over_the_day": picture, **sample}, ""
