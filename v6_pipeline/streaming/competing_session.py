@@ -1,7 +1,7 @@
-"""Another login of the same username has the market data (error 10197): since when, when to try, when to alert.
+"""Another login of the same username has the market data (error 10197): since when, when to retry, when to alert.
 
-Pure. IB leaves the requests open and sends nothing on them, and releases the data without a notice some minutes after
-the other login (TWS, phone, live or paper) has ended. So one contract is tried from time to time until it ticks.
+Pure. IB keeps the requests open but sends nothing on them, and releases the data without a notice some minutes after
+the other login (TWS, phone, live or paper) has ended. So one contract is retried from time to time until it ticks.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 RETRY = timedelta(seconds=20)
-"""One contract each time is nothing against the message rate, and data that is released is to flow within 45 s."""
+"""One contract at a time hardly counts towards the message rate, and released data must flow within 45 s."""
 FREQUENT_RETRIES_FOR = timedelta(minutes=15)
 """Users report that IB releases the data within that time; a login that lasts longer may last for hours."""
 RETRY_MAX = timedelta(minutes=5)
 ALERT_EVERY = timedelta(minutes=15)
 IN_FLIGHT = timedelta(seconds=2)
-"""Data that arrives this soon after the error was sent before it."""
+"""Data that arrives this soon after the error was sent before the error."""
 
 
 class CompetingSession:
@@ -29,7 +29,7 @@ class CompetingSession:
         self._interval = RETRY
 
     def reported(self, now: datetime) -> bool:
-        """The error came, for one contract or for all; return True if an alert is due: once a quarter of an hour."""
+        """Record the error; return True if an alert is due, which is at most every 15 minutes."""
         if self.since is None:
             self.since, self._interval, self._retry_at = now, RETRY, now + RETRY
         self._reported_at = now
@@ -39,14 +39,14 @@ class CompetingSession:
         return True
 
     def ticked(self, now: datetime) -> bool:
-        """Data came; return True if that ends the competing session."""
+        """Record that data came; return True if that ends the competing session."""
         if self.since is None or (self._reported_at is not None and now - self._reported_at <= IN_FLIGHT):
             return False
         self.clear()
         return True
 
     def clear(self) -> None:
-        """The competing session, or the connection, has ended; the time of the last alert is kept."""
+        """Forget the competing session, as it or the connection has ended; keep the time of the last alert."""
         self.since = self._reported_at = self._retry_at = None
 
     def is_retry_due(self, now: datetime) -> bool:

@@ -2,7 +2,7 @@
 
 Belongs here: ``decide``, a pure function of the lease and the process; ``StreamerControl``, which carries its decision
 out for ``ib_streamer_sensor``; and the ending of a streamer for the command line. No Dagster here, so that another
-scheduler could own the streamer in the same way. What the process itself does is in ``v6_pipeline.streamer``.
+scheduler could own the streamer in the same way. The process's own work is in ``v6_pipeline.streamer``.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from v6_pipeline.streaming.status import StreamerStatus
 log = logging.getLogger(__name__)
 
 START_DEADLINE = timedelta(seconds=60)
-"""A started process registers in the lease within two seconds; one that has not by then did not come up."""
+"""A started process registers in the lease within two seconds; one that has not after this long failed to start."""
 HUNG_AFTER = timedelta(seconds=60)
-"""A running streamer reports every second; one that has not for this long is stopped or hung."""
+"""A running streamer reports every second; one that has been silent for this long is stopped or hung."""
 RESTART_PAUSE = timedelta(seconds=20)
 """Shortest time between two starts; without it a streamer that fails would be started six times a minute."""
 CLOSING = timedelta(seconds=15)
-"""A streamer whose lease expired cancels, flushes and ends within this time; one that still runs after it hangs."""
+"""A streamer whose lease expired cancels, flushes and ends within this time; one that still runs then is hung."""
 
 KILL_SECONDS = 1
 """A killed process ends within milliseconds; a tick must not wait longer for one that does not."""
@@ -56,11 +56,11 @@ class Action(enum.StrEnum):
     """Claim the lease and start the process."""
     RENEW = "renew"
     GRANT = "grant"
-    """Renew, or offer the lease to the streamer that a supervisor keeps running."""
+    """Renew the lease, or offer it to the streamer that a supervisor keeps running."""
     REPLACE = "replace"
     """End the lease of an owner that is dead or hung, then start or grant."""
     LEAVE = "leave"
-    """Leave a streamer alone that runs without Dagster."""
+    """Leave alone a streamer that runs without Dagster."""
     WAIT = "wait"
 
 
@@ -103,7 +103,7 @@ def _decide_without_lease(
     if mode is StreamerMode.SUPERVISED:
         return Decision(Action.GRANT, "lease offered to a process of 'v6 stream --owned'")
     if alive and lease.granted_by is GrantedBy.SENSOR:
-        # As long as it runs, its connection holds the client id, and the next one cannot connect.
+        # While this streamer runs, its connection holds the client id, and the next streamer cannot connect.
         silence = now - (lease.heartbeat_at or lease.claimed_at or now)
         who = f"streamer of epoch {lease.epoch} (pid {lease.pid})"
         if silence <= CLOSING:
@@ -167,8 +167,8 @@ class StreamerControl:
             self._lease.release(lease.epoch)
             is_gone = _end_process(lease)
         if is_gone and decision.action in {Action.START, Action.REPLACE, Action.GRANT}:
-            # Its connection is gone, so IB has its lines back and the slots need not wait to expire. This includes a
-            # streamer whose lease expired while Dagster was away, which is started and not replaced.
+            # Its connection is gone, so IB has its lines back and the slots need not wait to expire. The same is
+            # true if its lease expired while Dagster was away, although the action is then START and not REPLACE.
             self._ledger.release(stream_holder(lease.epoch))
         seconds = self._settings.lease_seconds
         if decision.action is Action.RENEW:
@@ -207,7 +207,7 @@ def _is_alive(lease: StreamerLeaseState) -> bool | None:
 
 
 def _end_process(lease: StreamerLeaseState) -> bool:
-    """Kill an owner's process if pid and start time both match, for pids are reused; True if it is certainly gone."""
+    """Kill an owner's process if pid and start time both match, as pids are reused; True if it is certainly gone."""
     identity = process_of(lease)
     if identity is None:
         return False
@@ -217,7 +217,7 @@ def _end_process(lease: StreamerLeaseState) -> bool:
             psutil.Process(identity.pid).kill()
         except psutil.Error as error:
             log.warning("killing pid %d: %s", identity.pid, error)
-    # Polled and not waited for: a wait would take the exit status from the parent.
+    # Polled, because waiting for it would take the exit status from its parent.
     deadline = time.monotonic() + KILL_SECONDS
     while identity.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -234,7 +234,7 @@ def live_lease(database: StateDatabase) -> StreamerLeaseState | None:
 
 
 def clear_dead(settings: Settings, database: StateDatabase) -> StreamerLeaseState | None:
-    """Release the lease and lines of a streamer that died on this host, so that the next need not wait; return it."""
+    """Release the lease and lines of a streamer that died on this host; return that lease, None if there is none."""
     lease = live_lease(database)
     if lease is None or _is_alive(lease) is not False:
         return None
@@ -243,7 +243,7 @@ def clear_dead(settings: Settings, database: StateDatabase) -> StreamerLeaseStat
 
 
 def stop_and_wait(database: StateDatabase, epoch: int, *, seconds: float, sleep: Callable[[float], None]) -> bool:
-    """Request a stop and wait until ``epoch`` has no lease any more; False if it still has one after ``seconds``."""
+    """Request a stop and wait until ``epoch`` no longer has a lease; False if it still has one after ``seconds``."""
     StreamerLease(database).request_stop()
     deadline = time.monotonic() + seconds
     while True:
@@ -284,7 +284,7 @@ def _release(settings: Settings, database: StateDatabase, lease: StreamerLeaseSt
 
 
 _children: list[subprocess.Popen[bytes]] = []
-"""Started by this process; polled at each start, or a dead one would stay a zombie while the code server lives."""
+"""Started by this process; polled at each start, or dead ones would stay zombies while the code server lives."""
 
 
 def spawn_streamer(settings: Settings, epoch: int) -> None:
@@ -295,7 +295,7 @@ def spawn_streamer(settings: Settings, epoch: int) -> None:
     """
     _children[:] = [child for child in _children if child.poll() is None]
     settings.log_dir.mkdir(parents=True, exist_ok=True)
-    # With Dagster's variables the child would use an instance that is not its own.
+    # With Dagster's variables the child would use another instance than its own.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
     environment["V6_HOME"] = str(settings.home)
     package_root = str(Path(v6_pipeline.__file__).parents[1])

@@ -1,9 +1,9 @@
 """Health of the market-data feeds: proven by ticks, not by what the gateway says.
 
-Pure. Streams were seen dead for hours after "connectivity restored, data maintained", and after a farm that was away
-for three seconds, with every heartbeat answered. So after each such event, and when a feed falls silent while the
-exchange is open, its contracts are subscribed again until they tick. No canary contract takes a line for that: renewing
-a subscription costs messages only, and its first ticks are the same proof.
+Pure. Streams have stayed dead for hours after "connectivity restored, data maintained", and after a farm was away for
+three seconds, with every heartbeat answered. So after each such event, and when a feed falls silent while the
+exchange is open, its contracts are subscribed again until they tick. No line is spent on a canary contract: renewing
+a subscription costs only messages, and its first ticks prove as much.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from v6_pipeline.streaming.streamed_contracts import (
 from v6_pipeline.streaming.tick_rate import TickRate
 
 FIRST_BURST = timedelta(seconds=2)
-"""Ticks this soon after an event may be what the gateway had kept: they prove nothing."""
+"""Ticks this soon after an event may come from the gateway's cache, so they prove nothing."""
 VERIFY_WITHIN = timedelta(seconds=10)
-"""A feed that did not tick by then, while the exchange is open, is subscribed again."""
+"""A feed that does not tick for this long while the exchange is open is subscribed again."""
 SILENT_RETRY = timedelta(seconds=160)
-"""A feed that fell silent and was subscribed again in vain is retried after that, then at growing intervals."""
+"""Wait after the first resubscription of a silent feed; it doubles with each one that brings no tick."""
 OPENING = timedelta(seconds=1)
-"""The ticks that a subscription brings so soon do not count for the feed's tick rate."""
+"""Ticks this soon after a subscription do not count towards the feed's tick rate."""
 LIVELY = timedelta(seconds=60)
 """A contract that ticked this shortly before an event is expected to tick after it."""
 FARM_TIMEOUT = timedelta(minutes=5)
-"""IB has that long to repair a broken farm; then its contracts are subscribed again, for a notice may be lost."""
+"""IB has this long to repair a broken farm; then its contracts are subscribed again, as a notice may be lost."""
 
 
 class FeedState(enum.StrEnum):
@@ -48,7 +48,7 @@ class FeedState(enum.StrEnum):
     UNVERIFIED = "unverified"
     """Reported to be back while the exchange was closed and nothing ticked; verified at the open."""
     STALE = "stale"
-    """Away."""
+    """The data is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,15 @@ class _FeedRecord:
     state: FeedState = FeedState.FLOWING
     reason: str = ""
     since: datetime | None = None
-    """Start of the doubt about its data; ``None`` while it flows."""
+    """When its data was first in doubt; ``None`` while it flows."""
     event_at: datetime | None = None
-    """Ticks prove something once they are ``FIRST_BURST`` later than this; ``None``: any tick does."""
+    """Only ticks ``FIRST_BURST`` after this prove the feed; ``None``: any tick does."""
     renew_at: datetime | None = None
     """When to subscribe again."""
     renewals: int = 0
     """How often it was subscribed again since the event."""
     retry: timedelta = 2 * VERIFY_WITHIN
-    """Interval to the next renewal, doubled with each one in vain."""
+    """Interval before the second renewal; doubles with each further one that brings no tick."""
     renewed_at: datetime | None = None
     silences: int = 0
     """How often in a row it fell silent after a renewal: back off for feeds of illiquid contracts."""
@@ -81,12 +81,12 @@ class _FeedRecord:
 
     @property
     def is_blind(self) -> bool:
-        """True while data is away, or is back and not verified."""
+        """True while data is away, or back but not verified."""
         return self.state in {FeedState.STALE, FeedState.VERIFYING}
 
 
 class FeedHealth:
-    """The verdict on each feed of one connection; silence says nothing while ``is_open`` is False: no session."""
+    """The verdict on each feed of one connection; while ``is_open`` is False (no session), silence proves nothing."""
 
     def __init__(self, contracts: StreamedContracts, is_open: Callable[[datetime], bool]) -> None:
         self._contracts = contracts
@@ -127,12 +127,12 @@ class FeedHealth:
             )
 
     def link_lost(self, now: datetime) -> None:
-        """Mark every feed stale, as the gateway lost IB, until the gateway reports otherwise or the feed ticks."""
+        """Mark every feed stale, as the gateway lost its link to IB, until it reports otherwise or the feed ticks."""
         for feed in Feed:
             self._mark_stale(feed, now, "the gateway lost its link to IB")
 
     def link_restored(self, now: datetime, *, farms_away: Iterable[str] = ()) -> None:
-        """Verify every feed: the link is back and data is reported to be kept, except for farms still away."""
+        """Verify every feed, as the link is back and IB reports that data was kept, except for farms still away."""
         for feed in Feed:
             self._records[feed].farms.clear()
             self._verify(feed, now, "the link to IB was lost")
@@ -140,7 +140,7 @@ class FeedHealth:
             self.farm_broken(farm, now)
 
     def resubscribed(self, now: datetime) -> None:
-        """Verify every feed: market data was lost and all contracts are subscribed again, so any tick is proof."""
+        """Verify every feed, as market data was lost and all contracts are subscribed again; any tick is proof."""
         for feed in Feed:
             self._records[feed].farms.clear()
             self._verify(feed, now, "market data was lost")
@@ -174,7 +174,7 @@ class FeedHealth:
     # Verdicts
 
     def due(self, now: datetime) -> list[Renewal]:
-        """Return what to subscribe again now. Call it about once a second; each renewal counts as made."""
+        """Return what to subscribe again now. Call this about once a second; renewals that it returns count as made."""
         is_open = self._is_open(now)
         if is_open and self._open_since is None:
             self._open_since = now
@@ -200,13 +200,13 @@ class FeedHealth:
 
     @property
     def stale_since(self) -> datetime | None:
-        """Start of the outage or doubt of any subscribed contract's data; ``None`` if all of it flows."""
+        """When the data of any subscribed contract first went away or into doubt; ``None`` if all of it flows."""
         feeds = {contract.feed for contract in self._contracts.subscribed_ones()}
         records = (self._records[feed] for feed in feeds)
         return min((record.since for record in records if record.since and record.is_blind), default=None)
 
     def is_blind(self, conid: int) -> bool:
-        """Return True if a contract's data is away, or is back and not verified: no row is made without a tick."""
+        """Return True if a contract's data is away, or back but not verified: then only ticks make rows."""
         contract = self._contracts.get(conid)
         return contract is not None and contract.streams_since is not None and self._records[contract.feed].is_blind
 
@@ -229,7 +229,7 @@ class FeedHealth:
         record = self._records[feed]
         self._pause_tick_rate(feed)
         self._expect(feed, now)
-        # A contract that ticked until the event, such as a future at night, is expected to tick after it at any hour.
+        # A contract that ticked until the event, such as a future at night, should tick after it, whatever the hour.
         is_expected = any(all_expected or _is_expected(contract) for contract in self._subscribed_to(feed))
         ticks = is_expected or self._is_open(now)
         record.state = FeedState.VERIFYING if ticks else FeedState.UNVERIFIED
@@ -238,7 +238,7 @@ class FeedHealth:
         record.renew_at = now + VERIFY_WITHIN if ticks else None
 
     def _end_competing(self, ticked: StreamedContract, now: datetime) -> None:
-        # It is not known whether the other requests bring data again, as the one that was tried does.
+        # Only the retried contract is known to tick again; the other requests may not.
         for feed in Feed:
             self._verify(feed, now, "another login had the market data", all_expected=True)
             self._records[feed].event_at = None
@@ -247,7 +247,7 @@ class FeedHealth:
         ticked.expected_by = None
 
     def _expect(self, feed: Feed, now: datetime) -> None:
-        """Each contract that was lively at an event has to tick after it; pending deadlines are extended."""
+        """Expect a tick of each contract that was lively at an event; extend deadlines that are pending."""
         for contract in self._subscribed_to(feed):
             if _is_expected(contract) or now - contract.quiet_since <= LIVELY:
                 contract.expected_by = now + CONTRACT_VERIFY_WITHIN
@@ -261,12 +261,12 @@ class FeedHealth:
         record.renewed_at, record.renew_at = now, now + min(record.retry * 2**record.renewals, RETRY_MAX)
         record.renewals = min(record.renewals + 1, MAX_DOUBLINGS)
         if not record.farms:
-            # A tick of a new subscription is proof at once: the gateway cannot have kept it from before the event.
+            # Any tick of a new subscription is proof: the gateway cannot have cached it before the event.
             record.state, record.event_at = FeedState.VERIFYING, None
         return Renewal(conids, reason)
 
     def _notice_silences(self, now: datetime) -> None:
-        """Examine each feed, and all of them together: the silence of all says more than that of two stocks."""
+        """Examine each feed, and all of them together: silence everywhere says more than silence of two stocks."""
         newest: dict[Feed, datetime] = {}
         for contract in self._contracts.subscribed_ones():
             newest[contract.feed] = max(contract.quiet_since, newest.get(contract.feed, contract.quiet_since))
@@ -312,7 +312,7 @@ class FeedHealth:
         subscribed = self._contracts.subscribed_ones()
         if not subscribed or not self._competing.is_retry_due(now):
             return []
-        # In rotation: the liveliest may be silent by now for reasons of its own, and would keep the others waiting.
+        # In rotation: the liveliest contract may have gone quiet for its own reasons, and would hold up the rest.
         tried = min(subscribed, key=lambda contract: (contract.tries, now - contract.quiet_since, contract.conid))
         tried.tries += 1
         return [Renewal(frozenset({tried.conid}), "trying whether the other login still has the market data")]
@@ -322,5 +322,5 @@ class FeedHealth:
 
 
 def _is_expected(contract: StreamedContract) -> bool:
-    """Return True if a tick is due: not of a contract that is retried in vain, which may never tick."""
+    """Return True if a tick is due. A contract whose last retry brought none may never tick, so none is due."""
     return contract.expected_by is not None and contract.retries == 0

@@ -1,8 +1,8 @@
 """The streamer's reaction to the broker's notices: since when it is blind, what to subscribe again, when to reconnect.
 
-Between the connection, whose message codes and ticks arrive here, and ``FeedHealth``, which judges. It subscribes
+Sits between the connection, whose message codes and ticks arrive here, and ``FeedHealth``, which judges. It subscribes
 nothing itself: renewals go through the routing, a line at a time, so that a line limit that has fallen in the meantime
-costs one error 101 and not eighty.
+costs one error 101 instead of eighty.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 log = logging.getLogger(__name__)
 
 LINK_TIMEOUT = timedelta(minutes=5)
-"""A gateway without its link to IB has that long to restore it; then a new session is tried, for the notice of the
+"""A gateway that lost its link to IB has this long to restore it; then a new session is tried, as the notice of the
 link's return may be lost."""
 
 
@@ -62,13 +62,13 @@ class FeedMonitor:
 
     @property
     def blind_since(self) -> datetime | None:
-        """Start of the outage or doubt of any streamed contract's data; ``None`` if all of it flows."""
+        """When the data of any streamed contract first went away or into doubt; ``None`` if all of it flows."""
         doubts = (self._disconnected_since, self.health.stale_since)
         return min((moment for moment in doubts if moment is not None), default=None)
 
     @property
     def is_linked(self) -> bool:
-        """True while there is a session, and a link from the gateway to IB as far as is known."""
+        """True while there is a session and, as far as is known, a link from the gateway to IB."""
         return self._disconnected_since is None
 
     @property
@@ -77,7 +77,7 @@ class FeedMonitor:
         return self.health.competing_since is not None
 
     def is_blind(self, conid: int) -> bool:
-        """Return True if a subscribed contract's data is away: no row is made of it without a tick."""
+        """Return True if a subscribed contract's data is away: then only ticks make rows of it."""
         return not self.is_linked or self.health.is_blind(conid)
 
     @property
@@ -115,12 +115,12 @@ class FeedMonitor:
             self._resync.set()
 
     def take_renewals(self) -> set[int]:
-        """Return the contracts to cancel and subscribe again, once."""
+        """Return the contracts to cancel and subscribe again, each of them once."""
         renew, self._to_renew = self._to_renew, set()
         return renew
 
     async def look(self, now: datetime) -> None:
-        """Find contracts that should tick and do not, and a gateway that stays without its link. Once a second."""
+        """Find contracts that should tick but do not, and a gateway whose link stays down. Call this once a second."""
         if self._in_session and self.is_linked:
             for renewal in self.health.due(now):
                 log.warning("%s: %d contracts are subscribed again", renewal.reason, len(renewal.conids))
@@ -142,7 +142,7 @@ class FeedMonitor:
                 self.health.link_restored(now, farms_away=farms_away(text))
                 self._resync.set()
             case Reaction.RESUBSCRIBE if self._in_session:
-                # First the feeds, whose state depends on what streamed until now.
+                # The feeds come first: their state depends on what streamed until now.
                 self.health.resubscribed(now)
                 self._lines.market_data_lost()
                 self._resync.set()

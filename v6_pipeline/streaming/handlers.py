@@ -27,13 +27,13 @@ class PositionUpdateHandler(Protocol):
     async def on_position_update(self, update: PositionUpdate) -> None:
         """Handle an update of a streamed holding; called in order per (account, conid).
 
-        A handler that is busy while several updates of one holding arrive gets the newest only. An exception is counted
+        A handler that is busy while several updates of one holding arrive gets only the newest. An exception is counted
         and logged, and the next update is delivered.
         """
 
 
 class _Mailbox:
-    """The updates that wait for one handler: the newest per (account, conid), so never more than one per holding."""
+    """The updates that wait for one handler: only the newest per (account, conid)."""
 
     def __init__(self, name: str, handler: PositionUpdateHandler) -> None:
         self.name = name
@@ -69,7 +69,7 @@ class _Mailbox:
                     raise
                 self._note_failure(update, error)  # the handler awaited something that was cancelled
             except Exception as error:  # noqa: BLE001
-                # A handler is the user's code: any exception is its failure, shown in the streamer's status.
+                # A handler is user code: whatever it raises counts as its failure and shows in the streamer's status.
                 self._note_failure(update, error)
             else:
                 self._handled += 1
@@ -119,7 +119,7 @@ class HandlerDispatcher:
         ``run`` must have ended.
 
         Raises:
-            FencedError: as ``run``.
+            FencedError: like ``run``.
         """
         try:
             async with asyncio.timeout(timeout):

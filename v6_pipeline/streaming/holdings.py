@@ -1,6 +1,6 @@
-"""The broker's position feed: complete downloads, and the changes since until they are stored.
+"""The broker's position feed: complete downloads, and the changes after them, which it keeps until they are stored.
 
-Does not belong here: what streams of them (``routing``), and the rows that are made of them (``portfolio``).
+Does not belong here: which holdings stream (``routing``), and the rows made from holdings (``portfolio``).
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class HoldingsFeed:
         """True once a download of this session is complete."""
 
     async def begin_session(self) -> None:
-        """Subscribe to the positions and download them; raises as ``download``."""
+        """Subscribe to the positions and download them; raises what ``download`` raises."""
         self._changes.clear()
         subscribe_positions(self._connection, self._on_position, self._clock)
         await self.download()
         self.is_complete = True
 
     def end_session(self) -> None:
-        """Count every position event as a change until the next download."""
+        """End the session: every position event counts as a change until the next download."""
         self.is_complete = False
 
     async def download(self) -> None:
-        """Download the positions and store them; have those that are missing verified.
+        """Download and store the positions; have known ones that the download lacks verified.
 
         Raises:
             GatewayError: the download failed.
@@ -67,10 +67,10 @@ class HoldingsFeed:
             # One feed that omits a position proves nothing: the worker compares it with the account download.
             log.info("%d holdings are no longer among the positions: to be verified", len(missing))
             await self._state.verify(missing)
-        # Changes during the outage. At the start, when no holding is known yet, nothing has changed.
+        # What changed during the outage. At the first start no holding is known, so nothing counts as changed.
         missed = {item.key: item for item in kept if len(self._portfolio) and self._portfolio.differs(item)}
         self._portfolio.replace(kept)
-        # The events of the download repeat it: only events after its end are changes of their own.
+        # The download's own events say the same as its result; only events after its end are further changes.
         later = {key: item for key, item in self._changes.items() if self._portfolio.differs(item)}
         self._changes = missed | later
         log.info("%d positions in %d accounts", len(kept), len(accounts))
@@ -86,7 +86,7 @@ class HoldingsFeed:
     def _on_position(self, holding: Holding) -> None:
         if not self._portfolio.keeps(holding.account):
             return
-        # A repeated download reports everything again; only what differs is a change.
+        # A later download reports every position again; only one that differs is a change.
         if not self.is_complete or holding.key in self._changes or self._portfolio.differs(holding):
             self._changes[holding.key] = holding
             self._on_change()

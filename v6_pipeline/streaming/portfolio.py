@@ -1,6 +1,6 @@
 """The accounts at this moment: holdings, strategies, base currencies, contracts.
 
-In memory and without I/O, so that a tick becomes rows in microseconds. ``IBPositionStreamer`` fills it.
+Held in memory, without I/O, so that a tick becomes rows in microseconds. ``IBPositionStreamer`` fills it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Portfolio:
     """The holdings of ``accounts``, or of all accounts if that is empty.
 
     Attributes:
-        strategies: those that each holding serves now.
+        strategies: the strategies that each holding serves now.
     """
 
     def __init__(self, accounts: Iterable[str] = ()) -> None:
@@ -60,14 +60,14 @@ class Portfolio:
             self._by_conid.setdefault(holding.contract.conid, {})[holding.account] = holding
 
     def differs(self, holding: Holding) -> bool:
-        """Return True if an observation differs in position or cost from the known holding; unknown counts as flat."""
+        """Return True if an observation differs in position or cost from the known holding; an unknown one is flat."""
         known = self._by_conid.get(holding.contract.conid, {}).get(holding.account)
         if known is None:
             return holding.position != 0
         return (known.position, known.average_cost) != (holding.position, holding.average_cost)
 
     def discard(self, holding: Holding) -> None:
-        """Forget a closed holding, unless it was opened again since."""
+        """Forget a closed holding, unless it has been reopened since."""
         holders = self._by_conid.get(holding.contract.conid, {})
         if holders.get(holding.account) == holding:
             del holders[holding.account]
@@ -79,7 +79,7 @@ class Portfolio:
         """Return one row for each account that holds a contract, valued at a quote.
 
         A holding's timestamps increase even if the clock does not: the lake never holds one (account, conid, timestamp)
-        twice, and the newest row is the last one that was made.
+        twice, and the newest row is the one made last.
         """
         rows = []
         for account, holding in self._by_conid.get(conid, {}).items():
@@ -99,7 +99,7 @@ class Portfolio:
         return rows
 
     def silent(self, conids: Iterable[int], now: datetime, after: timedelta) -> list[int]:
-        """Return those of ``conids`` of which some account's newest row is older than ``after``."""
+        """Return those of ``conids`` for which some account's newest row is at least ``after`` old."""
         return [
             conid
             for conid in conids

@@ -1,6 +1,6 @@
-"""Reports of new rows in ``streamed_positions``, for the sensor: pure.
+"""Pure: what the sensor reports of new rows in ``streamed_positions``, at most once a minute.
 
-At most one report a minute. A report covers a range of Delta versions; repeating it reports the same.
+A report covers a range of Delta versions; repeating it reports the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from v6_pipeline.lake.lineage import CommitInfo, CommitKind
 
 REPORT_EVERY = timedelta(seconds=60)
 PICTURE_EVERY = timedelta(minutes=15)
-"""A picture with its sample rows takes some 30 KB, and Dagster keeps every one."""
+"""A picture with its sample rows takes some 30 KB, and Dagster keeps all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ReportCursor:
     """Cursor of the sensor.
 
     ``version`` is the newest version reported, -1 for none, at ``reported_at``; ``pictured_at`` is the time of the last
-    report with a picture; ``checks`` is the part that the checks read.
+    report with a picture; ``checks`` is the part that belongs to the checks.
     """
 
     version: int = -1
@@ -64,7 +64,7 @@ def _has_passed(span: timedelta, since: str | None, now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayReport:
-    """New rows of one trading day, with their Delta versions and epochs; ``contracts`` is of the largest commit."""
+    """New rows of one trading day, with their Delta versions and epochs; ``contracts`` is the most in one commit."""
 
     day: date
     first_version: int
@@ -77,7 +77,7 @@ class DayReport:
 
 
 def summarize(commits: Sequence[CommitInfo]) -> list[DayReport]:
-    """Return one report per trading day with new rows; fencing, compaction and schema changes bring none."""
+    """Return one report per trading day with new rows; other kinds of commit (fence, compaction, schema) bring none."""
     days: dict[date, list[CommitInfo]] = {}
     for commit in commits:
         if commit.kind is CommitKind.DATA:

@@ -1,4 +1,4 @@
-"""The decision which contracts stream and which holdings are queued, and the line capacity that it may rely on.
+"""Decides which contracts stream and which holdings are queued, and which line capacity to rely on.
 
 Pure: no sockets, no database. ``IBPositionStreamer`` carries the decision out, and ``SlotLedger`` may still refuse a
 line.
@@ -14,7 +14,7 @@ from v6_pipeline.model import Holding, QueuePriority
 from v6_pipeline.state.keys import Key
 
 RISE_AFTER = timedelta(seconds=5)
-"""Capacity that has come back is used once it has stayed for that long, so that streams do not flap."""
+"""Regained capacity is used once it has lasted this long, so that streams do not flap."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -47,7 +47,7 @@ class QueueEntry:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """The next steps: cancel first, then subscribe, most important first. ``queue`` has all holdings without a line."""
+    """The next steps: cancel, then subscribe, the most important first. ``queue`` has all holdings without a line."""
 
     subscribe: tuple[int, ...]
     cancel: tuple[int, ...]
@@ -68,15 +68,15 @@ class _Claim:
 
 
 def plan_routes(routes: Iterable[Route], *, subscribed: frozenset[int], capacity: int) -> RoutePlan:
-    """Decide for all holdings at once.
+    """Plan the routes of all holdings at once.
 
-    A contract takes one line however many accounts hold it and strategies want it. Beyond ``capacity`` the most
-    important stay; among equals those that stream already, so that nothing flaps, then those that were wanted first.
+    A contract takes one line however many accounts hold it and strategies want it. If the lines do not
+    suffice, the most important contracts get them; among equals those that already stream, then those wanted first.
 
     Args:
         routes: every holding of every account; those with position 0 are neither streamed nor queued.
         subscribed: contracts that stream now.
-        capacity: lines that streams may take in all.
+        capacity: number of lines that streams may take in total.
     """
     held = [route for route in routes if route.holding.position]
     wanted = _claims(held)
@@ -126,7 +126,7 @@ def _queue_entry(route: Route) -> QueueEntry:
 def queue_priorities(
     plan: RoutePlan, routes: Iterable[Route], without_line: Collection[int]
 ) -> dict[Key, QueuePriority]:
-    """Return the priority of each holding to queue: those of the plan, and those that found no line after all."""
+    """Return the priority of each holding to queue: the plan's, and those whose contract got no line after all."""
     priorities: dict[Key, QueuePriority] = {(item.account, item.conid): item.priority for item in plan.queue}
     held = (route.holding for route in routes if route.holding.position)
     return priorities | {
@@ -143,9 +143,9 @@ class StreamCapacity:
         self._more: tuple[datetime, int] | None = None
 
     def usable(self, offered: int, now: datetime, *, probing: bool = False) -> int:
-        """Return the number of lines to plan with: fewer at once, more once they have stayed for a while.
+        """Return the number of lines to plan with: a decrease counts at once, an increase after ``RISE_AFTER``.
 
-        While the ledger probes for more lines, it has waited for minutes and gives them one at a time.
+        While the ledger is ``probing``, an increase counts at once: it has waited for minutes and adds single lines.
         """
         self.offered = offered
         if self._usable is None or offered <= self._usable or probing:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, TypeAdapter, ValidationError
 
 OVERFLOW_SAMPLE = 5
-"""Contracts without a line that the report names."""
+"""Number of contracts without a line that the report names."""
 
 
 Instant = Annotated[datetime, PlainSerializer(datetime.isoformat)]
@@ -59,7 +59,7 @@ class WriterStatus:
 
 @dataclass(frozen=True, slots=True)
 class HandlerStatus:
-    """Updates that a handler handled, that a newer one replaced while it was busy, that failed, and that wait."""
+    """Counts of a handler's updates: handled, replaced by a newer one while it was busy, failed, and waiting."""
 
     name: str = ""
     handled: int = 0

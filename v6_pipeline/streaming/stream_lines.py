@@ -23,19 +23,19 @@ from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 log = logging.getLogger(__name__)
 
 SLOT_TTL_SECONDS = 100
-"""How long the ledger keeps the lines of a streamer that is dead or stalled. Longer than the sensor takes to kill one
-that hangs: until then the gateway holds its lines too. The sensor releases the lines of a dead one at once."""
+"""How long the ledger keeps the lines of a dead or stalled streamer. Longer than the sensor takes to kill a hung one,
+as until then the gateway holds its lines too. The sensor releases the lines of a dead one at once."""
 GIVE_UP_SECONDS = 80
-"""Lines that could not be renewed for so long are cancelled, before the ledger gives them to another process."""
+"""Lines that could not be renewed for this long are cancelled before the ledger gives them to another process."""
 RENEWAL_SECONDS = 20
-"""A state database that does not answer within that has not renewed them."""
+"""A renewal that the state database has not answered after this long counts as failed."""
 CLOSING_SECONDS = 5
 CONFIRMATION_POLL_SECONDS = 0.05
-"""Between two looks at whether another process has confirmed its new line."""
+"""Interval between checks whether other processes have confirmed their new lines."""
 PASS_SECONDS = 5.0
-"""A pass ends after that even if more lines are available, so that changes of the routes are considered."""
+"""A pass ends after this time even if more lines are available, so that route changes are considered."""
 YIELD_SECONDS = 10.0
-"""Batches yield within a second; a contract that still has no line after that is queued in the meantime."""
+"""Batches yield within a second; a contract that has no line after this time is queued meanwhile."""
 
 
 class StreamLines(Subscriptions, LineListener):
@@ -68,7 +68,7 @@ class StreamLines(Subscriptions, LineListener):
 
     @property
     def awaits_lines(self) -> bool:
-        """True while lines are about to come free for contracts that wait: start another pass within a second."""
+        """True while lines for waiting contracts are about to come free: start another pass within a second."""
         return self._waiting_since is not None
 
     async def end_session(self) -> None:
@@ -82,7 +82,7 @@ class StreamLines(Subscriptions, LineListener):
             log.warning("lines are not given back, and expire: %s", error)
 
     async def cancel(self, conids: Iterable[int]) -> None:
-        """Cancel subscriptions and give their lines back, and those of refused ones.
+        """Cancel subscriptions; give back their lines and those of refused subscriptions.
 
         Raises:
             GatewayError: the gateway did not confirm; the lines are given back with a later call.
@@ -96,10 +96,10 @@ class StreamLines(Subscriptions, LineListener):
     ) -> tuple[list[int], list[int]]:
         """Take lines and subscribe qualified contracts, most important first; each is confirmed before the next ones.
 
-        Return the contracts that stream, and those that will within seconds. The ledger shows ``priorities``.
+        Return the contracts that stream, and those that will within seconds. The ledger displays ``priorities``.
 
         Raises:
-            GatewayError: the gateway did not answer; what was subscribed stays so and is confirmed by a later call.
+            GatewayError: the gateway did not answer; subscriptions made so far stay, and a later call confirms them.
             StateError: the ledger cannot be used.
         """
         wanted = list(specs)
@@ -135,12 +135,12 @@ class StreamLines(Subscriptions, LineListener):
         self._contracts.lost(conid)
 
     def on_refused(self, refusal: Refusal) -> None:
-        """Record a refusal, and have routes changed."""
+        """Record a refusal, and start a routing pass."""
         self._contracts.refused(refusal, self._clock())
         self._wake()
 
     async def _await_confirmations(self, until: float) -> None:
-        """Wait until others have confirmed their new lines; reads only, so that no process is delayed by it."""
+        """Wait until others have confirmed their new lines; only reads, so that it delays no other process."""
         while asyncio.get_running_loop().time() < until:
             await asyncio.sleep(CONFIRMATION_POLL_SECONDS)
             usage = await self.usage()

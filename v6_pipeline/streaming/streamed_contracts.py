@@ -16,17 +16,17 @@ from v6_pipeline.ib.market_data import Refusal
 from v6_pipeline.model import SecType
 
 SILENT_AFTER = timedelta(seconds=60)
-"""A stream without any tick for that long, while others tick, is silent."""
+"""A stream without any tick for this long, while others tick, is silent."""
 COOLDOWN = timedelta(minutes=10)
-"""A silent contract that gave its line to another is tried again after that."""
+"""A silent contract that gave its line to another is tried again after this time."""
 BACK_OFF = timedelta(seconds=120)
-"""A contract whose request came too fast (100, 420) is not requested again before that."""
+"""Wait before requesting a contract again after a request that came too fast (100, 420)."""
 CONTRACT_VERIFY_WITHIN = timedelta(seconds=30)
-"""A contract that has not ticked by then, though its feed ticks, is subscribed again by itself."""
+"""A contract that has not ticked by then, though its feed ticks, is the only one to be subscribed again."""
 RETRY_MAX = timedelta(minutes=15)
 """The longest interval between two retries of a contract or a feed."""
 MAX_DOUBLINGS = 10
-"""More exceed every limit here, and after some forty what a ``timedelta`` holds."""
+"""More doublings exceed every limit here, and some forty exceed what a ``timedelta`` holds."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -64,33 +64,33 @@ class StreamedContract:
     conid: int
     feed: Feed = Feed.STOCKS
 
-    # Ends with the subscription. Only the first of these ends with a renewal, or it would hide a feed that is silent.
+    # Ends with the subscription. A renewal ends only the first, as ending the others would hide a feed's silence.
     subscribed_at: datetime | None = None
     streams_since: datetime | None = None
     last_tick_at: datetime | None = None
     expected_by: datetime | None = None
-    """Subscribed again unless it has ticked by then."""
+    """The contract is subscribed again unless it has ticked by then."""
     is_renewing: bool = False
-    """It is cancelled to be subscribed again in the same pass of the routing."""
+    """True while the contract is cancelled, to be subscribed again in the same routing pass."""
 
-    # Ends with the session, the first two with a tick too.
+    # Ends with the session; a tick ends the first two as well.
     retries: int = 0
     """Subscriptions in a row that brought no tick by their deadline."""
     cooldown_until: datetime | None = None
-    """It was silent and lost its line; until then it comes after all others."""
+    """Until then the contract, which was silent and lost its line, comes after all others."""
     tries: int = 0
     """Subscriptions made to see whether another login still has the data."""
     refusal: Refusal | None = None
     refused_until: datetime | None = None
 
-    # Outlives the session: ends when it has no line and gets none, or when no active strategy wants it.
+    # Outlives the session. The first ends if the contract has no line and gets none, the second if nothing wants it.
     unvalued_since: datetime | None = None
-    """It has had a line and no value since then, or since the queue last valued it."""
+    """Since when it has had a line but no value, or when it was last queued for one."""
     wanted_since: datetime | None = None
 
     @property
     def quiet_since(self) -> datetime:
-        """Time of the last tick, or of the first request before it."""
+        """Time of the last tick; before the first tick, start of the stream."""
         return self.last_tick_at or self.streams_since or _NEVER
 
     def end_subscription(self) -> None:
@@ -99,7 +99,7 @@ class StreamedContract:
         self.is_renewing = False
 
     def end_session(self) -> None:
-        """Forget what belongs to the session; what was not sold (354) may be sold after a new login."""
+        """Forget what belongs to the session: data that was not subscribed (354) may be after a new login."""
         self.end_subscription()
         self.retries = self.tries = 0
         self.cooldown_until = self.refusal = self.refused_until = None
@@ -153,7 +153,7 @@ class StreamedContracts:
         return record
 
     def cancelled(self, conid: int, now: datetime) -> None:
-        """End a subscription by the streamer's decision; a silent contract begins its cooldown."""
+        """End a subscription that the streamer cancelled; a silent contract begins its cooldown."""
         record = self._of(conid)
         if self._is_silent(record, now):
             record.cooldown_until = now + COOLDOWN
@@ -163,12 +163,12 @@ class StreamedContracts:
             record.end_subscription()
 
     def begin_renewal(self, conids: Iterable[int]) -> None:
-        """Take the next cancels of these contracts for renewals, until ``end_renewals``."""
+        """Treat cancels of these contracts as renewals until ``end_renewals``."""
         for conid in conids:
             self._of(conid).is_renewing = True
 
     def end_renewals(self) -> None:
-        """End the subscriptions that were cancelled for a renewal and not made again."""
+        """End the subscriptions that were cancelled for a renewal but not made again."""
         for record in self:
             if record.is_renewing:
                 record.end_subscription()
@@ -178,7 +178,7 @@ class StreamedContracts:
         self._of(conid).end_subscription()
 
     def refused(self, refusal: Refusal, now: datetime) -> None:
-        """End a refused subscription: for a while if messages came too fast, for the session if data is not sold.
+        """End a refused subscription: for ``BACK_OFF`` if messages came too fast, otherwise for the session.
 
         Error 101 says nothing about the contract: the ledger learns from it and limits further requests.
         """
@@ -208,29 +208,29 @@ class StreamedContracts:
         record.unvalued_since = None if is_valued else record.unvalued_since or now
 
     def planned(self, conids: Collection[int]) -> None:
-        """Record which contracts have lines or are about to; the queue values all others as they have none."""
+        """Record which contracts have lines or are about to; the queue values the others."""
         for record in self:
             if record.conid not in conids:
                 record.unvalued_since = None
 
     def queued(self, conids: Iterable[int], now: datetime) -> None:
-        """Record that the queue values these contracts; without a value they are due again after the same time."""
+        """Record that these contracts were queued for a value; they are due again after the same time without one."""
         for conid in conids:
             self._of(conid).unvalued_since = now
 
     # Rules
 
     def silent(self, now: datetime) -> frozenset[int]:
-        """Return the contracts that deserve a line less than all others: silent while others tick, or in the cooldown.
+        """Return the contracts to give lines to last: those silent while others tick, and those in their cooldown.
 
-        A silent contract loses its line to an active one that waits, and keeps it otherwise.
+        A silent contract loses its line only to another one that waits.
         """
         return frozenset(record.conid for record in self if self._is_silent(record, now))
 
     def unvalued(self, now: datetime, after: timedelta) -> list[int]:
-        """Return the contracts without a value for at least ``after``; the queue can value them by the account's feed.
+        """Return the contracts without a value for at least ``after``; the queue can value them from the account feed.
 
-        Another login has the data, a farm is broken, or IB sells no data for the contract and does not say so.
+        Causes: another login has the data, a farm is broken, or IB gives no data for the contract without saying so.
         """
         return [
             record.conid

@@ -1,6 +1,6 @@
-"""``IBPositionStreamer``: requests positions, routes each holding to a line or to the queue, and keeps routing.
+"""``IBPositionStreamer``: requests positions, and keeps each holding routed to a line or to the queue.
 
-The live half of the product, on one asyncio loop. The database is used in threads, so that a busy one never delays a
+The live half of the product, on one asyncio loop. Database calls run in threads, so that a busy one never delays a
 tick. Does not belong here: the decisions, which are pure (``routing``, ``feed_health``), and the right to stream
 (lease, epoch), which is the caller's.
 """
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 SLOT_RENEWAL = timedelta(seconds=15)
 RATES_RELOAD = timedelta(seconds=30)
 ROUTE_AT_LEAST_EVERY = timedelta(seconds=15)
-"""Lines come free without an event (a batch ends, a limit is raised)."""
+"""Lines may come free without an event (a batch ends, a limit is raised)."""
 SESSION_PAUSE_SECONDS = 20.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -55,22 +55,22 @@ class StreamerPolicy:
     lease: float = 1
     """Report to the lease, and read whether to stop."""
     registry: float = 1
-    """Read the strategies: a change of another process is followed within twice that."""
+    """Read the strategies: a change by another process takes effect within twice this time."""
     upkeep: float = 1
     """Make rows of silent contracts, renew lines, read exchange rates."""
 
 
 class IBPositionStreamer:
-    """Streams the holdings of active strategies, queues the others, live.
+    """Streams the holdings of active strategies and queues the others.
 
     One instance per process: two would each take the lines.
 
     Args:
-        connection: not connected yet.
+        connection: one that is not connected yet.
         writer: one of ``dispatcher``'s handlers.
         registry: initialized.
-        holder: names this process in the ledger.
-        is_open: True if the exchange is in session at an instant; while it is closed, silence says nothing.
+        holder: name of this process in the ledger.
+        is_open: True if the exchange is in session at an instant; while it is closed, silence proves nothing.
     """
 
     _in_process: ClassVar[bool] = False
@@ -139,8 +139,8 @@ class IBPositionStreamer:
         """Stream until ``stop`` is set; then cancel the market data, flush, give the lines back and disconnect.
 
         Args:
-            stop: set it to end.
-            connect_once: fail at once if the gateway cannot be used at the start, rather than try until it can.
+            stop: set by the caller to end.
+            connect_once: fail at once if the gateway cannot be used at the start, rather than retry until it can.
 
         Raises:
             GatewayError: with ``connect_once``, the gateway cannot be used.
@@ -218,7 +218,7 @@ class IBPositionStreamer:
                     heartbeat.cancel()
                 await self._end_session()
             if failed:
-                # A gateway that admits a client and drops it at once (its nightly restart) is given time.
+                # Give time to a gateway that admits a client and drops it at once, as during its nightly restart.
                 await asyncio.sleep(min(2.0 ** min(failed, 10), SESSION_PAUSE_SECONDS))
 
     async def _begin_session(self) -> None:
@@ -231,7 +231,7 @@ class IBPositionStreamer:
         self._wake.set()
 
     async def _hold_session(self) -> str:
-        """Download positions again after each outage of the link; return why the connection was lost at last."""
+        """Download positions again after each outage of the link; return why the connection was finally lost."""
         lost = asyncio.create_task(self._connection.wait_lost(), name="connection lost")
         try:
             while True:
@@ -282,12 +282,12 @@ class IBPositionStreamer:
                 if self._holdings.is_complete and due:
                     await self._route(usage)
             except (GatewayError, StateError) as error:
-                # The connection is lost, which starts a pass when it is back, or the database is busy: try again.
+                # Try again: either the connection is lost, whose return starts a pass, or the database is busy.
                 log.warning("routing interrupted: %s", error)
                 self._routed_at = _LONG_AGO
 
     def _is_route_due(self, usage: SlotUsage) -> bool:
-        """Return True if the number of lines changed, or lines are about to come free or may have without an event."""
+        """Return True if the number of lines changed, or lines are about to come free, or may have unnoticed."""
         changed = usage.limit.stream_target != self._capacity.offered
         return changed or self._lines.awaits_lines or self._clock() - self._routed_at >= ROUTE_AT_LEAST_EVERY
 
@@ -309,7 +309,7 @@ class IBPositionStreamer:
         capacity = self._capacity.usable(usage.limit.stream_target, now, probing=usage.limit.is_probing)
         self._plan = plan = plan_routes(routes, subscribed=self._lines.conids, capacity=capacity)
         await self._lines.cancel(plan.cancel)
-        # While another login has the data a new request would only wait: its contract is queued for that time.
+        # While another login has the data, a new request would only wait, so its contract is queued instead.
         wanted = [conid for conid in plan.subscribe if not self._feeds.is_paused or conid in renewed]
         specs = await self._book.qualified(wanted)
         self._portfolio.contracts |= specs
@@ -346,11 +346,11 @@ class IBPositionStreamer:
                 self._publish(conid, now)
             if holding.position == 0:
                 self._portfolio.discard(holding)
-        # Streamed or not: only the account's feed has what a trade realized.
+        # Streamed holdings too: only the account feed has a trade's realized profit.
         await self._state.verify(changed)
 
     async def _enqueue(self, plan: RoutePlan, routes: list[Route], without_line: set[int]) -> None:
-        """Insert what is newly routed to the queue; what was inserted before comes due by the schedule."""
+        """Enqueue what is newly routed to the queue; the schedule refreshes what was enqueued before."""
         wanted = queue_priorities(plan, routes, without_line)
         new = {key: priority for key, priority in wanted.items() if self._queued.get(key) != priority}
         await self._state.enqueue(new, {route.holding.key: route.holding.contract.symbol for route in routes})
@@ -372,7 +372,7 @@ class IBPositionStreamer:
                         self._wake.set()
                     renewed_at = now
             except StateError as error:
-                # Tried again in a second; the lease, which is in the same database, limits how long.
+                # Tried again in a second, until the lease, which is in the same database, expires.
                 log.warning("upkeep interrupted: %s", error)
             await self._feeds.look(now)
             if self._holdings.is_complete:
@@ -384,10 +384,10 @@ class IBPositionStreamer:
             await asyncio.sleep(self._policy.upkeep)
 
     async def _refresh_silent(self, now: datetime) -> None:
-        """Publish rows of contracts that have had none for long; queue those that their lines cannot value."""
+        """Publish rows of contracts without one for ``refresh_seconds``; queue those that their lines cannot value."""
         after = timedelta(seconds=self._settings.refresh_seconds)
         for conid in self._portfolio.silent(self._lines.conids, now, after):
-            # While its data is away a row would say that the old price still held.
+            # While the contract's data is away, a row would claim that the old price still holds.
             if not self._feeds.is_blind(conid):
                 self._publish(conid, now)
         for conid in self._lines.conids:

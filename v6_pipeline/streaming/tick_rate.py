@@ -1,7 +1,7 @@
-"""Tick rate of a feed, and from it how long the feed may be silent before it is taken for dead.
+"""Tick rate of a feed, and how long at that rate the feed may be silent before it counts as dead.
 
-Pure. Forty streams that ticked each second and then none for twenty seconds have died; two options that hardly trade
-have not. So the number of missed ticks counts, at the rate before the silence.
+Pure. Forty streams that ticked every second and then fell silent for twenty seconds have died; two options that hardly
+trade have not. So what counts is the number of ticks missed, at the rate before the silence.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from datetime import datetime, timedelta
 SILENT_AFTER = timedelta(seconds=90)
 """Timeout of a feed that ticks seldom, or whose rate is not known yet."""
 SUSPICIOUS_AFTER = timedelta(seconds=20)
-"""Timeout of the liveliest feed: markets pause, and a gateway may stall for some seconds."""
+"""Shortest timeout of any feed: markets pause, and a gateway may stall for some seconds."""
 MISSED_TICKS = 12
-"""A silence that cost so many ticks is not chance."""
+"""A silence in which this many ticks are missed is no coincidence."""
 MEMORY = timedelta(seconds=30)
 """Time constant of the exponential decay."""
 SWARM = timedelta(seconds=0.5)
-"""Ticks within it count as one: one move of an underlying is a tick of each of its options."""
+"""Ticks this close together count as one: one move of an underlying makes all its options tick."""
 YOUNG = timedelta(seconds=5)
-"""A shorter observation is taken for one of this length: a few ticks are no rate."""
+"""A shorter observation counts as one of this length: a few ticks are not yet a rate."""
 LEAST_WEIGHT = 3.0
-"""Fewer recent ticks, each weighted by its age, give no rate."""
+"""Least sum of recent ticks, each weighted by its age, that gives a rate."""
 MOST_QUICK = 3
 QUICK_WITHIN = timedelta(minutes=15)
-"""At most so many silences shorter than ``SILENT_AFTER`` count in that time: a market that stutters makes no storm."""
+"""Limit on silences shorter than ``SILENT_AFTER`` that count in this time: a stuttering market makes no storm."""
 
 
 class TickRate:
@@ -50,7 +50,7 @@ class TickRate:
         self._last_tick_at = now
 
     def pause(self) -> None:
-        """Leave the time until the next tick out of the rate: the feed is away."""
+        """Leave the time until the next tick out of the rate, as the feed is away."""
         self._last_tick_at = None
 
     @property
@@ -60,7 +60,7 @@ class TickRate:
         return self._weight / (MEMORY.total_seconds() * (1 - math.exp(-(observed / MEMORY))))
 
     def timeout(self, now: datetime) -> timedelta:
-        """Return how long the feed may be silent before it is taken for dead."""
+        """Return how long the feed may be silent before it counts as dead."""
         rate = self.per_second
         is_limited = len(self._quick) == MOST_QUICK and now - self._quick[0] < QUICK_WITHIN
         if is_limited or self._weight < LEAST_WEIGHT or rate * SILENT_AFTER.total_seconds() <= MISSED_TICKS:
@@ -68,9 +68,9 @@ class TickRate:
         return max(SUSPICIOUS_AFTER, timedelta(seconds=MISSED_TICKS / rate))
 
     def restart(self, now: datetime, *, after: timedelta) -> None:
-        """Measure from zero: the feed was taken for dead after so long a silence.
+        """Measure anew, as the feed was declared dead ``after`` so long a silence.
 
-        Otherwise the opening ticks of a new subscription would be missed again and again in a market that has calmed.
+        Otherwise, in a market that has calmed, the old rate would declare it dead again and again.
         """
         if after < SILENT_AFTER:
             self._quick.append(now)

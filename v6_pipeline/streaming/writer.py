@@ -4,7 +4,7 @@ It keeps the newest update per (account, conid) and writes them in one commit ev
 fencing, compaction and durability are in ``v6_pipeline.lake``.
 
 While the lake cannot be written (disk full, unmounted, unreachable) the rows wait: those of the failed flush, which may
-have landed and are therefore retried unchanged, and the newest update of each holding after it. These are at most two
+have landed and are therefore retried unchanged, and the newest later update of each holding. That is at most two
 rows per holding, however long the outage.
 """
 
@@ -30,13 +30,13 @@ from v6_pipeline.streaming.status import WriterStatus
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = "v6_pipeline.streamer"
-"""The same for all owners: with an id of its own a stalled old owner could still write."""
+"""The same for all owners: under an id of its own, a stalled old owner could still write."""
 
 
 class DeltaLakePositionWriter:
     """A ``PositionUpdateHandler`` that writes ``streamed_positions`` as the owner of ``epoch``.
 
-    Every commit names ``gateway`` (``host:port``), which the updates come from.
+    Every commit names the ``gateway`` (``host:port``) that the updates come from.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class DeltaLakePositionWriter:
         """
         while True:
             await self._sleep(self._flush_seconds)
-            # The rows are kept and written once the lake is back; its failure is logged once and in the status.
+            # The rows are kept until the lake is back; the failure is logged once and is in the status.
             with contextlib.suppress(LakeError):
                 await self.flush()
 
