@@ -1,4 +1,4 @@
-"""Account downloads of one worker: fresh enough for a batch, one process at a time.
+"""Account downloads of one worker, fresh enough for each batch, by one process at a time.
 
 IB serves the account feed to one managed account at a time over all clients, so a worker downloads under a lease in the
 state database.
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 FEED_LEASE = "account_feed"
 LEASE_SECONDS = 90
-"""Longer than one account's download may take; renewed before each."""
+"""Longer than the download of one account may take; the lease is renewed before each download."""
 FRESH_FOR = timedelta(seconds=60)
-"""A download serves batches for that long: IB updates portfolio values every three minutes."""
+"""How long a download serves batches; IB updates portfolio values every three minutes."""
 WAIT_SECONDS = 60
 
 
@@ -51,10 +51,10 @@ class AccountDownloads:
         """Every completed download, oldest first."""
 
     async def ensure(self, needed: dict[str, datetime]) -> dict[str, AccountFeedError]:
-        """Download each account without a fresh download that began after the given instant; return what failed.
+        """Download each account that has no fresh download begun since the given instant; return what failed.
 
         Args:
-            needed: account -> newest time at which one of its items was enqueued; an older download is too old for it.
+            needed: account -> time at which its newest item was enqueued; a download begun earlier is too old for it.
         """
         stale = [account for account, since in sorted(needed.items()) if not self._is_fresh(account, since)]
         if not stale:
@@ -62,7 +62,7 @@ class AccountDownloads:
         try:
             await self._take_lease()
         except AccountFeedError as error:
-            return dict.fromkeys(stale, error)  # another v6_pipeline process has it: nothing is wrong with the feed
+            return dict.fromkeys(stale, error)  # another v6_pipeline process holds it: the feed is not at fault
         failed: dict[str, AccountFeedError] = {}
         try:
             for account in stale:
@@ -84,7 +84,7 @@ class AccountDownloads:
         return self._newest.get(account)
 
     def base(self, account: str) -> BaseCurrency | None:
-        """Return the account's base currency and rates by its newest download, if any."""
+        """Return the account's base currency and rates from its newest download, if any."""
         download = self._newest.get(account)
         return None if download is None else BaseCurrency(download.values.base_currency, download.values.exchange_rates)
 

@@ -1,4 +1,4 @@
-"""The decision to refresh the queue this minute: pure functions behind the schedule, with a reason for people."""
+"""The decision to refresh the queue this minute: pure functions behind the schedule, each with a readable reason."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from v6_pipeline.state.queue.items import QueueStats
 TICK_SECONDS = 60
 """The schedule ticks once a minute."""
 RUN_ALLOWANCE_SECONDS = 30
-"""Time from the tick to a run's first fresh row: about 15 s, under load twice that."""
+"""Time from the tick to a run's first fresh row: about 15 s, or twice that under load."""
 LOOKAHEAD_SECONDS = TICK_SECONDS + RUN_ALLOWANCE_SECONDS
 """A value that would get too old before the next tick's run could renew it is due now."""
 OUTAGE_RETRY_SECONDS = 600
-"""Wait after a failed refresh, while IB is expected to be away."""
+"""Wait after a failed refresh while IB is expected to be away."""
 SLACK_SECONDS = 2 * TICK_SECONDS
-"""Late ticks and slow runs explain this much extra age of a value; beyond it, refreshes are missing."""
+"""Extra age of a value that late ticks and slow runs explain; beyond it, refreshes are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class RefreshDecision:
 def is_refresh_time(settings: Settings, calendar: TradingCalendar, instant: datetime) -> bool:
     """Return whether the schedule refreshes at an aware instant: from the open to the day's cut-off, or always.
 
-    Schedule and checks both use it, so that checks expect refreshes when the schedule makes them, and at no other time.
+    The schedule and the checks both use it, so that the checks expect refreshes exactly when the schedule makes them.
     """
     return settings.market_hours.is_open(calendar, instant, until_cut_off=True)
 
@@ -53,8 +53,8 @@ def decide_refresh(
 ) -> RefreshDecision:
     """Decide whether to refresh in this minute.
 
-    ``market_open`` is the result of ``is_refresh_time``, ``active_run_id`` a refresh that is queued or runs. In an
-    ``outage``, in which IB is expected to be away, refreshes continue until one fails.
+    ``market_open`` is the result of ``is_refresh_time``, ``active_run_id`` a refresh that is queued or running. In
+    an ``outage``, when IB is expected to be away, refreshes continue until one fails.
     """
     if active_run_id is not None:
         return RefreshDecision(refresh=False, reason=f"run {active_run_id[:8]} refreshes already")
@@ -66,7 +66,7 @@ def decide_refresh(
             why = f"the last refresh failed, and it is {outage}: tried again in {left:.0f} s"
             return RefreshDecision(refresh=False, reason=why)
     if due.held == 0:
-        # No position is known; only a run finds out whether the account still holds none.
+        # No position is known; only a run can find out whether the account still holds none.
         left = _seconds_left(last_run_at, refresh_seconds, now) if last_run_at else 0
         if left > 0:
             return RefreshDecision(refresh=False, reason=f"no positions known; looked for again in {left:.0f} s")
@@ -74,7 +74,7 @@ def decide_refresh(
     counts = f"{due.held} held, {due.streamed} streamed, {due.fresh} fresh"
     if due.due or queue.open:
         return RefreshDecision(refresh=True, reason=f"{due.due} due, {queue.open} in the queue; {counts}")
-    # Counted from the last run as well: an account that cannot be downloaded must not start a run each minute.
+    # The last run's age counts too: an account that cannot be downloaded must not start a run every minute.
     if due.accounts and (
         last_run_at is None or _seconds_left(last_run_at, refresh_seconds - LOOKAHEAD_SECONDS, now) <= 0
     ):
@@ -87,7 +87,7 @@ def decide_refresh(
 
 
 def overdue_before(now: datetime, *, refresh_seconds: int) -> datetime:
-    """Return the instant before which a value's last refresh is overdue: later than ticks and runs can explain."""
+    """Return the instant before which a last refresh is overdue: late ticks and slow runs cannot explain it."""
     return now - timedelta(seconds=refresh_seconds + SLACK_SECONDS)
 
 

@@ -1,7 +1,7 @@
-"""Quotes for a batch, through the lines that are free: subscribe, wait until filled or late, cancel, release.
+"""Quotes for a batch, through free lines: subscribe, wait until filled or late, cancel, release.
 
-Better than IB's snapshot requests, which take eleven seconds, know no generic ticks, and may leave greeks out. Options
-come first, for only a line gives their greeks.
+Better than IB's snapshot requests, which take eleven seconds, offer no generic ticks, and may omit greeks. Options
+come first, because their greeks come only through a line.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from v6_pipeline.state.slots.ledger import SlotLedger
 log = logging.getLogger(__name__)
 
 SLOT_TTL_SECONDS = 30
-"""Longer than a quote takes; the lines of a dead worker are free again after that."""
+"""Longer than a quote takes; the lines of a dead worker are free again after this time."""
 ASK_AGAIN_SECONDS = 2.0
-"""Asking keeps the worker's place among those that wait; in between, a read tells whether asking is worth it."""
+"""Asking keeps the worker's place among those that wait; in between, a read shows whether asking is worthwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuoteTimeouts:
-    """Limits of a batch's waiting; seconds."""
+    """Limits on a batch's waiting, in seconds."""
 
     deadline: float = 6
-    """How long a quote may hold its line; IB answers a cancel that comes within about 5 s, unfilled, with error 300."""
+    """How long a quote may hold its line; IB answers error 300 if it is cancelled within about 5 s without a tick."""
     for_options: float = 20
-    """How long options go without a new line before the rest of them is valued without quotes."""
+    """How long options wait for a new line before the rest of them are valued without quotes."""
     for_others: float = 3
     """The same for contracts without greeks: the account download has most of what a line would give."""
     batch: float = 90
     """How long a batch may take in all."""
     confirmation_poll: float = 0.05
-    """Between two looks at the ledger while others are confirming their new lines."""
+    """Interval between reads of the ledger while others are confirming their new lines."""
     poll: float = 0.4
-    """Between two looks otherwise, while lines are held or waited for."""
+    """Interval between reads otherwise, while lines are held or waited for."""
 
 
 class BatchQuotes(LineListener):
-    """Collects quotes over a connection that is connected; ``holder`` names this worker in the ledger."""
+    """Collects quotes over an open connection; ``holder`` names this worker in the ledger."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class BatchQuotes(LineListener):
         wait, granted = Wait.NOT_NEEDED, True
         while self._waiting or not self._lines.is_idle:
             self._moved.clear()
-            # After a grant the next step follows without a look at the ledger: it confirms, and others wait for that.
+            # After a grant, step again without reading the ledger: that step confirms the line, and others wait for it.
             usage = None if granted else await self._lines.usage()
             yielded = usage.to_yield(self._holder) if usage else frozenset()
             ended = self._ended(yielded)
@@ -141,13 +141,13 @@ class BatchQuotes(LineListener):
                 await self._pause(wait)
 
     def _is_worth_asking(self, usage: SlotUsage) -> bool:
-        """Return True if a line may be granted, or the worker's place among those that wait must be kept."""
+        """Return True if a line may be granted, or if the worker must ask to keep its place among those that wait."""
         turns = usage.new_lines_of(self._holder, SlotPurpose.BATCH)
         may_get = turns > 0 and usage.room(self._holder, SlotPurpose.BATCH) > 0
         return may_get or self._now() - self._asked_at >= ASK_AGAIN_SECONDS
 
     def _timeout(self, wait: Wait) -> float:
-        """Seconds to go without a new line; while lines are held, at least until their quotes have ended."""
+        """Return how many seconds to wait for a new line; while lines are held, until their quotes have ended."""
         if self._lines.opened_at:
             return self._timeouts.batch
         if wait is Wait.NONE_LEFT:
@@ -156,7 +156,7 @@ class BatchQuotes(LineListener):
         return self._timeouts.for_options if is_option else self._timeouts.for_others
 
     def _ended(self, yielded: frozenset[int]) -> list[int]:
-        """Return the lines whose quote is complete or late, or that streams need; all once the batch is stopped."""
+        """Return the contracts whose quote is complete or late, or whose line streams need; all once stopped."""
         late = self._now() - self._timeouts.deadline
         return [
             conid
@@ -169,18 +169,18 @@ class BatchQuotes(LineListener):
         return {conid: quote} if quote is not None and quote.price_time is not None else {}
 
     async def _pause(self, wait: Wait) -> None:
-        """Wait until a quote moves, or the ledger is to be read again."""
+        """Wait until a quote changes or it is time to read the ledger again."""
         seconds = self._timeouts.confirmation_poll if self._waiting and wait is Wait.CONFIRM else self._timeouts.poll
         try:
             async with asyncio.timeout(seconds):
                 await self._moved.wait()
-                # Ticks come in packets: those of one moment are handled together.
+                # Ticks come in bursts: handle those of one moment together.
                 await asyncio.sleep(self._timeouts.confirmation_poll)
         except TimeoutError:
             pass
 
     def on_quote(self, conid: int, quote: Quote) -> None:  # noqa: ARG002  the listener's signature
-        """Look whether a quote is complete."""
+        """Wake the batch, as a quote may be complete."""
         self._moved.set()
 
     def on_refused(self, refusal: Refusal) -> None:
@@ -194,7 +194,7 @@ class BatchQuotes(LineListener):
 
     def _on_error(self, _req_id: int, code: int, text: str) -> None:
         if reaction_to(code, text) is Reaction.COMPETING_SESSION:
-            # The request stays open and shows nothing, for minutes: the rest of this run is valued without quotes.
+            # The request stays open and empty for minutes, so the rest of this run is valued without quotes.
             self._stopped = f"{code} {text}"
             self._moved.set()
 

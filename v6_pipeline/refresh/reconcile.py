@@ -1,6 +1,6 @@
-"""What is held and what is gone: a pure comparison of the position feed with the account download.
+"""Compares the position feed with the account download to find what is held and what is gone. Pure.
 
-One feed alone proves nothing: a download may be cut off, a position message may be late.
+Neither feed alone proves that a position is gone: a download may be cut off, a position message may be late.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from v6_pipeline.state.keys import Key
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """A batch's holdings by what the two feeds agree on.
+    """A batch's holdings, sorted by what the two feeds say.
 
-    ``valued`` has IB's value of what is held, and of what was closed today and is in ``gone`` too, because the download
-    still carries its realized profit. ``gone`` has what both complete feeds leave out. ``disputed`` has those on which
-    they disagree. A key in none of them was never held as far as is known: there is nothing to write or to keep.
+    ``valued`` has IB's value of what the download holds, and of what was closed today: that is in ``gone`` too, but its
+    realized profit is still in the download. ``gone`` has what neither feed holds any more, ``disputed`` what only the
+    position feed holds. A key in none of them was never held as far as is known: there is nothing to write or keep.
     """
 
     valued: dict[Key, PortfolioValue]
@@ -56,7 +56,7 @@ def reconcile(
 
 
 def with_reopened(found: Reconciliation, held: Collection[Key]) -> Reconciliation:
-    """Move each position that was gone and is held again to ``disputed``: by that download it is not held yet."""
+    """Move each position of ``gone`` that is held again to ``disputed``: the download does not hold it yet."""
     reopened = [key for key in found.gone if key in held]
     if not reopened:
         return found

@@ -48,9 +48,9 @@ FEED_RETRY_SECONDS = 20
 
 @dataclass(frozen=True, slots=True)
 class RefreshScope:
-    """The holdings that a refresh enqueues before it drains the queue.
+    """Which holdings a refresh enqueues before it drains the queue.
 
-    ``everything``: all holdings that are not streamed. Otherwise those whose value would get older than
+    With ``everything``, all holdings that are not streamed; otherwise those whose value would get older than
     ``refresh_seconds`` within ``interval_seconds``.
     """
 
@@ -62,7 +62,7 @@ class RefreshScope:
 class RefreshReport:
     """Counts and commits of a refresh.
 
-    ``queue_depth_at_start`` counts the items to drain, dead letters aside, the newly enqueued included; None if the
+    ``queue_depth_at_start`` counts the items to drain, with the newly enqueued and without dead letters; None if the
     refresh did not get that far.
     """
 
@@ -85,7 +85,7 @@ class RefreshReport:
 
 
 class QueueWorker:
-    """One drain of the queue over a connection of its own. ``run_id`` names the run in every row and commit."""
+    """Drains the queue once, over a connection of its own. ``run_id`` names the run in every row and commit."""
 
     def __init__(
         self,
@@ -114,16 +114,16 @@ class QueueWorker:
         self.report = RefreshReport()
 
     async def run(self, scope: RefreshScope) -> RefreshReport:
-        """Enqueue what ``scope`` says, then drain the queue.
+        """Enqueue the holdings that ``scope`` selects, then drain the queue.
 
         Raises:
             GatewayError: the gateway cannot be used or was lost; acknowledged items are in the lake, all others in the
                 queue.
-            AccountFeedError: these accounts could not be valued, and their items are in the queue; all else was done.
+            AccountFeedError: some accounts could not be valued, and their items stay in the queue; all else was done.
             LakeError: a commit failed; only what was committed is acknowledged.
         """
         self._registry.initialize()
-        await asyncio.to_thread(self._writer.open)  # first: no download for a lake that cannot be written
+        await asyncio.to_thread(self._writer.open)  # first: no download for an unwritable lake
         async with leased_connection(
             self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
         ) as connection:
@@ -144,9 +144,9 @@ class QueueWorker:
         return self.report
 
     async def _drain(self, cache: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes) -> None:
-        """Serve batches until only items of accounts whose download failed are open.
+        """Serve batches until only items of accounts whose download failed are left.
 
-        A failed account is not tried again: its items would be open before the next time-out ends, and block others.
+        A failed account is not retried: its items would be due again before the next time-out ends, and block others.
         """
         while True:
             batch = await asyncio.to_thread(
@@ -171,7 +171,7 @@ class QueueWorker:
                 await asyncio.gather(renewal, return_exceptions=True)
 
     async def _download_due_accounts(self, scope: RefreshScope, downloads: AccountDownloads) -> None:
-        """Download accounts without an item in the queue whose values and exchange rates would get too old."""
+        """Download the accounts that no queue item needs, but whose values and exchange rates would get too old."""
         due = await asyncio.to_thread(
             self._queue.due_accounts,
             refresh_seconds=self._settings.refresh_seconds,
@@ -185,12 +185,12 @@ class QueueWorker:
         self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
 
     def _return_batch(self, batch: Batch, reason: str) -> None:
-        """Give back a batch that this worker cannot finish, so that others get it before its lease ends."""
+        """Give back a batch that this worker cannot finish, so that others need not wait for its lease to end."""
         with contextlib.suppress(StateError):
             self._queue.give_back(batch.token, [item.key for item in batch.items], reason, delay_seconds=0)
 
     async def _renew_batch(self, token: str) -> None:
-        """Renew the lease of a batch: its downloads and quotes may together take longer than that."""
+        """Keep the lease of a batch renewed: its downloads and quotes may together outlast it."""
         held: object = token
         while held is not None:
             await asyncio.sleep(RENEW_BATCH_EVERY_SECONDS)
@@ -206,7 +206,7 @@ class QueueWorker:
         subscribe_positions(connection, self._on_position, self._clock)
         await download_positions(connection, self._clock)
         self._accounts = [account for account in connection.accounts if self._is_selected(account)]
-        # Copied on the loop: the position feed goes on while the thread reads.
+        # Copied on the loop, because position messages keep arriving while the thread reads.
         await asyncio.to_thread(self._store_positions, list(self._held.values()), self._accounts, begun_at)
         self.report.held = len(self._held)
 
@@ -239,14 +239,14 @@ class QueueWorker:
         self.report.queue_depth_at_start = self._queue.stats().pending
 
     def _priority(self, key: Key) -> QueuePriority:
-        """Refresh active holdings without a line before holdings of no strategy."""
+        """Return the priority of a holding: those of active strategies come before those of no strategy."""
         active = self._registry.is_active(key[1], key[0])
         return QueuePriority.OVERFLOW if active else QueuePriority.NORMAL
 
     async def _refresh(
         self, batch: Batch, cache: ContractCache, downloads: AccountDownloads, quotes: BatchQuotes
     ) -> bool:
-        """Value a batch and write it; return False if its lease was lost, so that this worker must stop."""
+        """Value a batch and write it; return False if its lease was lost, in which case this worker must stop."""
         self.report.batches += 1
         items = await self._reject_unmanaged_accounts(batch)
         needed: dict[str, datetime] = {}
@@ -273,7 +273,7 @@ class QueueWorker:
         return True
 
     async def _reject_unmanaged_accounts(self, batch: Batch) -> list[QueueItem]:
-        """Return the items that can be valued; fail those of other accounts, which end as dead letters."""
+        """Return the items that can be valued; fail those of unmanaged accounts, which end as dead letters."""
         rejected = [item.key for item in batch.items if item.account not in self._accounts]
         if rejected:
             reason = "the login does not manage this account, or V6_IB_ACCOUNTS leaves it out"
@@ -294,7 +294,7 @@ class QueueWorker:
     async def _return_failed(self, batch: Batch, failed: Mapping[str, AccountFeedError]) -> None:
         self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
         keys = [item.key for item in batch.items if item.account in failed]
-        # The items did not fail themselves, so this counts as no attempt towards the dead letters.
+        # The items themselves did not fail, so this does not count towards their dead-letter limit.
         await asyncio.to_thread(
             self._queue.give_back, batch.token, keys, "account feed not available", delay_seconds=FEED_RETRY_SECONDS
         )
@@ -357,7 +357,7 @@ class QueueWorker:
             download = downloads.get(account)
             keys = [key for key in found.gone if key[0] == account]
             if download is not None:
-                # As of the download: a position opened again since stays open.
+                # Closed as of the download, so that a position reopened since then stays open.
                 holdings_store.mark_closed(self._database, keys, closed_at=download.started_at)
         if found.disputed:
             reason = "position feed and account download disagree"
