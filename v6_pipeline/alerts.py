@@ -1,7 +1,7 @@
-"""Alerts: notify people once of what is wrong, and once more when it is over.
+"""Alerts: notify people once of what is wrong, daily while it lasts, and once when it is over.
 
 Belongs here: which incidents are due for an alert, given what each notifier has reported before, and the notifiers.
-Does not belong here: finding incidents, and anything of Dagster (``defs.alert_sensor``).
+Does not belong here: finding incidents, and anything about Dagster (``defs.alert_sensor``).
 
 A *lasting* incident (an asset check) is over once it is no longer found. An event (a failed run) has no end: another
 event like it within the quiet time is the same incident, so that a schedule that fails each minute makes one alert.
@@ -28,13 +28,13 @@ from v6_pipeline.secrecy import without
 from v6_pipeline.settings import Settings
 
 REPEAT_AFTER = timedelta(hours=24)
-"""An incident that is still open by then is reported again."""
+"""An incident that stays open for this long is reported again."""
 QUIET_TIME = timedelta(hours=1)
 WEBHOOK_SECONDS = 10
 NOTIFY_SECONDS = 15
-"""A sensor's tick ends after 60 s, and its cursor would then be lost."""
+"""Dagster ends a sensor's tick after 60 s, and the tick's cursor would be lost."""
 UNDELIVERED_AT_MOST = 50
-"""Events kept for a notifier that fails for long; older ones are dropped."""
+"""Number of events kept for a notifier that keeps failing; older ones are dropped."""
 _LONGEST = 1_000
 
 
@@ -58,11 +58,11 @@ class Incident:
     """Something that is wrong now.
 
     Attributes:
-        key: the same for the same incident.
+        key: identifies the incident from one look to the next.
         title: names it, such as ``check stream_fresh of streamed_positions``.
-        says: the finding; it is cut to one line of 1,000 characters.
+        says: the finding, cut to one line of 1,000 characters.
         level: how urgent it is.
-        lasting: True if each look finds it again until it is over; False for an event.
+        lasting: True if each look finds it until it is over; False for an event.
     """
 
     key: str
@@ -72,7 +72,7 @@ class Incident:
     lasting: bool
 
     def __post_init__(self) -> None:
-        """Make one line of ``says``."""
+        """Cut ``says`` to one line."""
         object.__setattr__(self, "says", " ".join(self.says.split())[:_LONGEST])
 
 
@@ -88,7 +88,7 @@ class Alert:
     since: datetime
 
     def line(self) -> str:
-        """Return it as one line of text."""
+        """Return the alert as one line of text."""
         if self.stage is Stage.OVER:
             return f"over: {self.title} (since {self.since:%Y-%m-%d %H:%M} UTC)"
         still = f"still, since {self.since:%Y-%m-%d %H:%M} UTC, " if self.stage is Stage.STILL else ""
@@ -120,19 +120,19 @@ class Notifier(Protocol):
 
 
 class LogNotifier:
-    """Writes alerts to a log: that of the tick that found the incident."""
+    """Writes alerts to a log; the sensor passes the log of its tick."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
 
     def notify(self, alert: Alert) -> None:
-        """Write one line; errors as errors."""
+        """Write one line, at level ERROR for an error and WARNING otherwise."""
         is_error = alert.stage is not Stage.OVER and alert.level is Level.ERROR
         self._log.log(logging.ERROR if is_error else logging.WARNING, "%s", alert.line())
 
 
 class WebhookNotifier:
-    """Posts alerts as JSON, whose ``text`` Slack, Mattermost and the like show; no message shows the secret ``url``."""
+    """Posts alerts as JSON, with the ``text`` that Slack and Mattermost show; no message shows the secret ``url``."""
 
     def __init__(self, url: SecretStr, *, seconds: float = WEBHOOK_SECONDS) -> None:
         self._url = url
@@ -145,27 +145,27 @@ class WebhookNotifier:
         """Post an alert.
 
         Raises:
-            AlertError: there was no answer, or the answer is no success.
+            AlertError: there was no answer, or the answer was not a success.
         """
         document = {"text": f"v6_pipeline: {alert.line()}", **asdict(alert), "since": alert.since.isoformat()}
         url = self._url.get_secret_value()
         problem = ""
         try:
             with requests.Session() as session, without(self._path):
-                # A proxy of the environment would receive what is meant for this machine.
+                # A proxy set in the environment would receive what is meant for this machine.
                 session.trust_env = not is_loopback(url)
                 answer = session.post(url, json=document, timeout=self._seconds, allow_redirects=False)
-            # A redirect is no success and is not followed: the settings do not name its address.
+            # A redirect counts as a failure and is not followed: the settings do not name its target.
             if answer.status_code >= requests.codes.multiple_choices:
                 problem = f"it answered {answer.status_code}"
         except requests.RequestException as error:
             problem = type(error).__name__
-        if problem:  # outside of the except: the message of requests has the address in it
+        if problem:  # raised outside the except block: the exception of requests holds the secret address
             raise AlertError(f"the webhook at {self._host} did not accept an alert: {problem}")
 
 
 def load_notifiers(settings: Settings, log: logging.Logger) -> dict[str, Notifier]:
-    """Return the notifiers of the settings by name: the log, the webhook if there is one, and the user's own.
+    """Return the notifiers that the settings name: the log, the webhook if there is one, and the user's own.
 
     Raises:
         SettingsError: one of ``V6_NOTIFIERS`` cannot be made.
@@ -185,8 +185,8 @@ def due(
 ) -> tuple[list[tuple[Alert, NotificationState | None]], dict[str, NotificationState]]:
     """Return the alerts that a notifier with these states has to deliver now (UTC).
 
-    Each comes with the state to keep once it is delivered (None: no state); the second result has the states of other
-    incidents. Of several incidents with one key the last counts.
+    Each comes with the state to keep once it is delivered (None: no state); the second result has the states of all
+    other incidents. Of several incidents with the same key the last counts.
     """
     found = {incident.key: incident for incident in incidents}
     alerts: list[tuple[Alert, NotificationState | None]] = []
@@ -227,14 +227,14 @@ def undelivered(
 ) -> tuple[Incident, ...]:
     """Return the events that a notifier did not deliver: unlike lasting incidents, the next look does not find them.
 
-    ``incidents``, oldest first, and ``now`` are those of the call of ``deliver`` that returned ``states``. The newest
-    ``UNDELIVERED_AT_MOST`` are returned; of several with one key the last counts.
+    ``incidents``, oldest first, and ``now`` are those of the ``deliver`` call that returned ``states``. The newest
+    ``UNDELIVERED_AT_MOST`` are returned; of several with the same key the last counts.
     """
     left: dict[str, Incident] = {}
     for incident in incidents:
         is_reported = incident.key in states and states[incident.key].seen_at == now
         if not incident.lasting and not is_reported:
-            left.pop(incident.key, None)  # its age is that of its newest event
+            left.pop(incident.key, None)  # the newest event with a key decides its place in the order
             left[incident.key] = incident
     return tuple(left.values())[-UNDELIVERED_AT_MOST:]
 
@@ -272,6 +272,6 @@ def _deliver(notifier: Notifier, alert: Alert) -> str | None:
     except AlertError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001
-        # A notifier of the user may fail in any way, and its message may contain a secret.
+        # A user's notifier may fail in any way, and its message may contain a secret.
         return f"it failed: {type(error).__name__}"
     return None

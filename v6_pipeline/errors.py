@@ -1,4 +1,4 @@
-"""The errors that a user can meet, in one hierarchy.
+"""The errors that a user can see, in one hierarchy.
 
 A message is one line: what happened, to what, and what to do next. It never contains a secret.
 """
@@ -9,7 +9,7 @@ class V6Error(Exception):
 
 
 class ExaminationError(V6Error):
-    """The examination before a start found faults, one in each of ``lines``."""
+    """The examination before a start found faults; each of ``lines`` names one."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("; ".join(lines))
@@ -21,7 +21,7 @@ class SettingsError(V6Error):
 
 
 class CalendarError(V6Error):
-    """A date lies outside the shipped calendar or is no trading day."""
+    """A date is outside the shipped calendar or is not a trading day."""
 
 
 class GatewayError(V6Error):
@@ -29,7 +29,7 @@ class GatewayError(V6Error):
 
 
 class GatewayUnreachableError(GatewayError):
-    """No process listens, the one that listens does not speak IB's protocol, or the connection has ended."""
+    """Nothing listens, what listens does not speak IB's protocol, or the connection has ended."""
 
 
 class ClientIdInUseError(GatewayError):
@@ -37,7 +37,7 @@ class ClientIdInUseError(GatewayError):
 
 
 class GatewayTooOldError(GatewayError):
-    """The gateway speaks an older version of IB's protocol than this client (error 503): update it."""
+    """The gateway speaks an older version of IB's protocol than this client (error 503): update the gateway."""
 
 
 class RequestTimeoutError(GatewayError):
@@ -62,7 +62,7 @@ class AccountFeedError(GatewayError):
 
 
 class StateError(V6Error):
-    """The state database is unreadable, not writable, or of another schema version."""
+    """The state database is unreadable, not writable, or has another schema version."""
 
 
 class LakeError(V6Error):
@@ -70,7 +70,7 @@ class LakeError(V6Error):
 
 
 class LakeConflictError(LakeError):
-    """A commit lost against another writer."""
+    """A commit lost the race against another writer's."""
 
 
 class SnapshotRefusedError(V6Error):
@@ -78,7 +78,7 @@ class SnapshotRefusedError(V6Error):
 
 
 class FencedError(V6Error):
-    """Another owner has taken over: this one must stop writing at once. ``epoch`` is the other's, where known."""
+    """Another owner has taken over: this one must stop writing at once. ``epoch`` is the new owner's, if known."""
 
     def __init__(self, message: str, *, epoch: int | None = None) -> None:
         super().__init__(message)
@@ -86,11 +86,11 @@ class FencedError(V6Error):
 
 
 class FlexError(V6Error):
-    """A Flex statement cannot be read or has an impossible value: names file, row, field and value."""
+    """A Flex statement cannot be read or has an impossible value; the message names file, row, field and value."""
 
 
 class FlexServiceError(V6Error):
-    """The Flex Web Service refused, sent nonsense, or had no statement in time; ``code`` is its error code."""
+    """The Flex Web Service refused, sent an invalid reply, or had no statement in time; ``code`` is its error code."""
 
     def __init__(self, message: str, *, code: int | None = None) -> None:
         super().__init__(message)

@@ -1,6 +1,6 @@
 """Settings: ``V6_`` environment variables over ``$V6_HOME/v6.toml`` over defaults.
 
-There is one class: a module that needs a setting gets the ``Settings`` object. Unknown or impossible values raise
+There is one class: a module that needs a setting gets the ``Settings`` object. Unknown names and bad values raise
 ``SettingsError`` with one line. Values that may hold secrets are never shown.
 """
 
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic-settings passes these by name)
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Sources by precedence: the program's arguments, the environment, the file of the home that those two name."""
+        """Sources by precedence: the program's arguments, the environment, the file in the home that either names."""
         home = init_settings().get("home") or env_settings().get("home") or cls.model_fields["home"].default
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file_in(home))
 
@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     @field_validator("flex_query_id", mode="before")
     @classmethod
     def _number_is_text(cls, value: object) -> object:
-        """Accept an id that stands without quotes in the file."""
+        """Accept an id that is written without quotes in the file."""
         return str(value) if type(value) is int else value
 
     @field_validator("flex_url")
@@ -225,7 +225,7 @@ class Settings(BaseSettings):
         for day in _WINTER_AND_SUMMER:
             session = calendar.session(day)
             if not calendar.begins_at(day) <= session.opens_at < session.cut_off < calendar.ends_at(day):
-                # A day would end in mid-session, and its snapshot with it.
+                # A day, and with it its snapshot, would end in mid-session.
                 msg = (
                     f"{value!r}: its {DAY_BEGINS:%H:%M}, when the trading day begins, falls into the session of New "
                     "York: choose a zone of the Americas, Europe or UTC, such as America/New_York"
@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_database(cls, value: str) -> str:
         if value and not value.startswith(("sqlite:///", "postgresql+psycopg://")):
-            # The value may hold a password: name the scheme at most.
+            # The value may hold a password: show no more than the scheme.
             raise ValueError("must begin with sqlite:/// or postgresql+psycopg://")
         return value
 
@@ -272,7 +272,7 @@ class Settings(BaseSettings):
 
     @property
     def flex_archive(self) -> Path:
-        """Folder of the statements that were fetched from the Flex Web Service."""
+        """Folder for statements fetched from the Flex Web Service."""
         return self.home / "flex"
 
     @property
@@ -291,7 +291,7 @@ class Settings(BaseSettings):
 
     @property
     def lake_storage_options(self) -> dict[str, str]:
-        """``lake_options`` in clear, for delta-rs alone."""
+        """``lake_options`` with their secrets in clear text, only for delta-rs."""
         return {name: value.get_secret_value() for name, value in self.lake_options.items()}
 
     @property
@@ -301,7 +301,7 @@ class Settings(BaseSettings):
 
     @property
     def dagster_home(self) -> Path:
-        """Dagster's home of this installation."""
+        """Dagster's home in this installation."""
         return self.home / "dagster"
 
     @property
@@ -401,7 +401,7 @@ def _one_line(error: ValidationError, file: Path) -> str:
 
 
 def _wanted(name: str) -> str:
-    """Kind and bounds that a number must have, in plain words; empty for other settings."""
+    """Type and bounds that a number must have, in plain words; empty for other settings."""
     field = Settings.model_fields[name]
     if field.annotation not in {int, float}:
         return ""

@@ -1,4 +1,4 @@
-"""The streamer's process: it streams while it holds the lease, and ends cleanly.
+"""The streamer's process: streams while it holds the lease, and ends cleanly.
 
 Entry point ``python -m v6_pipeline.streamer``, started by ``ib_streamer_sensor`` or a supervisor, and the body of
 ``v6 stream``. Does not belong here: streaming itself (``streaming.streamer``), control from outside
@@ -45,7 +45,7 @@ from v6_pipeline.streaming.status import StreamerStatus
 from v6_pipeline.streaming.streamer import IBPositionStreamer, StreamerPolicy
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 
-log = logging.getLogger("v6_pipeline.streamer")  # not __name__, which is __main__ in the process of its own
+log = logging.getLogger("v6_pipeline.streamer")  # not __name__, which is __main__ when this module runs as a process
 
 LOG_FILE = "streamer.log"
 _LOG_BYTES = 5_000_000
@@ -58,9 +58,9 @@ class Authority(enum.StrEnum):
     SPAWNED = "spawned"
     """The sensor claimed the lease, started this process and renews the lease."""
     OWNED = "owned"
-    """A supervisor started it; it idles until the sensor grants the lease, and again after the lease is lost."""
+    """A supervisor started this process; it idles until the sensor grants the lease, and again after losing it."""
     ALONE = "alone"
-    """Without Dagster: it claims the lease and renews it itself."""
+    """Dagster is not involved: the process claims and renews the lease itself."""
 
 
 async def stream(
@@ -74,7 +74,7 @@ async def stream(
 ) -> None:
     """Stream on the given authority until ``stop`` is set or the lease is lost.
 
-    ``epoch`` is the one that the sensor claimed for this process, with ``SPAWNED`` only.
+    With ``SPAWNED``, ``epoch`` is the one that the sensor claimed for this process.
 
     Raises:
         FencedError: another process streams already.
@@ -107,7 +107,7 @@ async def stream(
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """Runs a streamer under the lease. ``alone``: without Dagster, so that it renews the lease itself."""
+    """Runs a streamer under the lease; if ``alone`` (without Dagster), it renews the lease itself."""
 
     settings: Settings
     database: StateDatabase
@@ -134,7 +134,7 @@ class _Host:
                 either.cancel()
 
     async def stream_as(self, epoch: int, stop: asyncio.Event) -> None:
-        """Stream as the owner of ``epoch``; sets ``stop`` itself when the lease is lost or a stop is requested."""
+        """Stream as the owner of ``epoch``; set ``stop`` when the lease is lost or a stop is requested."""
         settings, heartbeat = self.settings, None
         try:
             writer = DeltaLakePositionWriter(
@@ -155,7 +155,7 @@ class _Host:
         except Exception as error:
             await _end(heartbeat)
             message = str(error) if isinstance(error, V6Error) else f"{type(error).__name__}: {error}"
-            with contextlib.suppress(FencedError, StateError):  # shown by the sensor, if it can still be stored
+            with contextlib.suppress(FencedError, StateError):  # the sensor shows it, if it can still be stored
                 await asyncio.to_thread(self.lease.heartbeat, epoch, StreamerStatus.failure(message).as_json())
             raise
         finally:
@@ -168,7 +168,7 @@ class _Host:
         """Take the table over.
 
         Raises:
-            FencedError: another streamer has it, or had it with a higher epoch, above which the next start's will be.
+            FencedError: another streamer has, or had, the table with a higher epoch; the next start will exceed it.
             LakeError: the table cannot be used.
         """
         try:
@@ -184,7 +184,7 @@ class _Host:
             raise
 
     async def _keep_lease(self, epoch: int, streamer: IBPositionStreamer, stop: asyncio.Event) -> None:
-        """Report to the lease; set ``stop`` when it is lost, a stop is requested, or neither can be known."""
+        """Report to the lease; set ``stop`` when it is lost, a stop is requested, or the database fails too long."""
         ttl_seconds = self.settings.lease_seconds
         expires_at = self.clock() + timedelta(seconds=ttl_seconds)
         while not stop.is_set():
@@ -196,7 +196,7 @@ class _Host:
                 log.warning("%s", error)
                 stop.set()
             except StateError as error:
-                # A busy database does not cost the lease, unless it stays busy until the lease would have expired.
+                # A busy database does not end the stream, unless it stays busy until the lease would have expired.
                 log.warning("%s", error)
                 if self.clock() >= expires_at:
                     stop.set()
@@ -269,7 +269,7 @@ def run_process(
     seconds: float | None = None,
     on_start: Callable[[], None] | None = None,
 ) -> None:
-    """Stream until SIGINT, SIGTERM, ``seconds`` or the end of the lease; blocking.
+    """Stream until SIGINT, SIGTERM, the end of ``seconds`` or of the lease; blocks until then.
 
     Raises:
         V6Error: as ``stream``.
