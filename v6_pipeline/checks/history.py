@@ -1,4 +1,4 @@
-"""Rules of the history: complete, and in agreement with its sources."""
+"""Rules of the history checks: the history is complete and agrees with its sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inputs of the checks: one state of the database and of the lake at one instant.
+"""The inputs of the checks: settings, state database and lake, judged as of one instant.
 
 Each part is read when a rule needs it; the newest rows are read once. Does not belong here: the rules, which are pure.
 """

@@ -1,4 +1,4 @@
-"""Rules of the newest rows of positions: complete, consistent, and in agreement with the broker."""
+"""Rules of the position checks: the newest rows are complete, consistent, and agree with the broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of the position queue and of the account downloads."""
+"""Rules of the checks on the position queue and the account downloads."""
 
 from __future__ import annotations
 

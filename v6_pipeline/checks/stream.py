@@ -1,4 +1,4 @@
-"""Rules of the stream, judged by its lease, its own report and the slot ledger.
+"""Rules of the stream checks, which read the streamer's lease, its report and the slot ledger.
 
 Missing data raises no alarm while none is expected: outside the session, during IB's resets, after a requested stop.
 """

@@ -70,8 +70,8 @@ def alerts_sensor() -> dg.SensorDefinition:
         minimum_interval_seconds=TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Reports runs that failed and checks that fail, once each, and checks that pass again: in its log, by "
-            "V6_ALERT_WEBHOOK and by V6_NOTIFIERS."
+            "Reports runs that fail, checks that fail (again after each day), and checks that pass again: in its log, "
+            "to V6_ALERT_WEBHOOK and to V6_NOTIFIERS."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:

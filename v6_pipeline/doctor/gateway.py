@@ -178,7 +178,7 @@ async def _clock(connection: IBConnectionManager, clock: Clock) -> Finding:
 
 
 async def _read_only(connection: IBConnectionManager) -> Finding:
-    """A gateway in read-only mode refuses even to list open orders, with error 321."""
+    """Rate the Read-Only API setting: with it, the gateway refuses even to list open orders (error 321)."""
     refused: list[str] = []
 
     def listen(_request: int, _code: int, text: str) -> None:

@@ -62,7 +62,7 @@ class AccountDownloads:
         try:
             await self._take_lease()
         except AccountFeedError as error:
-            return dict.fromkeys(stale, error)  # another v6_pipeline process holds it: the feed is not at fault
+            return dict.fromkeys(stale, error)  # another process holds the lease: the feed is not at fault
         failed: dict[str, AccountFeedError] = {}
         try:
             for account in stale:

@@ -16,15 +16,15 @@ from v6_pipeline.ib.market_data import Refusal
 from v6_pipeline.model import SecType
 
 SILENT_AFTER = timedelta(seconds=60)
-"""A stream without any tick for this long, while others tick, is silent."""
+"""A stream that brings no tick for this long, while others tick, is silent."""
 COOLDOWN = timedelta(minutes=10)
 """A silent contract that gave its line to another is tried again after this time."""
 BACK_OFF = timedelta(seconds=120)
 """Wait before requesting a contract again after a request that came too fast (100, 420)."""
 CONTRACT_VERIFY_WITHIN = timedelta(seconds=30)
-"""A contract that has not ticked by then, though its feed ticks, is the only one to be subscribed again."""
+"""A contract that does not tick for this long, though its feed does, is subscribed again on its own."""
 RETRY_MAX = timedelta(minutes=15)
-"""The longest interval between two retries of a contract or a feed."""
+"""Longest interval between two retries of a contract or a feed."""
 MAX_DOUBLINGS = 10
 """More doublings exceed every limit here, and some forty exceed what a ``timedelta`` holds."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
