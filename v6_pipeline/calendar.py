@@ -96,11 +96,11 @@ class TradingCalendar:
         """The session of a trading day.
 
         Raises:
-            CalendarError: ``day`` is no session; the message names the session before it.
+            CalendarError: ``day`` is not a session; the message names the session before it.
         """
         if not self.is_session(day):
             before = self.previous_session(day)
-            raise CalendarError(f"{day} is no trading day of the exchange: the one before it is {before}")
+            raise CalendarError(f"{day} is not a trading day of the exchange: the one before it is {before}")
         close = self._table.closes.get(day) or _REGULAR_CLOSE
         return Session(day, _utc(day, _OPEN, EXCHANGE), _utc(day, close, EXCHANGE))
 

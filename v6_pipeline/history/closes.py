@@ -136,7 +136,7 @@ class CloseFetcher:
         Raises:
             GatewayError: the gateway cannot be used, was lost for too long, or answers no historical request; earlier
                 answers are kept.
-            CalendarError: a day is no trading day.
+            CalendarError: a day is not a trading day.
             StateError: the state database failed.
         """
         self._progress = progress or self._progress

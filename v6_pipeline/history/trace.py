@@ -100,7 +100,7 @@ def trace(
     ``day`` is by default the newest whose snapshot has the contract; ``always`` is ``V6_MARKET_HOURS=always``.
 
     Raises:
-        CalendarError: ``day`` is no trading day.
+        CalendarError: ``day`` is not a trading day.
         LakeError: there is no such row, or a table is damaged, unreachable, or newer than this code.
     """
     rows, version = _snapshot_rows(lake, calendar, conid, day, account)

@@ -27,7 +27,7 @@ class ProbeAnswer(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """Result of a handshake; ``version`` is the gateway's protocol version, None if it is no gateway."""
+    """Result of a handshake; ``version`` is the gateway's protocol version, None if it is not a gateway."""
 
     answer: ProbeAnswer
     version: int | None = None

@@ -95,7 +95,7 @@ def _check_groups(spec: TableSpec, groups: Sequence[Group]) -> None:
             for name, value in zip(spec.replaced_by, group, strict=False)
         )
         if not fits:
-            raise LakeError(f"table {spec.name}: {group!r} is no group of ({', '.join(spec.replaced_by)})")
+            raise LakeError(f"table {spec.name}: {group!r} is not a group of ({', '.join(spec.replaced_by)})")
 
 
 def _check_inside(spec: TableSpec, rows: pl.DataFrame, groups: Sequence[Group]) -> None:

@@ -50,7 +50,7 @@ def _check_partition(frame: pl.DataFrame, spec: TableSpec, partition: str) -> No
     try:
         day = date.fromisoformat(partition)
     except ValueError:
-        raise _refused(spec, f"partition {partition!r} is no date") from None
+        raise _refused(spec, f"partition {partition!r} is not a date") from None
     outside = frame.filter(pl.col(PARTITION_COLUMN) != day)
     if outside.height:
         raise _refused(spec, f"{outside.height} rows lie outside the partition {partition}")

@@ -45,7 +45,7 @@ _SQLITE_REMEDIES = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that the folder exists and that this user may write to it",
     sqlite3.SQLITE_PERM: "cannot be opened: give this user the right to write the file and its folder",
     sqlite3.SQLITE_FULL: "cannot grow: the disk is full; free some space",
-    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails; check it, and that it is no network share",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails; check it, and that it is not a network share",
     sqlite3.SQLITE_BUSY: "stays locked by another process: see which one holds it ('fuser' names it) and try again",
     sqlite3.SQLITE_LOCKED: "stays locked by another process: see which one holds it ('fuser' names it) and try again",
 }
@@ -277,7 +277,7 @@ def _parse(url: str, name: str) -> URL:
         parsed = make_url(url)
     except ArgumentError:
         raise StateError(
-            f"{name} is no address of a state database: use sqlite:///PATH or postgresql+psycopg://…"
+            f"{name} is not the address of a state database: use sqlite:///PATH or postgresql+psycopg://…"
         ) from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise StateError("the state database must be a file, since several processes share it: use sqlite:///PATH")

@@ -91,7 +91,7 @@ def test_open_means_the_sessions_hours_and_on_request_the_minutes_to_the_cut_off
 
 def test_a_day_without_a_session_is_named_with_the_one_before_it() -> None:
     with pytest.raises(
-        CalendarError, match="2026-11-22 is no trading day of the exchange: the one before it is 2026-11-20"
+        CalendarError, match="2026-11-22 is not a trading day of the exchange: the one before it is 2026-11-20"
     ):
         CALENDAR.session(date(2026, 11, 22))
 

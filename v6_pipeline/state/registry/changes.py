@@ -192,7 +192,7 @@ def check_strategy(strategy: str) -> None:
     """
     if not _STRATEGY_NAME.fullmatch(strategy) or strategy != strategy.strip():
         raise UsageError(
-            f"{strategy!r} is no name for a strategy: up to 64 letters, digits, spaces or any of _ . : / + - , "
+            f"{strategy!r} is not a strategy name: up to 64 letters, digits, spaces or any of _ . : / + - , "
             "beginning with a letter or digit"
         )
 
@@ -212,11 +212,11 @@ def _check_contracts(conids: tuple[int, ...], *, account: str | None, quantity: 
         raise UsageError("no contracts are named: give at least one conid, or a selector")
     wrong = [conid for conid in conids if not 0 < conid < 2**63]
     if wrong:
-        raise UsageError(f"{wrong[0]} is no conid: they are positive numbers")
+        raise UsageError(f"{wrong[0]} is not a conid: conids are positive numbers")
     if account is not None and not account.strip():
         raise UsageError("the account is empty: leave it out for any account")
     if quantity is not None and (not math.isfinite(quantity) or quantity == 0):
-        raise UsageError(f"quantity {quantity} cannot be: leave it out for all that is held")
+        raise UsageError(f"quantity {quantity} is not valid: leave it out for all that is held")
 
 
 class ChangeMode(enum.StrEnum):

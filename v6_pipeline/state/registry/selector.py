@@ -42,13 +42,15 @@ class Selector:
             if not equals or not value:
                 raise UsageError(f"selector {text!r}: {part.strip()!r} is not key=value; the keys are {allowed}")
             if key not in _PARSERS:
-                raise UsageError(f"selector {text!r}: {key!r} is no key; the keys are {allowed}")
+                raise UsageError(f"selector {text!r}: {key!r} is not a key; the keys are {allowed}")
             if key in found:
                 raise UsageError(f"selector {text!r}: {key} is given twice; the keys are {allowed}")
             try:
                 found[key] = _PARSERS[key](value)
             except ValueError as error:
-                raise UsageError(f"selector {text!r}: {value!r} is no {key}, {error}; the keys are {allowed}") from None
+                raise UsageError(
+                    f"selector {text!r}: {value!r} is not a valid {key}, {error}; the keys are {allowed}"
+                ) from None
         return cls(**found)  # type: ignore[arg-type]  # each value comes from its key's parser
 
     def within(self, account: str | None) -> Selector:
@@ -60,7 +62,7 @@ class Selector:
         if account is None:
             return self
         if not account.strip() or "," in account:
-            raise UsageError(f"{account!r} is no account")
+            raise UsageError(f"{account!r} is not an account")
         if self.account not in {None, account.upper()}:
             raise UsageError(f"account {account} and the selector's account={self.account} differ: give one")
         return replace(self, account=account.upper())

@@ -98,10 +98,10 @@ def test_before_the_first_download_the_warning_says_so(v6: Run, settings: Settin
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("add", "s", "0"), "0 is no conid"),
-        (("add", "bad*name", "1"), "is no name for a strategy"),
+        (("add", "s", "0"), "0 is not a conid"),
+        (("add", "bad*name", "1"), "is not a strategy name"),
         (("add", "s", "1", "--priority", "-1"), "priority -1"),
-        (("add", "s", "1", "--quantity", "0"), "quantity 0.0 cannot be"),
+        (("add", "s", "1", "--quantity", "0"), "quantity 0.0 is not valid"),
         (("add", "s", "--match", "symbol=SPX", "--quantity", "2"), "--quantity goes with conids"),
         (("add", "s", "1", "--match", "colour=red"), "colour=red"),
         (("remove", "none"), "no strategy none"),
@@ -266,7 +266,7 @@ def test_yaml_is_imported_as_a_whole(v6: Run, settings: Settings, tmp_path: Path
         ("- conids: 1", "line 1, strategy: ''"),
         ("- strategy: a\n  selectors: colour=red", "line 1, selector 'colour=red'"),
         ("- strategy: a\n  selectors: account=A\n  account: B", "differ: give one"),
-        ("- strategy: a\n  selectors: right=P\n  account: A,B", "line 1, 'A,B' is no account"),
+        ("- strategy: a\n  selectors: right=P\n  account: A,B", "line 1, 'A,B' is not an account"),
         ("- strategy: a\n  selectors: right=P\n  quantity: 1", "line 1, quantity: it goes with conids"),
         (
             "- strategy: a\n  selectors: [symbol=SPX,sec_type=OPT]",

@@ -115,7 +115,7 @@ def test_what_is_not_there_is_one_line_and_an_exit_code(v6: Run) -> None:
     for arguments, said in (
         (["99"], "contract 99 is in no snapshot"),
         (["1", "--date", "2026-11-16"], "there is no snapshot of 2026-11-16"),
-        (["1", "--date", "2026-11-15"], "2026-11-15 is no trading day"),
+        (["1", "--date", "2026-11-15"], "2026-11-15 is not a trading day"),
         (["--run", "unknown"], "no commit of the lake names run unknown"),
     ):
         result = v6("trace", *arguments, "--json")

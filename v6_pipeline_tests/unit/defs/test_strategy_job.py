@@ -113,8 +113,8 @@ def test_replaced_by_nothing_a_strategy_ends(launchpad: Launchpad) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"strategy": ""}, "is no name for a strategy"),
-        ({"strategy": "condors", "conids": [-1]}, "-1 is no conid"),
+        ({"strategy": ""}, "is not a strategy name"),
+        ({"strategy": "condors", "conids": [-1]}, "-1 is not a conid"),
         ({"strategy": "condors", "conids": [4], "priority": -1}, "priority -1 is not between"),
         ({"strategy": "condors", "conids": [4], "selectors": ["colour=red"]}, "colour"),
         ({"strategy": "condors", "selectors": ["symbol=SPX"], "quantity": 2.0}, "quantity goes with conids"),

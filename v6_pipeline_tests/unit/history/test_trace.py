@@ -468,7 +468,7 @@ def test_an_unknown_contract_day_or_run_is_one_line(template: Made) -> None:
         trace(lake, CALENDAR, 99, day=week.FRIDAY)
     with pytest.raises(LakeError, match=r"^there is no snapshot of 2026-11-16: .* 2026-11-09 to 2026-11-13"):
         trace(lake, CALENDAR, 1, day=date(2026, 11, 16))
-    with pytest.raises(CalendarError, match=r"^2026-11-15 is no trading day"):
+    with pytest.raises(CalendarError, match=r"^2026-11-15 is not a trading day"):
         trace(lake, CALENDAR, 1, day=date(2026, 11, 15))
     accounts = ", ".join(ACCOUNTS)
     with pytest.raises(LakeError, match=rf"^contract 1 of account SIM9 is in no snapshot, .* accounts {accounts}$"):

@@ -53,7 +53,7 @@ def test_rows_outside_the_commits_partition_are_refused() -> None:
     assert conform(GOOD, QUEUED_POSITIONS, partition="2026-03-04").height == 2
     with pytest.raises(LakeError, match="2 rows lie outside the partition 2026-03-05"):
         conform(GOOD, QUEUED_POSITIONS, partition="2026-03-05")
-    with pytest.raises(LakeError, match="'today' is no date"):
+    with pytest.raises(LakeError, match="'today' is not a date"):
         conform(GOOD, QUEUED_POSITIONS, partition="today")
 
 

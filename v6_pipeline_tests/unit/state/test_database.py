@@ -219,7 +219,7 @@ def test_a_database_in_memory_is_refused(url: str) -> None:
 
 
 def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(StateError, match="no address of a state database"):
+    with pytest.raises(StateError, match="not the address of a state database"):
         StateDatabase.open("what is this", name_for_messages="V6_STATE_URL")
 
 

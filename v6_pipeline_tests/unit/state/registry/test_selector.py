@@ -68,7 +68,7 @@ def test_case_and_spaces_do_not_matter() -> None:
         ("symbol", "is not key=value"),
         ("symbol=", "is not key=value"),
         ("symbol=SPX,", "is not key=value"),
-        ("colour=red", "'colour' is no key; the keys are account, symbol"),
+        ("colour=red", "'colour' is not a key; the keys are account, symbol"),
         ("symbol=SPX,symbol=NDX", "symbol is given twice"),
         ("sec_type=OPTION", "which is one of STK OPT"),
         ("right=X", "which is C or P"),
