@@ -55,7 +55,7 @@ class TradingCalendar:
     """The sessions of the US exchanges, and trading days that begin at 04:00 of one time zone.
 
     Args:
-        timezone: IANA name of the zone of 04:00. Sessions keep New York's hours in any case.
+        timezone: IANA name of the zone whose 04:00 begins a day. Sessions keep New York's hours in any case.
     """
 
     def __init__(self, timezone: str = "America/New_York") -> None:

@@ -28,7 +28,7 @@ OLD_AFTER = timedelta(days=7)
 MOST_OLD = 50
 """Definitions refetched at a time, the oldest first: about a second of the message rate."""
 REFETCH_TIMEOUT_SECONDS = 5.0
-"""For the new definition of a contract that has an old one."""
+"""Time-out for refetching a contract's definition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class ContractCache:
             if item.qualified_at is not None
             and item.qualified_at <= now - OLD_AFTER
             and conid not in failed
-            and not item.spec.has_expired(now.date())  # the UTC date: from the evening of its last day in New York
+            and not item.spec.has_expired(now.date())  # UTC's date, which changes in New York's evening
         ]
         return _Found(
             known=known,

@@ -61,7 +61,7 @@ class MarketData:
     """The market-data subscriptions of one connection.
 
     Args:
-        connection: may be made again; call ``attach`` after each connect.
+        connection: may reconnect; call ``attach`` after each connect.
         on_quote: called on the loop with (conid, quote) after each packet that brought ticks.
         on_refused: called when a subscription is refused; its line is free again, and it is forgotten here.
         clock: gives each quote its ``price_time``.

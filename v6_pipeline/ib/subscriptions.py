@@ -81,7 +81,7 @@ class Subscriptions:
     """The subscriptions of one connection, one line each.
 
     Args:
-        connection: may be made again; call ``begin_session`` after each connect.
+        connection: may reconnect; call ``begin_session`` after each connect.
         holder: names this process in the ledger.
         ttl_seconds: how long its lines stay in the ledger unless renewed.
 

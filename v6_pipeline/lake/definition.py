@@ -120,7 +120,7 @@ def migrate(handle: DeltaTable, spec: TableSpec) -> None:
                 raise
             handle.update_incremental()
     raise LakeConflictError(
-        f"table {spec.name} could not be migrated to schema version {spec.version}: others write it"
+        f"table {spec.name} could not be migrated to schema version {spec.version}: other writers came first"
     )
 
 

@@ -133,7 +133,7 @@ class Lake:
                 return None
         text = handle.metadata().configuration.get(ACCOUNTS_PROPERTY, "")
         if text not in set(AccountKind):
-            raise LakeError(f"table {MARKER_TABLE} in {safe_uri(self.root)} does not say whose accounts: restore it")
+            raise LakeError(f"table {MARKER_TABLE} in {safe_uri(self.root)} names no kind of accounts: restore it")
         return AccountKind(text)
 
     def _claim(self, kind: AccountKind) -> AccountKind:
@@ -143,7 +143,7 @@ class Lake:
                     self._marker,
                     Schema([Field("kind", PrimitiveType("string"))]),
                     mode="error",
-                    description="Says whose accounts this lake holds; has no rows. Never delete it.",
+                    description="Names the kind of accounts in this lake; has no rows. Never delete it.",
                     configuration={ACCOUNTS_PROPERTY: kind.value},
                     storage_options=self._options or None,
                     raise_if_key_not_exists=False,

@@ -134,7 +134,7 @@ def _plan(table: str, folder: Path, *, accept_loss: bool) -> RepairPlan:
     while damage := _of_unflushed_newest(found, flushed):
         without = inspect(folder, without={*dropped, found.newest})
         if any(item.version == 0 for item in without.log_damage):
-            break  # only the checkpoint of the newest version is left of the earlier ones
+            break  # the newest version's checkpoint is all that is left of the earlier ones
         dropped.add(found.newest)
         why = "it was never flushed to the disk, so it was never acknowledged"
         findings += [Finding(damage=item, remedy=Remedy.SET_ASIDE, why=why) for item in damage]

@@ -42,7 +42,7 @@ class StoredHolding:
 
 @writes
 def upsert_holdings(connection: Connection, observed: Iterable[Holding]) -> None:
-    """Store observed holdings unless newer ones are known; a closed holding that is not flat is opened again."""
+    """Store observed holdings unless newer ones are known; a closed holding that is not flat is reopened."""
     newest: dict[Key, Holding] = {}
     for holding in observed:
         if holding.key not in newest or holding.observed_at >= newest[holding.key].observed_at:

@@ -113,8 +113,7 @@ class StreamerLease:
     def grant(self, *, ttl_seconds: float) -> StreamerLeaseState:
         """Prolong the lease of a supervised streamer; if none is live, offer the lease to the one that claims it.
 
-        The sensor calls it at each tick. A streamer that runs without Dagster is left running; ``granted_by`` of the
-        result shows it.
+        The sensor calls it at each tick. A streamer without Dagster is left running: see the result's ``granted_by``.
         """
         with self._database.write() as connection:
             now = self._clock()

@@ -40,7 +40,7 @@ TOLERANCE = timedelta(milliseconds=50)
 GRANT_SECONDS = 0.25
 """A grant covers at most this much of the allowance (11 messages at 45 a second), but always one message."""
 SHARES = 1 + RUN_CLIENT_IDS
-"""Processes that connect at most: the streamer and 15 runs. Each sends its share while the row cannot be reached."""
+"""Most processes that connect: the streamer and 15 runs. Each sends its share while the row cannot be reached."""
 BACK_OFF = BackOffRule(slowest=5.0, burst=timedelta(seconds=5), pause=timedelta(seconds=1), pause_after_granted=True)
 """One burst draws an error in several processes, and on several messages. Heartbeats and cancels must always pass."""
 SHARES_LINGER = timedelta(seconds=3)

@@ -1,4 +1,4 @@
-"""Which strategies a holding belongs to: the one rule, for the registry as it is and as it was at an instant.
+"""The one rule that assigns holdings to strategies, for the registry as it is and as it was at an instant.
 
 Pure functions of ``RegistryEntry``s; ``StrategyRegistry`` reads them from the state database.
 """
