@@ -106,7 +106,7 @@ def busy_process() -> Iterator[psutil.Process]:
 
 
 def test_a_process_has_stopped_once_all_its_threads_have(busy_process: psutil.Process) -> None:
-    with pytest.raises(TimeoutError, match="runs on"):
+    with pytest.raises(TimeoutError, match="still runs"):
         await_stopped(busy_process, 0)
     busy_process.suspend()
     await_stopped(busy_process)
