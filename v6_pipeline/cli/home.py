@@ -31,16 +31,18 @@ class Action(enum.StrEnum):
 
     CREATED = "created"
     KEPT = "kept"
+    MIGRATED = "migrated"
     REPLACED = "replaced"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One part of a home and what was done about it."""
+    """One part of a home and what was done about it; ``note`` is what a user must know about that."""
 
     what: str
     path: str
     action: Action
+    note: str = ""
 
 
 def load() -> Settings:
@@ -140,12 +142,24 @@ def prepare_log_folder(settings: Settings) -> Step:
 
 
 def prepare_state(settings: Settings) -> Step:
-    """Create or migrate the state database where needed."""
+    """Create or migrate the state database where needed.
+
+    Raises:
+        StateError: it cannot be used, or not be copied before its migration.
+    """
+    from v6_pipeline.state.database import StateDatabase, copy_path
+
+    url, name = settings.state_database_url, settings.safe_state_url
+    found = StateDatabase.examine(url, name_for_messages=name)
+    StateDatabase.open(url, name_for_messages=name, migrate=True).close()
+    if found.stored is None:
+        return Step("state", name, Action.CREATED)
+    if found.is_current:
+        return Step("state", name, Action.KEPT)
     file = _sqlite_file(settings)
-    existed = file is None or file.exists()
-    with open_state(settings):
-        pass
-    return Step("state", settings.safe_state_url, Action.KEPT if existed else Action.CREATED)
+    copied = f"the file before it is {copy_path(file, found.stored)}" if file else "no copy is made of a server's database"
+    note = f"from schema {found.stored} to {found.current}: {copied}; versions of v6_pipeline before this one are refused"
+    return Step("state", name, Action.MIGRATED, note)
 
 
 @contextlib.contextmanager

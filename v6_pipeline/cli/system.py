@@ -104,7 +104,9 @@ def check_parts(settings: Settings) -> None:
 
 
 def _open_parts(settings: Settings) -> None:
-    home.prepare_state(settings)
+    state = home.prepare_state(settings)
+    if state.note:
+        output.notice(f"{state.action} {state.what} {state.path} {state.note}")
     home.open_lake(settings)
 
 

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -86,21 +86,25 @@ class StateDatabase:
         self._in_write = threading.local()
 
     @classmethod
-    def open(cls, url: str, *, name_for_messages: str, busy_seconds: float = 5.0) -> StateDatabase:
-        """Open the database, creating or migrating it where needed.
+    def open(
+        cls, url: str, *, name_for_messages: str, busy_seconds: float = 5.0, migrate: bool = False
+    ) -> StateDatabase:
+        """Open the database; an empty one gets its tables.
 
-        ``name_for_messages`` has no password. Each of three attempts waits ``busy_seconds`` for another writer.
+        ``name_for_messages`` has no password. Each of three attempts waits ``busy_seconds`` for another writer. Hosts
+        may share the database, and a migration locks out those that still run the version before: only ``migrate``
+        changes an older schema. A SQLite file is copied first, see ``copy_path``.
 
         Raises:
-            StateError: it cannot be reached, read, written or migrated, or is of a newer version. A file of another
-                program is not changed.
+            StateError: it cannot be reached, read or written, is of a newer version, or of an older one without
+                ``migrate``; or it cannot be copied or migrated. A file of another program is not changed.
         """
         parsed = _parse(url, name_for_messages)
         if parsed.get_backend_name() == "sqlite":
             _make_parent(Path(parsed.database or ""), name_for_messages)
         database = cls(_engine_for(parsed, name_for_messages, busy_seconds), name_for_messages=name_for_messages)
         try:
-            database._prepare()
+            database._prepare(migrate=migrate)
         except BaseException:
             database.close()
             raise
@@ -173,7 +177,7 @@ class StateDatabase:
                 return connection
         raise AssertionError("unreachable")
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, migrate: bool) -> None:
         with self._translated():
             if self._engine.dialect.name == "sqlite":
                 self._enter_wal_mode()
@@ -181,6 +185,11 @@ class StateDatabase:
                 revision = self._revision(connection)
         if revision == REVISIONS[-1]:
             return
+        if revision is not None and not migrate:
+            raise StateError(
+                f"the state database {self._name} has schema {revision}, and this version needs {REVISIONS[-1]}: stop "
+                "what runs on it, on every host that shares it, and run 'v6 init' once with this version"
+            )
         with self.write() as connection:  # another process may have done it since: read again, as the only writer
             revision = self._revision(connection)
             if revision is None:
@@ -188,7 +197,31 @@ class StateDatabase:
             elif revision != REVISIONS[-1]:
                 from v6_pipeline.state.migrations import upgrade
 
+                self._copy(revision)
                 upgrade(connection)
+
+    def _copy(self, revision: str) -> None:
+        """Copy a SQLite file as it is before its migration; the caller is its only writer.
+
+        Raises:
+            StateError: the copy cannot be written.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        path = Path(self._engine.url.database or "")
+        copy = copy_path(path, revision)
+        part = copy.with_name(copy.name + ".part")
+        try:
+            part.touch(mode=0o600)
+            with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as target:
+                source.backup(target)
+            part.replace(copy)
+        except (sqlite3.Error, OSError) as error:
+            part.unlink(missing_ok=True)
+            raise StateError(
+                f"the state database {self._name} is not migrated: its copy {copy} cannot be written ({error}); free "
+                "some space, and give this user the right to write its folder"
+            ) from error
 
     def _enter_wal_mode(self) -> None:
         """Switch to WAL mode, in which readers never wait for the writer; SQLite does not wait for exclusive access."""
@@ -240,6 +273,11 @@ class StateDatabase:
             raise
         except (DBAPIError, sqlite3.DatabaseError, PoolTimeoutError) as error:
             raise StateError(explain(error, self._name, self._engine.url.password)) from error
+
+
+def copy_path(file: Path, revision: str) -> Path:
+    """Return the path of the copy that a migration from schema ``revision`` leaves next to a SQLite file."""
+    return file.with_name(f"{file.name}.schema-{revision}")
 
 
 def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[StateDatabase | Connection, P], R]:

@@ -27,6 +27,7 @@ from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, TABLES
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.streamer import StreamerLease
+from v6_pipeline.state.schema import REVISIONS
 from v6_pipeline_tests import traced_week as week
 from v6_pipeline_tests.history_days import ACCOUNTS, CALENDAR, observe
 from v6_pipeline_tests.unit.lake.builders import no_fsync
@@ -47,7 +48,15 @@ NEXT_DAY = date(2026, 11, 16)
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(unpacked: Settings, capsys: pytest.CaptureFixture[str]) -> Settings:
+    """The old home after ``v6 init``, which an upgrade needs once."""
+    assert main(["init"]) == 0
+    capsys.readouterr()
+    return unpacked
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The old home, unpacked and not yet opened."""
     for name in os.environ:
         if name.startswith("V6_"):
@@ -126,14 +135,30 @@ def test_old_and_new_snapshots_are_traced(settings: Settings, capsys: pytest.Cap
         assert first["snapshot"]["commit"]["commit"]["run_id"] == run_id
 
 
-def test_the_state_migrates_with_its_content(settings: Settings) -> None:
+def test_commands_do_not_migrate_the_state_and_name_the_remedy(
+    unpacked: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other hosts may share it and still run the version before."""
+    for command in (["strategies", "list"], ["queue", "list"], ["slots"], ["stream", "--seconds", "1"]):
+        assert main(command) == 1
+        said = capsys.readouterr().err.strip()
+        assert "\n" not in said
+        assert "has schema 0006, and this version needs" in said
+        assert "run 'v6 init' once" in said
+    assert rows_of_state(unpacked)["v6_schema_version"] == [{"version_num": "0006"}]
+
+
+def test_the_state_migrates_with_its_content(unpacked: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = unpacked
     before = rows_of_state(settings)
     assert {"memberships", "selectors", "holdings", "queue_items", "slots", "slot_limits", "streamer_lease"} <= set(
         before
     )
 
-    StateDatabase.open(settings.state_database_url, name_for_messages="state").close()
+    assert main(["init"]) == 0
 
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("migrated state"))
+    assert f"from schema 0006 to {REVISIONS[-1]}: the file before it is {settings.home}/state.db.schema-0006" in line
     after = rows_of_state(settings)
     version = before.pop("v6_schema_version")
     assert version == [{"version_num": "0006"}]

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.state import migrations, schema
-from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.database import StateDatabase, copy_path
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
 
 
@@ -94,21 +94,68 @@ def test_a_migrated_postgresql_database_has_the_indexes_of_a_new_one(
         assert _indexes(connection) == created
 
 
-def test_a_database_of_an_older_revision_is_migrated_when_it_is_opened(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'old.db'}"
+def make_old(url: str) -> None:
+    """Leave a database of schema 0005 with one strategy in it."""
     with migrated(url) as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0005'"))
         connection.execute(text("CREATE TABLE small_bar_requests (id TEXT PRIMARY KEY)"))
+        connection.execute(text("INSERT INTO small_bar_requests VALUES ('kept')"))
         connection.execute(text("DROP TABLE account_downloads"))
         connection.execute(text("DROP TABLE slot_samples"))
 
-    database = StateDatabase.open(url, name_for_messages="old")
 
-    with database.read() as connection:
-        assert connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) == REVISIONS[-1]
-        assert connection.scalar(text("SELECT count(*) FROM slot_samples")) == 0
-        assert "small_bar_requests" not in _definitions(connection)
-    database.close()
+def revision_of(url: str) -> str:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    engine.dispose()
+    return str(found)
+
+
+def test_an_older_database_is_refused_with_the_remedy_and_stays_as_it_is(empty: str) -> None:
+    """A reader that migrated a shared database would lock out the hosts that still run the version before."""
+    make_old(empty)
+
+    with pytest.raises(StateError, match=r"^the state database old has schema 0005, .*run 'v6 init' once"):
+        StateDatabase.open(empty, name_for_messages="old")
+
+    assert revision_of(empty) == "0005"
+
+
+def test_an_older_database_is_migrated_on_request(empty: str) -> None:
+    make_old(empty)
+
+    with contextlib.closing(StateDatabase.open(empty, name_for_messages="old", migrate=True)) as database:
+        with database.read() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM slot_samples")) == 0
+
+    assert revision_of(empty) == REVISIONS[-1]
+
+
+def test_a_sqlite_file_is_copied_before_its_migration(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    make_old(f"sqlite:///{file}")
+
+    StateDatabase.open(f"sqlite:///{file}", name_for_messages="old", migrate=True).close()
+
+    copy = copy_path(file, "0005")
+    assert copy.stat().st_mode & 0o077 == 0
+    with contextlib.closing(sqlite3.connect(copy)) as raw:
+        assert raw.execute("SELECT id FROM small_bar_requests").fetchall() == [("kept",)]
+        assert raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [("0005",)]
+    assert sorted(path.name for path in tmp_path.iterdir() if "schema" in path.name) == [copy.name]
+
+
+def test_a_sqlite_file_that_cannot_be_copied_is_not_migrated(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    make_old(f"sqlite:///{file}")
+    copy_path(file, "0005").mkdir()
+
+    with pytest.raises(StateError, match="is not migrated: its copy .* cannot be written"):
+        StateDatabase.open(f"sqlite:///{file}", name_for_messages="old", migrate=True)
+
+    assert revision_of(f"sqlite:///{file}") == "0005"
+    assert not list(tmp_path.glob("*.part"))
 
 
 def _indexes(connection: Connection) -> set[str]:
@@ -169,7 +216,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(
 
     monkeypatch.setattr(migrations, "upgrade", break_off)
     with pytest.raises(RuntimeError):
-        StateDatabase.open(f"sqlite:///{path}", name_for_messages=str(path))
+        StateDatabase.open(f"sqlite:///{path}", name_for_messages=str(path), migrate=True)
 
     with contextlib.closing(sqlite3.connect(path)) as raw:
         assert raw.execute("SELECT name FROM sqlite_master WHERE name = 'half_made'").fetchall() == []
