@@ -3,6 +3,13 @@
 A message is one line: what happened, to what, and what to do next. It never contains a secret.
 """
 
+import errno
+import tempfile
+from pathlib import Path
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PROBE = bytes(1 << 16)
+
 
 class V6Error(Exception):
     """Base of all errors that carry a line meant for a person."""
@@ -103,3 +110,23 @@ class AlertError(V6Error):
 
 class UsageError(V6Error):
     """The command was used wrongly (exit code 2)."""
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether a call failed because the disk has no space or no inode left, or the user's quota is used up."""
+    return error.errno in _NO_SPACE
+
+
+def has_no_space(folder: Path) -> bool:
+    """Return whether the disk of ``folder`` has no room for a small file.
+
+    For libraries that report every fault of a disk alike. Free blocks alone do not show a lack of inodes or a quota, so
+    a temporary file of 64 KiB is written.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(_PROBE)
+            file.flush()
+    except OSError as error:
+        return is_disk_full(error)
+    return False

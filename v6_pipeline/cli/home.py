@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from v6_pipeline.errors import LakeError, SettingsError, StateError
+from v6_pipeline.errors import LakeError, SettingsError, StateError, is_disk_full
 
 if TYPE_CHECKING:
     from v6_pipeline.lake.lake import Lake
@@ -71,6 +71,8 @@ def disk_faults() -> Iterator[None]:
         yield
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
+        if is_disk_full(error):
+            raise SettingsError(f"cannot write{where}: the disk is full; free some space") from error
         raise SettingsError(
             f"cannot write{where}: {error.strerror or error}; set V6_HOME to a folder that this user can write"
         ) from error
@@ -157,8 +159,8 @@ def prepare_state(settings: Settings) -> Step:
     if found.is_current:
         return Step("state", name, Action.KEPT)
     file = _sqlite_file(settings)
-    copied = f"the file before it is {copy_path(file, found.stored)}" if file else "no copy is made of a server's database"
-    note = f"from schema {found.stored} to {found.current}: {copied}; versions of v6_pipeline before this one are refused"
+    copied = f"the file before it is {copy_path(file, found.stored)}" if file else "no copy is made on a server"
+    note = f"from schema {found.stored} to {found.current}: {copied}; older versions of v6_pipeline are refused now"
     return Step("state", name, Action.MIGRATED, note)
 
 

@@ -33,6 +33,7 @@ _NOT_WRITABLE = re.compile(
     r"|(?:os error |errno )(?:1|13|17|20|21|27|28|30|122)\b",
     re.IGNORECASE,
 )
+_FULL = re.compile(r"no space left|quota|(?:os error |errno )(?:28|122)\b", re.IGNORECASE)
 _DISK = re.compile(r"input/output error|(?:os error |errno )5\b", re.IGNORECASE)
 _UNREACHABLE = re.compile(
     r"error performing|connect|timed? ?out|dns|generic config|unknown scheme|NoSuchBucket|credential|unauthor",
@@ -63,6 +64,8 @@ def lake_error(error: BaseException, *, table: str, uri: str, options: Mapping[s
     place = f"table {table} at {_redact(safe_uri(uri), options)}"
     folder = local_path(uri)
     local = folder is not None
+    if local and _FULL.search(text):
+        return LakeError(f"{place} cannot be written: the disk is full ({text}); free some space")
     if _NOT_WRITABLE.search(text):
         return LakeError(
             f"{place} cannot be written: {text}; make it a folder that this user can write, with space left"

@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from v6_pipeline.errors import StateError
+from v6_pipeline.errors import StateError, has_no_space
 from v6_pipeline.state import schema
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
 
@@ -35,6 +35,8 @@ _WRITE = "v6_write"
 _WRITERS_LOCK = 0x7636_7374  # any constant: PostgreSQL's advisory locks are numbers, of one database each
 _BUSY_ATTEMPTS = 3
 _POSTGRES_BUSY = {"55P03", "40001", "40P01"}  # lock not available, serialization failure, deadlock
+_POSTGRES_DISK_FULL = "53100"
+_ANY_DISK_FAULT = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 _SQLITE_PRIMARY_CODE = 0xFF  # the rest of an extended result code says where it happened
 
@@ -272,7 +274,12 @@ class StateDatabase:
         except (IntegrityError, ProgrammingError):
             raise
         except (DBAPIError, sqlite3.DatabaseError, PoolTimeoutError) as error:
-            raise StateError(explain(error, self._name, self._engine.url.password)) from error
+            raise StateError(explain(error, self._name, self._engine.url.password, self._folder)) from error
+
+    @property
+    def _folder(self) -> Path | None:
+        """The folder of a SQLite file; None for a server."""
+        return Path(self._engine.url.database or "").parent if self._engine.dialect.name == "sqlite" else None
 
 
 def copy_path(file: Path, revision: str) -> Path:
@@ -389,13 +396,22 @@ def _is_busy(error: BaseException) -> bool:
     return getattr(cause, "sqlstate", None) in _POSTGRES_BUSY
 
 
-def explain(error: BaseException, name: str, password: str | None = None) -> str:
-    """Write one line: the database called ``name``, what happened, what to do; never ``password``."""
+def explain(error: BaseException, name: str, password: str | None = None, folder: Path | None = None) -> str:
+    """Write one line: the database called ``name``, what happened, what to do; never ``password``.
+
+    ``folder`` contains a SQLite file: SQLite reports a full disk as such only where a data file grows, and as an I/O
+    error or a file that cannot be opened where its journal or shared memory does.
+    """
     cause = _driver_error(error)
     if isinstance(cause, sqlite3.Error):
-        remedy = _SQLITE_REMEDIES.get(_sqlite_code(cause))
+        code = _sqlite_code(cause)
+        if code in _ANY_DISK_FAULT and folder is not None and has_no_space(folder):
+            code = sqlite3.SQLITE_FULL
+        remedy = _SQLITE_REMEDIES.get(code)
         if remedy is not None:
             return f"the state database {name} {remedy}"
+    elif getattr(cause, "sqlstate", None) == _POSTGRES_DISK_FULL:
+        return f"the state database {name} cannot grow: the disk of its server is full; free some space there"
     elif _is_busy(error):
         return f"the state database {name} stays locked by another process: see pg_stat_activity and try again"
     elif isinstance(cause, SQLAlchemyError):

@@ -1,7 +1,8 @@
-"""A program: a streamer's writer on a disk that fills up and is freed again. Prints ``landed`` if nothing was lost.
+"""A program on a full disk: a streamer's writer, which prints ``landed`` if nothing was lost, or the state database.
 
-``python -m v6_pipeline_tests.integration.full_disk FOLDER (tmpfs|limit)``: the folder is a small file system of its
-own, or the system limits the size of files. Either would harm other tests in the same process.
+``python -m v6_pipeline_tests.integration.full_disk FOLDER (tmpfs|limit|state|opening)``: the folder is a small file
+system of its own, or the system limits the size of files. Either would harm other tests in the same process. ``state``
+and ``opening`` print the error of a database that grows, and of one that is opened, once the disk is full.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from v6_pipeline.errors import LakeError
+from v6_pipeline.errors import LakeError, StateError
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
+from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.unit.lake.builders import NOON, store, stored_rows, trading_day, update
 
@@ -79,5 +82,30 @@ async def fail_to_flush(writer: DeltaLakePositionWriter) -> None:
     assert writer.status().failing_since == NOON
 
 
+def fill_with_state(folder: Path) -> None:
+    database = StateDatabase.open(f"sqlite:///{folder}/state.db", name_for_messages="state.db")
+    queue = PositionQueue(database)
+    with no_room_on(folder):
+        try:
+            for conid in range(1, 10_000):
+                queue.insert(conid, "S" * 100, account="DU1")
+        except StateError as error:
+            sys.stdout.write(str(error))
+
+
+def open_on_a_full_disk(folder: Path) -> None:
+    url = f"sqlite:///{folder}/state.db"
+    StateDatabase.open(url, name_for_messages="state.db").close()
+    with no_room_on(folder), pytest.raises(StateError) as caught:
+        PositionQueue(StateDatabase.open(url, name_for_messages="state.db")).insert(1, "S1", account="DU1")
+    sys.stdout.write(str(caught.value))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+    match sys.argv[2]:
+        case "state":
+            fill_with_state(Path(sys.argv[1]))
+        case "opening":
+            open_on_a_full_disk(Path(sys.argv[1]))
+        case how:
+            asyncio.run(main(Path(sys.argv[1]), how))

@@ -128,14 +128,32 @@ def test_a_full_disk_delays_rows_and_loses_none(tmp_path: Path) -> None:
     assert done.stdout.strip() == "landed", done.stderr
 
 
-def test_a_full_file_system_delays_rows_and_loses_none(tmp_path: Path) -> None:
-    """A file system of one megabyte, in a namespace of the test's own."""
-    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path}/disk"
+def _on_a_small_file_system(tmp_path: Path, how: str, options: str = "size=1m") -> str:
+    """Run the program on a file system in a namespace of its own; the output is stripped."""
+    mount = f"mount -t tmpfs -o {options} tmpfs {tmp_path}/disk"
     prefix = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f'{mount} || exit 77; exec "$@"', "sh")
     try:
-        done = _run(tmp_path, "tmpfs", *prefix)
+        done = _run(tmp_path, how, *prefix)
     except FileNotFoundError:
         pytest.skip("this system has no unshare(1); the limit on file sizes is tested instead")
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"this system mounts nothing for a user ({done.stderr.strip()}); the limit is tested instead")
-    assert done.stdout.strip() == "landed", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_full_file_system_delays_rows_and_loses_none(tmp_path: Path) -> None:
+    """A file system of one megabyte, in a namespace of the test's own."""
+    assert _on_a_small_file_system(tmp_path, "tmpfs") == "landed"
+
+
+@pytest.mark.parametrize("how", ["state", "opening"])
+def test_the_state_database_names_a_full_disk(tmp_path: Path, how: str) -> None:
+    """SQLite reports it as an I/O error or as a file that cannot be opened where its journal cannot grow."""
+    said = _on_a_small_file_system(tmp_path, how)
+    assert said == "the state database state.db cannot grow: the disk is full; free some space"
+
+
+def test_the_state_database_names_a_disk_without_inodes(tmp_path: Path) -> None:
+    said = _on_a_small_file_system(tmp_path, "opening", "size=1m,nr_inodes=4")
+    assert said == "the state database state.db cannot grow: the disk is full; free some space"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tomllib
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from v6_pipeline.cli.home import render_settings_file
+from v6_pipeline.cli.home import disk_faults, render_settings_file
 from v6_pipeline.errors import SettingsError
 from v6_pipeline.settings import Settings, load_settings
 
@@ -41,3 +43,12 @@ def test_the_defaults_in_the_rendered_file_are_the_defaults(home: Path) -> None:
 def test_rendering_an_unknown_setting_is_refused() -> None:
     with pytest.raises(SettingsError, match="no such setting: ib_prt"):
         render_settings_file({"ib_prt": "1"})
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_and_not_blamed_on_rights(number: int) -> None:
+    with (
+        pytest.raises(SettingsError, match=r"^cannot write v6\.toml: the disk is full; free some space$"),
+        disk_faults(),
+    ):
+        raise OSError(number, os.strerror(number), "v6.toml")

@@ -125,9 +125,9 @@ def test_an_older_database_is_refused_with_the_remedy_and_stays_as_it_is(empty: 
 def test_an_older_database_is_migrated_on_request(empty: str) -> None:
     make_old(empty)
 
-    with contextlib.closing(StateDatabase.open(empty, name_for_messages="old", migrate=True)) as database:
-        with database.read() as connection:
-            assert connection.scalar(text("SELECT count(*) FROM slot_samples")) == 0
+    opened = contextlib.closing(StateDatabase.open(empty, name_for_messages="old", migrate=True))
+    with opened as database, database.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM slot_samples")) == 0
 
     assert revision_of(empty) == REVISIONS[-1]
 
@@ -151,7 +151,7 @@ def test_a_sqlite_file_that_cannot_be_copied_is_not_migrated(tmp_path: Path) -> 
     make_old(f"sqlite:///{file}")
     copy_path(file, "0005").mkdir()
 
-    with pytest.raises(StateError, match="is not migrated: its copy .* cannot be written"):
+    with pytest.raises(StateError, match=r"is not migrated: its copy .* cannot be written"):
         StateDatabase.open(f"sqlite:///{file}", name_for_messages="old", migrate=True)
 
     assert revision_of(f"sqlite:///{file}") == "0005"
