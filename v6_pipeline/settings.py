@@ -144,6 +144,12 @@ class Settings(BaseSettings):
         description="who answers for the assets, as Dagster shows it: team:NAME or addresses, comma separated",
     )
 
+    dagster_retention_days: int = Field(
+        default=7,
+        ge=0,
+        description="days for which Dagster's runs and events are kept, logs of ticks for two; 0 keeps them for ever",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,7 +152,8 @@ class Children:
         self._write_record()
 
     def check(self) -> None:
-        """Raise ``SupervisionError`` if a child has exited unexpectedly."""
+        """Raise ``SupervisionError`` if a child has exited unexpectedly; keep their log small."""
+        self._rotate_log()
         for command, process in self._running:
             code = process.poll()
             if code is not None:
@@ -176,9 +178,19 @@ class Children:
 
     def _open_log(self) -> BinaryIO:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._running and self.log_path.exists() and self.log_path.stat().st_size > _LOG_BYTES:
-            self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
+        self._rotate_log()
         return self.log_path.open("ab")
+
+    def _rotate_log(self) -> None:
+        """Copy a long log aside and empty it.
+
+        Children hold the file open, so that it cannot be replaced by another; they append, and go on at its new end.
+        What one of them writes between the copy and its end is lost.
+        """
+        with contextlib.suppress(OSError):  # a full disk ends neither the children nor their supervision
+            if self.log_path.stat().st_size > _LOG_BYTES:
+                shutil.copyfile(self.log_path, self.log_path.with_name(self.log_path.name + ".1"))
+                os.truncate(self.log_path, 0)
 
     def _write_record(self) -> None:
         record = {

@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from v6_pipeline.defs.resources import PipelineResource
+from v6_pipeline.defs.retention import location_of, prune
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.contract_cache import check_contracts
 from v6_pipeline.lake.maintenance import Upkeep, maintain
@@ -71,7 +72,7 @@ def asset_jobs() -> "list[dg.UnresolvedAssetJobDefinition]":
 
 
 def maintain_lake() -> dg.JobDefinition:
-    """Return the job that merges small files and deletes those that no version of the last week needs."""
+    """Return the job that keeps lake and Dagster's storage small: see ``lake.maintenance`` and ``retention``."""
 
     @dg.op(name="keep_up_tables", pool=MAINTENANCE_POOL)
     def keep_up_tables(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
@@ -81,12 +82,19 @@ def maintain_lake() -> dg.JobDefinition:
             raise dg.Failure(str(error)) from None
         for table in done:
             context.log.info("%s", describe_upkeep(table))
+        location = location_of(context.run)
+        days = pipeline.settings().dagster_retention_days
+        if location is not None and days:
+            keys = [dg.AssetKey(table.name) for table in TABLES]
+            pruned = prune(context.instance, location=location, assets=keys, days=days, now=pipeline.now())
+            context.log.info("%s", pruned)
         if failed := [table for table in done if table.failed]:
             raise dg.Failure("; ".join(table.note for table in failed))
 
     @dg.job(
         name=MAINTENANCE_JOB,
-        description="Merges small files of every table and deletes files that no version of the last week needs.",
+        description="Merges small files of every table and deletes files that no version of the last week needs; "
+        "deletes logs, runs and events of Dagster that are older than V6_DAGSTER_RETENTION_DAYS.",
     )
     def job() -> None:
         keep_up_tables()

@@ -26,6 +26,12 @@ from v6_pipeline.cli.supervise import (
     wait_until,
 )
 
+ENDLESS = """
+import time
+while True:
+    print("alive", flush=True)
+    time.sleep(0.05)
+"""
 SLEEPER = "import time; time.sleep(600)"
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
@@ -150,6 +156,20 @@ def test_a_long_log_is_put_aside_at_the_start(children: Children, monkeypatch: p
     children.log_path.write_text("long")
     children.start(python("child", SLEEPER))
     assert children.log_path.with_name("log.1").read_text() == "long"
+
+
+def test_the_log_of_running_children_stays_bounded(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child holds the file open: it writes on at the new end, and nothing grows."""
+    monkeypatch.setattr("v6_pipeline.cli.supervise._LOG_BYTES", 1_000)
+    children.start(python("child", "print('x' * 2_000, flush=True)" + ENDLESS))
+    eventually(lambda: children.log_path.stat().st_size > 2_000)
+
+    children.check()
+
+    assert children.log_path.with_name("log.1").read_text().startswith("x" * 2_000)
+    eventually(lambda: "alive" in children.log_path.read_text())
+    assert "x" not in children.log_path.read_text()
+    assert children.log_path.stat().st_size < 1_000
 
 
 @contextlib.contextmanager
