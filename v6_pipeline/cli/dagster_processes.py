@@ -98,11 +98,11 @@ def code_server(settings: Settings, port: int) -> Command:
 
 
 def webserver(workspace: Path, port: int) -> Command:
-    """Return the command of the UI and GraphQL."""
+    """Return the command of the UI and GraphQL: Dagster's webserver behind a guard against other sites' pages."""
     return Command(
         "webserver",
         (
-            *(sys.executable, "-m", "dagster_webserver", "--host", HOST, "--port", str(port)),
+            *(sys.executable, "-m", "v6_pipeline.defs.webserver", "--host", HOST, "--port", str(port)),
             *("--workspace", str(workspace)),
         ),
     )
