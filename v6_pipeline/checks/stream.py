@@ -93,6 +93,16 @@ def active_contracts_stream(lease: StreamerLeaseState, usage: SlotUsage, *, now:
         "active_without_line": overflow,
         "lines_for_streams": usage.limit.stream_capacity,
     }
+    if status.silent:
+        named = [f"{conid}: {why}" for conid, why in sorted(status.silent.items())]
+        waiting = f"; {overflow} active contracts have no line and are refreshed at priority 1" if overflow else ""
+        return Verdict.warning(
+            f"requests for {len(named)} active contracts bring no tick{waiting}",
+            numbers | {"active_silent": len(named)},
+            named,
+            "; they give their lines to contracts that wait, and are valued from the account: subscribe to their "
+            "exchanges' data under Settings > Market Data Subscriptions in the Client Portal",
+        )
     if not overflow:
         return Verdict.ok("every active contract that can stream has a line", numbers)
     more = ", …" if overflow > len(status.overflow_sample) else ""

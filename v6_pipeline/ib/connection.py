@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ib_async import Contract
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from v6_pipeline.errors import (
@@ -147,6 +148,7 @@ class IBConnectionManager(GatewayRequests):
         self.was_closed_by_gateway = False
         """True if the gateway itself ended the last session, and with it every subscription."""
         self.connects = 0
+        self._remarked: set[tuple[int, int]] = set()
         self.error_counts: dict[int, int] = {}
 
     @property
@@ -193,6 +195,7 @@ class IBConnectionManager(GatewayRequests):
         self._state = ConnectionState.CONNECTED
         self._lost.clear()
         self.was_closed_by_gateway = False
+        self._remarked.clear()
         self.connects += 1
         log.info("connected to %s as client %d, accounts %s", self.address, self.client_id, ",".join(self.accounts))
         for code, text in notices:
@@ -335,13 +338,15 @@ class IBConnectionManager(GatewayRequests):
             "API > Settings > Trusted IPs and confirm the gateway's dialog, or choose another V6_IB_CLIENT_ID"
         )
 
-    def _on_error(self, req_id: int, code: int, text: str, _contract: object) -> None:
+    def _on_error(self, req_id: int, code: int, text: str, contract: Contract | None) -> None:
         if code == UNKNOWN_TICKER and self._ib is not None and self._ib.has_cancelled(req_id):
             log.info("gateway: %d %s (request %d) -> the request had ended before its cancel", code, text, req_id)
             return
         self.error_counts[code] = self.error_counts.get(code, 0) + 1
         reaction = reaction_to(code, text)
-        log.log(self._log_level(code, reaction), "gateway: %d %s (request %d) -> %s", code, text, req_id, reaction)
+        about = "" if contract is None else f", contract {contract.conId} {contract.symbol}".rstrip()
+        level = self._log_level(code, reaction, None if contract is None else contract.conId)
+        log.log(level, "gateway: %d %s (request %d%s) -> %s", code, text, req_id, about, reaction)
         self._slow_down_on(code, text)
         if reaction is Reaction.LINK_LOST:
             self._state = ConnectionState.LINK_LOST
@@ -362,8 +367,11 @@ class IBConnectionManager(GatewayRequests):
         if reaction_to(code, text) is Reaction.BACK_OFF:
             self._pacer.back_off(code, text)
 
-    def _log_level(self, code: int, reaction: Reaction) -> int:
-        """Return the log level: no warning for what an expected outage causes, nor for a repeated message."""
+    def _log_level(self, code: int, reaction: Reaction, conid: int | None) -> int:
+        """Return the log level: no warning for what an expected outage causes, nor for a repeated message.
+
+        A remark on a contract is repeated with each request for it: one warning in a session is enough.
+        """
         if is_healthy_notice(code):
             return logging.DEBUG
         repeated = reaction is Reaction.LINK_LOST and self._state is ConnectionState.LINK_LOST
@@ -371,6 +379,9 @@ class IBConnectionManager(GatewayRequests):
         logged_by_streamer = reaction is Reaction.COMPETING_SESSION
         # A line was counted wrongly: worth one warning, and the status shows the count.
         repeated |= code == UNKNOWN_TICKER and self.error_counts[code] > 1
+        if conid is not None and reaction is Reaction.INFORM:
+            repeated |= (code, conid) in self._remarked
+            self._remarked.add((code, conid))
         if repeated or logged_by_streamer or self._expected_outage() is not None:
             return logging.INFO
         return logging.WARNING

@@ -64,6 +64,8 @@ class MarketData:
         connection: may reconnect; call ``attach`` after each connect.
         on_quote: called on the loop with (conid, quote) after each packet that brought ticks.
         on_refused: called when a subscription is refused; its line is free again, and it is forgotten here.
+        on_remark: called with (conid, code and text) for each other message about a subscription, unknown codes
+            included: it goes on, and may tick or not.
         clock: gives each quote its ``price_time``.
     """
 
@@ -73,12 +75,14 @@ class MarketData:
         *,
         on_quote: Callable[[int, Quote], None],
         on_refused: Callable[[Refusal], None],
+        on_remark: Callable[[int, str], None] = lambda _conid, _remark: None,
         clock: Clock = utc_now,
     ) -> None:
         self._connection = connection
         self._clock = clock
         self._on_quote = on_quote
         self._on_refused = on_refused
+        self._on_remark = on_remark
         self._by_conid: dict[int, _Subscription] = {}
         self._conid_of_request: dict[int, int] = {}
         connection.add_error_listener(self._on_error)
@@ -189,6 +193,8 @@ class MarketData:
             return
         reaction = reaction_to(code, text)
         if reaction not in _ENDS_A_SUBSCRIPTION:
+            if reaction is Reaction.INFORM:
+                self._on_remark(conid, f"{code} {text}")
             return
         subscription = self._by_conid[conid]
         self._drop(conid)

@@ -73,6 +73,9 @@ class LineListener:
     def on_lost(self, conid: int) -> None:
         """Take note that a line expired in the ledger or could not be renewed, or that IB lost its data."""
 
+    def on_remark(self, conid: int, remark: str) -> None:
+        """Take note of IB's code and text for a request that goes on, such as 10089: it may never tick."""
+
     def on_refused(self, refusal: Refusal) -> None:
         """Take note of a refusal; the next ``step`` or ``report`` gives the line back."""
 
@@ -111,7 +114,13 @@ class Subscriptions:
         self._session = 0
         self._ledger_call: asyncio.Future[AcquiredSlots] | None = None
         self._renewed_at = clock()
-        self.market = MarketData(connection, on_quote=listener.on_quote, on_refused=self._on_refused, clock=clock)
+        self.market = MarketData(
+            connection,
+            on_quote=listener.on_quote,
+            on_refused=self._on_refused,
+            on_remark=listener.on_remark,
+            clock=clock,
+        )
 
     @property
     def conids(self) -> frozenset[int]:

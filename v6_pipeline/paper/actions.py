@@ -146,6 +146,7 @@ def action_table(gateway: "PaperGateway") -> dict[str, Callable[..., object]]:
         "expire": contracts.expire,
         "unqualify": contracts.unqualify,
         "advise": contracts.advise,
+        "remark": contracts.remark,
         "reject_market_data": contracts.reject_market_data,
         "restore_contracts": contracts.restore_contracts,
         "delay_history": history.delay_history,

@@ -144,6 +144,7 @@ class ContractConditions:
     unqualifiable: set[int] = field(default_factory=set)
     distorted: dict[int, Prices] = field(default_factory=dict)
     advised: dict[int, int] = field(default_factory=dict)
+    remarks: dict[int, tuple[int, str]] = field(default_factory=dict)
 
     def restore(self, conid: int) -> None:
         """End all faults of a contract."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Annotated
 
 from v6_pipeline.paper.conditions import NextRequests, Prices
-from v6_pipeline.paper.fields import Count, Lines, OneOf
+from v6_pipeline.paper.fields import Code, Count, Lines, OneOf
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.market_data import ADVISORIES, REJECTIONS, MarketDataDesk
 from v6_pipeline.paper.session import ClientSession, streams
@@ -85,6 +85,15 @@ class ContractFaults:
         """Send a code in addition to data on requests for these contracts, open and new, or for all."""
         known = self._market.universe.contracts
         self._conditions.advised.update(dict.fromkeys(known if conids is None else conids, code))
+        self._advise_streams(conids)
+
+    def remark(self, code: Code, text: str, conids: list[int] | None = None) -> None:
+        """Send any code with IB's words on requests for these contracts, open and new, or for all; no stream ends."""
+        known = self._market.universe.contracts
+        self._conditions.remarks.update(dict.fromkeys(known if conids is None else conids, (code, text)))
+        self._advise_streams(conids)
+
+    def _advise_streams(self, conids: list[int] | None) -> None:
         for session, subscription in streams(self._sessions()):
             if conids is None or subscription.contract.conid in conids:
                 self._desk.advise(session, subscription)

@@ -123,8 +123,7 @@ class MarketDataDesk:
             session.error(request.ticker_id, 10197, COMPETING_SESSION)
         if is_delayed:
             session.error(request.ticker_id, 10167, DELAYED_SHOWN)
-        if contract.conid in conditions.advised:
-            self.advise(session, subscription)
+        self.advise(session, subscription)
         if self._market.link.carries(contract):
             self._announce(session, subscription)
         self._tick(session, subscription)
@@ -145,9 +144,13 @@ class MarketDataDesk:
             self._release(session, ticker_id)
 
     def advise(self, session: ClientSession, subscription: Subscription) -> None:
-        """Send a client the advisory of a contract; the data continue."""
-        code = self._market.conditions.advised[subscription.contract.conid]
-        session.error(subscription.ticker_id, code, ADVISORIES[code])
+        """Send a client the advisory and the remark of a contract, if any; the data continue."""
+        conditions, conid = self._market.conditions, subscription.contract.conid
+        code = conditions.advised.get(conid)
+        if code is not None:
+            session.error(subscription.ticker_id, code, ADVISORIES[code])
+        if conid in conditions.remarks:
+            session.error(subscription.ticker_id, *conditions.remarks[conid])
 
     def tick(self, sessions: Iterable[ClientSession]) -> None:
         """Advance every streamed contract by one and send the changes to its subscribers."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
+from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
@@ -26,6 +28,12 @@ log = logging.getLogger(__name__)
 
 SLOT_TTL_SECONDS = 30
 """Longer than a quote takes; the lines of a dead worker are free again after this time."""
+SILENCES = 2
+"""Requests of one refresh without a tick after which later refreshes leave a contract out, as one that IB refuses."""
+SILENT_CODE = 0
+"""Recorded in place of IB's code for a contract that is silent without a remark of IB's."""
+FLOWS_SECONDS = 30
+"""While any contract has ticked within this time, the silence of another one is its own."""
 ASK_AGAIN_SECONDS = 2.0
 """Asking keeps the worker's place among those that wait; in between, a read shows whether asking is worthwhile."""
 
@@ -60,8 +68,11 @@ class BatchQuotes(LineListener):
         holder: str,
         clock: Clock,
         timeouts: QuoteTimeouts | None = None,
+        is_open: Callable[[datetime], bool] | None = None,
     ) -> None:
         self._book = book
+        self._clock = clock
+        self._is_open = is_open or TradingCalendar().is_open
         self._holder = holder
         self._timeouts = timeouts or QuoteTimeouts()
         self._lines = Subscriptions(
@@ -79,6 +90,10 @@ class BatchQuotes(LineListener):
         self._waiting: list[int] = []
         self._unavailable: set[int] | None = None
         self._refused: dict[int, int] = {}
+        self._ticked: dict[int, float] = {}
+        self._last_tick_at = float("-inf")
+        self._remarks: dict[int, int] = {}
+        self._silences: dict[int, int] = {}
         self._stopped = ""
         self._asked_at = float("-inf")
         self._moved = asyncio.Event()
@@ -121,6 +136,7 @@ class BatchQuotes(LineListener):
             usage = None if granted else await self._lines.usage()
             yielded = usage.to_yield(self._holder) if usage else frozenset()
             ended = self._ended(yielded)
+            self._waiting += self._silent_once(set(ended) - yielded)
             for conid in ended:
                 quotes |= self._take(conid)
             # A contract that gave its line to a stream before its quote was complete waits for another line.
@@ -164,6 +180,27 @@ class BatchQuotes(LineListener):
             if self._stopped or opened_at <= late or conid in yielded or self._lines.market.is_filled(conid)
         ]
 
+    def _silent_once(self, ended: Iterable[int]) -> list[int]:
+        """Return those of ``ended`` to request once more, after all others: their requests brought no tick of any kind.
+
+        The second silence is recorded, so that refreshes do not spend their lines on the contract for an hour. A
+        silence without a remark of IB's proves nothing while the exchange is closed, or while nothing ticks at all.
+        """
+        again = []
+        for conid in ended if not self._stopped else ():
+            opened_at = self._lines.opened_at[conid]
+            has_ticked = self._ticked.get(conid, float("-inf")) >= opened_at
+            should_tick = self._is_open(self._clock()) and self._now() - self._last_tick_at < FLOWS_SECONDS
+            if has_ticked or not (should_tick or conid in self._remarks):
+                continue
+            self._silences[conid] = self._silences.get(conid, 0) + 1
+            if self._silences[conid] < SILENCES:
+                again.append(conid)
+            else:
+                self._refused[conid] = self._remarks.get(conid, SILENT_CODE)
+                log.warning("contract %d brought no tick in %d requests: left out for an hour", conid, SILENCES)
+        return again
+
     def _take(self, conid: int) -> dict[int, Quote]:
         quote = self._lines.market.quote(conid)
         return {conid: quote} if quote is not None and quote.price_time is not None else {}
@@ -181,7 +218,12 @@ class BatchQuotes(LineListener):
 
     def on_quote(self, conid: int, quote: Quote) -> None:  # noqa: ARG002  the listener's signature
         """Wake the batch, as a quote may be complete."""
+        self._ticked[conid] = self._last_tick_at = self._now()
         self._moved.set()
+
+    def on_remark(self, conid: int, remark: str) -> None:
+        """Remember the code of IB's remark; data may follow it, or not."""
+        self._remarks[conid] = int(remark.partition(" ")[0])
 
     def on_refused(self, refusal: Refusal) -> None:
         """Wait for another line after error 101; otherwise value the contract without a quote."""

@@ -57,6 +57,8 @@ class Renewal:
 
     conids: frozenset[int]
     reason: str
+    is_repeated: bool = False
+    """True if each of them was subscribed again before, without a tick since."""
 
 
 @dataclass(slots=True)
@@ -178,6 +180,7 @@ class FeedHealth:
         is_open = self._is_open(now)
         if is_open and self._open_since is None:
             self._open_since = now
+            self._contracts.opened(now)
             for feed, record in self._records.items():
                 if record.state is FeedState.UNVERIFIED:
                     self._verify(feed, now, record.reason)
@@ -190,7 +193,9 @@ class FeedHealth:
         renewals = [renewal for feed in Feed if (renewal := self._feed_due(feed, now)) is not None]
         late = self._late(now).difference(*(renewal.conids for renewal in renewals))
         if late:
-            renewals.append(Renewal(late, "no tick since they were subscribed, or since their feed came back"))
+            reason = "no tick since they were subscribed, or since their feed came back"
+            is_repeated = all(item.retries > 1 for item in self._contracts.subscribed_ones() if item.conid in late)
+            renewals.append(Renewal(late, reason, is_repeated))
         return renewals
 
     @property
@@ -299,13 +304,12 @@ class FeedHealth:
         late = [
             contract
             for contract in self._contracts.subscribed_ones()
-            if contract.expected_by is not None
-            and now >= contract.expected_by
+            if (deadline := self._contracts.deadline(contract, now)) is not None
+            and now >= deadline
             and self._records[contract.feed].state is FeedState.FLOWING
         ]
         for contract in late:
-            contract.expected_by = None
-            contract.retries = min(contract.retries + 1, MAX_DOUBLINGS)
+            self._contracts.missed(contract, now, is_open=self._open_since is not None)
         return frozenset(contract.conid for contract in late)
 
     def _try_one(self, now: datetime) -> list[Renewal]:

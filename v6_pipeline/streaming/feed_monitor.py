@@ -22,6 +22,8 @@ from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 
 log = logging.getLogger(__name__)
 
+MOST_NAMED = 10
+"""Number of contracts that a log line names."""
 LINK_TIMEOUT = timedelta(minutes=5)
 """A gateway that lost its link to IB has this long to restore it; then a new session is tried, as the notice of the
 link's return may be lost."""
@@ -123,7 +125,8 @@ class FeedMonitor:
         """Find contracts that should tick but do not, and a gateway whose link stays down. Call this once a second."""
         if self._in_session and self.is_linked:
             for renewal in self.health.due(now):
-                log.warning("%s: %d contracts are subscribed again", renewal.reason, len(renewal.conids))
+                level = logging.INFO if renewal.is_repeated else logging.WARNING
+                log.log(level, "%s: %s subscribed again", renewal.reason, _named(renewal.conids))
                 self._to_renew |= renewal.conids
                 self._wake.set()
         lost_since = self._disconnected_since
@@ -160,3 +163,9 @@ class FeedMonitor:
                 )
             case _:
                 pass
+
+
+def _named(conids: frozenset[int]) -> str:
+    """Return the number of contracts and the conids of the first."""
+    more = ", …" if len(conids) > MOST_NAMED else ""
+    return f"{len(conids)} contracts ({', '.join(map(str, sorted(conids)[:MOST_NAMED]))}{more})"

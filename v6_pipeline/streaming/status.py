@@ -73,7 +73,8 @@ class HandlerStatus:
 class StreamerStatus:
     """The streamer's report; a value is None until it is reported.
 
-    ``feeds`` has the feeds that do not flow, ``refused`` IB's code and text by conid, ``error_codes`` the number of
+    ``feeds`` has the feeds that do not flow, ``refused`` IB's code and text by conid, ``silent`` the
+    contracts whose requests brought no tick, with IB's remark, ``error_codes`` the number of
     IB's messages by code. With ``StreamState.FAILED`` only ``error`` is set.
     """
 
@@ -94,6 +95,7 @@ class StreamerStatus:
     overflow_sample: tuple[int, ...] = ()
     queued_holdings: int | None = None
     refused: Mapping[int, str] = field(default_factory=dict)
+    silent: Mapping[int, str] = field(default_factory=dict)
     ticks: int | None = None
     last_tick_at: Instant | None = None
     error_codes: Mapping[int, int] = field(default_factory=dict)

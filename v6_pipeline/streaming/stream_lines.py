@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 
 from v6_pipeline.errors import StateError
@@ -56,6 +56,7 @@ class StreamLines(Subscriptions, LineListener):
         self._publish = publish
         self._wake = wake
         self._waiting_since: datetime | None = None
+        self._symbols: dict[int, str] = {}
         super().__init__(
             connection,
             ledger,
@@ -120,6 +121,7 @@ class StreamLines(Subscriptions, LineListener):
 
     def on_subscribed(self, spec: ContractSpec) -> None:
         """Begin a subscription in the contract's record."""
+        self._symbols[spec.conid] = spec.local_symbol or spec.symbol
         self._contracts.subscribed(spec.conid, spec.sec_type, self._clock())
 
     def on_quote(self, conid: int, quote: Quote) -> None:
@@ -138,6 +140,25 @@ class StreamLines(Subscriptions, LineListener):
         """Record a refusal, and start a routing pass."""
         self._contracts.refused(refusal, self._clock())
         self._wake()
+
+    def on_remark(self, conid: int, remark: str) -> None:
+        """Record IB's remark on a request that goes on."""
+        self._contracts.remarked(conid, remark)
+
+    def report_losses(self, overflow: Collection[int]) -> None:
+        """Log the silent contracts that lost their lines and are wanted: ``overflow`` has all that wait for one."""
+        for record in self._contracts.take_losses():
+            if record.conid not in overflow:
+                continue
+            log.warning(
+                "contract %d (%s) brought no tick since %s%s: its line goes to one that waits; it is queued, and tried "
+                "again after %s",
+                record.conid,
+                self._symbols.get(record.conid, "unknown"),
+                f"{record.silent_since:%H:%M:%S} UTC",
+                record.remark and f" ({record.remark})",
+                f"{record.cooldown_until:%H:%M} UTC",
+            )
 
     async def _await_confirmations(self, until: float) -> None:
         """Wait until others have confirmed their new lines; only reads, so that it delays no other process."""

@@ -17,8 +17,14 @@ from v6_pipeline.model import SecType
 
 SILENT_AFTER = timedelta(seconds=60)
 """A stream that brings no tick for this long, while others tick, is silent."""
+SILENCES = 2
+"""Requests in a row without a tick after which a contract gives its line to one that waits, whatever the code."""
+FIRST_TICK_WITHIN = timedelta(seconds=10)
+"""Deadline of each of these requests if IB remarked on it, or if others wait for a line while market data flows. IB
+sends a contract's last values within a second or two."""
 COOLDOWN = timedelta(minutes=10)
-"""A silent contract that gave its line to another is tried again after this time."""
+"""A silent contract that gave its line to another is tried again after this time, which doubles with each such loss."""
+COOLDOWN_MAX = timedelta(hours=2)
 BACK_OFF = timedelta(seconds=120)
 """Wait before requesting a contract again after a request that came too fast (100, 420)."""
 CONTRACT_VERIFY_WITHIN = timedelta(seconds=30)
@@ -76,8 +82,14 @@ class StreamedContract:
     # Ends with the session; a tick ends the first two as well.
     retries: int = 0
     """Subscriptions in a row that brought no tick by their deadline."""
+    silent_since: datetime | None = None
+    """Start of the first of the requests without a tick, once there were enough to count the contract as silent."""
+    losses: int = 0
+    """How often in a row it lost its line for its silence: one request without a tick then counts as silence."""
     cooldown_until: datetime | None = None
     """Until then the contract, which was silent and lost its line, comes after all others."""
+    remark: str = ""
+    """IB's code and text for its request, which that did not end, such as 10089."""
     tries: int = 0
     """Subscriptions made to see whether another login still has the data."""
     refusal: Refusal | None = None
@@ -102,7 +114,21 @@ class StreamedContract:
         """Forget what belongs to the session: data that was not subscribed (354) may be after a new login."""
         self.end_subscription()
         self.retries = self.tries = 0
-        self.cooldown_until = self.refusal = self.refused_until = None
+        self.remark = ""
+        self.forget_silence()
+        self.refusal = self.refused_until = None
+
+    def forget_silence(self) -> None:
+        """Count the contract as one that ticks."""
+        self.silent_since = self.cooldown_until = None
+        self.losses = 0
+
+    @property
+    def has_ticked(self) -> bool:
+        """True if the present request brought a tick of any kind: a size, a greek or a close is no silence."""
+        return (
+            self.last_tick_at is not None and self.subscribed_at is not None and self.last_tick_at >= self.subscribed_at
+        )
 
 
 class StreamedContracts:
@@ -110,7 +136,9 @@ class StreamedContracts:
 
     def __init__(self) -> None:
         self._records: dict[int, StreamedContract] = {}
-        self._last_tick_at: datetime | None = None
+        self._last_tick_at: dict[Feed, datetime] = {}
+        self._others_wait = False
+        self._losses: list[StreamedContract] = []
 
     def __iter__(self) -> Iterator[StreamedContract]:
         return iter(self._records.values())
@@ -129,7 +157,7 @@ class StreamedContracts:
         """Begin a connection: nothing is subscribed, or known to be refused or silent."""
         for record in self:
             record.end_session()
-        self._last_tick_at = None
+        self._last_tick_at.clear()
 
     def subscribed(self, conid: int, sec_type: SecType, now: datetime) -> None:
         """Begin a subscription and expect its first tick, as IB sends a contract's last values at once."""
@@ -138,6 +166,9 @@ class StreamedContracts:
         if not record.is_renewing:
             record.end_subscription()
             record.streams_since = now
+            if record.cooldown_until is None or now >= record.cooldown_until:
+                record.silent_since = None
+                record.retries = record.retries if record.cooldown_until is None else 0
         if is_retry or not record.is_renewing:
             record.expected_by = now + min(CONTRACT_VERIFY_WITHIN * 2**record.retries, RETRY_MAX)
         record.feed, record.subscribed_at, record.is_renewing = Feed.of(sec_type), now, False
@@ -147,31 +178,43 @@ class StreamedContracts:
         record = self._records.get(conid)
         if record is None or record.subscribed_at is None:
             return None
-        self._last_tick_at = record.last_tick_at = now
-        record.expected_by = record.cooldown_until = None
+        if not self._flows(now):
+            self._forgive()
+        self._last_tick_at[record.feed] = record.last_tick_at = now
+        record.expected_by = None
         record.retries = 0
+        record.forget_silence()
         return record
+
+    def remarked(self, conid: int, remark: str) -> None:
+        """Record IB's code and text for a request that they did not end: it may never tick."""
+        self._of(conid).remark = remark
 
     def cancelled(self, conid: int, now: datetime) -> None:
         """End a subscription that the streamer cancelled; a silent contract begins its cooldown."""
         record = self._of(conid)
         if self._is_silent(record, now):
-            record.cooldown_until = now + COOLDOWN
+            record.silent_since = record.silent_since or record.streams_since or now
         if record.is_renewing:
             record.subscribed_at = None
         else:
-            record.end_subscription()
+            self._lose(record, now)
 
     def begin_renewal(self, conids: Iterable[int]) -> None:
         """Treat cancels of these contracts as renewals until ``end_renewals``."""
         for conid in conids:
             self._of(conid).is_renewing = True
 
-    def end_renewals(self) -> None:
+    def end_renewals(self, now: datetime) -> None:
         """End the subscriptions that were cancelled for a renewal but not made again."""
         for record in self:
             if record.is_renewing:
-                record.end_subscription()
+                self._lose(record, now)
+
+    def take_losses(self) -> list[StreamedContract]:
+        """Return the silent contracts that lost their line since the last call."""
+        losses, self._losses = self._losses, []
+        return losses
 
     def lost(self, conid: int) -> None:
         """End a subscription without a cooldown: the contract lost its line through no fault of its own."""
@@ -207,8 +250,9 @@ class StreamedContracts:
         record = self._of(conid)
         record.unvalued_since = None if is_valued else record.unvalued_since or now
 
-    def planned(self, conids: Collection[int]) -> None:
-        """Record which contracts have lines or are about to; the queue values the others."""
+    def planned(self, conids: Collection[int], *, others_wait: bool = False) -> None:
+        """Record which contracts have lines or are about to, and if others wait; the queue values the others."""
+        self._others_wait = others_wait
         for record in self:
             if record.conid not in conids:
                 record.unvalued_since = None
@@ -218,7 +262,38 @@ class StreamedContracts:
         for conid in conids:
             self._of(conid).unvalued_since = now
 
+    def missed(self, record: StreamedContract, now: datetime, *, is_open: bool) -> None:
+        """Record that a contract brought no tick by its deadline.
+
+        After ``SILENCES`` requests it is silent, unless its exchange is closed and IB made no remark: then it may have
+        nothing to send, and stays where it is. ``is_open`` is about the exchange in session; a market of other hours
+        counts as open while contracts of the same feed tick.
+        """
+        record.expected_by = None
+        record.retries = min(record.retries + 1, MAX_DOUBLINGS)
+        is_enough = record.retries >= SILENCES or record.losses > 0
+        if is_enough and not record.has_ticked and (is_open or record.remark or self._ticks_lately(record.feed, now)):
+            record.silent_since = record.silent_since or record.streams_since or now
+
+    def opened(self, now: datetime) -> None:
+        """Give the contracts that never ticked while the exchange was closed a deadline from its open on."""
+        for record in self.subscribed_ones():
+            if not record.has_ticked and record.retries > 0:
+                record.retries, record.expected_by = 1, now + CONTRACT_VERIFY_WITHIN
+
     # Rules
+
+    def deadline(self, record: StreamedContract, now: datetime) -> datetime | None:
+        """Return by when a contract must have ticked, or it is subscribed again; ``None`` if no tick is due.
+
+        It is earlier than ``expected_by`` for the first requests of a contract that may hold a line in vain.
+        """
+        due, asked = record.expected_by, record.subscribed_at
+        if due is None or asked is None or record.has_ticked or record.retries >= SILENCES:
+            return due
+        if record.remark or (self._others_wait and self._flows(now)):
+            return min(due, asked + FIRST_TICK_WITHIN)
+        return min(due, asked + CONTRACT_VERIFY_WITHIN) if self._others_wait else due
 
     def silent(self, now: datetime) -> frozenset[int]:
         """Return the contracts to give lines to last: those silent while others tick, and those in their cooldown.
@@ -250,13 +325,45 @@ class StreamedContracts:
         """Return the lasting refusals for the status: conid -> IB's code and text."""
         return {record.conid: f"{record.refusal.code} {record.refusal.text}" for record in self if record.refusal}
 
+    def silences(self) -> dict[int, str]:
+        """Return the silent contracts for the status: conid -> since when, and IB's remark."""
+        return {
+            record.conid: f"no tick since {record.silent_since:%Y-%m-%d %H:%M} UTC"
+            + (f" ({record.remark})" if record.remark else "")
+            for record in self
+            if record.silent_since is not None
+        }
+
     def _is_silent(self, record: StreamedContract, now: datetime) -> bool:
         if record.cooldown_until is not None and now < record.cooldown_until:
             return True
-        if self._last_tick_at is None or now - self._last_tick_at >= SILENT_AFTER or record.subscribed_at is None:
+        if record.subscribed_at is None:
+            return record.is_renewing and record.silent_since is not None
+        if record.has_ticked:
             return False
-        has_ticked = record.last_tick_at is not None and record.last_tick_at >= record.subscribed_at
-        return not has_ticked and now - record.subscribed_at >= SILENT_AFTER
+        lasts = now - record.subscribed_at >= SILENT_AFTER and self._ticks_lately(record.feed, now)
+        return lasts or record.silent_since is not None
+
+    def _ticks_lately(self, feed: Feed, now: datetime) -> bool:
+        last_tick_at = self._last_tick_at.get(feed)
+        return last_tick_at is not None and now - last_tick_at < SILENT_AFTER
+
+    def _flows(self, now: datetime) -> bool:
+        return any(self._ticks_lately(feed, now) for feed in self._last_tick_at)
+
+    def _lose(self, record: StreamedContract, now: datetime) -> None:
+        """End a subscription; a silent contract has lost its line to another, and begins its cooldown."""
+        if record.silent_since is not None:
+            record.cooldown_until = now + min(COOLDOWN * 2**record.losses, COOLDOWN_MAX)
+            record.losses = min(record.losses + 1, MAX_DOUBLINGS)
+            self._losses.append(record)
+        record.end_subscription()
+
+    def _forgive(self) -> None:
+        """Forget the silence that all contracts had in common: market data was away, and is back."""
+        for record in self:
+            if not record.remark:
+                record.forget_silence()
 
     def _of(self, conid: int) -> StreamedContract:
         return self._records.setdefault(conid, StreamedContract(conid))

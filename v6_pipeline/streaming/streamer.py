@@ -190,6 +190,7 @@ class IBPositionStreamer:
             overflow_sample=tuple(plan.overflow[:OVERFLOW_SAMPLE]) if plan else (),
             queued_holdings=len(plan.queue) if plan else 0,
             refused=self._contracts.refusals(),
+            silent=self._contracts.silences(),
             ticks=self._ticks,
             last_tick_at=self._last_tick_at,
             error_codes=dict(sorted(self._connection.error_counts.items())),
@@ -299,7 +300,8 @@ class IBPositionStreamer:
         try:
             await self._follow_routes(usage, renewed)
         finally:
-            self._contracts.end_renewals()
+            self._contracts.end_renewals(self._clock())
+            self._lines.report_losses(self._plan.overflow if self._plan else ())
 
     async def _follow_routes(self, usage: SlotUsage, renewed: set[int]) -> None:
         """Plan, cancel and subscribe; ``renewed`` contracts are subscribed again."""
@@ -315,7 +317,7 @@ class IBPositionStreamer:
         self._portfolio.contracts |= specs
         qualified = {conid: specs[conid] for conid in wanted if conid in specs}
         streaming, pending = await self._lines.subscribe(qualified, plan.priorities)
-        self._contracts.planned(self._lines.conids | set(plan.subscribe))
+        self._contracts.planned(self._lines.conids | set(plan.subscribe), others_wait=bool(plan.overflow))
         for conid in streaming:
             if not self._feeds.is_blind(conid):
                 self._publish(conid, self._clock())

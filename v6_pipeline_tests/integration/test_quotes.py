@@ -225,6 +225,58 @@ async def test_a_silent_contract_holds_its_line_until_the_deadline_only(
     assert (gateway.statistics.lines, len(ledger.usage().slots)) == (0, 0)
 
 
+@pytest.mark.parametrize("remark", [None, "advise", "remark"])
+async def test_a_silent_contract_costs_refreshes_two_requests_an_hour(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    database: StateDatabase,
+    make_ledger: MakeLedger,
+    clock: ManualClock,
+    remark: str | None,
+) -> None:
+    """Neither refused nor served: without this, it had a line for six seconds in each refresh."""
+    gateway.contract_faults.quiet([AAPL])
+    if remark:
+        words = {"code": 10089} if remark == "advise" else {"code": 10999, "text": "Of no list"}
+        gateway.perform(remark, conids=[AAPL], **words)
+    ledger, timeouts = make_ledger(10), QuoteTimeouts(deadline=0.2)
+    asked: list[int] = []
+    for minutes in (0, 5, 54, 2):
+        clock.advance(60 * minutes)
+        quotes = batch_quotes(connection, database, ledger, clock, timeouts)
+        served = stock(SPY) if remark is None or not asked else None
+        task = asyncio.create_task(quotes.collect([stock(AAPL), *([served] if served else [])]))
+        while not task.done():
+            gateway.tick_once()
+            await asyncio.sleep(0.01)
+        assert (await task).keys() == ({SPY} if served else set())
+        asked.append(gateway.statistics.subscriptions_total[AAPL])
+
+    assert asked == [2, 2, 2, 4]
+    assert (gateway.statistics.lines, len(ledger.usage().slots)) == (0, 0)
+
+
+@pytest.mark.parametrize("why", ["the exchange is closed", "nothing ticks"])
+async def test_silence_that_proves_nothing_does_not_leave_a_contract_out(
+    gateway: PaperGateway,
+    connection: IBConnectionManager,
+    database: StateDatabase,
+    make_ledger: MakeLedger,
+    clock: ManualClock,
+    why: str,
+) -> None:
+    is_closed = why == "the exchange is closed"
+    gateway.contract_faults.quiet([AAPL] if is_closed else None)
+    if is_closed:
+        clock.advance(12 * 3600)
+    ledger = make_ledger(10)
+    for refreshes in (1, 2):
+        await batch_quotes(connection, database, ledger, clock, QuoteTimeouts(deadline=0.2)).collect(
+            [stock(AAPL), stock(SPY)]
+        )
+        assert gateway.statistics.subscriptions_total[AAPL] == refreshes, "one request in each refresh"
+
+
 async def test_a_contract_that_the_broker_does_not_know_is_skipped(
     connection: IBConnectionManager, database: StateDatabase, make_ledger: MakeLedger, clock: ManualClock
 ) -> None:

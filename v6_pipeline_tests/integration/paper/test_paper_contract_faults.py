@@ -117,6 +117,19 @@ async def test_an_advisory_comes_with_data_on_open_and_new_requests(
     assert client.codes() == [code, code]
 
 
+async def test_any_code_can_accompany_requests_with_any_words_and_ends_none(
+    gateway: PaperGateway, connect: Connect
+) -> None:
+    client = await connect()
+    gateway.perform("remark", code=10999, text="Of no list", conids=[AAPL])
+    ticker = client.ib.reqMktData(contract_of(AAPL))
+    await settled(client)
+    gateway.tick_once()
+    await settled(client)
+    assert [error[1:] for error in client.errors if error[1] == 10999] == [(10999, "Of no list")]
+    assert ticker.bid > 0
+
+
 @pytest.mark.parametrize("code", [101, 200, 354, 420, 10168])
 async def test_the_next_requests_can_be_turned_away_with_a_code(
     gateway: PaperGateway, connect: Connect, code: int

@@ -148,6 +148,19 @@ def test_active_contracts_that_all_stream_pass() -> None:
     assert (verdict.passed, verdict.reason) == (True, "every active contract that can stream has a line")
 
 
+def test_active_contracts_that_never_tick_warn_by_name_with_what_ib_said() -> None:
+    silent = {"800": "no tick since 2026-03-02 14:58 UTC (10089 requires additional subscription)"}
+    status = {"streamed_contracts": 4, "overflow_contracts": 1, "overflow_sample": [800], "silent": silent}
+
+    verdict = active_contracts_stream(lease(status), usage(4), now=NOW)
+
+    assert (verdict.passed, verdict.serious, verdict.numbers["active_silent"]) == (False, False, 1)
+    assert verdict.reason.startswith(
+        "requests for 1 active contracts bring no tick; 1 active contracts have no line and are refreshed at priority "
+        "1: 800: no tick since 2026-03-02 14:58 UTC (10089 requires additional subscription); they give their lines"
+    )
+
+
 OVERFLOWED = {"streamed_contracts": 80, "overflow_contracts": 70, "overflow_sample": [11, 12]}
 
 

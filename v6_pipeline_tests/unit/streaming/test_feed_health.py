@@ -459,7 +459,7 @@ def renewing(rig: Rig, conids: set[int]) -> None:
     for conid in conids:
         rig.contracts.cancelled(conid, rig.now)
         rig.contracts.subscribed(conid, SecType.STOCK, rig.now)
-    rig.contracts.end_renewals()
+    rig.contracts.end_renewals(rig.now)
 
 
 def renew_whatever_is_due(rig: Rig, span: timedelta, *ticking: int, until_blind: bool = False) -> int:
@@ -518,7 +518,7 @@ def test_a_contract_that_is_not_subscribed_again_after_its_renewal_streams_no_mo
     rig.contracts.cancelled(STOCK, rig.now)
     assert STOCK in {record.conid for record in rig.contracts.subscribed_ones()}
 
-    rig.contracts.end_renewals()
+    rig.contracts.end_renewals(rig.now)
 
     assert STOCK not in {record.conid for record in rig.contracts.subscribed_ones()}
     assert STOCK not in rig.contracts.silent(rig.now + timedelta(hours=1))

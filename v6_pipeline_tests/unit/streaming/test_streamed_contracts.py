@@ -13,6 +13,8 @@ from v6_pipeline.streaming.streamed_contracts import (
     BACK_OFF,
     CONTRACT_VERIFY_WITHIN,
     COOLDOWN,
+    COOLDOWN_MAX,
+    FIRST_TICK_WITHIN,
     SILENT_AFTER,
     StreamedContract,
     StreamedContracts,
@@ -96,6 +98,99 @@ def test_a_new_session_knows_nothing_of_silence(contracts: StreamedContracts) ->
     contracts.begin_session()
 
     assert contracts.silent(NOW) == frozenset()
+
+
+def miss(contracts: StreamedContracts, conid: int, now: datetime, *, is_open: bool = True) -> None:
+    record = contracts.get(conid)
+    assert record is not None
+    contracts.missed(record, now, is_open=is_open)
+
+
+def test_a_contract_is_silent_after_its_second_request_without_a_tick() -> None:
+    contracts = StreamedContracts()
+    subscribe(contracts, 1, NOW)
+    miss(contracts, 1, NOW)
+    assert contracts.silent(NOW) == frozenset()
+
+    miss(contracts, 1, NOW + SECOND)
+
+    assert contracts.silent(NOW + SECOND) == {1}
+    assert contracts.silences() == {1: "no tick since 2026-11-20 15:00 UTC"}
+
+
+def test_while_its_exchange_is_closed_only_one_that_ib_remarked_on_is_silent() -> None:
+    contracts = StreamedContracts()
+    for conid in (1, 2):
+        subscribe(contracts, conid, NOW)
+    contracts.remarked(2, "10089 not subscribed")
+    for conid in (1, 1, 2, 2):
+        miss(contracts, conid, NOW, is_open=False)
+
+    assert contracts.silent(NOW) == {2}
+
+
+def test_a_future_at_night_is_silent_if_another_future_ticks() -> None:
+    contracts = StreamedContracts()
+    for conid, sec_type in ((1, SecType.FUTURE), (2, SecType.FUTURE), (3, SecType.STOCK)):
+        contracts.subscribed(conid, sec_type, NOW)
+    contracts.ticked(2, NOW)
+    for conid in (1, 1, 3, 3):
+        miss(contracts, conid, NOW, is_open=False)
+
+    assert contracts.silent(NOW) == {1}, "stocks have no hours now"
+
+
+def test_each_line_lost_for_silence_doubles_the_cooldown_and_then_one_request_is_enough() -> None:
+    contracts = StreamedContracts()
+    now, cooldowns = NOW, []
+    for requests in (2, 1, 1, 1, 1, 1):
+        subscribe(contracts, 1, now)
+        assert contracts.silent(now) == frozenset(), "a fair try"
+        for _ in range(requests):
+            miss(contracts, 1, now)
+        contracts.cancelled(1, now)
+        record = contracts.get(1)
+        assert record is not None
+        assert record.cooldown_until is not None
+        cooldowns.append(record.cooldown_until - now)
+        now = record.cooldown_until
+
+    assert cooldowns == [COOLDOWN, 2 * COOLDOWN, 4 * COOLDOWN, 8 * COOLDOWN, COOLDOWN_MAX, COOLDOWN_MAX]
+    assert len(contracts.take_losses()) == 6
+    assert contracts.take_losses() == []
+
+
+def test_a_silence_that_all_contracts_shared_is_forgotten_with_the_first_tick() -> None:
+    """The market data were away; IB's remarks on single contracts stand."""
+    contracts = StreamedContracts()
+    for conid in (1, 2, 3):
+        subscribe(contracts, conid, NOW)
+    contracts.remarked(2, "10089 not subscribed")
+    for conid in (1, 1, 2, 2):
+        miss(contracts, conid, NOW)
+    contracts.cancelled(1, NOW)
+    contracts.cancelled(2, NOW)
+
+    contracts.ticked(3, NOW)
+
+    assert contracts.silent(NOW) == {2}
+
+
+def test_requests_are_given_ten_seconds_where_others_wait_and_data_flows_or_ib_remarked_on_them() -> None:
+    contracts = StreamedContracts()
+    record = subscribe(contracts, 1, NOW)
+    assert contracts.deadline(record, NOW) == NOW + CONTRACT_VERIFY_WITHIN
+
+    contracts.planned({1}, others_wait=True)
+    assert contracts.deadline(record, NOW) == NOW + CONTRACT_VERIFY_WITHIN, "nothing ticks"
+    subscribe(contracts, 2, NOW)
+    contracts.ticked(2, NOW)
+    assert contracts.deadline(record, NOW) == NOW + FIRST_TICK_WITHIN
+
+    contracts.planned({1})
+    assert contracts.deadline(record, NOW) == NOW + CONTRACT_VERIFY_WITHIN
+    contracts.remarked(1, "10999 unknown")
+    assert contracts.deadline(record, NOW) == NOW + FIRST_TICK_WITHIN
 
 
 # Values
