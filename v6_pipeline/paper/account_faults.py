@@ -6,7 +6,7 @@ Every public method but `heal` is an action; see `actions`. `account_feeds` cuts
 from collections.abc import Callable, Collection
 from enum import StrEnum
 
-from v6_pipeline.paper.account_feeds import AccountDesk, Cut, CutOff
+from v6_pipeline.paper.account_feeds import AccountDesk, Cut, CutOff, InReset
 from v6_pipeline.paper.actions import holding_reply
 from v6_pipeline.paper.book import Book
 from v6_pipeline.paper.config import AccountConflict
@@ -42,6 +42,13 @@ class AccountFaults:
         """Close a position; see `Book.resize` for the errors."""
         return self._changed(self._book.resize(account, conid, 0.0))
 
+    def flatten(self, account: str, overnight: bool = False) -> dict[str, object]:  # noqa: FBT001, FBT002  (a field)
+        """Close every position of an account; overnight ones are not in the next day's portfolio at all."""
+        closed = [self._changed(self._book.resize(account, each.conid, 0.0)) for each in self._book.held(account)]
+        if overnight:
+            self._book.forget_closed(account)
+        return {"account": account, "closed": len(closed)}
+
     def assign(self, account: str, conid: int) -> dict[str, object]:
         """Exercise or assign an option; returns the holdings that changed. See `Book.assign` for the errors."""
         changed = [self._changed(holding) for holding in self._book.assign(account, conid)]
@@ -72,8 +79,17 @@ class AccountFaults:
         """Answer the next requests for account updates with 2101."""
         self._desk.refusals = count
 
+    def account_not_ready(self, feeds: InReset = InReset.EMPTY) -> None:
+        """Reset IB's servers: AccountReady is false until `account_ready`, and the feeds are empty, 0 or stale."""
+        self._desk.in_reset = feeds
+
+    def account_ready(self) -> None:
+        """End the reset of IB's servers; nothing is sent until the next update or request."""
+        self._desk.in_reset = None
+
     def heal(self) -> None:
-        """Cancel the faults that are still to come."""
+        """Cancel the faults that are still to come, and end a reset of IB's servers."""
+        self._desk.in_reset = None
         self._desk.account_cuts.clear()
         self._desk.position_cuts.clear()
         self._desk.refusals = 0

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from v6_pipeline.paper import messages
@@ -14,7 +14,7 @@ from v6_pipeline.paper.messages import AccountValue
 from v6_pipeline.paper.requests import (
     parse_account_summary,
     parse_account_updates,
-    parse_account_updates_multi,
+    parse_multi,
     parse_pnl,
     parse_versioned_id,
 )
@@ -25,8 +25,15 @@ from v6_pipeline.paper.wire import Fields, Message
 MAX_SUMMARIES = 2
 """Account summary subscriptions that a client may hold at once (IBKR's TWS API, "Account Summary")."""
 
+MAX_ACCOUNTS = 50
+"""A login of more accounts is refused reqPositions (IBKR's TWS API, "Positions")."""
+
 EVICTED = "New account data requested from TWS. API client has been unsubscribed from account data."
 REFUSED = "Unable to subscribe to account as the following clients are subscribed to a different account."
+TOO_MANY_ACCOUNTS = "Position requests for all accounts are not supported for this login: use reqPositionsMulti"
+"""Reported is only that an error without a request comes; its code and words are a guess."""
+
+_CFD = "CFD"
 
 
 class CutOff(StrEnum):
@@ -45,11 +52,23 @@ class Cut:
     rows: int
 
 
+class InReset(StrEnum):
+    """Content of the feeds while IB's servers are in a reset and ``AccountReady`` is false.
+
+    Values may then be missing or wrong (IBKR's TWS API, "Account Updates"). `EMPTY` lists no position and sends values
+    of 0, `ZERO` sends values of 0, `STALE` sends positions and values as they are.
+    """
+
+    EMPTY = "empty"
+    ZERO = "zero"
+    STALE = "stale"
+
+
 class AccountDesk:
     """Serves account data to all clients; `sessions` lists the logged-in ones.
 
-    Faults set `account_cuts` and `position_cuts`, one for each of the next downloads, and `refusals`, the number of the
-    next requests for account updates that are refused with 2101.
+    Faults set `account_cuts` and `position_cuts`, one for each of the next downloads, `refusals`, the number of the
+    next requests for account updates that are refused with 2101, and `in_reset` while the accounts are not ready.
     """
 
     def __init__(
@@ -63,6 +82,7 @@ class AccountDesk:
         self.account_cuts: deque[Cut] = deque()
         self.position_cuts: deque[Cut] = deque()
         self.refusals = 0
+        self.in_reset: InReset | None = None
         self._config = config
         self._book = book
         self._statistics = statistics
@@ -72,9 +92,12 @@ class AccountDesk:
 
     def positions(self, session: ClientSession, _fields: Fields) -> None:
         """Serve reqPositions: all positions of all accounts and an end; changes follow until cancelled."""
+        if len(self._book.accounts) > MAX_ACCOUNTS:
+            session.error(-1, 321, validation_error(TOO_MANY_ACCOUNTS))
+            return
         session.subscriptions.positions = True
         cut = self.position_cuts.popleft() if self.position_cuts else None
-        for holding in self._book.held()[: cut.rows if cut else None]:
+        for holding in self._held()[: cut.rows if cut else None]:
             session.send(self._position(holding))
         if cut is None:
             session.send(messages.POSITION_END)
@@ -84,6 +107,24 @@ class AccountDesk:
     def cancel_positions(self, session: ClientSession, _fields: Fields) -> None:
         """Serve cancelPositions: send no further position changes."""
         session.subscriptions.positions = False
+
+    def positions_multi(self, session: ClientSession, fields: Fields) -> None:
+        """Serve reqPositionsMulti: the positions of one account and an end; changes follow until cancelled."""
+        request_id, account = parse_multi(fields)
+        if not self._is_managed(session, request_id, account):
+            return
+        session.subscriptions.positions_multi[request_id] = account
+        for holding in self._held(account):
+            session.send(self._position_multi(request_id, holding))
+        session.send(messages.position_multi_end(request_id))
+
+    def cancel_positions_multi(self, session: ClientSession, fields: Fields) -> None:
+        """Serve cancelPositionsMulti."""
+        session.subscriptions.positions_multi.pop(parse_versioned_id(fields), None)
+
+    def _held(self, account: str | None = None, *, closed: bool = False) -> list[Holding]:
+        """Return the holdings that the feeds list at this moment."""
+        return [] if self.in_reset is InReset.EMPTY else self._book.held(account, closed=closed)
 
     def position_changed(self, holding: Holding) -> None:
         """Send a changed holding to the position subscribers and to the subscribers of the account's portfolio.
@@ -95,12 +136,19 @@ class AccountDesk:
         for session in self._sessions():
             if session.subscriptions.positions:
                 session.send(self._position(holding))
+            for request_id, account in session.subscriptions.positions_multi.items():
+                if account == holding.account:
+                    session.send(self._position_multi(request_id, holding))
             if session.subscriptions.account == holding.account:
                 self._send_portfolio(session, [holding])
 
     def _position(self, holding: Holding) -> Message:
         contract = self._book.valuation(holding).contract
         return messages.position(holding.account, contract, holding.quantity, holding.average_cost)
+
+    def _position_multi(self, request_id: int, holding: Holding) -> Message:
+        contract = self._book.valuation(holding).contract
+        return messages.position_multi(request_id, holding.account, contract, holding.quantity, holding.average_cost)
 
     # Account updates
 
@@ -129,7 +177,7 @@ class AccountDesk:
         for peer in others:
             self.evict(peer)
         session.subscriptions.account = account
-        rows = self._book.held(account, closed=True)
+        rows = self._held(account, closed=True)
         if self.account_cuts:
             self._send_part(session, rows, self.account_cuts.popleft())
             return
@@ -154,9 +202,25 @@ class AccountDesk:
         if account is None:
             return
         self._send_rows(session, holdings)
-        for value in self._book.account_values(account):
-            session.send(messages.account_value(account, value))
+        for value in self._values(account):
+            session.send(messages.account_value(account, self._worded(value)))
         session.send(messages.account_time(self._config.utcnow()))
+
+    def _values(self, account: str) -> list[AccountValue]:
+        """Return the account's values; in a reset they are not ready, and may be 0."""
+        rows = self._book.account_values(account)
+        if self.in_reset is None:
+            return rows
+        if self.in_reset is not InReset.STALE:
+            rows = [replace(row, value="0.00") if _is_amount(row) else row for row in rows]
+        return [replace(row, value="false") if row.tag == "AccountReady" else row for row in rows]
+
+    def _worded(self, row: AccountValue) -> AccountValue:
+        """Return a value as the simulated release of TWS words it."""
+        of_one_currency = row.tag in LEDGER_TAGS and row.currency
+        if of_one_currency and self._config.has_ledger_prefix:
+            return replace(row, tag=messages.LEDGER_PREFIX + row.tag)
+        return row
 
     def _send_rows(self, session: ClientSession, holdings: Iterable[Holding]) -> None:
         for holding in holdings:
@@ -169,12 +233,15 @@ class AccountDesk:
                 "unrealized_pnl": row.unrealized_pnl,
                 "realized_pnl": holding.realized_pnl,
             }
+            if row.contract.sec_type == _CFD and not holding.quantity:
+                # Reported: a closed CFD keeps its profit as unrealized.
+                values |= {"unrealized_pnl": holding.realized_pnl, "realized_pnl": 0.0}
             session.send(messages.portfolio_value(holding.account, row.contract, *values.values()))
             self._statistics.last_portfolio[holding.account, holding.conid] = values
 
     def account_updates_multi(self, session: ClientSession, fields: Fields) -> None:
         """Serve reqAccountUpdatesMulti: account values without portfolio, exempt from the one-account rule."""
-        request_id, account = parse_account_updates_multi(fields)
+        request_id, account = parse_multi(fields)
         account = account or self._book.accounts[0]
         if not self._is_managed(session, request_id, account):
             return
@@ -211,7 +278,7 @@ class AccountDesk:
     def _send_changes(self, session: ClientSession, request_id: int, feed: ValueFeed) -> None:
         """Send the rows that are new to a feed or have another value than before."""
         for account in feed.accounts:
-            rows = self._book.account_values(account)
+            rows = self._values(account)
             for row in rows if feed.tags is None else select_rows(rows, feed.tags):
                 key = (account, row.tag, row.currency)
                 if feed.sent.get(key) != row.value:
@@ -270,10 +337,15 @@ class AccountDesk:
         """Send the three-minute update: portfolios, account values, summaries."""
         for session in self._sessions():
             if session.subscriptions.account is not None:
-                self._send_portfolio(session, self._book.held(session.subscriptions.account, closed=True))
+                self._send_portfolio(session, self._held(session.subscriptions.account, closed=True))
             for feeds in (session.subscriptions.summaries, session.subscriptions.multis):
                 for request_id, feed in feeds.items():
                     self._send_changes(session, request_id, feed)
+
+
+def _is_amount(row: AccountValue) -> bool:
+    """Return whether a value is an amount of money, which a reset may set to 0."""
+    return bool(row.currency) and row.tag not in {"AccountOrGroup", "Currency", "RealCurrency", "ExchangeRate"}
 
 
 def select_rows(rows: list[AccountValue], tags: tuple[str, ...]) -> list[AccountValue]:

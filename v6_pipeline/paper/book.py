@@ -110,6 +110,12 @@ class Book:
         self._trade(contract, holding, quantity, self._cost_per_unit(contract))
         return holding
 
+    def forget_closed(self, account: str) -> None:
+        """Drop the closed positions of an account, which IB lists until the end of the day."""
+        for holding in self.held(account, closed=True):
+            if not holding.quantity:
+                del self.holdings[account, holding.conid]
+
     def assign(self, account: str, conid: int) -> list[Holding]:
         """Settle an option overnight: it goes to 0, and each contract moves 100 of the underlying at the strike.
 

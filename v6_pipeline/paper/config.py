@@ -13,6 +13,9 @@ LOOPBACK = "127.0.0.1"
 """The only address on which the gateway listens; it cannot be configured."""
 
 _ACCOUNT = re.compile(r"SIM[0-9A-Z]{1,12}", re.ASCII)
+_RELEASE = re.compile(r"(\d{1,3})\.(\d{1,3})", re.ASCII)
+LEDGER_PREFIX_SINCE = (10, 47)
+"""The release of TWS that puts ``$LEDGER-`` before the tags of one currency (TWS API changelog, 2026-05-08)."""
 
 
 class AccountConflict(StrEnum):
@@ -36,7 +39,10 @@ class GatewayConfig:
 
     Attributes:
         port, control_port, flex_port: of the API, control and Flex; 0 picks a free one, `None` opens none.
-        accounts: managed accounts, each ``SIM`` and up to twelve capitals or digits.
+        accounts: managed accounts, each ``SIM`` and up to twelve capitals or digits; a login of more than 50 of them is
+            refused `reqPositions`.
+        flat_accounts: those of `accounts` that hold nothing at the start.
+        tws_version: release of TWS that is simulated, in whose words account values are sent.
         positions: number of positions that the accounts hold together at the start.
         seed: determines quantities, costs and prices.
         lines: market data lines over all clients; IB grants 100 by default.
@@ -61,6 +67,8 @@ class GatewayConfig:
     control_port: int | None = 0
     flex_port: int | None = None
     accounts: tuple[str, ...] = ("SIM0000001", "SIM0000002")
+    flat_accounts: tuple[str, ...] = ()
+    tws_version: str = "10.30"
     positions: int = 60
     seed: int = 1
     lines: int = 100
@@ -85,6 +93,11 @@ class GatewayConfig:
                 all(_ACCOUNT.fullmatch(account) for account in self.accounts),
                 f"accounts must be SIM and 1 to 12 capitals or digits, not {', '.join(self.accounts)}",
             ),
+            (
+                set(self.flat_accounts) < set(self.accounts),
+                f"flat accounts must be some of the accounts and not all, not {', '.join(self.flat_accounts)}",
+            ),
+            (_RELEASE.fullmatch(self.tws_version), f"TWS version must be like 10.47, not {self.tws_version}"),
             *(
                 (port is None or 0 <= port <= 65535, f"{name} {port} is not between 0 and 65535")
                 for name, port in ports.items()
@@ -104,6 +117,12 @@ class GatewayConfig:
         for holds, text in checks:
             if not holds:
                 raise GatewayError(f"paper gateway: {text}")
+
+    @property
+    def has_ledger_prefix(self) -> bool:
+        """True if the tags of one currency have ``$LEDGER-`` before them in account updates."""
+        major, minor = self.tws_version.split(".")
+        return (int(major), int(minor)) >= LEDGER_PREFIX_SINCE
 
 
 def simulated_accounts(count: int) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ class PaperGateway:
             as_of=self.config.as_of or self.config.utcnow().date(),
             accounts=self.config.accounts,
             positions=self.config.positions,
+            flat_accounts=self.config.flat_accounts,
         )
         self.statistics = Statistics(self.config.clock, self.config.utcnow)
         self.market = Market(self.universe, self.statistics, self.config.lines)

@@ -41,6 +41,8 @@ class Dispatcher:
             RequestId.CANCEL_HISTORICAL_DATA: history.cancel,
             RequestId.POSITIONS: accounts.positions,
             RequestId.CANCEL_POSITIONS: accounts.cancel_positions,
+            RequestId.POSITIONS_MULTI: accounts.positions_multi,
+            RequestId.CANCEL_POSITIONS_MULTI: accounts.cancel_positions_multi,
             RequestId.ACCOUNT_UPDATES: accounts.account_updates,
             RequestId.ACCOUNT_UPDATES_MULTI: accounts.account_updates_multi,
             RequestId.CANCEL_ACCOUNT_UPDATES_MULTI: accounts.cancel_account_updates_multi,

@@ -26,6 +26,9 @@ COMPLETED_ORDERS_END: Message = (102,)
 POSITION_END: Message = (62, 1)
 """The initial positions are complete."""
 
+LEDGER_PREFIX = "$LEDGER-"
+"""Precedes the tags of one currency in account updates, from TWS 10.47 on."""
+
 
 @dataclass(frozen=True, slots=True)
 class AccountValue:
@@ -81,6 +84,17 @@ def position(account: str, contract: Contract, held: float, average_cost: float)
         quantity(held),
         float(average_cost),
     )
+
+
+def position_multi(request_id: int, account: str, contract: Contract, held: float, average_cost: float) -> Message:
+    """One position of reqPositionsMulti, with an empty model code."""
+    fields = _contract_fields(contract, contract.position_exchange)
+    return 71, 1, request_id, account, *fields, quantity(held), float(average_cost), ""
+
+
+def position_multi_end(request_id: int) -> Message:
+    """The initial positions of reqPositionsMulti are complete."""
+    return 72, 1, request_id
 
 
 def account_value(account: str, row: AccountValue) -> Message:

@@ -36,6 +36,8 @@ class RequestId(enum.IntEnum):
     CANCEL_ACCOUNT_SUMMARY = 63
     CANCEL_POSITIONS = 64
     START_API = 71
+    POSITIONS_MULTI = 74
+    CANCEL_POSITIONS_MULTI = 75
     ACCOUNT_UPDATES_MULTI = 76
     CANCEL_ACCOUNT_UPDATES_MULTI = 77
     PNL = 92
@@ -202,8 +204,8 @@ def parse_account_updates(fields: Fields) -> tuple[bool, str]:
     return fields.flag(), fields.text()
 
 
-def parse_account_updates_multi(fields: Fields) -> tuple[int, str]:
-    """Parse reqAccountUpdatesMulti: request id and account; the model code is ignored."""
+def parse_multi(fields: Fields) -> tuple[int, str]:
+    """Parse reqPositionsMulti or reqAccountUpdatesMulti: request id and account; the model code is ignored."""
     fields.skip(1)
     return fields.integer(), fields.text()
 

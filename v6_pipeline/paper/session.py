@@ -71,10 +71,11 @@ class PnLFeed:
 
 @dataclass(slots=True)
 class Subscriptions:
-    """All subscriptions of one client."""
+    """All subscriptions of one client; `positions_multi` has the account of each request by its id."""
 
     market_data: dict[int, Subscription] = field(default_factory=dict)
     positions: bool = False
+    positions_multi: dict[int, str] = field(default_factory=dict)
     account: str | None = None
     summaries: dict[int, ValueFeed] = field(default_factory=dict)
     multis: dict[int, ValueFeed] = field(default_factory=dict)

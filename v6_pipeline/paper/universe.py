@@ -45,8 +45,10 @@ _FIXED_POSITIONS = (
 )
 
 
-def build_universe(*, seed: int, as_of: date, accounts: tuple[str, ...], positions: int) -> Universe:
-    """Return the universe with `positions` holdings over `accounts`.
+def build_universe(
+    *, seed: int, as_of: date, accounts: tuple[str, ...], positions: int, flat_accounts: tuple[str, ...] = ()
+) -> Universe:
+    """Return the universe with `positions` holdings over `accounts`, except `flat_accounts`.
 
     Raises:
         GatewayError: more positions than `MAX_POSITIONS`, or a negative number.
@@ -57,8 +59,9 @@ def build_universe(*, seed: int, as_of: date, accounts: tuple[str, ...], positio
     expiries = weekly_expiries(as_of, max(4, math.ceil(ladders / len(OPTIONED))))
     contracts = list(_contracts(as_of, expiries))
     market = Universe(seed=seed, as_of=as_of, accounts=accounts, contracts=contracts, holdings=())
+    holders = tuple(account for account in accounts if account not in flat_accounts)
     holdings = [
-        _holding(market, accounts, *row) for row in itertools.islice(_positions(market, expiries, accounts), positions)
+        _holding(market, holders, *row) for row in itertools.islice(_positions(market, expiries, holders), positions)
     ]
     return Universe(seed=seed, as_of=as_of, accounts=accounts, contracts=contracts, holdings=holdings)
 

@@ -28,6 +28,9 @@ def gateway(
         typer.Option(help="Port of a Flex Web Service for these accounts; 0 picks a free one. Default: none."),
     ] = None,
     accounts: Annotated[str, typer.Option(help="Number of accounts, or their names: SIM1,SIM2.")] = "2",
+    tws_version: Annotated[
+        str, typer.Option(help="Release of TWS whose wording of account values is used, such as 10.47.")
+    ] = "10.30",
     positions: Annotated[int, typer.Option(help="Number of positions in all accounts together.")] = 60,
     seed: Annotated[int, typer.Option(help="Seed of quantities, costs and prices.")] = 1,
     lines: Annotated[int, typer.Option(help="Market-data lines over all clients.")] = 100,
@@ -62,6 +65,7 @@ def gateway(
         control_port=control_port,
         flex_port=flex_port,
         accounts=_account_names(accounts),
+        tws_version=tws_version,
         positions=positions,
         seed=seed,
         lines=lines,
