@@ -39,8 +39,8 @@ CARRIED = 3
 """Contract without a row on Friday."""
 
 _TRADE = (
-    '<Trade conid="{conid}" symbol="S{conid}" currency="USD" fxRateToBase="1" tradeDate="{when}" quantity="{quantity}" '
-    'tradePrice="60" fifoPnlRealized="{realized}" transactionID="{id}" />'
+    '<Trade conid="{conid}" symbol="S{conid}" currency="USD" fxRateToBase="1" tradeDate="{when}" '
+    'reportDate="{when}" quantity="{quantity}" tradePrice="60" fifoPnlRealized="{realized}" transactionID="{id}" />'
 )
 _FRIDAY_BEFORE = "20261106"
 

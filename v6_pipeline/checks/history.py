@@ -9,7 +9,9 @@ import polars as pl
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
+from v6_pipeline.flex.model import FlexActivityKind
 from v6_pipeline.history.inputs import KEY
+from v6_pipeline.model import SecType
 
 VALUES_WITHIN = 0.01
 """Flex uses settlement prices, we use the last price before the cut-off; the two differ by less than 1 %."""
@@ -141,6 +143,7 @@ def quantities_explained(
 
     Only accounts with Flex statements for both days are judged. If the day's statement lacks the exercises section, an
     expired contract may disappear. If it lacks any of these sections, changes that remain unexplained are not judged.
+    Conversions of currencies change no position.
 
     Args:
         positions: the day's rows of ``flex_positions``.
@@ -186,9 +189,13 @@ def quantities_explained(
 def _unexplained(
     positions: pl.DataFrame, previous: pl.DataFrame, activity: pl.DataFrame, *, day: date, previous_day: date
 ) -> pl.DataFrame:
-    now = positions.select(*KEY, pl.col("position").alias("now"))
-    before = previous.select(*KEY, pl.col("position").alias("before"), "expiry")
-    of_day = activity.filter(pl.col("activity_date").is_between(previous_day, day, closed="right"))
+    is_position = pl.col("sec_type") != SecType.CURRENCY.value
+    now = positions.filter(is_position).select(*KEY, pl.col("position").alias("now"))
+    before = previous.filter(is_position).select(*KEY, pl.col("position").alias("before"), "expiry")
+    of_day = activity.filter(
+        pl.col("activity_date").is_between(previous_day, day, closed="right")
+        & (pl.col("kind") != FlexActivityKind.CONVERSION.value)
+    )
     booked = of_day.group_by(KEY).agg(pl.col("quantity").sum().alias("booked"))
     joined = now.join(before, on=KEY, how="full", coalesce=True).join(booked, on=KEY, how="full", coalesce=True)
     joined = joined.with_columns(pl.col("now", "before", "booked").fill_null(0.0))

@@ -13,19 +13,26 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FlexError
 from v6_pipeline.flex.index import (
     IndexedFile,
+    IndexedRefusal,
     IndexedStatement,
+    Key,
     ReadStatements,
     by_day,
     choose_newest,
     index_file,
+    parts_of,
     read_file,
+    refused_days,
+    unreplaced,
 )
-from v6_pipeline.flex.model import FlexStatement
+from v6_pipeline.flex.model import FlexStatement, RefusedStatement
+from v6_pipeline.flex.parts import whole
 from v6_pipeline.flex.reader import read_statements
 
 SETTLE_SECONDS = 5.0
@@ -122,10 +129,14 @@ class FlexIndex:
     """Index of all files: the chosen statements of each covered day, days and accounts ascending.
 
     ``notes`` has a line for each statement that covers no day and for each ambiguous choice, ``unreadable`` a line for
-    each file that is ignored because it cannot be read.
+    each file or statement that is ignored because it cannot be read. ``parts`` are the other statements that belong to
+    a chosen one, by its account and day; ``refused`` has the statements of each day that cannot be read, of accounts
+    without one that can.
     """
 
     days: dict[date, tuple[IndexedStatement, ...]] = field(default_factory=dict)
+    parts: dict[Key, tuple[IndexedStatement, ...]] = field(default_factory=dict)
+    refused: dict[date, tuple[IndexedRefusal, ...]] = field(default_factory=dict)
     files: tuple[IndexedFile, ...] = ()
     notes: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
@@ -178,10 +189,12 @@ class FlexFiles:
         wanted = {day: index[day] for day in sorted(set(days)) if day in index}
         with TemporaryDirectory(prefix="v6-flex-") as folder:  # made with mode 0700
             spool = _Spool(Path(folder))
-            for file, places in _places(wanted.values()).items():
+            parts = self.index().parts
+            every = [(one, *parts.get(one.key, ())) for chosen in wanted.values() for one in chosen]
+            for file, places in _places(every).items():
                 self._spool(file, places, spool)
             for day, chosen in wanted.items():
-                yield day, [spool.take(statement) for statement in chosen]
+                yield day, [whole(spool.take(one), map(spool.take, parts.get(one.key, ()))) for one in chosen]
 
     def _read_all(self) -> FlexIndex:
         files: list[IndexedFile] = []
@@ -191,12 +204,17 @@ class FlexFiles:
                 files.append(index_file(Path(name), self._calendar, self._read, self._accounts))
             except FlexError as error:
                 unreadable.append(str(error))
-        chosen, guesses = choose_newest(statement for file in files for statement in file.statements)
+        chosen, guesses = choose_newest(one for file in files for one in (*file.statements, *file.closed))
+        parts, alone = parts_of(chosen, self._accounts)
+        of_parts = {one.key for ones in parts.values() for one in ones}
+        refused, replaced = unreplaced(files, chosen)
         return FlexIndex(
-            days=by_day(chosen),
+            days=by_day({key: one for key, one in chosen.items() if key not in of_parts}),
+            parts=parts,
+            refused=refused_days(refused),
             files=tuple(files),
-            notes=(*(note for file in files for note in file.notes), *guesses),
-            unreadable=tuple(unreadable),
+            notes=(*(note for file in files for note in file.notes), *guesses, *replaced),
+            unreadable=(*unreadable, *alone, *(one.reason for one in refused)),
         )
 
     def _spool(self, file: Path, chosen: dict[int, IndexedStatement], spool: _Spool) -> None:
@@ -206,13 +224,14 @@ class FlexFiles:
             expected = missing.pop(ordinal, None)
             if expected is None:
                 continue
-            if (statement.account, statement.sha256) != (expected.account, expected.sha256):
+            found = None if isinstance(statement, RefusedStatement) else (statement.account, statement.sha256)
+            if found != (expected.account, expected.sha256):
                 raise _changed(file, f"its statement {ordinal + 1} was replaced")
-            spool.put(expected, statement)
+            spool.put(expected, cast("FlexStatement", statement))
         if missing:
             raise _changed(file, f"its statement {min(missing) + 1} is missing")
 
-    def _read_again(self, file: Path) -> Iterator[FlexStatement]:
+    def _read_again(self, file: Path) -> Iterator[FlexStatement | RefusedStatement]:
         try:
             yield from read_file(file, self._read)
         except FlexError as error:

@@ -23,6 +23,8 @@ class FlexActivityKind(enum.StrEnum):
     EXERCISE = "exercise"
     TRANSFER = "transfer"
     CORPORATE_ACTION = "corporate_action"
+    CONVERSION = "conversion"
+    """A trade in a currency: it moves cash and no position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,10 @@ class FlexPosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexActivity:
-    """One change of a quantity; ``quantity`` is signed, ``activity_date`` is the day on which IB booked it."""
+    """One change of a quantity; ``quantity`` is signed, ``activity_date`` is the day on which IB booked it.
+
+    A cash settlement has the quantity 0: its option is gone by another row.
+    """
 
     kind: FlexActivityKind
     conid: int
@@ -75,7 +80,8 @@ class FlexActivity:
 class FlexStatement:
     """One account over one period; positions are those at its end.
 
-    ``sections`` includes empty ones; ``sha256`` covers the statement's own content and nothing else of the file.
+    ``sections`` includes empty ones, and leaves out those whose rows are at no level of detail that is read; ``sha256``
+    covers the statement's own content and nothing else of the file.
     """
 
     account: str
@@ -88,6 +94,16 @@ class FlexStatement:
     base_currency: str | None = None
     positions: tuple[FlexPosition, ...] = ()
     activities: tuple[FlexActivity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedStatement:
+    """A statement that cannot be read; ``reason`` is one line that names file, statement, row, field and value."""
+
+    reason: str
+    account: str | None = None
+    from_date: date | None = None
+    to_date: date | None = None
 
 
 def covered_day(from_date: date, to_date: date, calendar: TradingCalendar) -> date | None:

@@ -1,9 +1,11 @@
 """A strict reader of Flex files that holds one statement in memory at a time.
 
 The reader is our own, because a position that a lenient reader skips, or a document without statements, would look like
-a flat account: whatever cannot be read is an error that names file, statement, row, field and value. Unknown elements
-are skipped and unknown attributes are kept, because IB adds new ones. Expat parses the bytes as they come. A document
-with a DTD is refused: statements have none, and without a DTD no entity can be declared.
+a flat account: a statement that cannot be read is refused in a line that names file, statement, row, field and value,
+and costs no other statement of the file. A document that breaks off, or is none of statements, is refused as a whole.
+Unknown elements are skipped and unknown attributes are kept, because IB adds new ones. Expat parses the bytes as they
+come. A document with a DTD is refused: statements have none, and without a DTD no entity can be declared. What a
+document can make expat or us hold in memory is bounded.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from typing import BinaryIO
 from xml.parsers import expat
 
 from v6_pipeline.errors import FlexError
-from v6_pipeline.flex.model import FlexStatement
-from v6_pipeline.flex.statement import ROWS, Row, StatementParts
+from v6_pipeline.flex.model import FlexStatement, RefusedStatement
+from v6_pipeline.flex.replies import MOST_DEPTH, MOST_ELEMENT_BYTES
+from v6_pipeline.flex.statement import ROWS, StatementParts
+from v6_pipeline.flex.values import Row
 
 ROOT = "FlexQueryResponse"
 REPLY = "FlexStatementResponse"
@@ -22,15 +26,17 @@ REPLY = "FlexStatementResponse"
 _LIST, _STATEMENT = "FlexStatements", "FlexStatement"
 _CHUNK_BYTES = 1 << 16
 _REPLY_FIELDS = ("Status", "ErrorCode", "ErrorMessage")
+MOST_STATEMENT_BYTES = 256 << 20
+"""One account and day, whose rows are held in memory together."""
 
 
-def read_statements(file: BinaryIO, name: str) -> Iterator[FlexStatement]:
-    """Yield the statements of a file, in its order.
+def read_statements(file: BinaryIO, name: str) -> Iterator[FlexStatement | RefusedStatement]:
+    """Yield the statements of a file, in its order, those that cannot be read as refused ones.
 
     Use none of them before the iteration has ended without an error: a truncated file raises only at its end.
 
     Raises:
-        FlexError: the file is truncated, is not a Flex statement, or a statement cannot be read; one line.
+        FlexError: the file is truncated, too large to be held, or not one of Flex statements; one line.
     """
     reader = _Reader(name)
     while chunk := file.read(_CHUNK_BYTES):
@@ -56,17 +62,54 @@ class _Reader:
         self._parts: StatementParts | None = None
         self._done: list[StatementParts] = []
         self._reply: dict[str, str] = {}
+        self._bytes = 0
+        self._event_at = 0
+        """Bytes that were fed when expat last reported anything."""
+        self._statement_at = 0
 
-    def feed(self, chunk: bytes, *, is_last: bool) -> list[FlexStatement]:
+    def feed(self, chunk: bytes, *, is_last: bool) -> list[FlexStatement | RefusedStatement]:
+        if not self._bytes:
+            self._check_beginning(chunk)
+        self._bytes += len(chunk)
         try:
             self._parser.Parse(chunk, is_last)
         except expat.ExpatError as error:
             raise self._broken(error) from None
+        self._check_size()
         done, self._done = self._done, []
         return [parts.build() for parts in done]
 
+    def _check_beginning(self, chunk: bytes) -> None:
+        """Refuse what is plainly no XML in better words than expat's."""
+        text = chunk.lstrip(b"\xef\xbb\xbf \t\r\n")
+        if text.startswith(b"PK\x03\x04"):
+            raise FlexError(f"{self._name}: is a zip archive: unpack it")
+        if text and text[:1] not in b"<\xff\xfe\x00":  # the last three begin UTF-16
+            begins = text[:20].decode(errors="replace")
+            raise FlexError(
+                f"{self._name}: is not XML (it begins with {begins!r}): set the format XML in the Flex query's "
+                "delivery settings"
+            )
+
+    def _check_size(self) -> None:
+        if self._bytes - self._event_at > MOST_ELEMENT_BYTES:
+            raise FlexError(
+                f"{self._name}: an element at byte {self._event_at:,} or later is larger than "
+                f"{MOST_ELEMENT_BYTES >> 20} MiB, which no Flex statement has: not read"
+            )
+        if self._parts is not None and self._bytes - self._statement_at > MOST_STATEMENT_BYTES:
+            raise FlexError(
+                f"{self._parts.head.where}: is larger than {MOST_STATEMENT_BYTES >> 20} MiB: set 'Breakout by Day' to "
+                "Yes in the Flex query, so that each account and day has its own statement"
+            )
+
     def _start(self, element: str, attributes: dict[str, str]) -> None:
+        self._event_at = self._bytes
         depth = len(self._path)
+        if depth >= MOST_DEPTH:
+            raise FlexError(
+                f"{self._name}: has elements nested {MOST_DEPTH} deep, which no Flex statement has: not read"
+            )
         self._path.append(element)
         if depth == 0:
             if element not in {ROOT, REPLY}:
@@ -88,6 +131,7 @@ class _Reader:
                 self._parts.add(section, element, attributes)
 
     def _end(self, element: str) -> None:
+        self._event_at = self._bytes
         self._path.pop()
         if self._parts is not None and len(self._path) == 2:
             self._done.append(self._parts)
@@ -96,11 +140,13 @@ class _Reader:
             self._finish(element)
 
     def _text(self, text: str) -> None:
+        self._event_at = self._bytes
         if self._path[:1] == [REPLY] and len(self._path) == 2 and self._path[1] in _REPLY_FIELDS:
             self._reply[self._path[1]] = self._reply.get(self._path[1], "") + text.strip()
 
     def _begin(self, attributes: dict[str, str]) -> None:
         self._begun += 1
+        self._statement_at = self._bytes
         named = [attributes.get("accountId", ""), attributes.get("fromDate", ""), attributes.get("toDate", "")]
         where = f"{self._name}, statement {self._begun} ({' '.join(part for part in named if part)})"
         self._parts = StatementParts(head=Row(where, attributes), query_name=self._query_name)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from datetime import date
 from xml.parsers import expat
 
 from v6_pipeline.errors import FlexServiceError
+from v6_pipeline.flex.values import day
 
 _ENVELOPE = "FlexStatementResponse"
 _STATEMENTS = "FlexQueryResponse"
 _POSITIONS = "OpenPositions"
-_DATE = re.compile(r"([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})", re.ASCII)
 _LONGEST_TEXT = 200
+MOST_DEPTH = 32
+"""Nesting of elements; statements have five levels."""
+MOST_ELEMENT_BYTES = 4 << 20
+"""One element with its attributes, which expat holds as a whole; real ones have some kilobytes."""
 _LONGEST_ENVELOPE = 64 * 1024
 
 
@@ -63,6 +66,7 @@ class ReplyScanner:
         self._fields: dict[str, str] = {}
         self._periods: list[Period] = []
         self._bytes = 0
+        self._event_at = 0
 
     def feed(self, piece: bytes) -> None:
         """Parse the next bytes.
@@ -72,6 +76,8 @@ class ReplyScanner:
         """
         self._bytes += len(piece)
         self._parse(piece, final=False)
+        if self._bytes - self._event_at > MOST_ELEMENT_BYTES:
+            raise FlexServiceError("the Flex Web Service answered with an endless element instead of a statement")
         if self._root == _ENVELOPE and self._bytes > _LONGEST_ENVELOPE:
             raise FlexServiceError("the Flex Web Service answered with an endless message instead of a statement")
 
@@ -104,6 +110,9 @@ class ReplyScanner:
         )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        self._event_at = self._bytes
+        if len(self._open) >= MOST_DEPTH:
+            raise FlexServiceError("the Flex Web Service answered with endlessly nested elements, no statement")
         if not self._root:
             if tag not in {_ENVELOPE, _STATEMENTS}:
                 raise FlexServiceError(_no_reply(tag))
@@ -115,9 +124,11 @@ class ReplyScanner:
         self._open.append(tag)
 
     def _end(self, tag: str) -> None:  # noqa: ARG002  (expat's signature)
+        self._event_at = self._bytes
         self._open.pop()
 
     def _text(self, text: str) -> None:
+        self._event_at = self._bytes
         if self._root == _ENVELOPE and len(self._open) == 2:
             self._fields[self._open[1]] = self._fields.get(self._open[1], "") + text
 
@@ -126,10 +137,9 @@ class ReplyScanner:
 
 
 def parse_date(text: str) -> date | None:
-    """Parse a date as statements write it, ``20260318`` or ``2026-03-18``; ``None`` if it is neither."""
-    found = _DATE.fullmatch(text)
+    """Parse a date as statements write it, such as ``20260318`` or ``2026-03-18``; ``None`` if it is none."""
     try:
-        return date(int(found[1]), int(found[3]), int(found[4])) if found else None
+        return day(text)
     except ValueError:
         return None
 

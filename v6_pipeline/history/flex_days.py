@@ -53,7 +53,10 @@ def flex_days(context: HistoryContext, days: Sequence[date], *, refetch: bool = 
         else:
             context.say(f"{day}: the lake has a newer statement than the folders")
             yield from _unchanged(held, day)
-    if missing := tuple(day for day in sorted(days) if day not in index.days):
+    refused = {day: index.refused[day] for day in sorted(days) if day in index.refused}
+    for day, ones in refused.items():
+        yield Failed(spec=FLEX_STATEMENTS, days=(day,), reason="; ".join(one.reason for one in ones[:3]))
+    if missing := tuple(day for day in sorted(days) if day not in index.days and day not in refused):
         reason = _why_missing(context, missing[0], [*problems, *index.unreadable])
         yield Failed(spec=FLEX_STATEMENTS, days=missing, reason=reason)
 

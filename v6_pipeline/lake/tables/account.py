@@ -111,21 +111,35 @@ FLEX_ACTIVITY = TableSpec(
         _ACCOUNT,
         CONID.made_from(_each_move("conid")),
         integer("ordinal", "place in the statement, from 0", required=True),
-        text("kind", "trade, exercise, transfer or corporate_action", required=True),
+        text(
+            "kind",
+            "trade, exercise, transfer, corporate_action; conversion trades currencies and moves no position",
+            required=True,
+        ),
         day(
             "activity_date",
             "day on which IB booked it",
-            flex("Trade.tradeDate", "OptionEAE.date", "Transfer.date", "CorporateAction.reportDate"),
+            flex(
+                "Trade.reportDate", "Trade.tradeDate", "OptionEAE.date", "Transfer.date", "CorporateAction.reportDate"
+            ),
             required=True,
         ),
-        number("quantity", "signed change of the position, contracts or shares", _each_move("quantity"), required=True),
+        number(
+            "quantity",
+            "signed change of the position, contracts or shares; 0: a cash settlement",
+            _each_move("quantity"),
+            required=True,
+        ),
         text("symbol", "symbol of the contract", _each_move("symbol")),
         currency("currency", "contract currency", _each_move("currency")),
         price("price", "price of the trade", flex("Trade.tradePrice", "OptionEAE.tradePrice")),
         price(
             "realized_pnl",
             "FIFO profit and loss that it realized",
-            flex("Trade.fifoPnlRealized", "OptionEAE.realizedPnl", "CorporateAction.fifoPnlRealized"),
+            flex(
+                *("Trade.fifoPnlRealized", "OptionEAE.realizedPnl", "OptionEAE.proceeds"),
+                "CorporateAction.fifoPnlRealized",
+            ),
         ),
         number(
             "fx_rate_to_base", "base-currency value of one unit of the contract currency", _each_move("fxRateToBase")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v6_pipeline.errors import FlexError
-from v6_pipeline.flex.model import FlexActivity, FlexActivityKind, FlexPosition, FlexStatement
+from v6_pipeline.flex.model import FlexActivity, FlexActivityKind, FlexPosition, FlexStatement, RefusedStatement
 from v6_pipeline.flex.reader import read_statements
 
 SAMPLES = Path(__file__).parents[2] / "fixtures" / "flex"
@@ -71,8 +71,18 @@ def document(*statements: str, count: int | None = None) -> str:
     return element("FlexQueryResponse", {"queryName": "Daily", "type": "AF"}, inside)
 
 
-def read(text: str | bytes) -> list[FlexStatement]:
+def read_all(text: str | bytes) -> list[FlexStatement | RefusedStatement]:
     return list(read_statements(io.BytesIO(text.encode() if isinstance(text, str) else text), "daily.xml"))
+
+
+def read(text: str | bytes) -> list[FlexStatement]:
+    """The statements, or the reason of the first one that cannot be read as an error."""
+    found = []
+    for item in read_all(text):
+        if isinstance(item, RefusedStatement):
+            raise FlexError(item.reason)
+        found.append(item)
+    return found
 
 
 def read_one(*sections: str, **attributes: Any) -> FlexStatement:
