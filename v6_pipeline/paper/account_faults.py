@@ -54,6 +54,14 @@ class AccountFaults:
         changed = [self._changed(holding) for holding in self._book.assign(account, conid)]
         return {"positions": [holding_reply(holding) for holding in changed]}
 
+    def rename(self, conid: int, symbol: str) -> dict[str, object]:
+        """Change a contract's symbol, as a corporate action does; its conid stays, and position messages name it."""
+        contract = self._book.market.universe.rename(conid, symbol)
+        for holding in self._book.held():
+            if holding.conid == conid:
+                self._desk.position_changed(holding)
+        return {"conid": conid, "symbol": contract.symbol, "local_symbol": contract.local_symbol}
+
     def set_account_conflict(self, mode: AccountConflict) -> None:
         """Change what happens when two clients want different accounts."""
         self._desk.conflict = mode

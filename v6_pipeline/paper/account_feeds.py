@@ -28,6 +28,9 @@ MAX_SUMMARIES = 2
 MAX_ACCOUNTS = 50
 """A login of more accounts is refused reqPositions (IBKR's TWS API, "Positions")."""
 
+_GIVEN = frozenset({"market_price", "market_value", "unrealized_pnl", "realized_pnl"})
+"""Fields of a portfolio row that a file of holdings may prescribe."""
+
 EVICTED = "New account data requested from TWS. API client has been unsubscribed from account data."
 REFUSED = "Unable to subscribe to account as the following clients are subscribed to a different account."
 TOO_MANY_ACCOUNTS = "Position requests for all accounts are not supported for this login: use reqPositionsMulti"
@@ -218,7 +221,7 @@ class AccountDesk:
     def _worded(self, row: AccountValue) -> AccountValue:
         """Return a value as the simulated release of TWS words it."""
         of_one_currency = row.tag in LEDGER_TAGS and row.currency
-        if of_one_currency and self._config.has_ledger_prefix:
+        if of_one_currency and (self._config.has_ledger_prefix or self._book.market.universe.given.has_prefix):
             return replace(row, tag=messages.LEDGER_PREFIX + row.tag)
         return row
 
@@ -236,6 +239,9 @@ class AccountDesk:
             if row.contract.sec_type == _CFD and not holding.quantity:
                 # Reported: a closed CFD keeps its profit as unrealized.
                 values |= {"unrealized_pnl": holding.realized_pnl, "realized_pnl": 0.0}
+            given = self._book.given_row(holding)
+            if given is not None:
+                values |= {name: getattr(given, name) for name in values.keys() & _GIVEN}
             session.send(messages.portfolio_value(holding.account, row.contract, *values.values()))
             self._statistics.last_portfolio[holding.account, holding.conid] = values
 

@@ -8,13 +8,32 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from v6_pipeline.errors import GatewayError
-from v6_pipeline.paper.contracts import FUTURE, OPTION, STOCK, Contract, Holding
+from v6_pipeline.paper.contracts import (
+    BILL,
+    BOND,
+    CFD,
+    CRYPTO,
+    EVENT_CONTRACT,
+    FUND,
+    FUTURE,
+    OPTION,
+    SPREADS,
+    STOCK,
+    STRUCTURED,
+    WARRANT,
+    Contract,
+    Holding,
+)
+from v6_pipeline.paper.given import GivenRow
 from v6_pipeline.paper.instruments import BASE_CURRENCY
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.messages import AccountValue
 
 _STARTING_CASH = {"USD": 750_000.0, "EUR": 80_000.0}
-_OWNED = frozenset({STOCK, OPTION})  # paid for in full; a future only settles its gains
+# Paid for in full; a future, a spread of futures and a CFD only settle their gains.
+_OTHERS_OWNED = frozenset({BOND, BILL, FUND, CRYPTO, WARRANT, STRUCTURED, EVENT_CONTRACT, "CMDTY"})
+_OWNED = frozenset({STOCK, OPTION}) | _OTHERS_OWNED
+_MARGINED = frozenset({FUTURE, CFD, *SPREADS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,7 @@ class _Ledger:
     cash: float = 0.0
     stock_value: float = 0.0
     option_value: float = 0.0
+    other_value: float = 0.0
     futures_pnl: float = 0.0
     gross_value: float = 0.0
     futures_notional: float = 0.0
@@ -44,7 +64,7 @@ class _Ledger:
 
     @property
     def net_liquidation(self) -> float:
-        return self.cash + self.stock_value + self.option_value + self.futures_pnl
+        return self.cash + self.stock_value + self.option_value + self.other_value + self.futures_pnl
 
 
 class Book:
@@ -65,6 +85,7 @@ class Book:
             # of short options is as solvent as one of a few.
             contract = market.contract(holding.conid)
             cost = holding.quantity * holding.average_cost
+            self._cash.setdefault((holding.account, contract.currency), 0.0)
             self._pay(contract, holding.account, abs(cost) / 2 - cost)
 
     def held(self, account: str | None = None, *, closed: bool = False) -> list[Holding]:
@@ -156,8 +177,10 @@ class Book:
             closed = held - (quantity if held * quantity > 0 else 0.0)
             profit = closed * (cost - holding.average_cost)
             holding.realized_pnl += profit
-            if contract.sec_type == FUTURE:
-                self._cash[holding.account, contract.currency] += profit
+            if contract.sec_type in _MARGINED:
+                self._cash[holding.account, contract.currency] = (
+                    self._cash.get((holding.account, contract.currency), 0.0) + profit
+                )
             if held * quantity < 0:
                 holding.average_cost = cost
         holding.quantity = quantity
@@ -178,6 +201,11 @@ class Book:
             daily_pnl=round(holding.quantity * (quote.mark - quote.close) * contract.value_per_point, 6),
         )
 
+    def given_row(self, holding: Holding) -> GivenRow | None:
+        """Return the portfolio row that a file prescribes for a holding, until its quantity changes."""
+        row = self.market.universe.given.rows.get((holding.account, holding.conid))
+        return row if row is not None and row.quantity == holding.quantity else None
+
     def pnl(self, holdings: Iterable[Holding]) -> tuple[float, float, float]:
         """Return daily, unrealized and realized profit of holdings, in the base currency."""
         daily = unrealized = realized = 0.0
@@ -195,25 +223,29 @@ class Book:
         base = _Ledger()
         for currency, ledger in ledgers.items():
             rate = self.market.exchange_rate(currency)
-            for name in _Ledger.__slots__:
-                setattr(base, name, getattr(base, name) + getattr(ledger, name) * rate)
-        rows = _summary_rows(account, base)
+            for amount in _Ledger.__slots__:
+                setattr(base, amount, getattr(base, amount) + getattr(ledger, amount) * rate)
+        name = self.market.universe.given.base
+        rows = _summary_rows(account, name, base)
         for currency, ledger in ledgers.items():
-            rows += _ledger_rows(account, currency, ledger, self.market.exchange_rate(currency))
-        return rows + _ledger_rows(account, "BASE", base, 1.0)
+            rows += _ledger_rows(account, currency, ledger, self.market.exchange_rate(currency), name)
+        rows += _ledger_rows(account, "BASE", base, 1.0, name)
+        return rows + [AccountValue(*value) for value in self.market.universe.given.extra_values]
 
     def _ledgers(self, account: str) -> dict[str, _Ledger]:
-        ledgers = {currency: _Ledger(cash=self._cash[account, currency]) for currency in _STARTING_CASH}
+        ledgers = {currency: _Ledger(cash=cash) for (owner, currency), cash in self._cash.items() if owner == account}
         for holding in self.held(account, closed=True):
             row = self.valuation(holding)
-            ledger = ledgers[row.contract.currency]
+            ledger = ledgers.setdefault(row.contract.currency, _Ledger())
             ledger.realized += holding.realized_pnl
             ledger.unrealized += row.unrealized_pnl
             if row.contract.sec_type == STOCK:
                 ledger.stock_value += row.market_value
             elif row.contract.sec_type == OPTION:
                 ledger.option_value += row.market_value
-            elif row.contract.sec_type == FUTURE:
+            elif row.contract.sec_type in _OTHERS_OWNED:
+                ledger.other_value += row.market_value
+            elif row.contract.sec_type in _MARGINED:
                 ledger.futures_pnl += row.unrealized_pnl
                 ledger.futures_notional += abs(row.market_value)
             if row.contract.sec_type in _OWNED:
@@ -225,10 +257,10 @@ class Book:
 
     def _pay(self, contract: Contract, account: str, amount: float) -> None:
         if contract.sec_type in _OWNED:
-            self._cash[account, contract.currency] += amount
+            self._cash[account, contract.currency] = self._cash.get((account, contract.currency), 0.0) + amount
 
 
-def _summary_rows(account: str, base: _Ledger) -> list[AccountValue]:
+def _summary_rows(account: str, currency: str, base: _Ledger) -> list[AccountValue]:
     maintenance = 0.25 * base.gross_value + 0.05 * base.futures_notional
     initial = 1.25 * maintenance
     net = base.net_liquidation
@@ -250,11 +282,13 @@ def _summary_rows(account: str, base: _Ledger) -> list[AccountValue]:
         AccountValue("AccountReady", "true", ""),
         AccountValue("AccountType", "INDIVIDUAL", ""),
         AccountValue("Cushion", f"{(net - maintenance) / net if net > 0 else 0.0:.6f}", ""),
-        *(AccountValue(tag, f"{amount:.2f}", BASE_CURRENCY) for tag, amount in amounts.items()),
+        *(AccountValue(tag, f"{amount:.2f}", currency) for tag, amount in amounts.items()),
     ]
 
 
-def _ledger_rows(account: str, currency: str, ledger: _Ledger, rate: float) -> list[AccountValue]:
+def _ledger_rows(
+    account: str, currency: str, ledger: _Ledger, rate: float, base: str = BASE_CURRENCY
+) -> list[AccountValue]:
     values = {
         "AccountOrGroup": account,
         "CashBalance": f"{ledger.cash:.2f}",
@@ -263,7 +297,7 @@ def _ledger_rows(account: str, currency: str, ledger: _Ledger, rate: float) -> l
         "FuturesPNL": f"{ledger.futures_pnl:.2f}",
         "NetLiquidationByCurrency": f"{ledger.net_liquidation:.2f}",
         "OptionMarketValue": f"{ledger.option_value:.2f}",
-        "RealCurrency": BASE_CURRENCY if currency == "BASE" else currency,
+        "RealCurrency": base if currency == "BASE" else currency,
         "RealizedPnL": f"{ledger.realized:.2f}",
         "StockMarketValue": f"{ledger.stock_value:.2f}",
         "TotalCashBalance": f"{ledger.cash:.2f}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, STOCK, Contract
+from v6_pipeline.paper.contracts import CASH, CRYPTO, FUTURE, INDEX, OPTION, SPREADS, STOCK, Contract
 from v6_pipeline.paper.prices import Quote
 
 Kind = TypeVar("Kind")
@@ -48,7 +48,8 @@ _FARM_OF_TYPE = {
     INDEX: Farm.USFARM,
     OPTION: Farm.USOPT,
     FUTURE: Farm.USFUTURE,
-    CASH: Farm.CASHFARM,
+    **dict.fromkeys(SPREADS, Farm.USFUTURE),
+    **dict.fromkeys((CASH, CRYPTO, "CMDTY"), Farm.CASHFARM),
 }
 
 
@@ -87,7 +88,7 @@ def use_up(ordered: list[NextRequests[Kind]], conid: int, kind: Kind | None = No
 
 def farm_of(contract: Contract) -> Farm:
     """Return the farm of a contract's ticks."""
-    return _FARM_OF_TYPE[contract.sec_type]
+    return _FARM_OF_TYPE.get(contract.sec_type, Farm.USFARM)
 
 
 def farm_notice(farm: Farm, *, is_ok: bool) -> tuple[int, str]:

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 
 from v6_pipeline.errors import GatewayError
+from v6_pipeline.paper.holdings_file import HoldingsFile
 
 LOOPBACK = "127.0.0.1"
 """The only address on which the gateway listens; it cannot be configured."""
@@ -44,6 +45,8 @@ class GatewayConfig:
         flat_accounts: those of `accounts` that hold nothing at the start.
         tws_version: release of TWS that is simulated, in whose words account values are sent.
         positions: number of positions that the accounts hold together at the start.
+        unusual: hold contracts of kinds that few accounts have besides: bonds, bills, prices in pence, CFDs, spreads.
+        holdings: contracts and holdings of a file besides, whose accounts are among `accounts`; see `holdings_file`.
         seed: determines quantities, costs and prices.
         lines: market data lines over all clients; IB grants 100 by default.
         message_rate: messages that one client may send in a rolling second.
@@ -70,6 +73,8 @@ class GatewayConfig:
     flat_accounts: tuple[str, ...] = ()
     tws_version: str = "10.30"
     positions: int = 60
+    unusual: bool = False
+    holdings: HoldingsFile | None = None
     seed: int = 1
     lines: int = 100
     message_rate: int = 100
@@ -98,6 +103,10 @@ class GatewayConfig:
                 f"flat accounts must be some of the accounts and not all, not {', '.join(self.flat_accounts)}",
             ),
             (_RELEASE.fullmatch(self.tws_version), f"TWS version must be like 10.47, not {self.tws_version}"),
+            (
+                self.holdings is None or set(self.holdings.accounts) <= set(self.accounts),
+                "the accounts of the holdings file are not among the accounts",
+            ),
             *(
                 (port is None or 0 <= port <= 65535, f"{name} {port} is not between 0 and 65535")
                 for name, port in ports.items()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Annotated
 
 from v6_pipeline.paper.conditions import NextRequests, Prices
-from v6_pipeline.paper.fields import Code, Count, Lines, OneOf
+from v6_pipeline.paper.fields import Code, Count, Lines, Number, OneOf
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.market_data import ADVISORIES, REJECTIONS, MarketDataDesk
 from v6_pipeline.paper.session import ClientSession, streams
@@ -56,6 +56,30 @@ class ContractFaults:
     def allow(self, conids: list[int]) -> None:
         """Undo `deny`."""
         self._conditions.denied.difference_update(conids)
+
+    def quote(
+        self,
+        conid: int,
+        bid: Number | None = None,
+        bid_size: Number | None = None,
+        ask: Number | None = None,
+        ask_size: Number | None = None,
+        last: Number | None = None,
+        last_size: Number | None = None,
+        close: Number | None = None,
+        mark: Number | None = None,
+    ) -> None:
+        """Send exactly these prices and sizes of a contract from the next tick on; without any, the market's again.
+
+        A price that is not named keeps its value at the client; a bid, ask or last without size has a size of 100.
+        """
+        named = {"bid": bid, "ask": ask, "last": last, "close": close, "mark": mark}
+        prices = {name: value for name, value in named.items() if value is not None}
+        sizes = {"bid_size": bid_size, "ask_size": ask_size, "last_size": last_size}
+        sizes |= {
+            f"{name}_size": 100.0 for name in ("bid", "ask", "last") if name in prices and sizes[f"{name}_size"] is None
+        }
+        self._market.prescribe(conid, prices | {name: value for name, value in sizes.items() if value is not None})
 
     def halt(self, conids: list[int]) -> None:
         """Halt trading: tick 49 reports it with the next tick, and prices are frozen."""

@@ -1,9 +1,11 @@
 """Contracts, holdings and the universe that contains them: dataclasses and look-ups that the package shares."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from enum import StrEnum
 
+from v6_pipeline.paper.given import GivenHoldings
 from v6_pipeline.paper.requests import ContractQuery
 
 OPTION = "OPT"
@@ -11,6 +13,30 @@ FUTURE = "FUT"
 STOCK = "STK"
 INDEX = "IND"
 CASH = "CASH"
+BOND = "BOND"
+BILL = "BILL"
+CFD = "CFD"
+FUND = "FUND"
+CRYPTO = "CRYPTO"
+WARRANT = "WAR"
+STRUCTURED = "IOPT"
+"""Exchange-traded warrants and certificates of Europe (Dutch warrants)."""
+EVENT_CONTRACT = "EC"
+LENDING = "SLB"
+SPREADS = ("ICU", "ICS")
+"""Inter-commodity spreads that an exchange lists as one contract: their price may be negative."""
+
+_FACE_IN_PERCENT = {BOND: 10.0, BILL: 10.0}
+"""Value of one unit at a price of 1: a unit is 1,000 face, and the price is in percent (reported, not documented)."""
+_RATIO_AS_MULTIPLIER = frozenset({WARRANT, STRUCTURED})
+"""Their multiplier is the ratio to the underlying; the price is that of one certificate."""
+
+
+class Mismatch(StrEnum):
+    """How the fields of a request contradict its conid."""
+
+    SECURITY_TYPE = "security type"
+    FIELDS = "fields"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +74,15 @@ class Contract:
 
     @property
     def value_per_point(self) -> float:
-        """Gain of one held unit, in the contract's currency, when its price rises by 1."""
-        return float(self.multiplier or 1) / self.price_magnifier
+        """Gain of one held unit, in the contract's currency, when its price rises by 1.
+
+        The multiplier through the magnifier, but for bonds and bills (units of 1,000 face, prices in percent) and for
+        certificates and warrants.
+        """
+        if self.sec_type in _FACE_IN_PERCENT:
+            return _FACE_IN_PERCENT[self.sec_type]
+        multiplier = 1.0 if self.sec_type in _RATIO_AS_MULTIPLIER else float(self.multiplier or 1)
+        return multiplier / self.price_magnifier
 
     @property
     def position_exchange(self) -> str:
@@ -69,7 +102,7 @@ class Contract:
         if query.exchange and query.exchange not in self.exchanges:
             return False
         if query.conid:
-            return query.conid == self.conid
+            return query.conid == self.conid and self.mismatch(query) is None
         wanted = (
             (query.symbol, self.symbol),
             (query.sec_type, self.sec_type),
@@ -85,6 +118,17 @@ class Contract:
             and self.expiry.startswith(query.expiry)
             and (not query.strike or query.strike == self.strike)
         )
+
+    def mismatch(self, query: ContractQuery) -> Mismatch | None:
+        """Return how the other fields of a request with this conid contradict it; empty fields never do."""
+        if query.sec_type and query.sec_type != self.sec_type:
+            return Mismatch.SECURITY_TYPE
+        fields = (
+            (query.symbol, self.symbol),
+            (query.currency, self.currency),
+            (query.local_symbol, self.local_symbol),
+        )
+        return Mismatch.FIELDS if any(value and value != own for value, own in fields) else None
 
 
 @dataclass(slots=True)
@@ -103,9 +147,12 @@ class Holding:
 
 
 class Universe:
-    """All contracts of the gateway and the holdings at the start; immutable."""
+    """All contracts of the gateway and the holdings at the start; only `rename` changes it.
 
-    __slots__ = ("_by_symbol", "accounts", "as_of", "contracts", "holdings", "seed")
+    `given` has the prices of contracts, and the portfolio rows, that a file of holdings prescribes.
+    """
+
+    __slots__ = ("_by_symbol", "accounts", "as_of", "contracts", "given", "holdings", "seed")
 
     def __init__(
         self,
@@ -115,15 +162,26 @@ class Universe:
         accounts: tuple[str, ...],
         contracts: Iterable[Contract],
         holdings: Iterable[Holding],
+        given: GivenHoldings | None = None,
     ) -> None:
         self.seed = seed
         self.as_of = as_of
         self.accounts = accounts
         self.contracts: dict[int, Contract] = {contract.conid: contract for contract in contracts}
         self.holdings: tuple[Holding, ...] = tuple(holdings)
+        self.given = given or GivenHoldings()
         self._by_symbol: dict[str, list[Contract]] = {}
         for contract in self.contracts.values():
             self._by_symbol.setdefault(contract.symbol, []).append(contract)
+
+    def rename(self, conid: int, symbol: str) -> Contract:
+        """Change a contract's symbol, which keeps its conid; return the contract."""
+        old = self.contracts[conid]
+        local = old.local_symbol.replace(old.symbol, symbol, 1) if old.symbol else symbol
+        new = self.contracts[conid] = replace(old, symbol=symbol, local_symbol=local)
+        self._by_symbol[old.symbol].remove(old)
+        self._by_symbol.setdefault(symbol, []).append(new)
+        return new
 
     def find(self, query: ContractQuery) -> list[Contract]:
         """Return the contracts that a request describes, none for an empty description."""

@@ -61,6 +61,8 @@ class PaperGateway:
             accounts=self.config.accounts,
             positions=self.config.positions,
             flat_accounts=self.config.flat_accounts,
+            unusual=self.config.unusual,
+            file=self.config.holdings,
         )
         self.statistics = Statistics(self.config.clock, self.config.utcnow)
         self.market = Market(self.universe, self.statistics, self.config.lines)

@@ -1,11 +1,13 @@
 """The state of the simulated market that all clients share: sequence numbers, lines in use, active faults."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper.conditions import ContractConditions, LinkConditions
 from v6_pipeline.paper.contracts import Contract, Universe
-from v6_pipeline.paper.instruments import BASE_CURRENCY, CURRENCY_PAIR_CONID
+from v6_pipeline.paper.given import GivenPrices
+from v6_pipeline.paper.instruments import BASE_CURRENCY, CURRENCY_PAIRS
 from v6_pipeline.paper.prices import Quote, quote_at
 from v6_pipeline.paper.statistics import Statistics
 
@@ -22,6 +24,8 @@ class Market:
         self._statistics = statistics
         self._sequences: dict[int, int] = {}
         self._quotes: dict[int, Quote] = {}
+        self.quiet(conid for conid, prices in universe.given.prices.items() if prices.is_silent)
+        self.conditions.remarks.update(universe.given.advice)
 
     def contract(self, conid: int) -> Contract:
         """Return a contract of the universe.
@@ -45,6 +49,17 @@ class Market:
             quote = self._quotes[conid] = quote_at(self.universe, conid, self.sequence(conid))
         return quote
 
+    def prescribe(self, conid: int, ticks: Mapping[str, float]) -> None:
+        """Let a contract show exactly these prices and sizes; none of them ends that."""
+        own = quote_at(self.universe, conid, self.sequence(conid)).mark
+        prices = dict(self.universe.given.prices)
+        if ticks:
+            prices[conid] = GivenPrices(ticks.get("mark", ticks.get("last", own)), ticks)
+        else:
+            prices.pop(conid, None)
+        self.universe.given = replace(self.universe.given, prices=prices)
+        self._quotes.pop(conid, None)
+
     def advance(self, conids: Iterable[int]) -> None:
         """Advance contracts by one sequence number, except those whose price is frozen."""
         for conid in conids:
@@ -54,7 +69,11 @@ class Market:
 
     def exchange_rate(self, currency: str) -> float:
         """Return the value of one unit of a currency in the base currency."""
-        return 1.0 if currency == BASE_CURRENCY else self.quote(CURRENCY_PAIR_CONID).mark
+        base = self.universe.given.base
+        return 1.0 if currency == base else self._in_dollars(currency) / self._in_dollars(base)
+
+    def _in_dollars(self, currency: str) -> float:
+        return 1.0 if currency == BASE_CURRENCY else self.quote(CURRENCY_PAIRS[currency]).mark
 
     def is_quiet(self, conid: int) -> bool:
         """Return whether an action has silenced a contract."""

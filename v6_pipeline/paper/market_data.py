@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from v6_pipeline.paper import messages
 from v6_pipeline.paper.conditions import NextRequests, distorted, use_up
 from v6_pipeline.paper.config import GatewayConfig
-from v6_pipeline.paper.contracts import Contract
+from v6_pipeline.paper.contracts import Contract, Mismatch
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.requests import (
     ContractQuery,
@@ -21,6 +21,7 @@ from v6_pipeline.paper.ticks import DELAYED_TICKS, LIVE_TICKS, MARK_PRICE_GENERI
 from v6_pipeline.paper.wire import Fields
 
 NO_DEFINITION = "No security definition has been found for the request"
+CONTRADICTION = "The contract id parameter of the request contradicts its other contract parameters."
 NOT_SUBSCRIBED = (
     "Requested market data is not subscribed. Check API status by selecting the Account menu then under Management "
     "choose Market Data Subscription Manager and/or availability of delayed data."
@@ -77,12 +78,12 @@ class MarketDataDesk:
             return  # definitions come from IB's servers: users report that no answer comes
         found = self._find(query)
         if not found:
-            session.error(request_id, 200, NO_DEFINITION)
+            session.error(request_id, *self._no_contract(query))
             return
         today = self._config.utcnow().date()
         for contract in found:
             exchange = query.exchange or contract.exchanges[0]
-            session.send(messages.contract_details(request_id, contract, exchange, today))
+            session.send(messages.definition(request_id, contract, exchange, today))
         session.send(messages.contract_details_end(request_id))
 
     def market_data_type(self, session: ClientSession, fields: Fields) -> None:
@@ -172,11 +173,21 @@ class MarketDataDesk:
             return 321, validation_error("Snapshot market data subscription is not applicable to generic ticks")
         found = self._find(request.query)
         if not found:
-            return 200, NO_DEFINITION
+            return self._no_contract(request.query)
         if len(found) > 1:
             return 200, f"The contract description specified for {request.query.symbol} is ambiguous."
         code = use_up(self.rejections, found[0].conid)
         return None if code is None else (code, REJECTIONS[code])
+
+    def _no_contract(self, query: ContractQuery) -> tuple[int, str]:
+        """Return the refusal of a request that finds nothing: 478 if its fields contradict its conid, else 200.
+
+        Reported by users: a security type that IB does not know, or another one than the contract's, draws 200.
+        """
+        contract = self._market.universe.contracts.get(query.conid)
+        if contract is not None and contract.mismatch(query) is Mismatch.FIELDS:
+            return 478, CONTRADICTION
+        return 200, NO_DEFINITION
 
     def _find(self, query: ContractQuery) -> list[Contract]:
         """Return the contracts that a request describes and IB has a definition of."""

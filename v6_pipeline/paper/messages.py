@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from v6_pipeline.paper.contracts import FUTURE, OPTION, Contract
+from v6_pipeline.paper.contracts import BILL, BOND, Contract
 from v6_pipeline.paper.trading_hours import hours, last_trade_time, time_zone
 from v6_pipeline.paper.wire import Field, Message
 
@@ -173,13 +173,12 @@ def contract_details(request_id: int, contract: Contract, exchange: str, today: 
     """A contract's definition, requested for `exchange`."""
     trading, liquid = hours(contract, today)
     zone = time_zone(contract)
-    has_expiry = contract.sec_type in {OPTION, FUTURE}
     return (
         10,
         request_id,
         contract.symbol,
         contract.sec_type,
-        f"{contract.expiry}-{last_trade_time(contract)}-{zone}" if has_expiry else "",
+        f"{contract.expiry}-{last_trade_time(contract)}-{zone}" if contract.expiry else "",
         contract.strike,
         contract.right,
         exchange,
@@ -215,6 +214,48 @@ def contract_details(request_id: int, contract: Contract, exchange: str, today: 
         1.0,  # smallest size
         1.0,  # size increment
         100.0 if contract.sec_type == "STK" else 1.0,
+    )
+
+
+def definition(request_id: int, contract: Contract, exchange: str, today: date) -> Message:
+    """A contract's definition in the message of its kind: bonds and bills have one of their own."""
+    if contract.sec_type in {BOND, BILL}:
+        return bond_details(request_id, contract, exchange)
+    return contract_details(request_id, contract, exchange, today)
+
+
+def bond_details(request_id: int, contract: Contract, exchange: str) -> Message:
+    """A bond's or bill's definition (bondContractData): it has neither magnifier nor underlying."""
+    return (
+        18,
+        request_id,
+        contract.symbol,
+        contract.sec_type,
+        "",  # CUSIP, which needs a subscription
+        4.25 if contract.sec_type == BOND else 0.0,  # coupon
+        contract.expiry,
+        "",  # issue date
+        *("", "", ""),  # ratings, type of bond and of coupon
+        *(0, 0, 0),  # convertible, callable, putable
+        "",  # description
+        exchange,
+        contract.currency,
+        contract.market_name,
+        contract.trading_class,
+        contract.conid,
+        contract.min_tick,
+        "ACTIVETIM,DAY,GTC,LMT,MKT",
+        ",".join(contract.exchanges),
+        *("", "", 0),  # next option: date, type, partial
+        "",  # notes
+        contract.long_name,
+        *("", ""),  # economic value: rule and multiplier
+        0,  # security ids
+        1,  # aggregated group
+        ",".join("26" for _ in contract.exchanges),  # market rules
+        1.0,  # smallest size
+        1.0,  # size increment
+        1.0,  # suggested size increment
     )
 
 

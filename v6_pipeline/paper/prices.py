@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import date
 
 from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, Contract, Universe
-from v6_pipeline.paper.instruments import BASE_CURRENCY, CURRENCY_PAIR_CONID
+from v6_pipeline.paper.given import GivenPrices
+from v6_pipeline.paper.instruments import BASE_CURRENCY, CURRENCY_PAIRS
 
 RATE = 0.04
 """Annual risk-free rate, continuously compounded."""
@@ -32,7 +33,7 @@ class Quote:
 
     Prices are in the contract's quoted units (before multiplier and magnifier); `None` is no value: no bid below the
     minimum tick, no bid and ask of an index, greeks of options only. `vega` is per volatility point, `theta` per day,
-    as IB quotes them.
+    as IB quotes them. `absent` names prices that are not sent at all.
     """
 
     conid: int
@@ -53,6 +54,7 @@ class Quote:
     theta: float | None = None
     option_price: float | None = None
     underlying_price: float | None = None
+    absent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,9 @@ def quote_at(universe: Universe, conid: int, sequence: int) -> Quote:
         KeyError: the universe has no such contract.
     """
     contract = universe.contracts[conid]
+    given = universe.given.prices.get(conid)
+    if given is not None:
+        return _given_quote(universe.seed, contract, given, sequence)
     if contract.sec_type == OPTION:
         underlying = universe.contracts[contract.underlying_conid]
         return _option_quote(universe.seed, contract, underlying, universe.as_of, sequence)
@@ -91,6 +96,9 @@ def daily_close(universe: Universe, conid: int, day: date) -> float | None:
     expiry = expiry_of(contract)
     if expiry is not None and day > expiry:
         return None
+    given = universe.given.prices.get(conid)
+    if given is not None:
+        return given.price
     if contract.sec_type != OPTION:
         return _linear_close(universe, contract, day)
     underlying = universe.contracts[contract.underlying_conid]
@@ -104,7 +112,9 @@ def daily_close(universe: Universe, conid: int, day: date) -> float | None:
 
 def daily_exchange_rate(universe: Universe, currency: str, day: date) -> float:
     """Return the value of one unit of a currency in the base currency at the close of `day`."""
-    return 1.0 if currency == BASE_CURRENCY else _linear_close(universe, universe.contracts[CURRENCY_PAIR_CONID], day)
+    return (
+        1.0 if currency == BASE_CURRENCY else _linear_close(universe, universe.contracts[CURRENCY_PAIRS[currency]], day)
+    )
 
 
 def expiry_of(contract: Contract) -> date | None:
@@ -220,8 +230,9 @@ def _linear_quote(seed: int, contract: Contract, anchor: Contract, as_of: date, 
         mark = last = to_tick(price_at(sequence), tick)
         bid_size = ask_size = last_size = 0.0
     else:
-        bid = to_tick(price_at(sequence) * (1 - 0.00005), tick, 0.0)
-        ask = max(to_tick(price_at(sequence) * (1 + 0.00005), tick, 0.999999), round(bid + tick, 9))
+        half_spread = abs(price_at(sequence)) * 0.00005
+        bid = to_tick(price_at(sequence) - half_spread, tick, 0.0)
+        ask = max(to_tick(price_at(sequence) + half_spread, tick, 0.999999), round(bid + tick, 9))
         mark = round((bid + ask) / 2, 9)
     if contract.sec_type == CASH:
         bid_size, ask_size, last_size = bid_size * 1000, ask_size * 1000, last_size * 1000
@@ -238,6 +249,26 @@ def _linear_quote(seed: int, contract: Contract, anchor: Contract, as_of: date, 
         close=to_tick(price_at(_CLOSE_SEQUENCE), tick),
         mark=mark,
     )
+
+
+def _given_quote(seed: int, contract: Contract, given: GivenPrices, sequence: int) -> Quote:
+    """Return prescribed prices; without prescribed ticks, sizes and volume change with the sequence number."""
+    tick = contract.min_tick
+    bid_size, ask_size, last_size, volume = _sizes(seed, contract.conid, sequence, 900)
+    moving = {
+        "bid": round(given.price - tick, 9),
+        "ask": round(given.price + tick, 9),
+        **dict.fromkeys(("last", "close", "mark"), given.price),
+        "bid_size": bid_size,
+        "ask_size": ask_size,
+        "last_size": last_size,
+        "volume": volume,
+    }
+    still = dict.fromkeys(moving, given.price) | dict.fromkeys(("bid_size", "ask_size", "last_size"), 100.0)
+    sent = moving if given.ticks is None else given.ticks
+    absent = frozenset(moving) - frozenset(sent) | {"greeks"}
+    values = {**still, "volume": 0.0, **sent}
+    return Quote(conid=contract.conid, sequence=sequence, absent=absent, **values)
 
 
 def _option_value(seed: int, contract: Contract, underlying: Contract, as_of: date, spot_price: float) -> Greeks:

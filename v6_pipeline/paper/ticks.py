@@ -107,18 +107,18 @@ def burst(
     if contract.sec_type != INDEX:
         _side("bid", ticker_id, quote, previous, types, sent, values)
         _side("ask", ticker_id, quote, previous, types, sent, values)
-        if previous is None or previous.volume != quote.volume:
+        if "volume" not in quote.absent and (previous is None or previous.volume != quote.volume):
             sent.append(messages.tick_size(ticker_id, types.volume, quote.volume))
             values["volume"] = quote.volume
     if _side("last", ticker_id, quote, previous, types, sent, values):
         sent.append(messages.tick_string(ticker_id, types.last_timestamp, str(timestamp)))
-    if previous is None or previous.close != quote.close:
+    if "close" not in quote.absent and (previous is None or previous.close != quote.close):
         sent.append(messages.tick_price(ticker_id, types.close, quote.close, 0.0))
         values["close"] = quote.close
-    if wants_mark and (previous is None or previous.mark != quote.mark):
+    if wants_mark and "mark" not in quote.absent and (previous is None or previous.mark != quote.mark):
         sent.append(messages.tick_price(ticker_id, MARK_PRICE_TICK, quote.mark, 0.0))
         values["mark"] = quote.mark
-    if has_greeks and contract.sec_type == OPTION:
+    if has_greeks and contract.sec_type == OPTION and "greeks" not in quote.absent:
         _greeks(ticker_id, quote, previous, types, sent, values)
     return Burst(tuple(sent), values)
 
@@ -133,6 +133,8 @@ def _side(
     values: dict[str, float],
 ) -> bool:
     """Send a price with its size if the price changed, else the size if that did; return True if either did."""
+    if name in quote.absent:
+        return False
     price, size = getattr(quote, name), getattr(quote, f"{name}_size")
     if previous is None or getattr(previous, name) != price:
         values[name] = NO_PRICE if price is None else price

@@ -16,6 +16,7 @@ _NTH_WEEKDAYS = frozenset({(1, _MONDAY, 3), (2, _MONDAY, 3), (9, _MONDAY, 1), (1
 _SPECIAL_CLOSINGS = frozenset({date(2025, 1, 9)})  # the day of mourning for President Carter
 NEW_YORK = ZoneInfo("America/New_York")
 _REGULAR_CLOSE, _EARLY_CLOSE = time(16), time(13)
+_EUROPEAN_ZONES = {"EUR": "MET", "GBP": "GB-Eire"}
 
 
 def _easter(year: int) -> date:
@@ -85,7 +86,9 @@ def time_zone(contract: Contract) -> str:
     """Return the time zone of a contract's hours, as IB names it."""
     if contract.sec_type == FUTURE:
         return "US/Eastern" if contract.exchanges[0] in {"NYMEX", "COMEX"} else "US/Central"
-    return "MET" if contract.currency == "EUR" and contract.sec_type == STOCK else "US/Eastern"
+    if contract.sec_type == STOCK and contract.currency in _EUROPEAN_ZONES:
+        return _EUROPEAN_ZONES[contract.currency]
+    return "US/Eastern"
 
 
 def last_trade_time(contract: Contract) -> str:
@@ -119,7 +122,7 @@ def session(contract: Contract, day: date, *, regular: bool) -> tuple[datetime, 
     opens, closes = (time(int(text[:2]), int(text[2:])) for text in (liquid if regular else wide))
     begin = datetime.combine(day - timedelta(days=1) if opens > closes else day, opens, tzinfo=zone)
     end = datetime.combine(day, closes, tzinfo=zone)
-    if closes_early(day) and contract.sec_type != CASH and contract.currency != "EUR":
+    if closes_early(day) and contract.sec_type != CASH and contract.currency not in _EUROPEAN_ZONES:
         later = {FUTURE: timedelta(minutes=15), STOCK: timedelta(0) if regular else timedelta(hours=4)}
         end = min(end, (us_close(day) + later.get(contract.sec_type, timedelta(0))).astimezone(zone))
     return begin, end
@@ -127,15 +130,16 @@ def session(contract: Contract, day: date, *, regular: bool) -> tuple[datetime, 
 
 def _spans(contract: Contract) -> tuple[tuple[str, str], tuple[str, str]]:
     """Return trading and liquid hours of a day, in the contract's zone."""
-    if contract.currency == "EUR" and contract.sec_type == STOCK:
-        return ("0900", "1730"), ("0900", "1730")
-    return {
+    if contract.sec_type == STOCK and contract.currency in _EUROPEAN_ZONES:
+        return (("0900", "1730"),) * 2 if contract.currency == "EUR" else (("0800", "1630"),) * 2
+    spans = {
         STOCK: (("0400", "2000"), ("0930", "1600")),
         OPTION: (("0930", "1600"), ("0930", "1600")),
         INDEX: (("0930", "1600"), ("0930", "1600")),
         FUTURE: (("1700", "1600"), ("0830", "1600")),
         CASH: (("1715", "1700"), ("1715", "1700")),
-    }[contract.sec_type]
+    }
+    return spans.get(contract.sec_type, spans[STOCK])
 
 
 def _session(day: date, span: tuple[str, str]) -> str:

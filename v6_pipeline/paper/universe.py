@@ -11,7 +11,16 @@ from datetime import date
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, STOCK, Contract, Holding, Universe
-from v6_pipeline.paper.instruments import CURRENCY_PAIR_CONID, FUTURES, UNDERLYINGS, FutureSpec, UnderlyingSpec
+from v6_pipeline.paper.holdings_file import HoldingsFile
+from v6_pipeline.paper.instruments import (
+    CURRENCY_PAIRS,
+    FUTURES,
+    UNDERLYINGS,
+    UNUSUAL,
+    FutureSpec,
+    UnderlyingSpec,
+    UnusualSpec,
+)
 from v6_pipeline.paper.prices import quote_at, unit
 from v6_pipeline.paper.trading_hours import quarterly_expiries, weekly_expiries
 
@@ -25,6 +34,24 @@ OPTIONED = tuple(spec for spec in UNDERLYINGS if spec.strike_step)
 # Short and long wing of each condor, in strikes away from the money: five condors use twenty different contracts.
 _CONDOR_WINGS = ((1, 3), (2, 4), (5, 7), (6, 8), (9, 10))
 _OPTIONS_PER_LADDER = 4 * len(_CONDOR_WINGS)
+
+# (conid, index of the account, quantity): the positions that `unusual` adds; the funds and coins are fractions.
+_UNUSUAL_POSITIONS = (
+    (698_000_001, 0, 21.0),
+    (698_000_002, 1, 10.0),
+    (698_000_003, 1, 10.0),
+    (698_000_004, 0, 100.0),
+    (698_000_005, 0, -3.0),
+    (698_000_006, 1, 40.0),
+    (698_000_007, 1, 500.0),
+    (698_000_009, 0, 100.0),
+    (698_000_010, 1, 2.0),
+    (698_000_011, 0, -1.0),
+    (698_000_012, 0, 12.345),
+    (479_624_278, 1, 0.01234567),
+    (698_000_013, 0, 4.0),
+    (698_000_014, 1, 1.5),
+)
 
 # (symbol, index of the account, quantity): the positions that are not options. AAPL, SPY and ES are in both accounts.
 _FIXED_POSITIONS = (
@@ -46,9 +73,19 @@ _FIXED_POSITIONS = (
 
 
 def build_universe(
-    *, seed: int, as_of: date, accounts: tuple[str, ...], positions: int, flat_accounts: tuple[str, ...] = ()
+    *,
+    seed: int,
+    as_of: date,
+    accounts: tuple[str, ...],
+    positions: int,
+    flat_accounts: tuple[str, ...] = (),
+    unusual: bool = False,
+    file: HoldingsFile | None = None,
 ) -> Universe:
     """Return the universe with `positions` holdings over `accounts`, except `flat_accounts`.
+
+    `unusual` adds holdings of the kinds that few accounts have (bonds, prices in pence, CFDs, spreads and others);
+    `file` adds its contracts and holdings, with their prices.
 
     Raises:
         GatewayError: more positions than `MAX_POSITIONS`, or a negative number.
@@ -60,10 +97,18 @@ def build_universe(
     contracts = list(_contracts(as_of, expiries))
     market = Universe(seed=seed, as_of=as_of, accounts=accounts, contracts=contracts, holdings=())
     holders = tuple(account for account in accounts if account not in flat_accounts)
-    holdings = [
-        _holding(market, holders, *row) for row in itertools.islice(_positions(market, expiries, holders), positions)
-    ]
-    return Universe(seed=seed, as_of=as_of, accounts=accounts, contracts=contracts, holdings=holdings)
+    rows = list(itertools.islice(_positions(market, expiries, holders), positions))
+    if unusual:
+        rows += [(market.contracts[conid], account, quantity) for conid, account, quantity in _UNUSUAL_POSITIONS]
+    holdings = [_holding(market, holders, *row) for row in rows]
+    return Universe(
+        seed=seed,
+        as_of=as_of,
+        accounts=accounts,
+        contracts=[*contracts, *(file.contracts if file else ())],
+        holdings=[*holdings, *(file.holdings if file else ())],
+        given=file.given if file else None,
+    )
 
 
 def _contracts(as_of: date, expiries: list[date]) -> Iterator[Contract]:
@@ -71,14 +116,18 @@ def _contracts(as_of: date, expiries: list[date]) -> Iterator[Contract]:
     for spec in UNDERLYINGS:
         yield _underlying(spec)
         taken.add(spec.conid)
-    yield _currency_pair()
-    taken.add(CURRENCY_PAIR_CONID)
+    yield _currency_pair("EUR", "European Monetary Union Euro", 1.085)
+    taken.update(CURRENCY_PAIRS.values())
+    taken.update(unusual.conid for unusual in UNUSUAL)
     for future in FUTURES:
         for expiry in quarterly_expiries(as_of, 3):
             yield _future(future, expiry, taken)
     for option in OPTIONED:
         for expiry in expiries:
             yield from _ladder(option, expiry, taken)
+    yield _currency_pair("GBP", "British pound", 1.27)
+    for unusual in UNUSUAL:
+        yield _unusual(unusual, as_of)
 
 
 def derived_conid(key: str, taken: set[int]) -> int:
@@ -114,20 +163,49 @@ def _underlying(spec: UnderlyingSpec) -> Contract:
     )
 
 
-def _currency_pair() -> Contract:
+def _currency_pair(currency: str, long_name: str, base_price: float) -> Contract:
     return Contract(
-        conid=CURRENCY_PAIR_CONID,
-        symbol="EUR",
+        conid=CURRENCY_PAIRS[currency],
+        symbol=currency,
         sec_type=CASH,
         currency="USD",
-        local_symbol="EUR.USD",
-        trading_class="EUR.USD",
+        local_symbol=f"{currency}.USD",
+        trading_class=f"{currency}.USD",
         exchanges=("IDEALPRO",),
         min_tick=0.00005,
-        long_name="European Monetary Union Euro",
-        market_name="EUR.USD",
-        base_price=1.085,
+        long_name=long_name,
+        market_name=f"{currency}.USD",
+        base_price=base_price,
         volatility=0.07,
+    )
+
+
+def _unusual(spec: UnusualSpec, as_of: date) -> Contract:
+    underlying = next((row for row in UNDERLYINGS if row.symbol == spec.underlying), None)
+    expiry = f"{quarterly_expiries(as_of, spec.expiry_months // 3)[-1]:%Y%m%d}" if spec.expiry_months else ""
+    return Contract(
+        conid=spec.conid,
+        symbol=spec.symbol,
+        sec_type=spec.sec_type,
+        currency=spec.currency,
+        local_symbol=spec.local_symbol or spec.symbol,
+        trading_class=spec.trading_class or spec.symbol,
+        exchanges=spec.exchanges,
+        min_tick=spec.min_tick,
+        long_name=spec.long_name,
+        primary_exchange=spec.primary_exchange,
+        market_name=spec.trading_class or spec.symbol,
+        expiry=expiry,
+        strike=spec.strike,
+        right=spec.right,
+        multiplier=spec.multiplier,
+        price_magnifier=spec.price_magnifier,
+        underlying_conid=underlying.conid if underlying else 0,
+        underlying_symbol=spec.underlying,
+        underlying_sec_type=underlying.sec_type if underlying else "",
+        stock_type="COMMON" if spec.sec_type == STOCK else "",
+        base_price=spec.base_price,
+        volatility=spec.volatility,
     )
 
 

@@ -47,6 +47,17 @@ def gateway(
             help="Faults to play from the start: a TOML file, or the name of a shipped one (nightly_reset).",
         ),
     ] = None,
+    holdings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON file of exact holdings, prices and portfolio rows, instead of --accounts and --positions.",
+            show_default=False,
+        ),
+    ] = None,
+    unusual: Annotated[
+        bool, typer.Option("--unusual", help="Hold bonds, bills, prices in pence, CFDs, spreads and funds besides.")
+    ] = False,
     list_actions: Annotated[
         bool, typer.Option("--actions", help="List the actions of scenarios and the control port, and start nothing.")
     ] = False,
@@ -58,15 +69,18 @@ def gateway(
 
     It serves on 127.0.0.1 only, and its accounts are named SIM...
     """
-    from v6_pipeline.paper import GatewayConfig, PaperGateway
+    from v6_pipeline.paper import GatewayConfig, PaperGateway, load_holdings
 
+    file = None if holdings is None else load_holdings(holdings)
     config = GatewayConfig(
         port=home.load().ib_port if port is None else port,
         control_port=control_port,
         flex_port=flex_port,
-        accounts=_account_names(accounts),
+        accounts=_account_names(accounts) if file is None else file.accounts,
         tws_version=tws_version,
-        positions=positions,
+        positions=positions if file is None else file.positions,
+        unusual=unusual,
+        holdings=file,
         seed=seed,
         lines=lines,
         message_rate=message_rate,
