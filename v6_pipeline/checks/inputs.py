@@ -19,6 +19,7 @@ from v6_pipeline.lake.tables import POSITION_SNAPSHOTS, QUEUED_POSITIONS, STREAM
 from v6_pipeline.model import Holding, UpdateSource
 from v6_pipeline.refresh.due import is_refresh_time, overdue_before
 from v6_pipeline.settings import Settings
+from v6_pipeline.state.account.downloads import DownloadRecord
 from v6_pipeline.state.leases.streamer import StreamerLease, StreamerLeaseState
 from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.slots import ledger as slots
@@ -117,7 +118,12 @@ class CheckInputs:
         return self.newest_rows.filter(is_queued | (is_of_newest_day & pl.col("conid").is_in(streams)))
 
 
-def downloaded_accounts(held: Iterable[Holding], settings: Settings) -> set[str]:
-    """Return the accounts that refreshes download: those in the settings that have an open holding, streamed or not."""
-    accounts = {holding.account for holding in held}
+def downloaded_accounts(
+    held: Iterable[Holding], settings: Settings, records: Iterable[DownloadRecord] = ()
+) -> set[str]:
+    """Return the accounts of the settings that have an open holding, streamed or not, or an attempted download.
+
+    Refreshes download an account whether it holds anything or not.
+    """
+    accounts = {holding.account for holding in held} | {record.account for record in records}
     return accounts.intersection(settings.ib_accounts or accounts)

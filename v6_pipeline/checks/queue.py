@@ -94,7 +94,8 @@ def account_feed_free(
 
     Args:
         records: outcomes of the downloads, by account.
-        accounts: accounts with an open holding, streamed or not: streamed rows need their exchange rates.
+        accounts: accounts that refreshes download: streamed rows need their exchange rates, and without a download a
+            flat account would be unknown.
         now: UTC.
         refresh_seconds: greatest allowed age of a value, and so of the newest download.
         is_expected: True if downloads are expected to succeed now.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from v6_pipeline.checks import days, positions, queue, stream
+from v6_pipeline.checks import accounts, days, positions, queue, stream
 from v6_pipeline.checks.inputs import CheckInputs, downloaded_accounts
 from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.errors import V6Error
@@ -105,12 +105,23 @@ def _queue_drains(inputs: CheckInputs) -> Verdict:
 
 
 def _account_feed_free(inputs: CheckInputs) -> Verdict:
+    records = account_downloads.list_all(inputs.database)
     return queue.account_feed_free(
-        account_downloads.list_all(inputs.database),
-        downloaded_accounts(holdings.list_open(inputs.database), inputs.settings),
+        records,
+        downloaded_accounts(holdings.list_open(inputs.database), inputs.settings, records),
         now=inputs.now,
         refresh_seconds=inputs.settings.refresh_seconds,
         is_expected=inputs.is_expected(inputs.now),
+    )
+
+
+def _currencies_have_rates(inputs: CheckInputs) -> Verdict:
+    held = holdings.list_open(inputs.database)
+    return accounts.currencies_have_rates(
+        held,
+        account_downloads.list_all(inputs.database),
+        account_downloads.list_rates(inputs.database),
+        accounts=downloaded_accounts(held, inputs.settings),
     )
 
 
@@ -246,6 +257,13 @@ CHECKS: tuple[Check, ...] = (
             "time."
         ),
         judge=_account_feed_free,
+    ),
+    Check(
+        name="currencies_have_rates",
+        asset=ACCOUNT_VALUES.name,
+        when=When.REFRESH,
+        description="Each account's last download has an exchange rate for every currency in which it holds positions.",
+        judge=_currencies_have_rates,
     ),
     *(
         Check(

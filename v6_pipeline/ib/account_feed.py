@@ -15,6 +15,7 @@ from datetime import datetime
 from ib_async import AccountValue, PortfolioItem
 
 from v6_pipeline.errors import AccountFeedError, GatewayError, RequestTimeoutError
+from v6_pipeline.ib.account_values import account_values, is_ready
 from v6_pipeline.ib.client import ReadOnlyIB
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
@@ -23,19 +24,6 @@ from v6_pipeline.model import AccountValues, ContractSpec, known
 from v6_pipeline.state.instants import Clock
 
 log = logging.getLogger(__name__)
-
-_FIELDS = {
-    "net_liquidation": "NetLiquidation",
-    "total_cash": "TotalCashValue",
-    "gross_position_value": "GrossPositionValue",
-    "buying_power": "BuyingPower",
-    "initial_margin": "InitMarginReq",
-    "maintenance_margin": "MaintMarginReq",
-    "excess_liquidity": "ExcessLiquidity",
-}
-"""Name of an account figure -> IB's tag, in the account's base currency."""
-_BASE_FIELDS = {"unrealized_pnl": "UnrealizedPnL", "realized_pnl": "RealizedPnL"}
-"""The same, for tags that IB totals under the currency ``BASE``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +74,8 @@ class AccountFeed:
         """Subscribe to the feed of ``account``, read it to its end, and unsubscribe.
 
         Raises:
-            AccountFeedError: another client has or took the feed, or the end did not come in time. Everything received
-                is discarded, so that a position missing from it is not closed.
+            AccountFeedError: another client has or took the feed, the end did not come in time, or IB's servers were in
+                a reset. Everything received is discarded, so that a position missing from it is not closed.
         """
         ib = self._connection.ib
         started_at = self._clock()
@@ -105,6 +93,11 @@ class AccountFeed:
             reading.stop_listening_to(ib)
             if ib.isConnected():
                 ib.client.reqAccountUpdates(False, account)  # noqa: FBT003
+        if not reading.was_ready:
+            raise AccountFeedError(
+                f"account download of {account}: IB says AccountReady=false, its servers are in a reset and values may "
+                "be missing or wrong; the download is discarded, and the next run tries again"
+            )
         completed_at = self._clock()
         daily_pnl = await self._daily_pnl(account)
         return AccountDownload(
@@ -141,6 +134,7 @@ class _Reading:
         self._clock = clock
         self.portfolio: dict[int, PortfolioValue] = {}
         self.values: dict[tuple[str, str], str] = {}
+        self.was_ready = True
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def listen_to(self, ib: ReadOnlyIB) -> None:
@@ -164,6 +158,8 @@ class _Reading:
     def _on_value(self, value: AccountValue) -> None:
         if value.account == self._account and not self.finished.done():
             self.values[value.tag, value.currency] = value.value
+            # Ready again does not say that what came before was right.
+            self.was_ready = self.was_ready and is_ready({(value.tag, value.currency): value.value})
 
     def _on_end(self, account: str) -> None:
         if account == self._account and not self.finished.done():
@@ -190,38 +186,6 @@ class _Reading:
             self.finished.set_exception(error)
 
 
-def account_values(
-    account: str, values: dict[tuple[str, str], str], *, daily_pnl: float | None, timestamp: datetime
-) -> AccountValues:
-    """Return the account figures of a download's (tag, currency) -> text.
-
-    The base currency is the one in which IB states the net liquidation value.
-
-    Raises:
-        AccountFeedError: the download names no net liquidation value, so its base currency is unknown.
-    """
-    base = next(
-        (currency for tag, currency in values if tag == "NetLiquidation" and currency not in {"", "BASE"}), None
-    )
-    if base is None:
-        raise AccountFeedError(f"account download of {account} has no NetLiquidation; the next run tries again")
-    figures = {name: _number(values.get((tag, base))) for name, tag in _FIELDS.items()}
-    figures |= {name: _number(values.get((tag, "BASE"), values.get((tag, base)))) for name, tag in _BASE_FIELDS.items()}
-    rates = {
-        currency: rate
-        for (tag, currency), text in values.items()
-        if tag == "ExchangeRate" and currency != "BASE" and (rate := _number(text)) is not None
-    }
-    return AccountValues(
-        account=account,
-        base_currency=base,
-        timestamp=timestamp,
-        daily_pnl=daily_pnl,
-        exchange_rates=rates | {base: 1.0},
-        **figures,
-    )
-
-
 def _portfolio_value(item: PortfolioItem, received_at: datetime) -> PortfolioValue:
     return PortfolioValue(
         contract=spec_from_ib(item.contract),
@@ -233,10 +197,3 @@ def _portfolio_value(item: PortfolioItem, received_at: datetime) -> PortfolioVal
         realized_pnl=known(item.realizedPNL),
         received_at=received_at,
     )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else known(float(text))
-    except ValueError:
-        return None

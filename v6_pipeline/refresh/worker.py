@@ -28,6 +28,7 @@ from v6_pipeline.refresh.quotes import BatchQuotes
 from v6_pipeline.refresh.reconcile import Reconciliation, reconcile, with_reopened
 from v6_pipeline.refresh.writer import RefreshWriter
 from v6_pipeline.settings import Settings
+from v6_pipeline.state.account import downloads as download_records
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
@@ -171,18 +172,24 @@ class QueueWorker:
                 await asyncio.gather(renewal, return_exceptions=True)
 
     async def _download_due_accounts(self, scope: RefreshScope, downloads: AccountDownloads) -> None:
-        """Download the accounts that no queue item needs, but whose values and exchange rates would get too old."""
-        due = await asyncio.to_thread(
-            self._queue.due_accounts,
-            refresh_seconds=self._settings.refresh_seconds,
-            interval_seconds=scope.interval_seconds,
-        )
+        """Download the accounts that no queue item needs, but whose values and exchange rates would get too old.
+
+        These are accounts of which everything streams, and those that hold nothing: a download shows that they do.
+        """
+        due = await asyncio.to_thread(self._due_accounts, scope)
         tried = self.report.failed_accounts.keys() | {download.account for download in downloads.completed}
-        left = (set(due) & set(self._accounts)) - tried
+        left = due - tried
         if not left:
             return
         failed = await self._ensure_downloads(downloads, dict.fromkeys(left, self._clock()))
         self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
+
+    def _due_accounts(self, scope: RefreshScope) -> set[str]:
+        due = self._queue.due_accounts(
+            refresh_seconds=self._settings.refresh_seconds, interval_seconds=scope.interval_seconds
+        )
+        attempted = {record.account for record in download_records.list_all(self._database)}
+        return set(self._accounts).intersection(due) | (set(self._accounts) - attempted)
 
     def _return_batch(self, batch: Batch, reason: str) -> None:
         """Give back a batch that this worker cannot finish, so that others need not wait for its lease to end."""
@@ -223,6 +230,7 @@ class QueueWorker:
 
     def _store_positions(self, held: list[Holding], accounts: list[str], begun_at: datetime) -> None:
         missing = holdings_store.replace_accounts(self._database, accounts, held, observed_at=begun_at)
+        download_records.keep_accounts(self._database, accounts)
         self._queue.insert_many(
             NewItem(item.account, item.contract.conid, item.contract.symbol, QueuePriority.VERIFY) for item in missing
         )

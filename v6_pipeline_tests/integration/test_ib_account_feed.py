@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from v6_pipeline.errors import AccountFeedError
 from v6_pipeline.ib.account_feed import AccountFeed
 from v6_pipeline.ib.connection import IBConnectionManager
-from v6_pipeline.paper import AccountConflict, PaperGateway
+from v6_pipeline.paper import AccountConflict, GatewayConfig, PaperGateway
 from v6_pipeline_tests.integration.conftest import OpenConnection, eventually
 from v6_pipeline_tests.integration.scripted_gateway import Line, ScriptedGateway
 from v6_pipeline_tests.unit.state.databases import ManualClock
@@ -25,6 +26,10 @@ ACCOUNT_UPDATES, PNL, CANCEL_PNL = 6, 92, 93
 
 def net_liquidation(account: str, amount: str = "1000.0", currency: str = "EUR") -> Line:
     return 6, 2, "NetLiquidation", amount, currency, account
+
+
+def ready(account: str, text: str) -> Line:
+    return 6, 2, "AccountReady", text, "", account
 
 
 def end_of(account: str) -> Line:
@@ -226,3 +231,61 @@ async def test_the_start_is_recorded_before_the_first_row(open_connection: OpenC
         done = await download
 
     assert (done.started_at, done.completed_at) == (begun, begun + timedelta(seconds=5))
+
+
+async def test_a_download_in_a_reset_of_ibs_servers_is_none(
+    gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
+) -> None:
+    feed = AccountFeed(connection, clock)
+    for feeds in ("empty", "zero", "stale"):
+        gateway.perform("account_not_ready", feeds=feeds)
+        with pytest.raises(AccountFeedError, match=f"{FIRST}: IB says AccountReady=false.*next run tries again"):
+            await feed.download(FIRST)
+    await connection.round_trip()
+    assert subscribed_accounts(gateway) == set()
+
+    gateway.perform("account_ready")
+    assert (await feed.download(FIRST)).portfolio
+
+
+async def test_an_account_that_gets_ready_during_the_download_is_none_either(
+    open_connection: OpenConnection, clock: ManualClock
+) -> None:
+    """What came before IB said so may be missing or wrong."""
+    answers = {
+        ACCOUNT_UPDATES: [ready(FIRST, "false"), net_liquidation(FIRST), ready(FIRST, "true"), end_of(FIRST)],
+    }
+    async with ScriptedGateway(answers) as scripted:
+        connection = await open_connection(port=scripted.port)
+
+        with pytest.raises(AccountFeedError, match="AccountReady=false"):
+            await AccountFeed(connection, clock, pnl_timeout=0.01).download(FIRST)
+
+
+async def test_another_account_that_is_not_ready_does_not_count(
+    open_connection: OpenConnection, clock: ManualClock
+) -> None:
+    answers = {ACCOUNT_UPDATES: [ready(SECOND, "false"), net_liquidation(FIRST), end_of(FIRST)]}
+    async with ScriptedGateway(answers) as scripted:
+        connection = await open_connection(port=scripted.port)
+
+        download = await AccountFeed(connection, clock, pnl_timeout=0.01).download(FIRST)
+
+    assert download.values.net_liquidation == 1000.0
+
+
+class TestTheWordingOf1047:
+    @pytest.fixture
+    def gateway_config(self, gateway_config: GatewayConfig) -> GatewayConfig:
+        return replace(gateway_config, tws_version="10.47")
+
+    async def test_rates_and_profits_are_known_by_either_spelling(
+        self, gateway: PaperGateway, connection: IBConnectionManager, clock: ManualClock
+    ) -> None:
+        values = (await AccountFeed(connection, clock).download(SECOND)).values
+
+        sent = {(row.tag, row.currency): row.value for row in gateway.book.account_values(SECOND)}
+        assert values.exchange_rates == {"USD": 1.0, "EUR": float(sent["ExchangeRate", "EUR"])}
+        assert values.unrealized_pnl == float(sent["UnrealizedPnL", "BASE"])
+        assert values.realized_pnl == float(sent["RealizedPnL", "BASE"])
+        assert values.net_liquidation == float(sent["NetLiquidation", "USD"])

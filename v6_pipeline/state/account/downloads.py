@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, select
 
 from v6_pipeline.state.database import reads, writes
-from v6_pipeline.state.schema import account_downloads, fx_rates
+from v6_pipeline.state.schema import account_downloads, fx_rates, holdings
 from v6_pipeline.state.upsert import Excluded, upsert
 
 
@@ -61,6 +61,16 @@ def failed(connection: Connection, account: str, *, at: datetime, reason: str) -
 
 def _one_more(new: Excluded) -> Mapping[str, Any]:
     return {"failed_at": new.failed_at, "failures": account_downloads.c.failures + 1, "reason": new.reason}
+
+
+@writes
+def keep_accounts(connection: Connection, accounts: Collection[str]) -> None:
+    """Delete the records of accounts that hold nothing and are not among ``accounts``, those that are downloaded now.
+
+    Such an account has left the login or the settings, and its record would be due for ever.
+    """
+    holds = exists().where(holdings.c.account == account_downloads.c.account, holdings.c.closed_at.is_(None))
+    connection.execute(delete(account_downloads).where(account_downloads.c.account.not_in(accounts), ~holds))
 
 
 @reads

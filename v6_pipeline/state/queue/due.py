@@ -54,16 +54,22 @@ def due_before(now: datetime, *, refresh_seconds: float, interval_seconds: float
 
 @reads
 def due_accounts(connection: Connection, *, refreshed_before: datetime, now: datetime) -> tuple[str, ...]:
-    """List accounts with streamed holdings whose newest download is not newer than ``refreshed_before``, sorted.
+    """List accounts with streamed holdings, or with none, whose newest download is not newer than ``refreshed_before``.
 
-    An account whose holdings all stream has no item in the queue, which would have it downloaded: its values, and the
-    exchange rates on the stream's rows, would become stale.
+    They are sorted. An account whose holdings all stream has no item in the queue, which would have it downloaded: its
+    values, and the exchange rates on the stream's rows, would become stale. A flat account has none either: without a
+    download it would be unknown that it is flat.
     """
     newer = exists().where(
         account_downloads.c.account == holdings.c.account, account_downloads.c.completed_at > refreshed_before
     )
-    query = select(holdings.c.account).where(holdings.c.closed_at.is_(None), _is_streamed(now), ~newer)
-    return tuple(connection.scalars(query.distinct().order_by(holdings.c.account)))
+    streamed = select(holdings.c.account).where(holdings.c.closed_at.is_(None), _is_streamed(now), ~newer)
+    holds = exists().where(holdings.c.account == account_downloads.c.account, holdings.c.closed_at.is_(None))
+    completed_at = account_downloads.c.completed_at
+    flat = select(account_downloads.c.account).where(
+        ~holds, or_(completed_at.is_(None), completed_at <= refreshed_before)
+    )
+    return tuple(sorted({*connection.scalars(streamed), *connection.scalars(flat)}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,12 @@ class Checked:
             else:
                 account_downloads.failed(connection, ACCOUNT, at=at, reason="2101 another client")
 
+    def downloaded(self, rates: dict[str, float], account: str = ACCOUNT) -> None:
+        with self.database.write() as connection:
+            account_downloads.save(
+                connection, account, completed_at=self.pipeline.now(), base_currency="USD", rates=rates
+            )
+
     def streams(self, *conids: int, since: datetime = FRIDAY_NOON, for_seconds: float = 60) -> None:
         ledger = StepLedger(self.database, ceiling=90, batch_floor=0, clock=lambda: since, unconfirmed_lines=90)
         ledger.acquire(conids, holder="streamer", purpose=SlotPurpose.STREAM, ttl_seconds=for_seconds)
@@ -285,7 +291,6 @@ def test_account_feed_free(checked: Checked) -> None:
     checked.hold(stock(1))
     with checked.database.write() as connection:
         account_downloads.completed(connection, ACCOUNT, at=FRIDAY_NOON)
-        account_downloads.failed(connection, "OTHER", at=FRIDAY_NOON, reason="holds nothing any more")
     passed = checked.says("account_feed_free", ACCOUNT_VALUES.name)
     assert passed.passed
     assert numbers(passed) == {"accounts": 1, "failing": 0, "failures_in_a_row": 0, "oldest_download_seconds": 0.0}
@@ -317,6 +322,71 @@ def test_account_feed_free(checked: Checked) -> None:
     closed = checked.says("account_feed_free", ACCOUNT_VALUES.name)
     assert failed_with(closed)[0] is WARN
     assert (closed.description or "").endswith("the exchange is closed or IB is in its nightly reset")
+
+
+def test_a_flat_account_needs_downloads_as_any_other(checked: Checked) -> None:
+    """Without one it is unknown that it holds nothing, and its day is refused."""
+    checked.attempted(FRIDAY_NOON)
+    assert numbers(checked.says("account_feed_free", ACCOUNT_VALUES.name))["accounts"] == 1
+
+    checked.attempted(FRIDAY_NOON, succeeds=False)
+
+    assert failed_with(checked.says("account_feed_free", ACCOUNT_VALUES.name)) == (
+        WARN,
+        "1 of 1 accounts could not be downloaded: SIM1: 2101 another client",
+    )
+
+
+EUROS = replace(stock(2), currency="EUR")
+
+
+def test_currencies_have_rates(checked: Checked) -> None:
+    checked.hold(stock(1), EUROS, replace(stock(3), currency="EUR"))
+    name, asset = "currencies_have_rates", ACCOUNT_VALUES.name
+    passed = checked.says(name, asset)
+    assert (passed.passed, numbers(passed)["accounts_not_downloaded"]) == (True, 1), "account_feed_free reports it"
+
+    checked.downloaded({"USD": 1.0})
+    failed = checked.says(name, asset)
+    severity, description = failed_with(failed)
+    assert severity is ERROR
+    assert description == (
+        "IB's last download has no exchange rate for 1 of 2 currencies held, and every value of theirs in the base "
+        "currency is unknown: SIM1 EUR (2 positions)"
+    )
+    assert numbers(failed)["positions_without_rate"] == 2
+
+    checked.downloaded({"USD": 1.0, "EUR": 1.08})
+    passed = checked.says(name, asset)
+    assert (passed.passed, numbers(passed)["currencies"]) == (True, 2)
+
+
+def test_a_rate_of_an_earlier_download_does_not_count(checked: Checked) -> None:
+    """A release of TWS that words the tag otherwise would leave the rate of the day before in use."""
+    checked.hold(stock(1), EUROS)
+    checked.downloaded({"USD": 1.0, "EUR": 1.08})
+    Clock.forward(300)
+    checked.downloaded({"USD": 1.0})
+
+    assert failed_with(checked.says("currencies_have_rates", ACCOUNT_VALUES.name))[0] is ERROR
+
+
+def test_a_rate_of_another_account_does_not_count(checked: Checked) -> None:
+    checked.hold(stock(1), account="SIM2")
+    checked.hold(EUROS, account="SIM2")
+    checked.downloaded({"USD": 1.0}, account="SIM2")
+    checked.downloaded({"USD": 1.0, "EUR": 1.08})
+
+    failed = checked.says("currencies_have_rates", ACCOUNT_VALUES.name)
+    assert (failed_with(failed)[1] or "").endswith("SIM2 EUR (1 positions)")
+
+
+def test_the_currency_of_a_closed_position_needs_no_rate(checked: Checked) -> None:
+    checked.hold(stock(1))
+    checked.hold(EUROS, position=0.0)
+    checked.downloaded({"USD": 1.0})
+
+    assert checked.says("currencies_have_rates", ACCOUNT_VALUES.name).passed
 
 
 def test_an_account_whose_holdings_all_stream_needs_downloads_as_any_other(

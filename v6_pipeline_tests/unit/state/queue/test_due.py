@@ -181,3 +181,35 @@ def test_everything_asked_for_while_leased_is_refreshed_again(held: StateDatabas
     queue.mark_success(batch.token, [KEY], START)
 
     assert 1 in _conids(queue.items())
+
+
+def test_an_account_that_holds_nothing_is_due_by_its_newest_download(
+    held: StateDatabase, queue: PositionQueue, clock: ManualClock
+) -> None:
+    """Without a download it would be unknown that it is flat."""
+
+    def accounts() -> tuple[str, ...]:
+        return queue.due_accounts(refresh_seconds=300, interval_seconds=60)
+
+    with held.write() as connection:
+        account_downloads.completed(connection, "FLAT", at=clock.now)
+        account_downloads.failed(connection, "NEVER", at=clock.now, reason="refused")
+        account_downloads.completed(connection, "SIM1", at=clock.now)
+    assert accounts() == ("NEVER",)
+    clock.advance(240)
+    assert accounts() == ("FLAT", "NEVER"), "the items of SIM1 have it downloaded"
+    with held.write() as connection:
+        keys = [item.key for item in holdings.list_open(connection, account="SIM1")]
+        holdings.mark_closed(connection, keys, closed_at=clock.now)
+    assert accounts() == ("FLAT", "NEVER", "SIM1")
+    with held.write() as connection:
+        account_downloads.keep_accounts(connection, ["FLAT", "SIM1"])
+    assert accounts() == ("FLAT", "SIM1")
+
+
+def test_the_record_of_an_account_that_holds_something_is_kept(held: StateDatabase) -> None:
+    with held.write() as connection:
+        account_downloads.completed(connection, "SIM1", at=START)
+        account_downloads.keep_accounts(connection, ["OTHER"])
+
+        assert [record.account for record in account_downloads.list_all(connection)] == ["SIM1"]
