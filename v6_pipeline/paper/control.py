@@ -8,6 +8,7 @@ One request object per line, one reply object per line: ``{"command": "open", "a
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from v6_pipeline.paper.gateway import PaperGateway
 
 MAX_LINE_BYTES = 1 << 20
+_HTTP = re.compile(rb"^[A-Z]+ \S+ HTTP/\d")
+"""A web page can make a browser send a request to this port, with commands in its body: none of them is executed."""
 
 
 class ControlServer:
@@ -48,6 +51,9 @@ class ControlServer:
                 buffer = bytearray(rest)
                 if len(rest) > MAX_LINE_BYTES:
                     writer.write(_encode({"ok": False, "error": f"a line is longer than {MAX_LINE_BYTES} bytes"}))
+                    break
+                if any(map(_HTTP.search, lines)):
+                    writer.write(_encode({"ok": False, "error": "this port takes JSON lines, not HTTP"}))
                     break
                 for line in lines:
                     writer.write(_encode(self.answer(line)))

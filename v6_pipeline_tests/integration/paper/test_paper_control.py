@@ -184,3 +184,17 @@ def test_a_call_runs_in_the_gateways_loop(running: GatewayThread) -> None:
     assert math.isclose(holding.average_cost, running.gateway.market.quote(IBM).mark)
     with pytest.raises(GatewayError, match="index"):
         running.call(lambda gateway: gateway.account_faults.open_position(FIRST, SPX, 3))
+
+
+def test_a_request_of_a_browser_executes_nothing_of_its_body(running: GatewayThread, control: ControlClient) -> None:
+    """A page of any site can post text to a port of this machine, one line of which may be a command."""
+    body = b'{"command": "refuse_account_feed", "count": 1000}\n{"command": "stop"}\n'
+    head = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", running.control_port), 20) as raw:
+        raw.sendall(head + body)
+        answers = raw.makefile("rb").read().splitlines()
+
+    assert [json.loads(answer) for answer in answers] == [
+        {"ok": False, "error": "this port takes JSON lines, not HTTP"}
+    ]
+    assert control.request("ping")["ok"] is True
