@@ -7,6 +7,7 @@ import v6_pipeline.quick_start  # noqa: F401  sets up the interpreter, so before
 # isort: split
 import dagster as dg
 
+from v6_pipeline import privacy
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.defs.alert_sensor import alerts_sensor
 from v6_pipeline.defs.assets import queued_positions, source_assets, streamed_positions
@@ -30,7 +31,9 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
     Raises:
         SettingsError: the process's settings are wrong; Dagster shows the line as the code location's error.
     """
-    settings = settings or load_settings()
+    if settings is None:
+        settings = load_settings()
+        privacy.protect(settings)
     calendar = TradingCalendar(settings.timezone)
     lake = Lake.from_settings(settings)
     days = trading_days(settings, calendar)

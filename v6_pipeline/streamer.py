@@ -25,6 +25,7 @@ from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from v6_pipeline import privacy
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FencedError, StateError, V6Error
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
@@ -314,6 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings()
+        privacy.protect(settings)
         log_to_file(settings.log_dir)
         authority = Authority.OWNED if options.owned else Authority.SPAWNED
         run_process(settings, authority=authority, epoch=options.epoch)

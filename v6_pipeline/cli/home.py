@@ -1,6 +1,6 @@
 """The home of an installation: its settings file, state database, logs and Dagster home.
 
-Belongs here: creating what is missing and opening what exists. Nothing that exists is changed.
+Belongs here: creating what is missing and opening what exists. Nothing that exists is changed but its mode.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Action(enum.StrEnum):
     KEPT = "kept"
     MIGRATED = "migrated"
     REPLACED = "replaced"
+    CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,15 @@ class Step:
     note: str = ""
 
 
-def load() -> Settings:
-    """Return the settings of the home in use."""
+def load(*, protect: bool = True) -> Settings:
+    """Return the settings of the home in use, by default after closing it to other users of the machine."""
+    from v6_pipeline import privacy
     from v6_pipeline.settings import load_settings
 
-    return load_settings()
+    settings = load_settings()
+    if protect:
+        privacy.protect(settings)
+    return settings
 
 
 def path_in_use() -> Path:
@@ -141,6 +146,17 @@ def prepare_log_folder(settings: Settings) -> Step:
         existed = settings.log_dir.is_dir()
         settings.log_dir.mkdir(parents=True, exist_ok=True)
     return Step("logs", str(settings.log_dir), Action.KEPT if existed else Action.CREATED)
+
+
+def close_to_others(settings: Settings) -> Step | None:
+    """Take the rights of other users from everything in the home; None if they had none."""
+    from v6_pipeline import privacy
+
+    count = privacy.protect(settings, deep=True)
+    if not count:
+        return None
+    note = f"files and folders that were open to other users of this machine: {count}"
+    return Step("home", str(settings.home), Action.CLOSED, note)
 
 
 def prepare_state(settings: Settings) -> Step:

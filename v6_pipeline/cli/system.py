@@ -104,9 +104,9 @@ def check_parts(settings: Settings) -> None:
 
 
 def _open_parts(settings: Settings) -> None:
-    state = home.prepare_state(settings)
-    if state.note:
-        output.notice(f"{state.action} {state.what} {state.path} {state.note}")
+    for step in (home.close_to_others(settings), home.prepare_state(settings)):
+        if step is not None and step.note:
+            output.notice(f"{step.action} {step.what} {step.path} {step.note}")
     home.open_lake(settings)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from v6_pipeline import plugins
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.doctor.findings import Finding, fault, ok, warning
+from v6_pipeline.doctor.openness import open_to_others
 from v6_pipeline.errors import LakeError, SettingsError, StateError
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake
@@ -30,6 +31,7 @@ CALENDAR_AHEAD = timedelta(days=365)
 def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
     """Examine everything that needs no gateway; ``now`` is in UTC."""
     yield _home(settings)
+    yield from open_to_others(settings)
     yield _state(settings)
     yield _lake(settings)
     yield _calendar(settings, now)

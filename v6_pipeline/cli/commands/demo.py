@@ -54,7 +54,7 @@ def demo(
     from v6_pipeline.cli import supervise, system
     from v6_pipeline.paper import GatewayConfig, GatewayThread
 
-    home.load()  # reports a broken setting before anything starts
+    home.load(protect=False)  # reports a broken setting before anything starts
     supervise.check_unused(folder / system.RECORD_FILE)  # before its file is changed
     with GatewayThread(GatewayConfig(positions=60, seed=1, flex_port=0)) as gateway:
         # In the file, so that 'v6 --home .v6/demo refresh' in another terminal finds the gateway.
@@ -66,7 +66,7 @@ def demo(
             "flex_query_id": json.dumps(flex.config.query_id),
         }
         _set(folder / "v6.toml", addresses)
-        settings = home.load()
+        settings = home.load(protect=False)
 
         def prepare() -> None:
             system.check_parts(settings)

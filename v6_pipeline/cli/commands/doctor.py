@@ -33,7 +33,7 @@ def doctor(*, as_json: JsonOption = False) -> int:
                 output.line(text)
 
     try:
-        examination.examine(home.load(), report, utc_now)
+        examination.examine(home.load(protect=False), report, utc_now)
     except SettingsError as error:
         report(fault("settings", str(error)))
     count = Counter(finding.verdict for finding in found)

@@ -29,7 +29,7 @@ def up(
     with exit code 1 and one line per fault; warnings do not. With --no-doctor only state, lake and the gateway's
     handshake are tried.
     """
-    settings = home.load()
+    settings = home.load(protect=False)
     from v6_pipeline.cli import system
     from v6_pipeline.state.instants import utc_now
 
