@@ -167,6 +167,7 @@ def action_table(gateway: "PaperGateway") -> dict[str, Callable[..., object]]:
         "flatten": accounts.flatten,
         "assign": accounts.assign,
         "rename": accounts.rename,
+        "close_market": gateway.market.close,
         "heal": gateway.heal,
         "play": gateway.play_shipped,
         "reset_peaks": gateway.statistics.reset_peaks,

@@ -176,7 +176,7 @@ class Book:
         else:
             closed = held - (quantity if held * quantity > 0 else 0.0)
             profit = closed * (cost - holding.average_cost)
-            holding.realized_pnl += profit
+            holding.realized_pnl = round(holding.realized_pnl + profit, 6)  # as it goes over the wire
             if contract.sec_type in _MARGINED:
                 self._cash[holding.account, contract.currency] = (
                     self._cash.get((holding.account, contract.currency), 0.0) + profit

@@ -58,7 +58,9 @@ class GatewayConfig:
             down likewise, and documents no number.
         read_only: IB's setting "Read-Only API": requests about orders are then refused with 321, even a request for
             open orders. An order is never accepted, whatever the setting.
-        as_of: the day from which expiries are computed; by default that of `utcnow`.
+        as_of: the live day, from which expiries are computed; by default the day of `utcnow` in New York.
+        keeps_hours: after the close of the live day by `utcnow`, contracts are priced at it; else they trade at all
+            hours. The action ``close_market`` does the same at any time.
         clock: monotonic seconds, for rate windows and the interval between portfolio updates.
         utcnow: the aware time in messages.
 
@@ -85,6 +87,7 @@ class GatewayConfig:
     history_rate: float = 50.0
     read_only: bool = True
     as_of: date | None = None
+    keeps_hours: bool = False
     account_conflict: AccountConflict = AccountConflict.EVICT
     clock: Callable[[], float] = time.monotonic
     utcnow: Callable[[], datetime] = utcnow

@@ -149,10 +149,11 @@ class Holding:
 class Universe:
     """All contracts of the gateway and the holdings at the start; only `rename` changes it.
 
-    `given` has the prices of contracts, and the portfolio rows, that a file of holdings prescribes.
+    `given` has the prices of contracts, and the portfolio rows, that a file of holdings prescribes. `previous_closes`
+    is a memory of the price functions: a quote needs the close of the session before each time.
     """
 
-    __slots__ = ("_by_symbol", "accounts", "as_of", "contracts", "given", "holdings", "seed")
+    __slots__ = ("_by_symbol", "accounts", "as_of", "contracts", "given", "holdings", "previous_closes", "seed")
 
     def __init__(
         self,
@@ -170,6 +171,7 @@ class Universe:
         self.contracts: dict[int, Contract] = {contract.conid: contract for contract in contracts}
         self.holdings: tuple[Holding, ...] = tuple(holdings)
         self.given = given or GivenHoldings()
+        self.previous_closes: dict[int, float] = {}
         self._by_symbol: dict[str, list[Contract]] = {}
         for contract in self.contracts.values():
             self._by_symbol.setdefault(contract.symbol, []).append(contract)

@@ -35,6 +35,7 @@ from v6_pipeline.paper.scenario import Player, Scenario, shipped_scenario
 from v6_pipeline.paper.session import ClientSession
 from v6_pipeline.paper.statistics import Statistics
 from v6_pipeline.paper.timers import Timers
+from v6_pipeline.paper.trading_hours import NEW_YORK
 from v6_pipeline.paper.universe import build_universe
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class PaperGateway:
         self.config = config or GatewayConfig()
         self.universe: Universe = build_universe(
             seed=self.config.seed,
-            as_of=self.config.as_of or self.config.utcnow().date(),
+            as_of=self.config.as_of or self.config.utcnow().astimezone(NEW_YORK).date(),
             accounts=self.config.accounts,
             positions=self.config.positions,
             flat_accounts=self.config.flat_accounts,
@@ -65,7 +66,12 @@ class PaperGateway:
             file=self.config.holdings,
         )
         self.statistics = Statistics(self.config.clock, self.config.utcnow)
-        self.market = Market(self.universe, self.statistics, self.config.lines)
+        self.market = Market(
+            self.universe,
+            self.statistics,
+            self.config.lines,
+            self.config.utcnow if self.config.keeps_hours else None,
+        )
         self.book = Book(self.market)
         # The past takes a while to compute, and most gateways never need it.
         self._past = functools.cache(lambda: Past(self.universe))

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from v6_pipeline.paper.contracts import CASH, INDEX, OPTION, Contract, Universe
 from v6_pipeline.paper.prices import daily_close, to_tick, unit
-from v6_pipeline.paper.trading_hours import is_trading_day, session, us_close
+from v6_pipeline.paper.trading_hours import auction_at, session, session_before
 from v6_pipeline.paper.wire import Message
 
 BAR_SECONDS = {
@@ -137,12 +137,11 @@ def day_path(universe: Universe, contract: Contract, day: date) -> DayPath | Non
     """Return the path of a day; `None` if the contract has no session then, or has expired."""
     close = daily_close(universe, contract.conid, day)
     hours = session(contract, day, regular=True)
-    if close is None or hours is None:
+    end = auction_at(contract, day)
+    if close is None or hours is None or end is None:
         return None
     begin, late_from = hours
-    # Xetra closes before the US exchanges do: its closes are its own.
-    end = late_from if contract.currency == "EUR" else max(begin, min(late_from, us_close(day)))
-    before = daily_close(universe, contract.conid, _session_before(day))
+    before = daily_close(universe, contract.conid, session_before(day))
     return DayPath(
         seed=universe.seed,
         contract=contract,
@@ -207,10 +206,3 @@ def _trades_in(path: DayPath, at: datetime) -> bool:
     return (
         path.contract.sec_type != OPTION or unit(path.seed, path.contract.conid, _BAR_SALT, minute) < _TRADES_IN_A_BAR
     )
-
-
-def _session_before(day: date) -> date:
-    day -= timedelta(days=1)
-    while not is_trading_day(day):
-        day -= timedelta(days=1)
-    return day

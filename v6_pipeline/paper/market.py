@@ -1,23 +1,33 @@
 """The state of the simulated market that all clients share: sequence numbers, lines in use, active faults."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.paper.conditions import ContractConditions, LinkConditions
 from v6_pipeline.paper.contracts import Contract, Universe
 from v6_pipeline.paper.given import GivenPrices
 from v6_pipeline.paper.instruments import BASE_CURRENCY, CURRENCY_PAIRS
-from v6_pipeline.paper.prices import Quote, quote_at
+from v6_pipeline.paper.prices import Quote, closing_quote, quote_at
 from v6_pipeline.paper.statistics import Statistics
+from v6_pipeline.paper.trading_hours import auction_at
 
 
 class Market:
-    """Quotes at their current sequence numbers, and the limit of `lines` over all clients and the windows of TWS."""
+    """Quotes at their current sequence numbers, and the limit of `lines` over all clients and the windows of TWS.
 
-    def __init__(self, universe: Universe, statistics: Statistics, lines: int) -> None:
+    With `clock` the market keeps hours: after a contract's close on the live day its price is that close. Without, it
+    trades at all hours, so that a demo and a test do not depend on the time of day.
+    """
+
+    def __init__(
+        self, universe: Universe, statistics: Statistics, lines: int, clock: Callable[[], datetime] | None = None
+    ) -> None:
         self.universe = universe
         self.lines = lines
+        self.is_closed = False
+        self._clock = clock
         self.conditions = ContractConditions()
         self.link = LinkConditions()
         self._all_quiet = False
@@ -43,7 +53,9 @@ class Market:
         return self._sequences.get(conid, 0)
 
     def quote(self, conid: int) -> Quote:
-        """Return the quote of a contract at its current sequence number."""
+        """Return the quote of a contract at its current sequence number, or of the closing auction after it."""
+        if self._is_over(conid):
+            return closing_quote(self.universe, conid, self.sequence(conid))
         quote = self._quotes.get(conid)
         if quote is None:
             quote = self._quotes[conid] = quote_at(self.universe, conid, self.sequence(conid))
@@ -59,6 +71,16 @@ class Market:
             prices.pop(conid, None)
         self.universe.given = replace(self.universe.given, prices=prices)
         self._quotes.pop(conid, None)
+
+    def close(self) -> None:
+        """End the live day: every contract trades at its close of the day from now on."""
+        self.is_closed = True
+
+    def _is_over(self, conid: int) -> bool:
+        if self.is_closed or self._clock is None:
+            return self.is_closed
+        closes = auction_at(self.universe.contracts[conid], self.universe.as_of)
+        return closes is not None and self._clock() >= closes
 
     def advance(self, conids: Iterable[int]) -> None:
         """Advance contracts by one sequence number, except those whose price is frozen."""

@@ -1,29 +1,35 @@
-"""Quotes and daily closes: pure functions of seed, contract, and sequence number or day.
+"""One price history: quotes and daily closes, pure functions of seed, contract, and sequence number or day.
 
 No state, no clock, no randomness other than hashes of the arguments, so that a test can recompute every price on the
 wire. Underlyings move on smooth waves with a little hashed noise; options follow by Black-Scholes (no dividends) from
-the underlying's price at the same sequence number and a seeded smile that calls and puts share, so put-call parity
-holds.
+the underlying's price at the same moment and a seeded smile that calls and puts share, so put-call parity holds.
 
-Daily closes follow the underlyings' path far from the sequence numbers of live quotes and ignore the universe's
-`as_of`: the close of a past day never changes. A live quote's `close` is a point of the live path, not one of these.
+A close belongs to its day and ignores the universe's `as_of`, so the close of a past day never changes. The live day is
+`as_of`. It opens from the close of the session before, which is also the `close` of each of its quotes, and approaches
+its own close. A sequence number counts the ticks of one contract and not time: some contracts tick each second, others
+with the portfolio only. So no sequence number is the end of the day; the closing auction is (`closing_quote`). It
+trades at `daily_close` of the day, which is also the last bar of the day and the mark in its statement.
 """
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from v6_pipeline.paper.contracts import CASH, FUTURE, INDEX, OPTION, Contract, Universe
 from v6_pipeline.paper.given import GivenPrices
 from v6_pipeline.paper.instruments import BASE_CURRENCY, CURRENCY_PAIRS
+from v6_pipeline.paper.trading_hours import session_before
 
 RATE = 0.04
 """Annual risk-free rate, continuously compounded."""
 
-_CLOSE_SEQUENCE = -500  # yesterday's close: a point of the same path that no live sequence number reaches
 _STEPS_A_DAY = 7
 """Points of the path between two daily closes, which move by a percent or so."""
+_HALF_WAY = 11_700
+"""Sequence number half way to the day's close: half of a regular session of one tick a second."""
+_WAVES = ((0.5, 97.0), (0.3, 31.0), (0.2, 11.0))
+"""Weights and periods of the waves of a path."""
 _MASK = (1 << 64) - 1
 
 
@@ -69,7 +75,7 @@ class Greeks:
 
 
 def quote_at(universe: Universe, conid: int, sequence: int) -> Quote:
-    """Return the quote of a contract at a sequence number; equal arguments give equal quotes.
+    """Return the quote of a contract at a sequence number of the live day; equal arguments give equal quotes.
 
     Raises:
         KeyError: the universe has no such contract.
@@ -78,10 +84,32 @@ def quote_at(universe: Universe, conid: int, sequence: int) -> Quote:
     given = universe.given.prices.get(conid)
     if given is not None:
         return _given_quote(universe.seed, contract, given, sequence)
+    close = universe.previous_closes.get(conid)
+    if close is None:
+        close = daily_close(universe, conid, session_before(universe.as_of))
+        # A contract that expired before the live day has no close; its quotes are of no use to anyone.
+        close = universe.previous_closes[conid] = contract.min_tick if close is None else close
     if contract.sec_type == OPTION:
-        underlying = universe.contracts[contract.underlying_conid]
-        return _option_quote(universe.seed, contract, underlying, universe.as_of, sequence)
-    return _linear_quote(universe.seed, contract, _anchor(universe, contract), universe.as_of, sequence)
+        return _option_quote(universe, contract, sequence, close)
+    return _linear_quote(universe, contract, sequence, close)
+
+
+def closing_quote(universe: Universe, conid: int, sequence: int) -> Quote:
+    """Return the quote after the closing auction of the live day: last and mark are `daily_close` of that day.
+
+    Raises:
+        KeyError: the universe has no such contract.
+    """
+    quote = quote_at(universe, conid, sequence)
+    close = daily_close(universe, conid, universe.as_of)
+    if close is None:
+        return quote
+    contract = universe.contracts[conid]
+    tick = contract.min_tick
+    is_worthless = contract.sec_type == OPTION and close < 2 * tick
+    bid = None if quote.bid is None or is_worthless else round(close - tick, 9)
+    ask = None if quote.ask is None else round(close + tick, 9)
+    return replace(quote, bid=bid, bid_size=0.0 if bid is None else quote.bid_size, ask=ask, last=close, mark=close)
 
 
 def daily_close(universe: Universe, conid: int, day: date) -> float | None:
@@ -130,20 +158,38 @@ def unit(seed: int, conid: int, salt: int, sequence: int = 0) -> float:
     return ((x ^ (x >> 31)) & _MASK) / 2**64
 
 
-def spot(seed: int, contract: Contract, sequence: int) -> float:
-    """Return the unrounded price of an underlying at a sequence number, a few percent from its base price."""
-    return contract.base_price * _path(seed, contract.conid, contract.volatility, sequence)
+def spot(universe: Universe, contract: Contract, sequence: int) -> float:
+    """Return the unrounded price of an underlying at a sequence number of the live day."""
+    day = universe.as_of
+    spans = session_before(day).toordinal(), day.toordinal()
+    return contract.base_price * _live_path(universe.seed, contract.conid, contract.volatility, *spans, sequence)
 
 
 # A ladder of options needs the same few points of its underlying's path thousands of times.
 @functools.lru_cache(maxsize=8192)
-def _path(seed: int, conid: int, volatility: float, sequence: int) -> float:
+def _live_path(seed: int, conid: int, volatility: float, before: int, day: int, sequence: int) -> float:
+    """Return the point at a sequence number between the closes of two days, given as ordinals."""
+    begin = _path(seed, conid, volatility, before * _STEPS_A_DAY)
+    end = _path(seed, conid, volatility, day * _STEPS_A_DAY)
+    settled = sequence / (sequence + _HALF_WAY)
     waves = sum(
-        weight * math.sin(sequence / period + 2 * math.pi * unit(seed, conid, salt))
-        for salt, (weight, period) in enumerate(((0.5, 97.0), (0.3, 31.0), (0.2, 11.0)), start=1)
+        weight * (math.sin(sequence / period + phase) - math.sin(phase))
+        for salt, (weight, period) in enumerate(_WAVES, start=1)
+        for phase in (2 * math.pi * unit(seed, conid, salt, day),)
+    )
+    noise = unit(seed, conid, 5, sequence) - 0.5
+    drift = settled * math.log(end / begin)
+    return begin * math.exp(drift + volatility * (0.05 * (1 - settled) * waves + 0.004 * noise))
+
+
+@functools.lru_cache(maxsize=8192)
+def _path(seed: int, conid: int, volatility: float, point: int) -> float:
+    waves = sum(
+        weight * math.sin(point / period + 2 * math.pi * unit(seed, conid, salt))
+        for salt, (weight, period) in enumerate(_WAVES, start=1)
     )
     level = 1 + 0.02 * (unit(seed, conid, 4) - 0.5)
-    noise = unit(seed, conid, 5, sequence) - 0.5
+    noise = unit(seed, conid, 5, point) - 0.5
     return level * math.exp(volatility * (0.1 * waves + 0.004 * noise))
 
 
@@ -191,7 +237,7 @@ def to_tick(price: float, tick: float, rounding: float = 0.5) -> float:
 def _sizes(seed: int, conid: int, sequence: int, scale: int) -> tuple[float, float, float, float]:
     """Return bid, ask and last size and the day's volume, which rises with every sequence number."""
     bid, ask, last = (1 + math.floor(unit(seed, conid, salt, sequence) * scale) for salt in (7, 8, 9))
-    return float(bid), float(ask), float(last), float(1000 + 7 * (sequence - _CLOSE_SEQUENCE))
+    return float(bid), float(ask), float(last), float(4500 + 7 * sequence)
 
 
 def _traded_at(sequence: int) -> int:
@@ -205,24 +251,27 @@ def _anchor(universe: Universe, contract: Contract) -> Contract:
 
 
 def _linear_close(universe: Universe, contract: Contract, day: date) -> float:
-    sequence = day.toordinal() * _STEPS_A_DAY
-    price = _linear_price(universe.seed, contract, _anchor(universe, contract), day, sequence)
-    return to_tick(price, contract.min_tick)
+    anchor = _anchor(universe, contract)
+    price = anchor.base_price * _path(universe.seed, anchor.conid, anchor.volatility, day.toordinal() * _STEPS_A_DAY)
+    return to_tick(price * _carry(contract, anchor, day), contract.min_tick)
 
 
-def _linear_price(seed: int, contract: Contract, anchor: Contract, as_of: date, sequence: int) -> float:
-    price = spot(seed, anchor, sequence)
+def _carry(contract: Contract, anchor: Contract, day: date) -> float:
+    """Return the factor from the price of the underlying to that of its future; 1 for anything else."""
     if contract.sec_type == FUTURE and anchor is not contract:
-        price *= math.exp(RATE * years_to_expiry(contract, as_of))
-    return price
+        return math.exp(RATE * years_to_expiry(contract, day))
+    return 1.0
 
 
-def _linear_quote(seed: int, contract: Contract, anchor: Contract, as_of: date, sequence: int) -> Quote:
+def _linear_quote(universe: Universe, contract: Contract, sequence: int, close: float) -> Quote:
+    anchor = _anchor(universe, contract)
+    carry = _carry(contract, anchor, universe.as_of)
+
     def price_at(number: int) -> float:
-        return _linear_price(seed, contract, anchor, as_of, number)
+        return spot(universe, anchor, number) * carry
 
     tick = contract.min_tick
-    bid_size, ask_size, last_size, volume = _sizes(seed, contract.conid, sequence, 900)
+    bid_size, ask_size, last_size, volume = _sizes(universe.seed, contract.conid, sequence, 900)
     bid: float | None = None
     ask: float | None = None
     mark = last = to_tick(price_at(_traded_at(sequence)), tick)
@@ -246,7 +295,7 @@ def _linear_quote(seed: int, contract: Contract, anchor: Contract, as_of: date, 
         last=last,
         last_size=last_size,
         volume=volume,
-        close=to_tick(price_at(_CLOSE_SEQUENCE), tick),
+        close=close,
         mark=mark,
     )
 
@@ -279,14 +328,15 @@ def _option_value(seed: int, contract: Contract, underlying: Contract, as_of: da
     )
 
 
-def _option_quote(seed: int, contract: Contract, underlying: Contract, as_of: date, sequence: int) -> Quote:
-    tick = contract.min_tick
+def _option_quote(universe: Universe, contract: Contract, sequence: int, close: float) -> Quote:
+    tick, seed, as_of = contract.min_tick, universe.seed, universe.as_of
+    underlying = universe.contracts[contract.underlying_conid]
 
     def value_at(number: int) -> Greeks:
-        return _option_value(seed, contract, underlying, as_of, round(spot(seed, underlying, number), 9))
+        return _option_value(seed, contract, underlying, as_of, round(spot(universe, underlying, number), 9))
 
-    model, traded, closed = value_at(sequence), value_at(_traded_at(sequence)), value_at(_CLOSE_SEQUENCE)
-    spot_price = round(spot(seed, underlying, sequence), 9)
+    model, traded = value_at(sequence), value_at(_traded_at(sequence))
+    spot_price = round(spot(universe, underlying, sequence), 9)
     years = years_to_expiry(contract, as_of)
     half_spread = max(tick, 0.01 * model.price)
     bid = to_tick(model.price - half_spread, tick, 0.000001)
@@ -303,7 +353,7 @@ def _option_quote(seed: int, contract: Contract, underlying: Contract, as_of: da
         last=max(to_tick(traded.price, tick), tick),
         last_size=last_size,
         volume=volume,
-        close=max(to_tick(closed.price, tick), tick),
+        close=close,
         mark=round((bid + ask) / 2, 9) if has_bid else round(max(model.price, tick / 10), 9),
         implied_vol=smile(seed, underlying, spot_price=spot_price, strike=contract.strike, years=years),
         delta=model.delta,

@@ -49,6 +49,14 @@ def is_trading_day(day: date) -> bool:
     return (day.month, day.day) not in _FIXED_HOLIDAYS and not moved
 
 
+def session_before(day: date) -> date:
+    """Return the last session of US exchanges before a day."""
+    day -= timedelta(days=1)
+    while not is_trading_day(day):
+        day -= timedelta(days=1)
+    return day
+
+
 def closes_early(day: date) -> bool:
     """Return whether US exchanges close at 13:00: eves of Independence Day and Christmas, day after Thanksgiving."""
     is_eve = (day.month, day.day) in {(7, 3), (12, 24)} and day.weekday() < _FRIDAY
@@ -126,6 +134,18 @@ def session(contract: Contract, day: date, *, regular: bool) -> tuple[datetime, 
         later = {FUTURE: timedelta(minutes=15), STOCK: timedelta(0) if regular else timedelta(hours=4)}
         end = min(end, (us_close(day) + later.get(contract.sec_type, timedelta(0))).astimezone(zone))
     return begin, end
+
+
+def auction_at(contract: Contract, day: date) -> datetime | None:
+    """Return the time of a contract's close on a day; `None` without a session.
+
+    It is the close of US exchanges or, if earlier, the end of the regular session; Xetra has a close of its own.
+    """
+    hours = session(contract, day, regular=True)
+    if hours is None:
+        return None
+    begin, end = hours
+    return end if contract.currency in _EUROPEAN_ZONES else max(begin, min(end, us_close(day)))
 
 
 def _spans(contract: Contract) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -58,7 +58,7 @@ def test_an_index_has_a_last_price_but_no_bid_and_ask(universe: Universe) -> Non
     quote = quote_at(universe, by_symbol(universe, "SPX", "IND").conid, 4)
     assert quote.bid is None
     assert quote.ask is None
-    assert quote.last == quote.mark == pytest.approx(spot(7, by_symbol(universe, "SPX", "IND"), 4), abs=0.005)
+    assert quote.last == quote.mark == pytest.approx(spot(universe, by_symbol(universe, "SPX", "IND"), 4), abs=0.005)
 
 
 def test_calls_and_puts_keep_parity_with_their_underlying(universe: Universe, options: list[Contract]) -> None:
