@@ -130,7 +130,12 @@ class DayPath:
         return self._to_tick(self.before + (self.close - self.before) * share + wave)
 
     def _to_tick(self, price: float) -> float:
-        return max(0.0, to_tick(price, self.contract.min_tick))
+        return max(self.floor, to_tick(price, self.contract.min_tick))
+
+    @property
+    def floor(self) -> float:
+        """The lowest possible price: only what closes below 0, such as a spread, trades there."""
+        return 0.0 if self.close >= 0 and self.before >= 0 else -math.inf
 
 
 def day_path(universe: Universe, contract: Contract, day: date) -> DayPath | None:
@@ -177,9 +182,18 @@ def _bar(path: DayPath, what: What, label: datetime | date, at: datetime, until:
     high, low = max(opened, between, closed), min(opened, between, closed)
     half = path.contract.min_tick
     if what is What.BID_ASK:  # the averages of bid and ask, the highest ask and the lowest bid
-        return Bar(label, max(closed - half, 0), high + half, max(low - half, 0), closed + half, -1, -1, _NO_TRADES)
+        return Bar(
+            label,
+            max(closed - half, path.floor),
+            high + half,
+            max(low - half, path.floor),
+            closed + half,
+            -1,
+            -1,
+            _NO_TRADES,
+        )
     shift = {What.BID: -half, What.ASK: half}.get(what, 0.0)
-    opened, high, low, closed = (round(max(price + shift, 0.0), 9) for price in (opened, high, low, closed))
+    opened, high, low, closed = (round(max(price + shift, path.floor), 9) for price in (opened, high, low, closed))
     if what is not What.TRADES:
         return Bar(label, opened, high, low, closed, _NO_TRADES, -1, _NO_TRADES)
     volume = 1 + math.floor(900 * unit(path.seed, path.contract.conid, _VOLUME_SALT, int(at.timestamp())))

@@ -193,7 +193,7 @@ async def test_a_failure_while_serving_a_client_surfaces_when_the_gateway_stops(
     gateway = PaperGateway(config)
     await gateway.start()
     client = await connect(to=gateway)
-    monkeypatch.setattr(gateway.book, "held", lambda *_: 1 / 0)
+    monkeypatch.setattr(gateway.book, "held", lambda *_, **__: 1 / 0)
     client.ib.client.reqPositions()
     await eventually(lambda: not client.ib.isConnected())
     with pytest.raises(ZeroDivisionError):
