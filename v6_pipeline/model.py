@@ -11,7 +11,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 UNSET_FROM = 1e300
 """IB's unset double is 1.797e308; results of arithmetic on it still lie far above any price."""
@@ -56,6 +56,14 @@ class SecType(enum.StrEnum):
             return cls(text)
         except ValueError:
             return cls.OTHER
+
+
+SETTLED_AM = frozenset(
+    {"SPX", "NDX", "RUT", "RUI", "RLG", "RLV", "DJX", "VIX", "VIXW", "MXEA", "MXEF", "MXACW", "MXUSA", "MXWLD"}
+)
+"""Trading classes of index options that settle at the opening of the day after their last trading day, by the
+exchanges' contract specifications. Weeklies of the same index are classes of their own (SPXW, NDXP, RUTW) and settle at
+the close of their last trading day. IB's ``lastTradeDateOrContractMonth`` is the last trading day."""
 
 
 class UpdateSource(enum.StrEnum):
@@ -127,9 +135,25 @@ class ContractSpec:
     price_magnifier: int = 1
     underlying_conid: int | None = None
 
+    @property
+    def settles_on(self) -> date | None:
+        """Day of the settlement; None for contracts that do not expire.
+
+        The last trading day, but the weekday after it for index options that settle in the morning: an account holds
+        them, and their value changes, until then.
+        """
+        if self.expiry is None or self.sec_type is not SecType.OPTION or self.trading_class not in SETTLED_AM:
+            return self.expiry
+        days_to_weekday = {4: 3, 5: 2}.get(self.expiry.weekday(), 1)
+        return self.expiry + timedelta(days=days_to_weekday)
+
     def has_expired(self, today: date) -> bool:
-        """Return whether the contract's last trading day lies before ``today``, the exchange's date."""
+        """Return whether the contract's last trading day lies before ``today``, the exchange's date: nothing ticks."""
         return self.expiry is not None and self.expiry < today
+
+    def has_settled(self, today: date) -> bool:
+        """Return whether the contract's settlement lies before ``today``, the exchange's date."""
+        return self.settles_on is not None and self.settles_on < today
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

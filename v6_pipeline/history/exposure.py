@@ -212,7 +212,7 @@ def _shares(holding: Holding, earlier: Mapping[str, Any] | None, registry: Regis
     position = holding.position
     if position == 0 and earlier is not None:
         position = earlier["position"]
-    return allocate(position, registry.assignments(holding, expired=holding.position == 0))
+    return allocate(position, registry.assignments(holding, settled=holding.position == 0))
 
 
 def _amounts(
@@ -305,10 +305,10 @@ def _underlying_price(row: Mapping[str, Any], contract: ContractSpec, spots: _Sp
 def _short_option(
     row: Mapping[str, Any], contract: ContractSpec, spots: _Spots, day: date, next_session: date
 ) -> tuple[bool, bool]:
-    """Return whether it is a short option that expires by the next trading day, and one that is in the money."""
+    """Return whether it is a short option that settles by the next trading day, and one that is in the money."""
     if row["position"] >= 0 or not contract.sec_type.is_option:
         return False, False
-    expiring = contract.expiry is not None and day <= contract.expiry <= next_session
+    expiring = contract.settles_on is not None and day <= contract.settles_on <= next_session
     price, strike = _underlying_price(row, contract, spots), contract.strike
     if price is None or strike is None:
         return expiring, False

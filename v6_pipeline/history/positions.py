@@ -13,7 +13,7 @@ import polars as pl
 
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.history.inputs import KEY, OBSERVED_SCHEMA, DayInputs
-from v6_pipeline.model import ContractSpec, Holding, SecType, UpdateSource
+from v6_pipeline.model import SETTLED_AM, ContractSpec, Holding, SecType, UpdateSource
 
 POSITIONS_SCHEMA = pl.Schema({**OBSERVED_SCHEMA, "position_source": pl.String(), "carried_forward": pl.Boolean()})
 HOLDING_COLUMNS = (
@@ -62,7 +62,7 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
 
     From Flex these are all rows, and own rows of currencies, which Flex leaves out. From own logs they are the newest
     row per contract, and for a contract without a row that day the newest of the sessions before, if it is open and has
-    not expired. Closed rows (position 0) of the day are included. ``accounts`` restricts them, if any are given.
+    not settled. Closed rows (position 0) of the day are included. ``accounts`` restricts them, if any are given.
 
     Raises:
         SnapshotRefusedError: an account is not covered, or Flex rows and statement of it disagree.
@@ -77,7 +77,7 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
     )
     own = inputs.observed.filter(is_own).join(flex, on=KEY, how="anti")
     newest = newest_first(own).unique(subset=KEY, keep="first", maintain_order=True)
-    still_open = (pl.col("position") != 0) & (pl.col("expiry").is_null() | (pl.col("expiry") >= inputs.day))
+    still_open = (pl.col("position") != 0) & (pl.col("expiry").is_null() | (_settles_on() >= inputs.day))
     carried = inputs.earlier.filter(is_own & still_open).join(newest, on=KEY, how="anti")
     carried = carried.join(flex, on=KEY, how="anti")
     found = pl.concat(
@@ -94,6 +94,14 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
         ]
     )
     return found.select(POSITIONS_SCHEMA.names()).sort(KEY)
+
+
+def _settles_on() -> pl.Expr:
+    """The day of ``ContractSpec.settles_on`` of rows with an expiry."""
+    is_option = pl.col("sec_type") == SecType.OPTION.value
+    next_weekday = pl.col("expiry").dt.add_business_days(1, roll="backward")
+    settled_am = is_option & pl.col("trading_class").is_in(SETTLED_AM)
+    return pl.when(settled_am).then(next_weekday).otherwise(pl.col("expiry"))
 
 
 def newest_first(rows: pl.DataFrame) -> pl.DataFrame:

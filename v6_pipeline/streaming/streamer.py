@@ -329,7 +329,8 @@ class IBPositionStreamer:
         silent, refused = self._contracts.silent(now), self._contracts.refused_ones(now)
         for holding in self._portfolio:
             conid, assignments = holding.contract.conid, self._registry.assignments(holding)
-            priority = min((item.priority for item in assignments), default=None)
+            has_expired = self._registry.has_expired(holding.contract)
+            priority = None if has_expired else min((item.priority for item in assignments), default=None)
             routes.append(Route(holding, priority, refused=conid in refused, silent=conid in silent))
             strategies[holding.key] = strategy_ids(assignments)
         self._portfolio.strategies = strategies

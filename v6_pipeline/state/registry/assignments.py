@@ -79,16 +79,16 @@ class Entries:
 class RegistryAt:
     """Select from all entries the memberships and selectors in force at an aware instant.
 
-    Contracts with an expiry before ``day`` have expired, and serve no strategy.
+    Contracts that settled before ``day`` serve no strategy.
     """
 
     def __init__(self, entries: Iterable[RegistryEntry], instant: datetime, *, day: date) -> None:
         self._day = day
         self._entries = Entries(entry for entry in entries if _in_force(entry, instant))
 
-    def assignments(self, holding: Holding, *, expired: bool = False) -> tuple[Assignment, ...]:
-        """The strategies that a holding served; of an expired contract those it served until then, if ``expired``."""
-        if not expired and holding.contract.has_expired(self._day):
+    def assignments(self, holding: Holding, *, settled: bool = False) -> tuple[Assignment, ...]:
+        """The strategies that a holding served; of a settled contract those it served until then, if ``settled``."""
+        if not settled and holding.contract.has_settled(self._day):
             return ()
         return self._entries.assignments(holding)
 

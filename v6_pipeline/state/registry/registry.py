@@ -85,10 +85,12 @@ class StrategyRegistry:
     def is_active(self, conid: int, account: str | None = None) -> bool:
         """Return whether a contract serves an active strategy, in this account or in any. From memory, no I/O.
 
-        A contract that expired before today is not active. Selectors are matched with the holdings that are known.
+        A contract is not active after its last trading day, when nothing ticks. Selectors are matched with the holdings
+        that are known.
         """
         view = self._view
-        if self._has_expired(view.contracts.get(conid)):
+        contract = view.contracts.get(conid)
+        if contract is not None and self.has_expired(contract):
             return False
         if any(is_account(entry.account, account) for entry in view.entries.members.get(conid, ())):
             return True
@@ -101,12 +103,13 @@ class StrategyRegistry:
     def assignments(self, holding: Holding) -> tuple[Assignment, ...]:
         """The strategies that a holding serves, the most important first. From memory, no I/O.
 
-        See ``Entries.assignments``; an expired contract serves none.
+        See ``Entries.assignments``. A contract serves until it settles, which may be after its last trading day: see
+        ``has_expired`` for whether it still ticks.
         """
         view = self._view
         # IB's position messages have no underlying; the contract cache has it.
         holding = replace(holding, contract=view.contracts.get(holding.contract.conid, holding.contract))
-        if self._has_expired(holding.contract):
+        if holding.contract.has_settled(self._today()):
             return ()
         return view.entries.assignments(holding)
 
@@ -176,8 +179,9 @@ class StrategyRegistry:
         with self._database.read() as connection:
             self._view = _read_view(connection)
 
-    def _has_expired(self, contract: ContractSpec | None) -> bool:
-        return contract is not None and contract.has_expired(self._today())
+    def has_expired(self, contract: ContractSpec) -> bool:
+        """Return whether the last trading day of a contract is over, by the exchange's date."""
+        return contract.has_expired(self._today())
 
 
 def _read_view(connection: Connection) -> _View:

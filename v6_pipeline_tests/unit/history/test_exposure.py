@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import polars as pl
@@ -254,6 +254,8 @@ def test_without_a_rate_nothing_is_known_in_base_currency() -> None:
         ({"expiry": AFTER}, 1, 0),
         ({"expiry": date(2026, 3, 10)}, 0, 0),
         ({"expiry": AFTER, "position": 2.0}, 0, 0),
+        ({"expiry": DAY - timedelta(days=1), "trading_class": "SPX"}, 1, 0),
+        ({"expiry": DAY - timedelta(days=1), "trading_class": "SPXW"}, 0, 0),
         ({"underlying_price": 94.0}, 0, 1),
         ({"underlying_price": 94.0, "right": "C"}, 0, 0),
         ({"underlying_price": 96.0, "right": "C"}, 0, 1),

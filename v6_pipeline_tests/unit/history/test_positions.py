@@ -57,12 +57,15 @@ def test_an_open_position_without_a_row_that_day_is_carried_forward_until_it_exp
         own(YESTERDAY, conid=3, expiry=DAY, source="queue"),
         own(YESTERDAY, conid=4, expiry=DAY - timedelta(days=1)),
         own(YESTERDAY, conid=5),
+        own(YESTERDAY, conid=6, expiry=DAY - timedelta(days=1), sec_type="OPT", trading_class="SPX"),
+        own(YESTERDAY, conid=7, expiry=DAY - timedelta(days=1), sec_type="OPT", trading_class="SPXW"),
     ]
     inputs = day([own(conid=5, position=0.0)], earlier=earlier)
     assert held(inputs) == [
         ("DU1", 1, 1.0, "stream", True),
         ("DU1", 3, 10.0, "queue", True),
         ("DU1", 5, 0.0, "stream", False),
+        ("DU1", 6, 10.0, "stream", True),
     ]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 
+from v6_pipeline.model import SecType
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.registry.assignments import Assignment, RegistryAt, RegistryEntry
 from v6_pipeline.state.registry.registry import StrategyRegistry
@@ -77,3 +78,25 @@ def test_a_contract_expires_by_the_day_asked_for() -> None:
     contract = replace(option(1), expiry=DAY)
     for day, expected in ((DAY, 1), (DAY + timedelta(days=1), 0)):
         assert len(RegistryAt([entry(conid=1)], START, day=day).assignments(holding(contract))) == expected
+
+
+@pytest.mark.parametrize(
+    ("trading_class", "sec_type", "expiry", "settles_on"),
+    [
+        pytest.param("SPX", SecType.OPTION, date(2026, 11, 19), date(2026, 11, 20), id="Thursday, settled on Friday"),
+        pytest.param("SPXW", SecType.OPTION, date(2026, 11, 20), date(2026, 11, 20), id="settled at the close"),
+        pytest.param("VIX", SecType.OPTION, date(2026, 11, 17), date(2026, 11, 18), id="Tuesday, settled on Wednesday"),
+        pytest.param("NDX", SecType.OPTION, date(2026, 4, 1), date(2026, 4, 2), id="before Good Friday"),
+        pytest.param("RUT", SecType.OPTION, date(2026, 11, 20), date(2026, 11, 23), id="if IB gave the Friday"),
+        pytest.param("AAPL", SecType.OPTION, date(2026, 11, 20), date(2026, 11, 20), id="a stock's"),
+        pytest.param("VIX", SecType.FUTURE, date(2026, 11, 18), date(2026, 11, 18), id="a future of that class"),
+    ],
+)
+def test_a_contract_serves_its_strategy_until_it_settles(
+    trading_class: str, sec_type: SecType, expiry: date, settles_on: date
+) -> None:
+    contract = replace(option(1), trading_class=trading_class, sec_type=sec_type, expiry=expiry)
+    assert contract.settles_on == settles_on
+    for day, expected in ((settles_on, 1), (settles_on + timedelta(days=1), 0)):
+        registry = RegistryAt([entry(conid=1)], START, day=day)
+        assert len(registry.assignments(holding(contract))) == expected

@@ -193,6 +193,22 @@ def test_an_expired_contract_is_never_active(
     assert registry.get_all_active() == frozenset()
 
 
+def test_an_option_that_settles_the_next_morning_keeps_its_strategy_and_takes_no_line(
+    database: StateDatabase, registry: StrategyRegistry, clock: ManualClock
+) -> None:
+    last_traded = replace(option(7, expiry=TODAY), trading_class="SPX")
+    _hold(database, holding(last_traded))
+    registry.add_active("condors", [7])
+    clock.advance(24 * 3600)
+
+    assert len(registry.assignments(holding(last_traded))) == 1
+    assert registry.has_expired(last_traded)
+    assert not registry.is_active(7)
+
+    clock.advance(24 * 3600)
+    assert registry.assignments(holding(last_traded)) == ()
+
+
 def test_the_day_of_expiry_ends_where_the_exchange_is(database: StateDatabase, clock: ManualClock) -> None:
     """At 03:00 UTC it is still the evening before in New York."""
     registry = StrategyRegistry(database, clock)
