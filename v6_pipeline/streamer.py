@@ -20,7 +20,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -34,8 +33,10 @@ from v6_pipeline.ib.session import shared_pacer
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.settings import Settings, load_settings
+from v6_pipeline.state.answers import ask, ask_within
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.leases.held import Elapsed, HeldLease, elapsed_seconds
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline.state.queue.queue import PositionQueue
@@ -43,12 +44,15 @@ from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
 from v6_pipeline.streaming.handlers import HandlerDispatcher, load_handlers
 from v6_pipeline.streaming.status import StreamerStatus
+from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS
 from v6_pipeline.streaming.streamer import IBPositionStreamer, StreamerPolicy
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 
 log = logging.getLogger("v6_pipeline.streamer")  # not __name__, which is __main__ when this module runs as a process
 
 LOG_FILE = "streamer.log"
+LAST_WORD_SECONDS = 3
+"""How long an ending streamer waits for the state database."""
 _LOG_BYTES = 5_000_000
 _LOG_FILES = 5
 
@@ -71,11 +75,13 @@ async def stream(
     authority: Authority,
     epoch: int | None = None,
     clock: Clock = utc_now,
+    elapsed: Elapsed = elapsed_seconds,
     policy: StreamerPolicy | None = None,
 ) -> None:
     """Stream on the given authority until ``stop`` is set or the lease is lost.
 
-    With ``SPAWNED``, ``epoch`` is the one that the sensor claimed for this process.
+    With ``SPAWNED``, ``epoch`` is the one that the sensor claimed for this process. The lease counts as lost by
+    ``elapsed``, however long the state database takes to answer.
 
     Raises:
         FencedError: another process streams already.
@@ -85,7 +91,7 @@ async def stream(
     try:
         lease = StreamerLease(database, clock)
         alone = authority is Authority.ALONE
-        host = _Host(settings, database, lease, clock, policy or StreamerPolicy(), alone)
+        host = _Host(settings, database, lease, clock, elapsed, policy or StreamerPolicy(), alone)
         process = ProcessIdentity.current()
         if authority is Authority.OWNED:
             await host.stream_when_granted(process, stop)
@@ -100,8 +106,7 @@ async def stream(
                 f"a streamer runs already (pid {state.pid} on {state.host}, started by {state.granted_by}): stop it "
                 "with 'v6 stream --stop' first"
             )
-        lease.attach(epoch, process)
-        await host.stream_as(epoch, stop)
+        await host.stream_as(epoch, stop, process)
     finally:
         database.close()
 
@@ -114,6 +119,7 @@ class _Host:
     database: StateDatabase
     lease: StreamerLease
     clock: Clock
+    elapsed: Elapsed
     policy: StreamerPolicy
     alone: bool
 
@@ -121,22 +127,23 @@ class _Host:
         """Stream whenever the sensor grants the lease, until ``stop`` is set."""
         log.info("waiting for ib_streamer_sensor to grant the lease")
         while not stop.is_set():
-            epoch = await asyncio.to_thread(self.lease.claim_grant, process.owner, process)
+            epoch = await ask(self.lease.claim_grant, process.owner, process)
             if epoch is None:
                 await _pause(stop, self.policy.lease)
                 continue
             lost = asyncio.Event()
             either = asyncio.create_task(_set_with(stop, lost))
             try:
-                await self.stream_as(epoch, lost)
+                await self.stream_as(epoch, lost, process)
             except FencedError as error:
                 log.warning("%s", error)
             finally:
                 either.cancel()
 
-    async def stream_as(self, epoch: int, stop: asyncio.Event) -> None:
+    async def stream_as(self, epoch: int, stop: asyncio.Event, process: ProcessIdentity) -> None:
         """Stream as the owner of ``epoch``; set ``stop`` when the lease is lost or a stop is requested."""
-        settings, heartbeat = self.settings, None
+        settings, tasks = self.settings, list[asyncio.Task[None]]()
+        held = await self._attach(epoch, process)
         try:
             writer = DeltaLakePositionWriter(
                 Lake.from_settings(settings).table(STREAMED_POSITIONS),
@@ -145,25 +152,42 @@ class _Host:
                 trading_day=TradingCalendar(settings.timezone).trading_day,
                 clock=self.clock,
                 flush_seconds=settings.flush_seconds,
+                check_lease=held.check,
             )
             streamer = build_streamer(
                 settings, self.database, writer, epoch=epoch, clock=self.clock, policy=self.policy
             )
-            heartbeat = asyncio.create_task(self._keep_lease(epoch, streamer, stop), name="lease")
+            tasks = [
+                asyncio.create_task(self._keep_lease(epoch, held, streamer, stop), name="lease"),
+                asyncio.create_task(self._give_up_in_time(epoch, held, stop), name="end of the lease"),
+            ]
             await self._open(writer)
             log.info("connecting to %s before streaming as epoch %d", settings.ib_address, epoch)
             await streamer.run(stop, connect_once=self.alone)
         except Exception as error:
-            await _end(heartbeat)
+            await _end(tasks)
             message = str(error) if isinstance(error, V6Error) else f"{type(error).__name__}: {error}"
             with contextlib.suppress(FencedError, StateError):  # the sensor shows it, if it can still be stored
-                await asyncio.to_thread(self.lease.heartbeat, epoch, StreamerStatus.failure(message).as_json())
+                report = StreamerStatus.failure(message).as_json()
+                await ask_within(LAST_WORD_SECONDS, self.lease.heartbeat, epoch, report)
             raise
         finally:
-            await _end(heartbeat)
+            await _end(tasks)
             with contextlib.suppress(StateError):  # the lease then expires
-                await asyncio.to_thread(self.lease.release, epoch)
+                await ask_within(LAST_WORD_SECONDS, self.lease.release, epoch)
             log.info("stopped")
+
+    async def _attach(self, epoch: int, process: ProcessIdentity) -> HeldLease:
+        """Register this process as the owner.
+
+        Raises:
+            FencedError: the lease of ``epoch`` is over.
+            StateError: the database failed.
+        """
+        asked_at = self.elapsed()
+        state = await ask(self.lease.attach, epoch, process)
+        seconds = 0.0 if state.expires_at is None else (state.expires_at - self.clock()).total_seconds()
+        return HeldLease(epoch, asked_at=asked_at, seconds=seconds, elapsed=self.elapsed)
 
     async def _open(self, writer: DeltaLakePositionWriter) -> None:
         """Take the table over.
@@ -176,7 +200,7 @@ class _Host:
             await writer.open()
         except FencedError as error:
             if error.epoch is not None:
-                await asyncio.to_thread(self.lease.raise_epoch, error.epoch)
+                await ask(self.lease.raise_epoch, error.epoch)
                 raise FencedError(
                     f"{error}; if no other streamer writes to this lake, the state database is newer than the lake: "
                     "start again",
@@ -184,29 +208,44 @@ class _Host:
                 ) from error
             raise
 
-    async def _keep_lease(self, epoch: int, streamer: IBPositionStreamer, stop: asyncio.Event) -> None:
-        """Report to the lease; set ``stop`` when it is lost, a stop is requested, or the database fails too long."""
+    async def _keep_lease(self, epoch: int, held: HeldLease, streamer: IBPositionStreamer, stop: asyncio.Event) -> None:
+        """Report to the lease; set ``stop`` when it is lost or a stop is requested. ``held`` notes each answer."""
         ttl_seconds = self.settings.lease_seconds
-        expires_at = self.clock() + timedelta(seconds=ttl_seconds)
         while not stop.is_set():
+            asked_at = self.elapsed()
             try:
                 if self.alone:
-                    await asyncio.to_thread(self.lease.renew, epoch, ttl_seconds=ttl_seconds)
-                state = await asyncio.to_thread(self.lease.heartbeat, epoch, streamer.status().as_json())
+                    await ask(self.lease.renew, epoch, ttl_seconds=ttl_seconds)
+                state = await ask(self.lease.heartbeat, epoch, streamer.status().as_json())
             except FencedError as error:
                 log.warning("%s", error)
                 stop.set()
             except StateError as error:
-                # A busy database does not end the stream, unless it stays busy until the lease would have expired.
-                log.warning("%s", error)
-                if self.clock() >= expires_at:
-                    stop.set()
+                log.warning("%s", error)  # tried again, until the lease ends
             else:
-                expires_at = state.expires_at or expires_at
+                if state.expires_at is not None and state.heartbeat_at is not None:
+                    held.renewed(asked_at=asked_at, seconds=(state.expires_at - state.heartbeat_at).total_seconds())
                 if state.desired_state is DesiredState.STOP:
                     log.info("stop requested")
                     stop.set()
             await _pause(stop, self.policy.lease)
+
+    async def _give_up_in_time(self, epoch: int, held: HeldLease, stop: asyncio.Event) -> None:
+        """Set ``stop`` so early that all lines are cancelled when the lease ends; waits for nothing but its clock."""
+        closing = min(CLOSING_SECONDS, self.settings.lease_seconds / 6)
+        while not stop.is_set():
+            left = held.seconds_left - closing
+            if left <= 0:
+                log.warning(
+                    "the lease of epoch %d, last confirmed %.0f s ago, ends in %.0f s: its lines are cancelled, and "
+                    "nothing is written after that",
+                    epoch,
+                    held.unconfirmed_seconds,
+                    max(0.0, left + closing),
+                )
+                stop.set()
+            # Looked at often, because timers stand still while a machine sleeps.
+            await _pause(stop, min(left, self.policy.lease))
 
 
 async def _set_with(stop: asyncio.Event, inner: asyncio.Event) -> None:
@@ -214,10 +253,10 @@ async def _set_with(stop: asyncio.Event, inner: asyncio.Event) -> None:
     inner.set()
 
 
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

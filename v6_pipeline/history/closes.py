@@ -27,6 +27,7 @@ from v6_pipeline.settings import MarketHours, Settings
 from v6_pipeline.state.account import closes as store
 from v6_pipeline.state.account import contracts as cache
 from v6_pipeline.state.account.closes import FetchedClose
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.process import ProcessIdentity
 
@@ -143,9 +144,9 @@ class CloseFetcher:
         self.report.contracts = dict(contracts)
         windows = self._windows(wanted)
         since = self._clock() if refetch else None
-        pending = await asyncio.to_thread(self._pending, wanted, windows, since)
+        pending = await ask(self._pending, wanted, windows, since)
         self.report.reused = len(self.report.entries)
-        pending = await asyncio.to_thread(self._without_expired, pending)
+        pending = await ask(self._without_expired, pending)
         self._total = len(pending)
         async with self._pacer.permits(self._at_once) if pending else contextlib.nullcontext():
             attempts = 0
@@ -160,8 +161,8 @@ class CloseFetcher:
                         raise
                     log.warning("%s; connecting again (%d of %d)", error, attempts, RECONNECTS)
                 await self._sleep(min(RECONNECT_SECONDS, 2.0 ** (attempts - 1)))
-                pending = await asyncio.to_thread(self._pending, wanted, windows, since)
-                pending = await asyncio.to_thread(self._without_expired, pending)
+                pending = await ask(self._pending, wanted, windows, since)
+                pending = await ask(self._without_expired, pending)
         self.report.requests = self._pacer.made
         self.report.refusals = self._pacer.refusals
         return self.report
@@ -288,7 +289,7 @@ class CloseFetcher:
 
     async def _finish(self, conid: int, entries: Sequence[FetchedClose]) -> None:
         """Store the answers for a contract, and report progress."""
-        await asyncio.to_thread(self._save, entries)
+        await ask(self._save, entries)
         self._done.add(conid)
         self._closes += sum(entry.close is not None for entry in entries)
         self._progress(

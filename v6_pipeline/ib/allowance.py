@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from v6_pipeline.errors import StateError
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.pacing import messages as pacing
@@ -94,7 +95,7 @@ class SharedAllowance:
         if self._request is None:
             if self._on_share and loop.time() < self._retry_at:
                 return self._share.take_now(count)
-            self._request = asyncio.ensure_future(asyncio.to_thread(self._take_grant, count, loop))
+            self._request = asyncio.ensure_future(ask(self._take_grant, count, loop))
             self._request.add_done_callback(_retrieve_error)
         request = self._request
         # Not cancelled together with this wait: the thread cannot be stopped, and its grant may serve the next message.
@@ -118,7 +119,7 @@ class SharedAllowance:
         """Halve the rate of all processes."""
         await self._share.back_off(reason)
         try:
-            report = await asyncio.to_thread(self._back_off, reason, asyncio.get_running_loop())
+            report = await ask(self._back_off, reason, asyncio.get_running_loop())
         except StateError as error:
             log.warning("too many messages (%s); the other processes were not slowed down: %s", reason, error)
         else:

@@ -15,6 +15,7 @@ from v6_pipeline.ib.session import leased_connection
 from v6_pipeline.model import ContractSpec
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import contracts as rows
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
 from v6_pipeline.state.leases.process import ProcessIdentity
@@ -57,7 +58,7 @@ class ContractCache:
         wanted = sorted(set(conids))
         if not wanted:
             return {}
-        found = await asyncio.to_thread(self._look_up, wanted)
+        found = await ask(self._look_up, wanted)
         known = found.known
         if found.missing:
             known |= await self._keep(await qualify_all(self._connection, found.missing))
@@ -68,15 +69,15 @@ class ContractCache:
 
     async def refused(self) -> frozenset[int]:
         """Return the contracts that the broker did not know or refused within the last hour: a request would fail."""
-        return await asyncio.to_thread(rows.refused, self._database, since=self._clock() - RETRY_AFTER)
+        return await ask(rows.refused, self._database, since=self._clock() - RETRY_AFTER)
 
     async def note_refused(self, codes: Mapping[int, int]) -> None:
         """Store the broker's codes for contracts that it refuses market data for, for later refreshes."""
-        await asyncio.to_thread(rows.mark_refused, self._database, codes, failed_at=self._clock())
+        await ask(rows.mark_refused, self._database, codes, failed_at=self._clock())
 
     async def forget_refused(self) -> None:
         """Forget the refusals, after a new login: it may subscribe to other market data."""
-        await asyncio.to_thread(rows.forget_refused, self._database)
+        await ask(rows.forget_refused, self._database)
 
     def _look_up(self, conids: list[int]) -> _Found:
         now = self._clock()
@@ -129,9 +130,7 @@ class ContractCache:
         if failed:
             # One line, because a lost connection fails thousands at once.
             log.warning("%d contracts could not be looked up, the first: %s", len(failed), answers[failed[0]])
-        await asyncio.to_thread(
-            rows.save_answers, self._database, list(specs.values()), unknown, answered_at=self._clock()
-        )
+        await ask(rows.save_answers, self._database, list(specs.values()), unknown, answered_at=self._clock())
         return specs
 
 
@@ -155,7 +154,7 @@ async def check_contracts(
     async with leased_connection(settings, database, owner=owner, clock=clock) as gateway:
         answers = await qualify_all(gateway, missing)
     specs = [answer for answer in answers.values() if isinstance(answer, ContractSpec)]
-    await asyncio.to_thread(rows.save, database, specs, qualified_at=clock())
+    await ask(rows.save, database, specs, qualified_at=clock())
     unknown = [conid for conid, answer in answers.items() if isinstance(answer, UnknownContractError)]
     if unknown:
         listed = ", ".join(map(str, unknown))

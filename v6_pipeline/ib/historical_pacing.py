@@ -13,6 +13,7 @@ from datetime import datetime
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.ib.allowance import steady_now
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.pacing import historical as rules
@@ -68,9 +69,7 @@ class HistoricalPacer:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
             with contextlib.suppress(StateError):  # they expire on their own
-                await asyncio.shield(
-                    asyncio.to_thread(rules.release_permits, self._database, self._gateway, self._holder)
-                )
+                await asyncio.shield(ask(rules.release_permits, self._database, self._gateway, self._holder))
 
     @contextlib.asynccontextmanager
     async def admission(self) -> AsyncIterator[None]:
@@ -98,7 +97,7 @@ class HistoricalPacer:
     async def back_off(self, reason: str) -> None:
         """Halve the request rate of all processes, because IB refused a request as too fast."""
         self.refusals += 1
-        rate = await asyncio.to_thread(
+        rate = await ask(
             rules.back_off,
             self._database,
             self._gateway,
@@ -115,7 +114,7 @@ class HistoricalPacer:
         while True:
             began_at = loop.time()
             try:
-                permits = await asyncio.to_thread(
+                permits = await ask(
                     rules.lease_permits,
                     self._database,
                     self._gateway,
@@ -144,9 +143,7 @@ class HistoricalPacer:
             self._changed.notify()
 
     async def _take_instant(self) -> None:
-        instant = await asyncio.to_thread(
-            rules.take, self._database, self._gateway, configured_rate=self._rate, now=self._now()
-        )
+        instant = await ask(rules.take, self._database, self._gateway, configured_rate=self._rate, now=self._now())
         await asyncio.sleep(max(0.0, (instant - self._now()).total_seconds()))
 
     def _now(self) -> datetime:

@@ -15,6 +15,7 @@ from v6_pipeline.ib.allowance import SharedAllowance
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.pacing import MessagePacer
 from v6_pipeline.settings import Settings
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.leases.client_ids import ClientIds
@@ -59,14 +60,14 @@ async def leased_connection(
             task.cancel()
         await asyncio.gather(upkeep, heartbeat, return_exceptions=True)
         await connection.close()
-        await asyncio.shield(asyncio.to_thread(ids.release, connection.client_id, owner))
+        await asyncio.shield(ask(ids.release, connection.client_id, owner))
 
 
 async def _connect(
     settings: Settings, ids: ClientIds, owner: str, policy: ConnectionPolicy, pacer: MessagePacer
 ) -> IBConnectionManager:
     for _ in settings.run_client_ids:
-        client_id = await asyncio.to_thread(ids.acquire, owner, ttl_seconds=LEASE_SECONDS)
+        client_id = await ask(ids.acquire, owner, ttl_seconds=LEASE_SECONDS)
         if client_id is None:
             break
         connection = IBConnectionManager(
@@ -76,9 +77,9 @@ async def _connect(
             await connection.connect()
         except ClientIdInUseError as error:
             log.warning("%s; trying the next id", error)
-            await asyncio.to_thread(ids.mark_busy, client_id, owner, seconds=BUSY_SECONDS)
+            await ask(ids.mark_busy, client_id, owner, seconds=BUSY_SECONDS)
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(ids.release, client_id, owner))
+            await asyncio.shield(ask(ids.release, client_id, owner))
             raise
         else:
             return connection
@@ -93,6 +94,6 @@ async def _keep_lease(ids: ClientIds, client_id: int, owner: str) -> None:
     while True:
         await asyncio.sleep(RENEW_EVERY_SECONDS)
         try:
-            await asyncio.to_thread(ids.renew, client_id, owner, ttl_seconds=LEASE_SECONDS)
+            await ask(ids.renew, client_id, owner, ttl_seconds=LEASE_SECONDS)
         except StateError as error:
             log.warning("lease of client id %d is not renewed: %s", client_id, error)  # tried again before it ends

@@ -23,6 +23,7 @@ from v6_pipeline.ib.codes import Reaction
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
+from v6_pipeline.state.answers import ANSWER_SECONDS, ask, ask_within
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.slots.allocation import AcquiredSlots, SlotUsage
 from v6_pipeline.state.slots.ledger import SlotChanges, SlotLedger
@@ -87,6 +88,7 @@ class Subscriptions:
         connection: may reconnect; call ``begin_session`` after each connect.
         holder: names this process in the ledger.
         ttl_seconds: how long its lines stay in the ledger unless renewed.
+        answer_seconds: how long a step waits for the ledger; lines must be cancelled before they expire in it.
 
     Attributes:
         market: the quotes; only this class subscribes and cancels there.
@@ -102,6 +104,7 @@ class Subscriptions:
         ttl_seconds: float,
         clock: Clock,
         listener: LineListener,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._connection = connection
         self._ledger = ledger
@@ -110,8 +113,11 @@ class Subscriptions:
         self._ttl_seconds = ttl_seconds
         self._clock = clock
         self._listener = listener
+        self._answer_seconds = answer_seconds
         self._lines: dict[int, _Line] = {}
         self._session = 0
+        self._steps = 0
+        self._open_steps = 0
         self._ledger_call: asyncio.Future[AcquiredSlots] | None = None
         self._renewed_at = clock()
         self.market = MarketData(
@@ -139,13 +145,13 @@ class Subscriptions:
 
     async def usage(self) -> SlotUsage:
         """Return the lines of all processes."""
-        return await asyncio.to_thread(self._ledger.usage)
+        return await ask_within(self._answer_seconds, self._ledger.usage)
 
     async def begin_session(self) -> None:
         """Start without a line on a new connection; the gateway admits a client id once its old session has ended."""
         await self._stop_steps()
         # Lines of a session that fell silent, and any that a step took while the connection was being lost.
-        await asyncio.to_thread(self._ledger.release, self._holder)
+        await ask(self._ledger.release, self._holder)
         self.attach()
 
     def attach(self) -> None:
@@ -176,12 +182,17 @@ class Subscriptions:
         """
         subscribed = self.conids
         closing = [conid for conid in ended if conid in subscribed]
-        answer = await self._exchange(closing, wanted, priorities)
-        subscribed = self.conids
-        for conid in filter(subscribed.__contains__, closing):
-            self._listener.on_cancelled(conid)
-            self._cancel(conid)
-        self._subscribe([conid for conid in answer.granted if conid not in self._lines], specs or {})
+        self._steps += 1
+        self._open_steps += 1
+        try:
+            answer = await self._exchange(closing, wanted, priorities)
+            subscribed = self.conids
+            for conid in filter(subscribed.__contains__, closing):
+                self._listener.on_cancelled(conid)
+                self._cancel(conid)
+            self._subscribe([conid for conid in answer.granted if conid not in self._lines], specs or {})
+        finally:
+            self._open_steps -= 1
         await self._confirm()
         return answer
 
@@ -199,18 +210,25 @@ class Subscriptions:
             StateError: the lines were not renewed.
         """
         before, begun_at = self.conids, self._clock()
+        steps = None if self._open_steps else self._steps
+        # The last attempt ends in time to cancel, however long the database does not answer.
+        left = give_up_seconds - (begun_at - self._renewed_at).total_seconds()
+        seconds = max(1.0, min(timeout, left))
         try:
-            async with asyncio.timeout(timeout):
-                kept = await asyncio.to_thread(self._ledger.renew, self._holder, ttl_seconds=self._ttl_seconds)
-        except (StateError, TimeoutError) as error:
+            kept = await ask_within(seconds, self._ledger.renew, self._holder, ttl_seconds=self._ttl_seconds)
+        except StateError:
             if before and self._clock() - self._renewed_at >= timedelta(seconds=give_up_seconds):
                 log.warning("%d lines not renewed since %s: cancelled", len(before), self._renewed_at.isoformat())
                 self._abandon(self.conids)
-            raise StateError(str(error) or f"lines were not renewed within {timeout:g} s") from error
+            raise
         self._renewed_at = begun_at
         for conid in (before - kept) & self.conids:
             log.warning("the line of contract %d expired in the ledger: cancelled, to be routed again", conid)
             self._abandon([conid])
+        unused = kept - self._lines.keys()
+        if unused and steps == self._steps:
+            # Granted after the step had stopped waiting for the answer. Renewed, it would be held for ever.
+            await ask_within(seconds, self._ledger.release, self._holder, unused)
         return bool(self._having(LineState.CANCELLING))
 
     def market_data_lost(self) -> None:
@@ -268,7 +286,7 @@ class Subscriptions:
         if self._having(LineState.EXHAUSTED):
             await self.report()
         self._lines.clear()
-        await asyncio.to_thread(self._ledger.release, self._holder)
+        await ask(self._ledger.release, self._holder)
 
     async def _stop_steps(self) -> None:
         """Wait for the ledger's answer to a step under way; the step then fails before it subscribes."""
@@ -290,7 +308,8 @@ class Subscriptions:
         if not wanted and not changes:
             return AcquiredSlots((), ())
         self._ledger_call = asyncio.ensure_future(
-            asyncio.to_thread(
+            ask_within(
+                self._answer_seconds,
                 self._ledger.record_and_acquire,
                 changes,
                 tuple(wanted),

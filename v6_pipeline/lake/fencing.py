@@ -10,6 +10,7 @@ either sees the new epoch in its check, or loses its commit.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import polars as pl
 from deltalake import DeltaTable, Transaction
@@ -35,6 +36,8 @@ class FencedAppender:
         epoch: from the state database, higher for each new owner.
         lineage: metadata of the fencing commit.
         compact_every: commits between compactions, 0 for none.
+        check_lease: raises ``FencedError`` once the owner's time has ended, by a clock of its own; called before each
+            commit, since the table refuses an old owner only after the new one's first commit.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class FencedAppender:
         epoch: int,
         lineage: CommitLineage,
         compact_every: int = 50,
+        check_lease: Callable[[], None] | None = None,
     ) -> None:
         if not 0 < epoch <= _LARGEST_EPOCH:
             raise LakeError(f"epoch {epoch} is not within 1 and {_LARGEST_EPOCH}")
@@ -53,6 +57,7 @@ class FencedAppender:
         self._epoch = epoch
         self._fence = lineage
         self._compact_every = compact_every
+        self._check_lease = check_lease
         self._handle: DeltaTable | None = None
         self._last = -1
         """Newest transaction version that has landed, as far as this owner knows."""
@@ -91,7 +96,8 @@ class FencedAppender:
         After a ``LakeError`` call again with the same ``commit``: rows that have landed are not written twice.
 
         Raises:
-            FencedError: another owner has taken over; this object writes nothing, now or later.
+            FencedError: another owner has taken over, and this object writes nothing, now or later; or the lease has
+                ended.
             LakeError: not opened, rows refused, or the table is damaged, not writable or unreachable.
         """
         if self._handle is None:
@@ -111,6 +117,8 @@ class FencedAppender:
     def _commit(self, handle: DeltaTable, rows: pl.DataFrame, commit: CommitLineage) -> Commit:
         for _ in range(CONFLICT_ATTEMPTS):
             self._check(handle)
+            if self._check_lease is not None:
+                self._check_lease()
             version = self._last + 1
             self._doubt = (version, commit.commit_id)
             try:

@@ -15,6 +15,7 @@ from v6_pipeline.errors import AccountFeedError, FencedError
 from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
 from v6_pipeline.model import BaseCurrency
 from v6_pipeline.state.account import downloads as records
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.leases.named import NamedLease
@@ -67,16 +68,16 @@ class AccountDownloads:
         try:
             for account in stale:
                 try:
-                    await asyncio.to_thread(self._lease.renew)
+                    await ask(self._lease.renew)
                     await self._download(account)
                 except FencedError as error:  # this process was suspended for longer than the lease
                     failed[account] = AccountFeedError(f"account feed: {error}")
                 except AccountFeedError as error:
                     log.warning("%s", error)
                     failed[account] = error
-                    await asyncio.to_thread(self._save_failure, account, str(error))
+                    await ask(self._save_failure, account, str(error))
         finally:
-            await asyncio.shield(asyncio.to_thread(self._lease.release))
+            await asyncio.shield(ask(self._lease.release))
         return failed
 
     def get(self, account: str) -> AccountDownload | None:
@@ -96,17 +97,17 @@ class AccountDownloads:
 
     async def _take_lease(self) -> None:
         for _ in range(WAIT_SECONDS):
-            if await asyncio.to_thread(self._lease.acquire) is not None:
+            if await ask(self._lease.acquire) is not None:
                 return
             await self._sleep(1)
-        holder = (await asyncio.to_thread(self._lease.read)).owner
+        holder = (await ask(self._lease.read)).owner
         raise AccountFeedError(f"account feed: {holder} has held it for {WAIT_SECONDS} s; the next run tries again")
 
     async def _download(self, account: str) -> None:
         download = await self._feed.download(account)
         self._newest[account] = download
         self.completed.append(download)
-        await asyncio.to_thread(self._save, download)
+        await ask(self._save, download)
 
     def _save_failure(self, account: str, reason: str) -> None:
         records.failed(self._database, account, at=self._clock(), reason=reason)

@@ -34,6 +34,8 @@ SILENT_CODE = 0
 """Recorded in place of IB's code for a contract that is silent without a remark of IB's."""
 FLOWS_SECONDS = 30
 """While any contract has ticked within this time, the silence of another one is its own."""
+ANSWER_SECONDS = 8.0
+"""How long a batch waits for the ledger: twice this and a quote's deadline are less than a line lasts there."""
 ASK_AGAIN_SECONDS = 2.0
 """Asking keeps the worker's place among those that wait; in between, a read shows whether asking is worthwhile."""
 
@@ -83,6 +85,7 @@ class BatchQuotes(LineListener):
             ttl_seconds=SLOT_TTL_SECONDS,
             clock=clock,
             listener=self,
+            answer_seconds=ANSWER_SECONDS,
         )
         self._lines.attach()
         connection.add_error_listener(self._on_error)

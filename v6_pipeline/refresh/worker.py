@@ -30,6 +30,7 @@ from v6_pipeline.refresh.writer import RefreshWriter
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import downloads as download_records
 from v6_pipeline.state.account import holdings as holdings_store
+from v6_pipeline.state.answers import ask, in_daemon_thread
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.keys import Key
@@ -124,12 +125,12 @@ class QueueWorker:
             LakeError: a commit failed; only what was committed is acknowledged.
         """
         self._registry.initialize()
-        await asyncio.to_thread(self._writer.open)  # first: no download for an unwritable lake
+        await in_daemon_thread(self._writer.open)  # first: no download for an unwritable lake
         async with leased_connection(
             self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
         ) as connection:
             await self._download_positions(connection)
-            await asyncio.to_thread(self._enqueue, scope)
+            await ask(self._enqueue, scope)
             cache = ContractCache(self._database, connection, self._clock)
             downloads = AccountDownloads(
                 self._database, AccountFeed(connection, self._clock), owner=self._owner, clock=self._clock
@@ -137,9 +138,9 @@ class QueueWorker:
             quotes = BatchQuotes(connection, cache, self._ledger, holder=self._owner, clock=self._clock)
             await self._drain(cache, downloads, quotes)
             await self._download_due_accounts(scope, downloads)
-        await asyncio.to_thread(self._writer.compact)
+        await in_daemon_thread(self._writer.compact)
         if self.report.failed_accounts:
-            self.report.retried += await asyncio.to_thread(self._count_items, frozenset(self.report.failed_accounts))
+            self.report.retried += await ask(self._count_items, frozenset(self.report.failed_accounts))
             reasons = "; ".join(self.report.failed_accounts.values())
             raise AccountFeedError(f"{self.report.retried} items stay in the queue: {reasons}")
         return self.report
@@ -150,7 +151,7 @@ class QueueWorker:
         A failed account is not retried: its items would be due again before the next time-out ends, and block others.
         """
         while True:
-            batch = await asyncio.to_thread(
+            batch = await ask(
                 self._queue.get_batch,
                 self._settings.queue_batch,
                 lease_seconds=BATCH_LEASE_SECONDS,
@@ -163,9 +164,7 @@ class QueueWorker:
                 if not await self._refresh(batch, cache, downloads, quotes):
                     return
             except BaseException as error:
-                await asyncio.shield(
-                    asyncio.to_thread(self._return_batch, batch, f"interrupted: {type(error).__name__}")
-                )
+                await asyncio.shield(ask(self._return_batch, batch, f"interrupted: {type(error).__name__}"))
                 raise
             finally:
                 renewal.cancel()
@@ -176,7 +175,7 @@ class QueueWorker:
 
         These are accounts of which everything streams, and those that hold nothing: a download shows that they do.
         """
-        due = await asyncio.to_thread(self._due_accounts, scope)
+        due = await ask(self._due_accounts, scope)
         tried = self.report.failed_accounts.keys() | {download.account for download in downloads.completed}
         left = due - tried
         if not left:
@@ -202,7 +201,7 @@ class QueueWorker:
         while held is not None:
             await asyncio.sleep(RENEW_BATCH_EVERY_SECONDS)
             try:
-                held = await asyncio.to_thread(self._queue.extend, token, lease_seconds=BATCH_LEASE_SECONDS)
+                held = await ask(self._queue.extend, token, lease_seconds=BATCH_LEASE_SECONDS)
             except StateError as error:
                 log.warning("lease of a batch is not renewed: %s", error)  # tried again before it ends
 
@@ -214,7 +213,7 @@ class QueueWorker:
         await download_positions(connection, self._clock)
         self._accounts = [account for account in connection.accounts if self._is_selected(account)]
         # Copied on the loop, because position messages keep arriving while the thread reads.
-        await asyncio.to_thread(self._store_positions, list(self._held.values()), self._accounts, begun_at)
+        await ask(self._store_positions, list(self._held.values()), self._accounts, begun_at)
         self.report.held = len(self._held)
 
     def _on_position(self, holding: Holding) -> None:
@@ -266,18 +265,18 @@ class QueueWorker:
             items = [item for item in items if item.account not in failed]
         if not items:
             return True
-        found = await asyncio.to_thread(self._reconcile, items, downloads, frozenset(self._held))
+        found = await ask(self._reconcile, items, downloads, frozenset(self._held))
         contracts = await cache.qualified([conid for _, conid in found.valued])
         quoted = await quotes.collect(value.contract for value in found.valued.values() if value.position)
         self.report.quoted += len(quoted)
         found = with_reopened(found, self._held)
         rows = self._rows(found, contracts, quoted, downloads)
-        if await asyncio.to_thread(self._queue.extend, batch.token, lease_seconds=BATCH_LEASE_SECONDS) is None:
+        if await ask(self._queue.extend, batch.token, lease_seconds=BATCH_LEASE_SECONDS) is None:
             log.warning("lease of a batch expired: its %d items are served again", len(items))
             return False
         if rows:  # durable before the acknowledgement
-            self.report.commits.append(await asyncio.to_thread(self._writer.append_positions, rows))
-        await asyncio.to_thread(self._acknowledge, batch.token, items, rows, found, downloads)
+            self.report.commits.append(await in_daemon_thread(self._writer.append_positions, rows))
+        await ask(self._acknowledge, batch.token, items, rows, found, downloads)
         return True
 
     async def _reject_unmanaged_accounts(self, batch: Batch) -> list[QueueItem]:
@@ -285,7 +284,7 @@ class QueueWorker:
         rejected = [item.key for item in batch.items if item.account not in self._accounts]
         if rejected:
             reason = "the login does not manage this account, or V6_IB_ACCOUNTS leaves it out"
-            await asyncio.to_thread(self._queue.mark_failed, batch.token, rejected, reason)
+            await ask(self._queue.mark_failed, batch.token, rejected, reason)
             self.report.retried += len(rejected)
         return [item for item in batch.items if item.account in self._accounts]
 
@@ -296,14 +295,14 @@ class QueueWorker:
         before = len(downloads.completed)
         failed = await downloads.ensure(needed)
         if values := [download.values for download in downloads.completed[before:]]:
-            self.report.account_commits.append(await asyncio.to_thread(self._writer.append_accounts, values))
+            self.report.account_commits.append(await in_daemon_thread(self._writer.append_accounts, values))
         return failed
 
     async def _return_failed(self, batch: Batch, failed: Mapping[str, AccountFeedError]) -> None:
         self.report.failed_accounts |= {account: str(error) for account, error in failed.items()}
         keys = [item.key for item in batch.items if item.account in failed]
         # The items themselves did not fail, so this does not count towards their dead-letter limit.
-        await asyncio.to_thread(
+        await ask(
             self._queue.give_back, batch.token, keys, "account feed not available", delay_seconds=FEED_RETRY_SECONDS
         )
 

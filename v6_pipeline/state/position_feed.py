@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from v6_pipeline.model import BaseCurrency, Holding, QueuePriority
 from v6_pipeline.state.account import downloads
 from v6_pipeline.state.account import holdings as holdings_store
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.keys import Key
 from v6_pipeline.state.queue.items import NewItem
@@ -26,14 +26,12 @@ class StreamerState:
         self, held: list[Holding], accounts: Iterable[str], *, begun_at: datetime
     ) -> list[Holding]:
         """Store a complete position download; return the known holdings that are missing from it."""
-        missing = await asyncio.to_thread(
-            holdings_store.replace_accounts, self._database, list(accounts), held, observed_at=begun_at
-        )
+        missing = await ask(holdings_store.replace_accounts, self._database, list(accounts), held, observed_at=begun_at)
         return list(missing)
 
     async def take_in_changes(self, changed: list[Holding]) -> None:
         """Store holdings that the position feed has changed."""
-        await asyncio.to_thread(holdings_store.upsert_holdings, self._database, changed)
+        await ask(holdings_store.upsert_holdings, self._database, changed)
 
     async def verify(self, holdings: list[Holding]) -> None:
         """Queue holdings with priority ``VERIFY``, so that the worker compares them with the account download."""
@@ -41,17 +39,17 @@ class StreamerState:
             NewItem(item.account, item.contract.conid, item.contract.symbol, QueuePriority.VERIFY) for item in holdings
         ]
         if items:
-            await asyncio.to_thread(self._queue.insert_many, items)
+            await ask(self._queue.insert_many, items)
 
     async def enqueue(self, priorities: Mapping[Key, QueuePriority], symbols: Mapping[Key, str]) -> None:
         """Queue holdings."""
         items = [NewItem(key[0], key[1], symbols[key], priority) for key, priority in priorities.items()]
         if items:
-            await asyncio.to_thread(self._queue.insert_many, items)
+            await ask(self._queue.insert_many, items)
 
     async def base_currencies(self) -> dict[str, BaseCurrency]:
         """Read each account's base currency and exchange rates, from its newest download."""
-        return await asyncio.to_thread(self._base_currencies)
+        return await ask(self._base_currencies)
 
     def _base_currencies(self) -> dict[str, BaseCurrency]:
         rates: dict[str, dict[str, float]] = {}

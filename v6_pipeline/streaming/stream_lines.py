@@ -30,6 +30,9 @@ GIVE_UP_SECONDS = 80
 RENEWAL_SECONDS = 20
 """A renewal that the state database has not answered after this long counts as failed."""
 CLOSING_SECONDS = 5
+"""How long the end of a session waits for the gateway to confirm the cancels, and for handlers."""
+RETURN_SECONDS = 3
+"""How long the end of a session waits for the ledger to take the lines back; otherwise they expire."""
 CONFIRMATION_POLL_SECONDS = 0.05
 """Interval between checks whether other processes have confirmed their new lines."""
 PASS_SECONDS = 5.0
@@ -57,6 +60,7 @@ class StreamLines(Subscriptions, LineListener):
         self._wake = wake
         self._waiting_since: datetime | None = None
         self._symbols: dict[int, str] = {}
+        self._in_session = False
         super().__init__(
             connection,
             ledger,
@@ -65,6 +69,7 @@ class StreamLines(Subscriptions, LineListener):
             ttl_seconds=SLOT_TTL_SECONDS,
             clock=clock,
             listener=self,
+            answer_seconds=RENEWAL_SECONDS,
         )
 
     @property
@@ -72,15 +77,25 @@ class StreamLines(Subscriptions, LineListener):
         """True while lines for waiting contracts are about to come free: start another pass within a second."""
         return self._waiting_since is not None
 
+    async def begin_session(self) -> None:
+        """Start without a line on a new connection."""
+        self._in_session = True
+        await super().begin_session()
+
     async def end_session(self) -> None:
         """Cancel, disconnect, and give back the lines that IB surely has again."""
         self._waiting_since = None
         await self.cancel_all(timeout=CLOSING_SECONDS)
         await self._connection.close()
+        if not self._in_session:
+            return
+        self._in_session = False
         try:
-            await self.release_all()
-        except StateError as error:
-            log.warning("lines are not given back, and expire: %s", error)
+            async with asyncio.timeout(RETURN_SECONDS):
+                await self.release_all()
+        except (StateError, TimeoutError) as error:
+            reason = str(error) or f"no answer for {RETURN_SECONDS} s"
+            log.warning("lines are not given back, and expire: %s", reason)
 
     async def cancel(self, conids: Iterable[int]) -> None:
         """Cancel subscriptions; give back their lines and those of refused subscriptions.

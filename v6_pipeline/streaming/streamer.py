@@ -20,6 +20,7 @@ from v6_pipeline.ib.contract_cache import ContractCache
 from v6_pipeline.ib.valuation import mark_of
 from v6_pipeline.model import QueuePriority, Quote
 from v6_pipeline.settings import Settings
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.keys import Key
 from v6_pipeline.state.position_feed import StreamerState
@@ -156,6 +157,7 @@ class IBPositionStreamer:
             tasks = [
                 asyncio.create_task(self._keep_connected(), name="connection"),
                 asyncio.create_task(self._keep_routed(), name="routing"),
+                asyncio.create_task(self._keep_lines(), name="lines"),
                 asyncio.create_task(self._keep_fresh(), name="upkeep"),
                 asyncio.create_task(self._dispatcher.run(), name="handlers"),
                 asyncio.create_task(self._writer.run(), name="writer"),
@@ -276,8 +278,8 @@ class IBPositionStreamer:
             except TimeoutError:
                 pass
             try:
-                changed = await asyncio.to_thread(self._registry.reload_if_changed)
-                usage = await asyncio.to_thread(self._ledger.usage)
+                changed = await ask(self._registry.reload_if_changed)
+                usage = await ask(self._ledger.usage)
                 due = self._wake.is_set() or changed or self._is_route_due(usage)
                 self._wake.clear()
                 if self._holdings.is_complete and due:
@@ -361,19 +363,32 @@ class IBPositionStreamer:
 
     # Upkeep
 
+    async def _keep_lines(self) -> None:
+        """Renew the lines in the ledger; those that cannot be renewed are cancelled before they are another's.
+
+        Apart from other calls of the database: each of them may wait until its own deadline.
+        """
+        renewed_at = _LONG_AGO
+        while True:
+            now = self._clock()
+            if self._holdings.is_complete and now - renewed_at >= SLOT_RENEWAL:
+                try:
+                    if await self._lines.renew(timeout=RENEWAL_SECONDS, give_up_seconds=GIVE_UP_SECONDS):
+                        self._wake.set()
+                    renewed_at = now
+                except StateError as error:
+                    log.warning("lines are not renewed: %s", error)  # tried again in a second
+            await asyncio.sleep(self._policy.upkeep)
+
     async def _keep_fresh(self) -> None:
-        """Renew lines, read exchange rates, check the feeds and refresh contracts without ticks, once a second."""
-        renewed_at = rates_at = _LONG_AGO
+        """Read exchange rates, check the feeds and refresh contracts without ticks, once a second."""
+        rates_at = _LONG_AGO
         while True:
             now = self._clock()
             try:
                 if now - rates_at >= RATES_RELOAD:
                     self._portfolio.bases = await self._state.base_currencies()
                     rates_at = now
-                if self._holdings.is_complete and now - renewed_at >= SLOT_RENEWAL:
-                    if await self._lines.renew(timeout=RENEWAL_SECONDS, give_up_seconds=GIVE_UP_SECONDS):
-                        self._wake.set()
-                    renewed_at = now
             except StateError as error:
                 # Tried again in a second, until the lease, which is in the same database, expires.
                 log.warning("upkeep interrupted: %s", error)

@@ -25,6 +25,7 @@ from v6_pipeline.lake.rows import position_rows
 from v6_pipeline.lake.table import Commit, DeltaTableStore
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate, UpdateSource
+from v6_pipeline.state.answers import in_daemon_thread
 from v6_pipeline.streaming.status import WriterStatus
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ APPLICATION_ID = "v6_pipeline.streamer"
 class DeltaLakePositionWriter:
     """A ``PositionUpdateHandler`` that writes ``streamed_positions`` as the owner of ``epoch``.
 
-    Every commit names the ``gateway`` (``host:port``) that the updates come from.
+    Every commit names the ``gateway`` (``host:port``) that the updates come from. ``check_lease`` raises
+    ``FencedError`` once this process's time has ended: see ``FencedAppender``.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class DeltaLakePositionWriter:
         clock: Callable[[], datetime],
         flush_seconds: float,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        check_lease: Callable[[], None] | None = None,
     ) -> None:
         self._epoch = epoch
         self._gateway = gateway
@@ -57,7 +60,11 @@ class DeltaLakePositionWriter:
         self._flush_seconds = flush_seconds
         self._sleep = sleep
         self._appender = FencedAppender(
-            store, application_id=APPLICATION_ID, epoch=epoch, lineage=self._lineage(CommitKind.FENCE)
+            store,
+            application_id=APPLICATION_ID,
+            epoch=epoch,
+            lineage=self._lineage(CommitKind.FENCE),
+            check_lease=check_lease,
         )
         self._newest: dict[tuple[str, int], PositionUpdate] = {}
         self._pending: tuple[list[PositionUpdate], CommitLineage] | None = None
@@ -72,7 +79,7 @@ class DeltaLakePositionWriter:
             FencedError: an owner with a newer epoch wrote to the table.
             LakeError: the table is damaged, not writable or unreachable.
         """
-        version = await asyncio.to_thread(self._appender.open)
+        version = await in_daemon_thread(self._appender.open)
         self._status = replace(self._status, last_version=version)
 
     async def on_position_update(self, update: PositionUpdate) -> None:
@@ -111,7 +118,7 @@ class DeltaLakePositionWriter:
             self._newest.clear()
         updates, lineage = self._pending
         try:
-            commit = await asyncio.to_thread(self._append, updates, lineage)
+            commit = await in_daemon_thread(self._append, updates, lineage)
         except FencedError:
             self._fenced = True
             raise

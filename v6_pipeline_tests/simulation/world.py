@@ -310,6 +310,7 @@ class World:
                     authority=Authority.SPAWNED,
                     epoch=epoch,
                     clock=self.loop.utc,
+                    elapsed=self.loop.time,
                     policy=_Policy(self),
                 )
                 self.say(f"{process.name} ended")

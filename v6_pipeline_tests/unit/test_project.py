@@ -50,6 +50,19 @@ def test_no_transaction_is_opened_outside_state() -> None:
     assert found == []
 
 
+def test_no_wait_in_a_thread_is_without_a_deadline() -> None:
+    """A call that hangs in a thread of ``asyncio.to_thread`` also keeps its process from ending."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "v6_pipeline").rglob("*.py"))
+        if "paper" not in path.relative_to(ROOT).parts[1:2]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "to_thread"
+    ]
+
+    assert found == [], "use v6_pipeline.state.answers"
+
+
 def _opens_a_transaction(node: ast.AST) -> bool:
     return isinstance(node, ast.With | ast.AsyncWith) and any(
         isinstance(item.context_expr, ast.Call)

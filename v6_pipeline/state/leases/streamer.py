@@ -164,7 +164,7 @@ class StreamerLease:
         Raises:
             FencedError: the lease of ``epoch`` is over: stop writing at once.
         """
-        return self._as_owner(epoch, heartbeat_at=self._clock(), status=dict(status))
+        return self._as_owner(epoch, reports=True, status=dict(status))
 
     def request_stop(self) -> None:
         """Request that the streamer stop when it next reads the lease."""
@@ -195,13 +195,13 @@ class StreamerLease:
         return lease.is_live(now)
 
     # Any: the values of columns.
-    def _as_owner(self, epoch: int, **changes: Any) -> StreamerLeaseState:  # noqa: ANN401
+    def _as_owner(self, epoch: int, *, reports: bool = False, **changes: Any) -> StreamerLeaseState:  # noqa: ANN401
         with self._database.write() as connection:
             now = self._clock()
             lease = _read(connection)
             if lease.epoch != epoch or not lease.is_live(now):
                 raise FencedError(f"the streamer lease of epoch {epoch} is lost: {_holder(lease, now)}")
-            lease = replace(lease, **changes)
+            lease = replace(lease, **changes, heartbeat_at=now if reports else lease.heartbeat_at)
             _write(connection, lease)
         return lease
 

@@ -1,0 +1,78 @@
+"""Waiting for an answer with a deadline: of the state database, and of whatever else a thread may hang in.
+
+A frozen disk, a stopped server or a pooler that holds its clients never answers, and a thread that waits for it cannot
+be stopped. So the wait ends, not the call: it goes on in a daemon thread, which does not keep the process from ending.
+What such a call does later is harmless, because each change is one transaction that the caller may repeat, or a lease
+that expires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, ParamSpec, TypeVar
+
+from v6_pipeline.errors import StateError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ANSWER_SECONDS = 20.0
+"""Longer than a call waits for other writers (three times five seconds)."""
+
+
+class _DaemonThreads(Executor):
+    """A daemon thread per call. Those of ``asyncio.to_thread`` would keep a process alive until their calls end."""
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:  # noqa: ANN401  (as the base)
+        answer: Future[R] = Future()
+
+        def run() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001  (handed to the caller, as an executor does)
+                answer.set_exception(error)
+
+        threading.Thread(target=run, name=getattr(fn, "__name__", "call"), daemon=True).start()
+        return answer
+
+
+_THREADS = _DaemonThreads()
+
+
+async def in_daemon_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call ``function`` in a thread that does not outlive the process; otherwise as ``asyncio.to_thread``."""
+    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+
+
+async def ask(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function of the state database in a thread, and wait ``ANSWER_SECONDS`` for it.
+
+    Raises:
+        StateError: the database failed, or did not answer in time; the call may still take effect later.
+    """
+    return await ask_within(ANSWER_SECONDS, function, *args, **kwargs)
+
+
+async def ask_within(seconds: float, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Wait ``seconds`` for the answer, otherwise as ``ask``.
+
+    Raises:
+        StateError: as ``ask``.
+    """
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            return await in_daemon_thread(function, *args, **kwargs)
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise StateError(
+            f"the state database has not answered for {seconds:g} s: check its disk, or its server and what is between"
+        ) from error
