@@ -84,6 +84,10 @@ class SnapshotRefusedError(V6Error):
     """No source covers an account on a trading day, or a source contradicts itself: no value is made up."""
 
 
+class NotCoveredError(SnapshotRefusedError):
+    """No source has the positions of an account on a trading day."""
+
+
 class FencedError(V6Error):
     """Another owner has taken over: this one must stop writing at once. ``epoch`` is the new owner's, if known."""
 

@@ -28,7 +28,7 @@ from v6_pipeline.defs.metadata import (
 from v6_pipeline.defs.partitions import KEY_FORMAT, require_begun
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
-from v6_pipeline.history.context import Failed, HistoryContext, Made
+from v6_pipeline.history.context import Absent, Failed, HistoryContext, Made
 from v6_pipeline.history.make import make_history
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.lake import Lake
@@ -102,6 +102,8 @@ def _make(context: dg.AssetExecutionContext, config: HistoryConfig, pipeline: Pi
             if isinstance(outcome, Failed):
                 context.log.warning("%s: %s", outcome.spec.name, outcome.reason)
                 failed.append(outcome)
+            elif isinstance(outcome, Absent):
+                _report_absent(context, work.lake, outcome)
             else:
                 context.log.info("%s", describe(outcome))
                 is_newest = outcome.day == max(days)
@@ -113,6 +115,14 @@ def _make(context: dg.AssetExecutionContext, config: HistoryConfig, pipeline: Pi
         raise dg.Failure("; ".join([*_reasons(failed), str(error)]), allow_retries=False) from None
     if failed:
         raise dg.Failure("; ".join(_reasons(failed)), metadata=_failures(failed), allow_retries=False)
+
+
+def _report_absent(context: dg.AssetExecutionContext, lake: Lake, absent: Absent) -> None:
+    """Report days of which there is nothing as made without rows: a backfill calls a day without an event failed."""
+    context.log.info("%s of %s: %s", absent.spec.name, _span(absent.days), absent.reason)
+    for day in absent.days:
+        nothing = Made(spec=absent.spec, day=day, version=None, rows=0, changed=False)
+        context.log_event(_materialization(lake, nothing, {"not_there": absent.reason}))
 
 
 def describe(made: Made) -> str:

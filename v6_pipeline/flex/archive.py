@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.exchange import FlexLimits, Monotonic
 from v6_pipeline.flex.model import covered_day
 from v6_pipeline.flex.replies import Period, ReplyScanner, Statements, parse_date
-from v6_pipeline.flex.service import FlexService, SharedPace, spans
+from v6_pipeline.flex.service import NOT_AVAILABLE, FlexService, SharedPace, spans
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock, utc_now
@@ -37,12 +37,15 @@ Range = tuple[date, date]
 class FlexFetch:
     """Result of a fetch: new files of the archive, and the requested ranges.
 
-    ``not_covered`` are wanted trading days without a statement, or without one of each named account.
+    ``not_covered`` are wanted trading days without a statement, or without one of each named account; ``refused`` those
+    of which IB has none (error 1003) and ``refusal`` its answer.
     """
 
     files: tuple[Path, ...]
     asked: tuple[Range, ...]
     not_covered: tuple[date, ...]
+    refused: tuple[date, ...] = ()
+    refusal: str = ""
 
     @property
     def shortfall(self) -> str | None:
@@ -76,6 +79,9 @@ def fetch_range(
     `covered`, which another folder has, are not requested. `refetch` requests the days of the archive too, because IB
     corrects statements. `clock` gives monotonic seconds.
 
+    IB may refuse a range as a whole that begins before the account was opened (not proven): a refused range is halved.
+    Closed days before the first day of a range are requested with it, because other exchanges may have traded.
+
     Raises:
         FlexServiceError: not configured, or a download failed; earlier downloads are in the archive.
     """
@@ -96,30 +102,90 @@ def fetch_range(
         sleep=sleep,
     )
     asked = missing_ranges(wanted, covered_days(there, wanted, calendar, accounts) | set(covered))
-    files: list[Path] = []
-    periods = [*there]
-
-    def fetch(days: Range) -> tuple[Period, ...]:
-        file = folder / _file_name(query_id, days, utcnow())
-        downloaded = service.download(*days, file)
-        files.append(file)
-        periods.extend(downloaded)
-        return downloaded
-
+    requests = _Requests(service, folder, query_id, calendar, utcnow, periods=[*there])
     for days in asked:
-        missing = days_in_between(fetch(days), wanted)
-        if missing:
-            log.info("the query does not break out by day: %d days are fetched one by one", len(missing))
-        for day in sorted(missing - covered_days(periods, wanted, calendar, accounts)):
-            fetch((day, day))
+        for periods in requests.fetch([day for day in wanted if days[0] <= day <= days[1]]):
+            missing = days_in_between(periods, wanted)
+            if missing:
+                log.info("the query does not break out by day: %d days are fetched one by one", len(missing))
+            for day in sorted(missing - covered_days(requests.periods, wanted, calendar, accounts)):
+                requests.fetch([day])
+    found = covered_days(requests.periods, wanted, calendar, accounts)
     fetched = FlexFetch(
-        files=tuple(files),
+        files=tuple(requests.files),
         asked=tuple(asked),
-        not_covered=tuple(sorted(set(wanted) - set(covered) - covered_days(periods, wanted, calendar, accounts))),
+        not_covered=tuple(sorted(set(wanted) - set(covered) - found - requests.refused)),
+        refused=tuple(sorted(requests.refused - found)),
+        refusal=requests.refusal,
     )
     if fetched.shortfall:
         log.warning("%s", fetched.shortfall)
     return fetched
+
+
+@dataclass(slots=True)
+class _Requests:
+    """The requests of one fetch: the files and periods that came, and the days that IB refused."""
+
+    service: FlexService
+    folder: Path
+    query_id: str
+    calendar: TradingCalendar
+    utcnow: Clock
+    periods: list[Period]
+    files: list[Path] = field(default_factory=list)
+    refused: set[date] = field(default_factory=set)
+    refusal: str = ""
+
+    def fetch(self, days: Sequence[date]) -> list[tuple[Period, ...]]:
+        """Fetch an unbroken range of trading days, by halves where IB refuses it; return the periods of each reply.
+
+        A refused range is given up if its last, first and middle day are refused alone: 40 requests find the first day
+        of an account in a year, and 4 show that it has none of the year.
+        """
+        if not days:
+            return []
+        periods = self._request(days[0], days[-1])
+        if periods is not None:
+            return [periods]
+        if len(days) == 1:
+            self.refused.add(days[0])
+            return []
+        log.info("IB refuses the statements of %s to %s together: asking for parts of them", days[0], days[-1])
+        found: list[tuple[Period, ...]] = []
+        left = list(days)
+        for probe in dict.fromkeys((days[-1], days[0], days[len(days) // 2])):
+            found += self.fetch([probe])
+            left.remove(probe)
+            if found:
+                break
+        if not found:
+            self.refused.update(left)
+            return []
+        middle = len(left) // 2
+        return [*self.fetch(left[middle:]), *self.fetch(left[:middle]), *found]
+
+    def _request(self, first: date, last: date) -> tuple[Period, ...] | None:
+        """Fetch a range, with the closed days before it if IB has them; return None if it has no statement of it."""
+        closed = self.calendar.closed_weekdays(self.calendar.previous_session(first), first)
+        pieces = spans(min([*closed, first]), last)
+        periods = [self._download(*piece) for piece in pieces]
+        if closed and periods[0] is None:
+            return self._download(first, last)
+        return None if periods[0] is None else tuple(period for piece in periods for period in piece or ())
+
+    def _download(self, first: date, last: date) -> tuple[Period, ...] | None:
+        file = self.folder / _file_name(self.query_id, (first, last), self.utcnow())
+        try:
+            downloaded = self.service.download(first, last, file)
+        except FlexServiceError as error:
+            if error.code != NOT_AVAILABLE:
+                raise
+            self.refusal = str(error)
+            return None
+        self.files.append(file)
+        self.periods.extend(downloaded)
+        return downloaded
 
 
 def days_in_between(periods: Iterable[Period], wanted: Iterable[date]) -> set[date]:

@@ -38,6 +38,8 @@ _STALE_SECONDS = 86_400
 
 log = logging.getLogger(__name__)
 
+NOT_AVAILABLE = 1003
+"""IB has no statement of the range, for example because the account was opened within it."""
 THROTTLED = 1018
 """Too many requests with this token: all processes pause, and each later wait of this download is doubled."""
 
@@ -65,7 +67,7 @@ REACTIONS = {
     reaction.code: reaction
     for reaction in (
         Reaction(1001, "statement could not be generated at this time", 15, _LATER),
-        Reaction(1003, "statement is not available", None, "request past days on which the account was open"),
+        Reaction(NOT_AVAILABLE, "statement is not available", None, "request past days on which the account was open"),
         Reaction(1004, "statement is incomplete at this time", 30, _LATER),
         Reaction(1005, "settlement data is not ready", 30, _LATER),
         Reaction(1006, "FIFO profit and loss data is not ready", 30, _LATER),

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 import polars as pl
 
 from v6_pipeline.calendar import Session
-from v6_pipeline.errors import SnapshotRefusedError
+from v6_pipeline.errors import NotCoveredError, SnapshotRefusedError
 from v6_pipeline.history.closes import CloseFetcher, CloseReport, FetchProgress
 from v6_pipeline.history.context import Failed, HistoryContext, Outcome
 from v6_pipeline.history.inputs import LakeDays
@@ -62,7 +62,8 @@ def close_days(context: HistoryContext, days: Sequence[date], *, refetch: bool =
         try:
             wanted.add(day, day_positions(inputs, accounts=context.settings.ib_accounts))
         except SnapshotRefusedError as error:
-            yield Failed(spec=HISTORICAL_CLOSES, days=(day,), reason=str(error))
+            without = isinstance(error, NotCoveredError)
+            yield Failed(spec=HISTORICAL_CLOSES, days=(day,), reason=str(error), not_covered=without)
     report = _fetch(context, wanted, refetch=refetch)
     store = context.lake.table(HISTORICAL_CLOSES)
     for day, accounts in wanted.accounts.items():

@@ -49,14 +49,27 @@ class Made:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Trading days of a table that could not be made; ``reason`` is one line with the cause and the remedy."""
+    """Trading days of a table that could not be made; ``reason`` is one line with the cause and the remedy.
+
+    ``not_covered``: no source has the positions of these days.
+    """
+
+    spec: TableSpec
+    days: tuple[date, ...]
+    reason: str
+    not_covered: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """Trading days of a table for which there is nothing to be made, which is no failure; ``reason`` is one line."""
 
     spec: TableSpec
     days: tuple[date, ...]
     reason: str
 
 
-Outcome = Made | Failed
+Outcome = Made | Failed | Absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

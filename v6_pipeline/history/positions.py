@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from v6_pipeline.errors import SnapshotRefusedError
+from v6_pipeline.errors import NotCoveredError, SnapshotRefusedError
 from v6_pipeline.history.inputs import KEY, OBSERVED_SCHEMA, DayInputs
 from v6_pipeline.model import SETTLED_AM, ContractSpec, Holding, SecType, UpdateSource
 
@@ -49,7 +49,7 @@ def coverage(inputs: DayInputs, *, accounts: Collection[str] = ()) -> Coverage:
     expected = inputs.accounts & set(accounts) if accounts else inputs.accounts
     missing = sorted(expected - flex - own)
     if missing or not flex | own:
-        raise SnapshotRefusedError(
+        raise NotCoveredError(
             f"{inputs.day}: no source has the positions of {_listed(missing)}: no Flex statement, and in "
             f"streamed_positions, queued_positions and account_values no row until "
             f"{inputs.until:%Y-%m-%d %H:%M:%S} UTC; {_REMEDY}"

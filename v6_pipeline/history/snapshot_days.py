@@ -11,7 +11,7 @@ from datetime import date
 
 import polars as pl
 
-from v6_pipeline.errors import SnapshotRefusedError
+from v6_pipeline.errors import NotCoveredError, SnapshotRefusedError
 from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.history.exposure import exposure
 from v6_pipeline.history.inputs import VERSION_COLUMNS, LakeDays
@@ -43,7 +43,8 @@ def snapshot_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
                 accounts=context.settings.ib_accounts,
             )
         except SnapshotRefusedError as error:
-            yield Failed(spec=POSITION_SNAPSHOTS, days=(day,), reason=str(error))
+            without = isinstance(error, NotCoveredError)
+            yield Failed(spec=POSITION_SNAPSHOTS, days=(day,), reason=str(error), not_covered=without)
             continue
         yield replace(context.write(store, day, frame, source=_SOURCE), numbers=_snapshot_numbers(frame))
 

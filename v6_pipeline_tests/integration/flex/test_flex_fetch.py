@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.archive import FlexFetch, fetch_range
-from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, FlexFault, FlexServer
+from v6_pipeline.paper.flex_server import QUERY_ID, TOKEN, Answer, FlexConfig, FlexFault, FlexServer
+from v6_pipeline.paper.flex_server import _refusal as refusal
 from v6_pipeline.paper.flex_statements import FlexQuery
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline_tests.integration.flex.flex_rig import ACCOUNTS, FIRST, LAST, VirtualTime, server_of
+from v6_pipeline_tests.integration.flex.flex_rig import ACCOUNTS, FIRST, LAST, VirtualTime, past, server_of
 
 
 @pytest.fixture
@@ -112,6 +114,30 @@ def test_two_years_are_requested_in_spans_of_a_year(fetch: Fetcher, server: Flex
     assert [(last - first).days for first, last in fetched.asked] == [364, 322]
     assert fetched.not_covered == ()
     assert server.requests["refused"] == 0
+
+
+def test_the_first_day_of_an_account_is_found_in_two_years_within_six_minutes(
+    settings: Settings, database: StateDatabase, time: VirtualTime
+) -> None:
+    """IB refuses a range that begins before it as a whole: 476 days failed for one such answer."""
+
+    class Young(FlexServer):
+        def answer(self, address: str, user_agent: str) -> Answer:
+            self.requests["asked"] += 1
+            given = super().answer(address, user_agent)
+            is_early = "SendRequest" in address and "&fd=2026060" not in address and "&fd=2025" in address
+            is_early |= any(f"&fd=20260{month}" in address for month in range(1, 6))
+            return refusal(1003) if is_early else given
+
+    with Young(past, FlexConfig(in_progress=0, clock=time.clock, utcnow=time.utcnow)) as server:
+        young = settings.model_copy(update={"flex_url": server.url})
+        fetched = Fetcher(young, database, time)(date(2025, 1, 2), date(2026, 11, 20))
+
+    days = TradingCalendar().sessions_between(date(2025, 1, 2), date(2026, 11, 20))
+    assert list(fetched.refused) == [day for day in days if day < date(2026, 6, 1)]
+    assert fetched.not_covered == ()
+    assert server.requests["asked"] <= 60, "at ten a minute"
+    assert time.seconds < 360
 
 
 def test_a_collapsed_range_is_reported_and_its_missing_days_are_requested_next_time(
