@@ -25,12 +25,20 @@ ALL_ACTIVITY = "<Trades /><OptionEAE /><Transfers /><CorporateActions />"
 """Sections of what may change a quantity, each of them there and empty."""
 
 
-def drop(path: Path, days: Sequence[date], *, quantity: int, made: str, activity: str = TRADES) -> None:
+def drop(
+    path: Path,
+    days: Sequence[date],
+    *,
+    quantity: int,
+    made: str,
+    activity: str = TRADES,
+    accounts: Sequence[str] = ACCOUNTS,
+) -> None:
     """A file of statements, complete as soon as it is seen; with quantity 0 the accounts are flat.
 
     ``activity`` may have ``{day:%Y%m%d}`` in it, the day of the statement.
     """
-    statements = [_statement(account, day, quantity, made, activity) for day in days for account in ACCOUNTS]
+    statements = [_statement(account, day, quantity, made, activity) for day in days for account in accounts]
     text = (
         f'<FlexQueryResponse queryName="Daily" type="AF"><FlexStatements count="{len(statements)}">'
         f"{''.join(statements)}</FlexStatements></FlexQueryResponse>"
@@ -56,8 +64,18 @@ def _statement(account: str, day: date, quantity: int, made: str, activity: str)
     )
 
 
-def observe(lake: Lake, days: Sequence[date], conids: Sequence[int] = range(1, POSITIONS + 1)) -> None:
-    """Write refreshes at noon of those days: 7 of the first contract in each account, 14 of the second, ..."""
+def observe(
+    lake: Lake,
+    days: Sequence[date],
+    conids: Sequence[int] = range(1, POSITIONS + 1),
+    *,
+    accounts: Sequence[str] = ACCOUNTS,
+    flat: Sequence[str] = (),
+) -> None:
+    """Write refreshes at noon of those days: 7 of the first contract in each account, 14 of the second, ...
+
+    Accounts in ``flat`` were downloaded and hold nothing.
+    """
     for day in days:
         noon = datetime(day.year, day.month, day.day, 17, tzinfo=UTC)
         common: dict[str, Any] = {"trading_day": CALENDAR.trading_day, "source": UpdateSource.QUEUE, "run_id": "seed"}
@@ -79,10 +97,10 @@ def observe(lake: Lake, days: Sequence[date], conids: Sequence[int] = range(1, P
                 base_currency="USD",
                 fx_rate_to_base=1.0,
             )
-            for account in ACCOUNTS
+            for account in accounts
             for number, conid in enumerate(conids, start=1)
         ]
-        values = [AccountValues(account=account, base_currency="USD", timestamp=noon) for account in ACCOUNTS]
+        values = [AccountValues(account=account, base_currency="USD", timestamp=noon) for account in (*accounts, *flat)]
         frames = {
             QUEUED_POSITIONS: position_rows(updates, spec=QUEUED_POSITIONS, ingested_at=noon, **common),
             ACCOUNT_VALUES: account_rows(values, spec=ACCOUNT_VALUES, ingested_at=noon, **common),

@@ -15,7 +15,7 @@ from v6_pipeline.checks.inputs import CheckInputs
 from v6_pipeline.checks.verdict import Numbers, Verdict
 from v6_pipeline.errors import SnapshotRefusedError
 from v6_pipeline.history.inputs import OWN_LOGS, SOURCES, DayInputs
-from v6_pipeline.history.positions import day_positions
+from v6_pipeline.history.positions import coverage, day_positions
 from v6_pipeline.history.snapshot_days import is_flat
 from v6_pipeline.history.snapshots import assemble
 from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_POSITIONS, FLEX_STATEMENTS, POSITION_SNAPSHOTS
@@ -56,11 +56,18 @@ def each_day(judge_day: Callable[[CheckInputs, date], Verdict]) -> Callable[[Che
 def snapshot_complete(inputs: CheckInputs, day: date) -> Verdict:
     """Compare a day's snapshot with the positions of its source."""
     snapshot = inputs.lake_days.table(POSITION_SNAPSHOTS).rows(day)
+    known, accounts = _known_then(inputs, day, snapshot), inputs.settings.ib_accounts
     try:
-        source = day_positions(_known_then(inputs, day, snapshot), accounts=inputs.settings.ib_accounts)
+        refused = coverage(known, accounts=accounts)
+        source = day_positions(known, accounts=accounts)
     except SnapshotRefusedError as error:
         return Verdict.error(str(error))
-    return rules.snapshot_complete(snapshot, source)
+    verdict = rules.snapshot_complete(snapshot.filter(~pl.col("account").is_in(list(refused.refused))), source)
+    if not refused.refused:
+        return verdict
+    numbers: Numbers = {**verdict.numbers, "accounts_refused": len(refused.refused)}
+    others = "" if verdict.passed else f"; of the others {verdict.reason}"
+    return Verdict.error(f"it is without {', '.join(sorted(refused.refused))}: {refused.reason}{others}", numbers)
 
 
 def one_row_per_key(inputs: CheckInputs, day: date) -> Verdict:

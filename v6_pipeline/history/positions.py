@@ -1,12 +1,13 @@
 """The positions at the end of a trading day, from a Flex statement, else from our own logs. Pure.
 
-An account that no source covers is refused, and so is a source that contradicts itself: no position is invented.
+An account that no source covers is refused, and so is one whose source contradicts itself: no position is invented.
+The other accounts of the day are not affected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -29,32 +30,43 @@ _REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Accounts by the source of their positions; no account is in both."""
+    """Accounts by the source of their positions; no account is in two of them. ``refused`` has the reason of each."""
 
     flex: frozenset[str]
     own: frozenset[str]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """The reasons of the refused accounts in one line; empty if there are none."""
+        return "; ".join(sorted(set(self.refused.values())))
 
 
 def coverage(inputs: DayInputs, *, accounts: Collection[str] = ()) -> Coverage:
     """Assign each account to the source that covers it on a day: its Flex statement, else own rows up to the cut-off.
 
     Expected are the accounts with any row on the day or in the lookback before it; of these only ``accounts``, if any
-    are given.
+    are given. An expected account without a source, or with a statement that lacks positions, is refused.
 
     Raises:
-        SnapshotRefusedError: an expected account has neither, or nothing is expected at all.
+        NotCoveredError: no expected account has a source, or nothing is expected at all.
+        SnapshotRefusedError: every expected account is refused.
     """
-    flex = _kept(inputs.statements, accounts)
-    own = (_kept(inputs.observed, accounts) | _kept(inputs.account_values, accounts)) - flex
+    inputs = inputs.cut()
+    stated = _kept(inputs.statements, accounts)
+    incomplete = _incomplete(inputs, stated)
+    own = (_kept(inputs.observed, accounts) | _kept(inputs.account_values, accounts)) - stated
     expected = inputs.accounts & set(accounts) if accounts else inputs.accounts
-    missing = sorted(expected - flex - own)
-    if missing or not flex | own:
-        raise NotCoveredError(
-            f"{inputs.day}: no source has the positions of {_listed(missing)}: no Flex statement, and in "
-            f"streamed_positions, queued_positions and account_values no row until "
-            f"{inputs.until:%Y-%m-%d %H:%M:%S} UTC; {_REMEDY}"
-        )
-    return Coverage(flex, own)
+    missing = sorted(expected - stated - own)
+    no_source = (
+        f"{inputs.day}: no source has the positions of {_listed(missing)}: no Flex statement, and in "
+        f"streamed_positions, queued_positions and account_values no row until "
+        f"{inputs.until:%Y-%m-%d %H:%M:%S} UTC; {_REMEDY}"
+    )
+    covered = Coverage(stated - incomplete.keys(), own, {**dict.fromkeys(missing, no_source), **incomplete})
+    if not covered.flex | covered.own:
+        raise SnapshotRefusedError(covered.reason) if incomplete else NotCoveredError(no_source)
+    return covered
 
 
 def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.DataFrame:
@@ -62,14 +74,14 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
 
     From Flex these are all rows, and own rows of currencies, which Flex leaves out. From own logs they are the newest
     row per contract, and for a contract without a row that day the newest of the sessions before, if it is open and has
-    not settled. Closed rows (position 0) of the day are included. ``accounts`` restricts them, if any are given.
+    not settled. Closed rows (position 0) of the day are included. ``accounts`` restricts them, if any are given. Of the
+    accounts that ``coverage`` refuses there are none.
 
     Raises:
-        SnapshotRefusedError: an account is not covered, or Flex rows and statement of it disagree.
+        SnapshotRefusedError: every account is refused.
     """
     inputs = inputs.cut()
     covered = coverage(inputs, accounts=accounts)
-    _check_complete(inputs, covered.flex)
     flex = inputs.flex_positions.filter(pl.col("account").is_in(covered.flex)).select(OBSERVED_SCHEMA.names())
     # A statement's open positions leave currencies out: they are among its cash.
     is_own = pl.col("account").is_in(covered.own) | (
@@ -148,12 +160,12 @@ def _listed(accounts: list[str]) -> str:
     return ", ".join(accounts) or "any account"
 
 
-def _check_complete(inputs: DayInputs, accounts: Collection[str]) -> None:
-    """Refuse a statement without its positions, which a run that was killed between two tables leaves."""
+def _incomplete(inputs: DayInputs, accounts: Collection[str]) -> dict[str, str]:
+    """Return why a statement lacks its positions, by account: a run was killed between two tables."""
     rows = dict(inputs.flex_positions.group_by("account").len().iter_rows())
-    for account, positions in inputs.statements.select("account", "positions").sort("account").iter_rows():
-        if account in accounts and rows.get(account, 0) != positions:
-            raise SnapshotRefusedError(
-                f"{inputs.day}: the Flex statement of {account} has {positions} positions, flex_positions has "
-                f"{rows.get(account, 0)}: materialize flex_positions for that day again"
-            )
+    return {
+        account: f"{inputs.day}: the Flex statement of {account} has {positions} positions, flex_positions has "
+        f"{rows.get(account, 0)}: materialize flex_positions for that day again"
+        for account, positions in inputs.statements.select("account", "positions").iter_rows()
+        if account in accounts and rows.get(account, 0) != positions
+    }

@@ -1,6 +1,7 @@
 """Read, assemble and write the snapshots and the exposure of trading days, one day after the other.
 
-A refused day does not stop the next one. The computations belong in ``snapshots`` and ``exposure``.
+A refused account does not stop the others, nor a refused day the next one. The computations belong in
+``snapshots`` and ``exposure``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import polars as pl
 from v6_pipeline.errors import NotCoveredError, SnapshotRefusedError
 from v6_pipeline.history.context import Failed, HistoryContext, Made, Outcome
 from v6_pipeline.history.exposure import exposure
-from v6_pipeline.history.inputs import VERSION_COLUMNS, LakeDays
-from v6_pipeline.history.positions import day_positions
+from v6_pipeline.history.inputs import KEY, VERSION_COLUMNS, LakeDays
+from v6_pipeline.history.positions import coverage, day_positions
 from v6_pipeline.history.snapshots import assemble
 from v6_pipeline.lake.tables import FLEX_ACTIVITY, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 
@@ -46,7 +47,18 @@ def snapshot_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
             without = isinstance(error, NotCoveredError)
             yield Failed(spec=POSITION_SNAPSHOTS, days=(day,), reason=str(error), not_covered=without)
             continue
-        yield replace(context.write(store, day, frame, source=_SOURCE), numbers=_snapshot_numbers(frame))
+        refused = coverage(inputs, accounts=context.settings.ib_accounts)
+        if refused.refused:
+            context.say(f"snapshot without {', '.join(sorted(refused.refused))}: {refused.reason}")
+        # The final rows of an account that had a source once are not given up.
+        kept = lake_days.table(POSITION_SNAPSHOTS).rows(day)
+        kept = kept.filter(pl.col("final") & pl.col("account").is_in(list(refused.refused)))
+        frame = pl.concat([frame, kept]).sort(KEY)
+        numbers = _snapshot_numbers(frame) | {
+            "accounts_refused": len(refused.refused),
+            "refused_because": refused.reason or None,
+        }
+        yield replace(context.write(store, day, frame, source=_SOURCE), numbers=numbers)
 
 
 def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Outcome]:
@@ -60,7 +72,7 @@ def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
     store = context.lake.table(PORTFOLIO_EXPOSURE)
     snapshots = lake_days.table(POSITION_SNAPSHOTS)
     for day in sorted(days):
-        if day not in snapshots.days and not is_flat(context, lake_days, day):
+        if day not in snapshots.days and not is_flat(context, lake_days, day, despite_refused=True):
             reason = f"{day}: the exposure needs the snapshot of the day: materialize position_snapshots for it"
             yield Failed(spec=PORTFOLIO_EXPOSURE, days=(day,), reason=reason)
             continue
@@ -81,11 +93,16 @@ def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
         yield _exposed(context.write(store, day, frame, source=_SOURCE), frame)
 
 
-def is_flat(context: HistoryContext, lake_days: LakeDays, day: date) -> bool:
-    """Return whether the sources of a day without snapshot rows say that nothing was held."""
+def is_flat(context: HistoryContext, lake_days: LakeDays, day: date, *, despite_refused: bool = False) -> bool:
+    """Return whether the sources of a day without snapshot rows say that nothing was held.
+
+    With ``despite_refused`` only the accounts that a source covers count.
+    """
     inputs = lake_days.day(context.window(day), until=context.until(day))
+    accounts = context.settings.ib_accounts
     try:
-        return day_positions(inputs, accounts=context.settings.ib_accounts).is_empty()
+        is_covered = despite_refused or not coverage(inputs, accounts=accounts).refused
+        return is_covered and day_positions(inputs, accounts=accounts).is_empty()
     except SnapshotRefusedError:
         return False
 

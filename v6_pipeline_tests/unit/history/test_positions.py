@@ -115,11 +115,12 @@ def test_each_account_has_its_own_source() -> None:
     assert [(row[0], row[3]) for row in held(inputs)] == [("DU1", "flex"), ("DU2", "stream")]
 
 
-def test_a_known_account_that_nothing_covers_is_refused_with_the_remedy() -> None:
+def test_a_known_account_that_nothing_covers_is_refused_with_the_remedy_and_no_other() -> None:
     inputs = day([own(account="DU1")], earlier=[own(YESTERDAY, account="DU2")], accounts=["DU1", "DU2", "DU3"])
-    with pytest.raises(SnapshotRefusedError) as caught:
-        day_positions(inputs)
-    assert str(caught.value) == (
+    assert {row[0] for row in held(inputs)} == {"DU1"}
+    covered = coverage(inputs)
+    assert (set(covered.own), set(covered.refused)) == ({"DU1"}, {"DU2", "DU3"})
+    assert covered.reason == (
         "2026-03-06: no source has the positions of DU2, DU3: no Flex statement, and in streamed_positions, "
         "queued_positions and account_values no row until 2026-03-06 21:35:00 UTC; drop a Flex "
         "statement of that day into V6_FLEX_DIR, or set V6_FLEX_TOKEN and V6_FLEX_QUERY_ID, then "
@@ -137,11 +138,36 @@ def test_a_day_of_which_nothing_at_all_is_known_is_refused() -> None:
         day_positions(day(accounts=[]))
 
 
+def test_a_day_of_which_every_account_is_refused_is_refused() -> None:
+    with pytest.raises(SnapshotRefusedError, match="no source has the positions of DU2, DU3"):
+        day_positions(day(accounts=["DU2", "DU3"]))
+
+
 def test_accounts_that_are_not_selected_are_left_out_and_not_missed() -> None:
     inputs = day([own(account="DU1")], accounts=["DU1", "DU2"])
     assert len(held(inputs, accounts=["DU1"])) == 1
-    with pytest.raises(SnapshotRefusedError, match="DU2"):
-        held(inputs, accounts=["DU1", "DU2"])
+    assert coverage(inputs, accounts=["DU1"]).refused == {}
+    assert set(coverage(inputs, accounts=["DU1", "DU2"]).refused) == {"DU2"}
+
+
+def test_a_download_of_an_account_that_holds_nothing_covers_it() -> None:
+    inputs = day([own(account="DU1")], values=[{"account": "DU2", "timestamp": NOON}], accounts=["DU1", "DU2"])
+    assert coverage(inputs).refused == {}
+    assert {row[0] for row in held(inputs)} == {"DU1"}
+
+
+def test_an_incomplete_statement_refuses_its_account_and_no_other() -> None:
+    inputs = day(
+        [own(account="DU2")],
+        statements=[{"positions": 5}],
+        flex=[{"source": "flex"}],
+        accounts=["DU1", "DU2"],
+    )
+    assert {row[0] for row in held(inputs)} == {"DU2"}
+    assert coverage(inputs).refused == {
+        "DU1": "2026-03-06: the Flex statement of DU1 has 5 positions, flex_positions has 1: materialize "
+        "flex_positions for that day again"
+    }
 
 
 def test_a_statement_without_all_of_its_positions_is_refused() -> None:
