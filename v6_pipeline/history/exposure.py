@@ -15,6 +15,7 @@ import polars as pl
 
 from v6_pipeline.history.inputs import DayWindow
 from v6_pipeline.history.positions import HOLDING_COLUMNS, holding_of
+from v6_pipeline.history.underlyings import underlyings
 from v6_pipeline.lake.tables import PORTFOLIO_EXPOSURE
 from v6_pipeline.model import ContractSpec, Holding, SecType
 from v6_pipeline.state.registry.assignments import Assignment, RegistryAt
@@ -28,9 +29,6 @@ _COLUMNS = (
 _KEY = ("account", "underlying", "underlying_conid", "strategy")
 _WITHOUT_DELTA = frozenset({SecType.BOND, SecType.BILL, SecType.OTHER, SecType.COMBO})
 """The risk of bonds is in rates, which a delta to an underlying does not show; the others may be anything."""
-_OWN_UNDERLYING = frozenset(
-    {SecType.STOCK, SecType.INDEX, SecType.CURRENCY, SecType.FUND, SecType.BOND, SecType.BILL, SecType.CRYPTO}
-)
 
 _Group = tuple[str, str, int | None, str]
 _Contract = tuple[str, int]
@@ -61,6 +59,35 @@ class _Sum:
         return 100 * self.known / self.rows if self.rows else None
 
 
+@dataclass(slots=True)
+class _Coverage:
+    """The share of the exposure whose greeks are known: one large unknown position outweighs many small known ones."""
+
+    rows: int = 0
+    known: int = 0
+    weight: float = 0.0
+    known_weight: float = 0.0
+    all_weighed: bool = True
+
+    def add(self, weight: float | None, *, is_known: bool) -> None:
+        self.rows += 1
+        self.known += is_known
+        if weight is None:
+            self.all_weighed = False
+            return
+        self.weight += weight
+        self.known_weight += weight if is_known else 0.0
+
+    @property
+    def percent(self) -> float | None:
+        """The share; None where it depends on the weight of a position whose weight is unknown."""
+        if not self.rows:
+            return None
+        if self.known in {0, self.rows}:
+            return 100.0 * self.known / self.rows
+        return 100.0 * self.known_weight / self.weight if self.all_weighed and self.weight else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Amounts:
     """Amounts of one position in base currency; ``greeks`` is None where the position can have none."""
@@ -72,13 +99,17 @@ class _Amounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Greeks:
-    """Sensitivities in base currency; what is not an option (``is_option``) has ``dollar_delta`` only."""
+    """Sensitivities in base currency; what is not an option (``is_option``) has ``dollar_delta`` only.
+
+    ``weight`` is the absolute value of position x multiplier x price of the underlying.
+    """
 
     dollar_delta: float | None
     dollar_gamma: float | None
     vega: float | None
     theta: float | None
     is_option: bool
+    weight: float | None
 
     @property
     def is_known(self) -> bool:
@@ -99,7 +130,7 @@ class _Totals:
     dollar_gamma: _Sum = field(default_factory=_Sum)
     vega: _Sum = field(default_factory=_Sum)
     theta: _Sum = field(default_factory=_Sum)
-    greeks: _Sum = field(default_factory=_Sum)
+    greeks: _Coverage = field(default_factory=_Coverage)
     linear: bool = False
     expiring: int = 0
     in_the_money: int = 0
@@ -130,15 +161,18 @@ def exposure(
     groups: dict[_Group, _Totals] = {}
     spots = _spots(snapshot, contracts)
     present = snapshot.select(_COLUMNS).iter_rows(named=True)
-    for row in (*present, *_gone(snapshot, before, _booked(activity, window))):
+    rows = [*present, *_gone(snapshot, before, _booked(activity, window))]
+    holdings = [holding_of(row, contracts) for row in rows]
+    of_contract = underlyings((holding.contract for holding in holdings), contracts)
+    for row, holding in zip(rows, holdings, strict=True):
         earlier = before.get((row["account"], row["conid"]))
-        holding = holding_of(row, contracts)
+        underlying = of_contract[row["conid"]]
         amounts = _amounts(row, holding.contract, earlier, has_previous=row["account"] in known_before)
         shares = _shares(holding, earlier, registry)
         expiring, in_the_money = _short_option(row, holding.contract, spots, window.day, next_session)
         for strategy, share in shares:
             totals = groups.setdefault(
-                (row["account"], row["symbol"], _underlying(holding.contract), strategy),
+                (row["account"], underlying.name, underlying.conid, strategy),
                 _Totals(timestamp=row["timestamp"]),
             )
             _add(totals, row, amounts, share)
@@ -151,8 +185,8 @@ def exposure(
         "run_id": run_id,
         "ingested_at": now,
     }
-    rows = [dict(zip(_KEY, key, strict=True)) | _row(totals) | lineage for key, totals in groups.items()]
-    return pl.DataFrame(rows, schema=PORTFOLIO_EXPOSURE.schema, orient="row").sort(_KEY)
+    made = [dict(zip(_KEY, key, strict=True)) | _row(totals) | lineage for key, totals in groups.items()]
+    return pl.DataFrame(made, schema=PORTFOLIO_EXPOSURE.schema, orient="row").sort(_KEY)
 
 
 def allocate(position: float, assignments: Sequence[Assignment]) -> list[tuple[str, float]]:
@@ -261,7 +295,10 @@ def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) 
     if not contract.sec_type.is_option:
         # Not by the price: in cents or not depends on the source, the value does not.
         delta = _times(row["market_value"], rate)
-        return _Greeks(dollar_delta=delta, dollar_gamma=None, vega=None, theta=None, is_option=False)
+        cost = _times(row["position"], row["average_cost"], rate)
+        return _Greeks(
+            dollar_delta=delta, dollar_gamma=None, vega=None, theta=None, is_option=False, weight=_size(delta, cost)
+        )
     price = row["underlying_price"]
     return _Greeks(
         dollar_delta=_times(row["delta"], price, units, rate),
@@ -269,7 +306,14 @@ def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) 
         vega=_times(row["vega"], units, rate),
         theta=_times(row["theta"], units, rate),
         is_option=True,
+        # Without a price of the underlying the strike shows its size.
+        weight=_size(_times(price, units, rate), _times(row["strike"], units, rate)),
     )
+
+
+def _size(*amounts: float | None) -> float | None:
+    """Return the absolute value of the first known amount."""
+    return next((abs(amount) for amount in amounts if amount is not None), None)
 
 
 def _times(*factors: float | None) -> float | None:
@@ -315,13 +359,6 @@ def _short_option(
     return expiring, price > strike if contract.right == "C" else contract.right == "P" and price < strike
 
 
-def _underlying(contract: ContractSpec) -> int | None:
-    """Return the underlying; a stock is its own, so that it is in one group with its options."""
-    if contract.underlying_conid is None and contract.sec_type in _OWN_UNDERLYING:
-        return contract.conid
-    return contract.underlying_conid
-
-
 def _add(totals: _Totals, row: Mapping[str, Any], amounts: _Amounts, share: float) -> None:
     totals.timestamp = max(totals.timestamp, row["timestamp"])
     totals.base_currency = totals.base_currency or row["base_currency"]
@@ -333,7 +370,7 @@ def _add(totals: _Totals, row: Mapping[str, Any], amounts: _Amounts, share: floa
     greeks = amounts.greeks
     if greeks is None:
         return
-    totals.greeks.add(1.0 if greeks.is_known else None)
+    totals.greeks.add(_times(greeks.weight, share), is_known=greeks.is_known)
     totals.dollar_delta.add(_times(greeks.dollar_delta, share))
     if not greeks.is_option:
         totals.linear = True
@@ -359,7 +396,7 @@ def _row(totals: _Totals) -> dict[str, Any]:
         "dollar_gamma": curved(totals.dollar_gamma),
         "vega": curved(totals.vega),
         "theta": curved(totals.theta),
-        "greeks_coverage": totals.greeks.coverage,
+        "greeks_coverage": totals.greeks.percent,
         "short_options_expiring": totals.expiring,
         "short_options_in_the_money": totals.in_the_money,
         "timestamp": totals.timestamp,

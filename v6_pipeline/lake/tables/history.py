@@ -181,8 +181,17 @@ PORTFOLIO_EXPOSURE = TableSpec(
     columns=(
         DAY,
         ACCOUNT.made_from(_snapshot("account")),
-        text("underlying", "symbol of the underlying", _snapshot("symbol"), required=True),
-        integer("underlying_conid", "contract id of the underlying", _snapshot("underlying_conid", "conid")),
+        text(
+            "underlying",
+            "name of the underlying, one for each: its symbol; 'ES FUT' for futures and their options",
+            _snapshot("symbol", "sec_type", "currency", "multiplier", "underlying_conid"),
+            required=True,
+        ),
+        integer(
+            "underlying_conid",
+            "contract id of the underlying, of futures that of what they are on; null if unknown",
+            _snapshot("underlying_conid", "conid"),
+        ),
         text(
             "strategy",
             "strategy that the positions serve; the remainder is 'unassigned'",
@@ -210,7 +219,11 @@ PORTFOLIO_EXPOSURE = TableSpec(
         ),
         base_amount("vega", "change of value per percentage point of volatility", _once(_VEGA + _SHARES)),
         base_amount("theta", "change of value per calendar day", _once(_THETA + _SHARES)),
-        percent("greeks_coverage", "positions whose greeks are known", _once(_DELTA + _GAMMA + _VEGA + _THETA)),
+        percent(
+            "greeks_coverage",
+            "share of position x multiplier x price of the underlying whose greeks are known",
+            _once(_DELTA + _GAMMA + _VEGA + _THETA),
+        ),
         integer(
             "short_options_expiring",
             "short options that expire by the next trading day",

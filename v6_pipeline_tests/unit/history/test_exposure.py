@@ -219,6 +219,22 @@ def test_the_delta_of_a_stock_without_a_value_is_unknown() -> None:
     assert (row["dollar_delta"], row["greeks_coverage"]) == (None, 0.0)
 
 
+def test_a_future_is_in_one_row_with_its_options_and_not_with_a_stock_of_its_symbol() -> None:
+    product = {"symbol": "ES", "multiplier": 50.0}
+    rows = exposed(
+        [
+            position(symbol="ES", market_value=600.0),
+            position(conid=2, sec_type="FUT", underlying_conid=7, market_value=300_000.0, **product),
+            option(conid=3, sec_type="FOP", underlying_conid=2, underlying_price=6_000.0, position=-1.0, **product)
+            | {"delta": 0.5},
+        ]
+    )
+    assert [(row["underlying"], row["underlying_conid"], row["positions"], row["dollar_delta"]) for row in rows] == [
+        ("ES", 1, 1, 600.0),
+        ("ES FUT", 7, 2, 300_000.0 - 0.5 * 50 * 6_000.0),
+    ]
+
+
 def test_a_stock_is_in_one_group_with_its_options() -> None:
     row = one([position(), option()])
     assert (row["underlying"], row["underlying_conid"], row["positions"]) == ("AAPL", 1, 2)
@@ -227,7 +243,32 @@ def test_a_stock_is_in_one_group_with_its_options() -> None:
 
 def test_greeks_that_are_unknown_are_not_0() -> None:
     row = one([position(), option(gamma=None, vega=None, theta=None)])
-    assert (row["dollar_gamma"], row["vega"], row["theta"], row["greeks_coverage"]) == (None, None, None, 50.0)
+    assert (row["dollar_gamma"], row["vega"], row["theta"]) == (None, None, None)
+    assert row["greeks_coverage"] == pytest.approx(100 * 50 / (50 + 2 * 100 * 100)), "of 50 and 20,000"
+
+
+def test_one_large_position_without_greeks_outweighs_many_small_ones() -> None:
+    small = [option(conid=number, position=-1.0) for number in range(100, 199)]
+    row = one([*small, option(position=500.0, delta=None)])
+    assert row["greeks_coverage"] == pytest.approx(100 * 99 / 599)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "weight"),
+    [
+        pytest.param(option(delta=None, underlying_price=None), 2 * 100 * 95, id="an option by its strike"),
+        pytest.param(position(conid=3, underlying_conid=1, market_value=None), 10 * 4.7, id="a stock by its cost"),
+        pytest.param(option(conid=9, underlying_conid=1, gamma=None, position=3.0), 3 * 100 * 100, id="a long option"),
+    ],
+)
+def test_a_position_without_greeks_has_its_weight_nevertheless(unknown: dict[str, Any], weight: float) -> None:
+    row = one([position(market_value=50_000.0), unknown])
+    assert row["greeks_coverage"] == pytest.approx(100 * 50_000 / (50_000 + weight))
+
+
+def test_a_share_that_depends_on_an_unknown_weight_is_unknown() -> None:
+    row = one([position(), position(conid=3, underlying_conid=1, market_value=None, average_cost=None)])
+    assert row["greeks_coverage"] is None
     without = one([option(underlying_price=None)])
     assert (without["dollar_delta"], without["dollar_gamma"], without["greeks_coverage"]) == (None, None, 0.0)
 
@@ -239,7 +280,7 @@ def test_bonds_have_no_delta() -> None:
 
 def test_without_a_rate_nothing_is_known_in_base_currency() -> None:
     row = one([position(fx_rate_to_base=None), position(conid=3, underlying_conid=1)], [before()])
-    assert (row["market_value"], row["market_value_coverage"], row["greeks_coverage"]) == (50.0, 50.0, 50.0)
+    assert (row["market_value"], row["market_value_coverage"], row["greeks_coverage"]) == (50.0, 50.0, None)
     assert one([position(fx_rate_to_base=None)])["market_value"] is None
 
 
