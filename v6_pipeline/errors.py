@@ -47,6 +47,14 @@ class GatewayTooOldError(GatewayError):
     """The gateway speaks an older version of IB's protocol than this client (error 503): update the gateway."""
 
 
+class RequestRefusedError(GatewayError):
+    """The gateway refused a request; the message has IB's code and words."""
+
+
+class PositionsRefusedError(RequestRefusedError):
+    """IB refuses the positions of the login, at once and account by account; the message says what to set."""
+
+
 class RequestTimeoutError(GatewayError):
     """A request got no answer within its deadline."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from v6_pipeline.doctor.findings import Finding, fault, ok, skipped, warning
 from v6_pipeline.doctor.quotes import TrialTimeouts, examine_quotes
-from v6_pipeline.errors import ClientIdInUseError, GatewayError
+from v6_pipeline.errors import ClientIdInUseError, GatewayError, RequestRefusedError
 from v6_pipeline.ib.close_plan import is_forgotten
 from v6_pipeline.ib.connection import ConnectionPolicy, IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
@@ -133,7 +133,10 @@ async def _session(
     yield await _clock(connection, clock)
     yield await _read_only(connection)
     try:
-        positions = await download_positions(connection, clock)
+        positions = await download_positions(connection, clock, accounts=settings.ib_accounts)
+    except RequestRefusedError as error:
+        yield fault("positions", str(error))  # it says what to set: the API's settings are right, the login is refused
+        return
     except GatewayError as error:
         outage = expected_outage(clock(), settings.ib_region)
         yield _away("positions", str(error), outage, "tick 'Enable ActiveX and Socket Clients' under API > Settings")

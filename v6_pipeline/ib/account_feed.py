@@ -17,9 +17,10 @@ from ib_async import AccountValue, PortfolioItem
 from v6_pipeline.errors import AccountFeedError, GatewayError, RequestTimeoutError
 from v6_pipeline.ib.account_values import account_values, is_ready
 from v6_pipeline.ib.client import ReadOnlyIB
-from v6_pipeline.ib.codes import Reaction, reaction_to
+from v6_pipeline.ib.codes import Reaction, may_refuse, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import spec_from_ib
+from v6_pipeline.ib.requests import NO_REQUEST
 from v6_pipeline.model import AccountValues, ContractSpec, known
 from v6_pipeline.state.instants import Clock
 
@@ -88,7 +89,8 @@ class AccountFeed:
                 reading.finished, f"the account download of {account}", timeout=self._timeout
             )
         except RequestTimeoutError as error:
-            raise AccountFeedError(f"{error}; the partial download is discarded") from error
+            said = f"; the gateway said {'; '.join(reading.errors)}" if reading.errors else ""
+            raise AccountFeedError(f"{error}{said}; the partial download is discarded") from error
         finally:
             reading.stop_listening_to(ib)
             if ib.isConnected():
@@ -135,6 +137,8 @@ class _Reading:
         self.portfolio: dict[int, PortfolioValue] = {}
         self.values: dict[tuple[str, str], str] = {}
         self.was_ready = True
+        self.errors: list[str] = []
+        """Errors that name no request, and may be the reason if the download does not end."""
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def listen_to(self, ib: ReadOnlyIB) -> None:
@@ -167,9 +171,11 @@ class _Reading:
 
     def _on_error(self, req_id: int, code: int, text: str, _contract: object) -> None:
         reaction = reaction_to(code)
-        if req_id == -1 and reaction is Reaction.FAIL_REQUEST:
+        if req_id == NO_REQUEST and reaction is Reaction.FAIL_REQUEST:
             # For an account that the login does not manage, IB sends 321 without a request id, and never an end.
             self._fail(AccountFeedError(f"account feed of {self._account} refused: {code} {text}"))
+        elif req_id == NO_REQUEST and may_refuse(code, text):
+            self.errors.append(f"{code} {text}")
         if reaction is Reaction.FEED_LOST:
             self._fail(
                 AccountFeedError(

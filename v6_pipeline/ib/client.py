@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from eventkit import Event
 from ib_async import IB
+from ib_async.wrapper import RequestError
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.pacing import MessagePacer
@@ -43,6 +44,7 @@ class ReadOnlyIB(IB):
         self._pace(pacer)
         self._answer_time_in_order()
         self._remember_cancels()
+        self._read_account_positions()
         self.accountDownloadEndEvent = Event("accountDownloadEndEvent")
         end_of_download = self.wrapper.accountDownloadEnd
 
@@ -117,6 +119,54 @@ class ReadOnlyIB(IB):
 
         self.client.cancelMktData = cancel_market_data  # type: ignore[method-assign]
         self._cancelled = cancelled
+
+    def _read_account_positions(self) -> None:
+        """Turn the messages of reqPositionsMulti, which ib_async drops, into position events and answers."""
+        wrapper = self.wrapper
+        self._position_requests: dict[str, int] = {}
+        self._parts: dict[tuple[str, int], dict[str, tuple[float, float]]] = {}
+
+        # Any: ib_async does not annotate its contract here.
+        def position_multi(req_id: int, account: str, model: str, contract: Any, size: float, cost: float) -> None:  # noqa: ANN401
+            if self._position_requests.get(account) != req_id:
+                return
+            parts = self._parts.setdefault((account, contract.conId), {})
+            parts[model] = (size, cost)
+            # A row without a model is the account's; else each model has its part of the position.
+            counted = [parts[""]] if "" in parts else list(parts.values())
+            total = sum(part for part, _ in counted)
+            paid = sum(part * price for part, price in counted)
+            wrapper.position(account, contract, total, paid / total if total else 0.0)
+
+        def position_multi_end(req_id: int) -> None:
+            wrapper._endReq(req_id)  # noqa: SLF001  (as the library ends its own requests)
+
+        wrapper.positionMulti = position_multi  # type: ignore[method-assign, assignment]
+        wrapper.positionMultiEnd = position_multi_end  # type: ignore[method-assign, assignment]
+
+    def request_account_positions(self, account: str) -> asyncio.Future[list[object]]:
+        """Subscribe to one account's positions; ``positionEvent`` reports each, the future ends after the last.
+
+        A subscription of the account from before is cancelled.
+        """
+        before = self._position_requests.pop(account, None)
+        if before is not None:
+            self.client.cancelPositionsMulti(before)
+        for key in [key for key in self._parts if key[0] == account]:
+            del self._parts[key]
+        req_id = self.client.getReqId()
+        self._position_requests[account] = req_id
+        answer: asyncio.Future[list[object]] = self.wrapper.startReq(req_id)
+
+        def on_error(failed_id: int, code: int, text: str, _contract: object) -> None:
+            # ib_async treats 321 as a warning and never ends the request.
+            if failed_id == req_id and not answer.done():
+                answer.set_exception(RequestError(req_id, code, text))
+
+        self.errorEvent += on_error
+        answer.add_done_callback(lambda _: self.errorEvent.disconnect(on_error))
+        self.client.reqPositionsMulti(req_id, account, "")
+        return answer
 
     def has_cancelled(self, req_id: int) -> bool:
         """Return whether the market-data request is one of the last 1,000 that were cancelled."""

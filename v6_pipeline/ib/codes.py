@@ -127,6 +127,16 @@ def reaction_to(code: int, text: str = "") -> Reaction:
     return Reaction.INFORM
 
 
+def may_refuse(code: int, text: str = "") -> bool:
+    """Return whether a message without a request id may be the refusal of a request, which IB leaves without an answer.
+
+    True for what fails a request, and for unknown codes outside of the ranges of notices (1100 to 1300, 2100 to 2199).
+    """
+    if code in _BY_CODE:
+        return reaction_to(code, text) is Reaction.FAIL_REQUEST
+    return not (1100 <= code <= 1300 or 2100 <= code < 2200)
+
+
 def is_unsubscribed(code: int, text: str = "") -> bool:
     """Return whether the code means that the login has no, or not full, permission for a contract's data."""
     # IB sends 420 for requests that are too fast as well.

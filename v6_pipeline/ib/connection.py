@@ -27,7 +27,7 @@ from v6_pipeline.ib.client import ReadOnlyIB
 from v6_pipeline.ib.codes import Reaction, is_healthy_notice, new_port, reaction_to
 from v6_pipeline.ib.pacing import MessagePacer
 from v6_pipeline.ib.probe import PROBE_SECONDS, ProbeAnswer, explain, probe
-from v6_pipeline.ib.requests import GatewayRequests, RequestTimeouts
+from v6_pipeline.ib.requests import NO_REQUEST, GatewayRequests, RequestTimeouts
 from v6_pipeline.ib.resets import ExpectedOutage
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 RATE_EXCEEDED = 100
 UNKNOWN_TICKER = 300
 PORT_CHANGED = 1300
-NO_REQUEST = -1
 _OF_THE_LINK = {Reaction.LINK_LOST, Reaction.VERIFY, Reaction.RESUBSCRIBE}
 
 ErrorListener = Callable[[int, int, str], None]

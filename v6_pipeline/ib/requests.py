@@ -16,10 +16,14 @@ from typing import TypeVar
 from eventkit import Event
 from ib_async.wrapper import RequestError
 
-from v6_pipeline.errors import GatewayError, GatewayUnreachableError, RequestTimeoutError
+from v6_pipeline.errors import GatewayUnreachableError, RequestRefusedError, RequestTimeoutError
 from v6_pipeline.ib.client import ReadOnlyIB
+from v6_pipeline.ib.codes import may_refuse
 
 T = TypeVar("T")
+
+NO_REQUEST = -1
+"""IB's request id of a message that belongs to no request, or to one without an id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class RequestTimeouts:
     """For the whole of an answer in many messages, such as thousands of positions."""
     silence_timeout: float = 10
     """Between two messages of such an answer, so that one that was cut off fails early."""
+    refusal_timeout: float = 2
+    """The same after an error that names no request: it may be the answer, after which no other comes."""
 
 
 class GatewayRequests:
@@ -91,22 +97,34 @@ class GatewayRequests:
             rows: emitted by ib_async with each of the messages.
 
         Raises:
+            RequestRefusedError: an error that names no request came, and then silence: it is the answer.
             RequestTimeoutError: silence, or no end.
             GatewayError: as ``request``.
         """
-        seconds = self._timeouts.silence_timeout
+        ib, seconds = self.ib, self._timeouts.silence_timeout
+        errors: list[str] = []
         try:
             async with self.deadline(seconds) as extend:
 
                 def on_row(*_row: object) -> None:
-                    extend()
+                    errors.clear()  # they belong to another request
+                    extend(seconds)
+
+                def on_error(request_id: int, code: int, text: str, _contract: object) -> None:
+                    if request_id == NO_REQUEST and may_refuse(code, text):
+                        errors.append(f"{code} {text}")
+                        extend(min(seconds, self._timeouts.refusal_timeout))
 
                 rows.connect(on_row)
+                ib.errorEvent.connect(on_error)
                 try:
                     return await self._answer(answer, what, self._timeouts.download_timeout)
                 finally:
                     rows.disconnect(on_row)
+                    ib.errorEvent.disconnect(on_error)
         except TimeoutError:
+            if errors:
+                raise RequestRefusedError(f"the gateway refused the request for {what}: {'; '.join(errors)}") from None
             raise RequestTimeoutError(
                 f"the gateway at {self.address} fell silent for {seconds:g} s before the end of the {what}"
             ) from None
@@ -139,10 +157,11 @@ class GatewayRequests:
         return datetime.fromtimestamp(seconds, UTC)
 
     @contextlib.asynccontextmanager
-    async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[Callable[[], None]]:
+    async def deadline(self, seconds: float, *, urgent: bool = False) -> AsyncIterator[Callable[[float], None]]:
         """``asyncio.timeout`` that begins once all messages queued so far have left: they wait for the message rate.
 
-        Yields a function that restarts it, once it has begun. With ``urgent``, only urgent messages count.
+        Yields a function that restarts it with other seconds, once it has begun. With ``urgent``, only urgent messages
+        count.
         """
         loop = asyncio.get_running_loop()
         # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.
@@ -151,9 +170,9 @@ class GatewayRequests:
             def begin() -> None:
                 timeout.reschedule(loop.time() + seconds)
 
-            def restart() -> None:
+            def restart(after: float) -> None:
                 if timeout.when() is not None:
-                    begin()
+                    timeout.reschedule(loop.time() + after)
 
             if self._ib is None:
                 begin()
@@ -175,7 +194,9 @@ class GatewayRequests:
                 f"the gateway at {self.address} did not answer the request for {what} within {seconds:g} s"
             ) from None
         except RequestError as error:
-            raise GatewayError(f"the gateway refused the request for {what}: {error.code} {error.message}") from error
+            raise RequestRefusedError(
+                f"the gateway refused the request for {what}: {error.code} {error.message}"
+            ) from error
         except ConnectionError as error:
             raise GatewayUnreachableError(
                 f"connection to {self.address} closed during the request for {what}"

@@ -210,7 +210,7 @@ class QueueWorker:
         begun_at = self._clock()
         # Subscribed before the download ends, so that no message after its end is missed.
         subscribe_positions(connection, self._on_position, self._clock)
-        await download_positions(connection, self._clock)
+        await download_positions(connection, self._clock, accounts=self._settings.ib_accounts)
         self._accounts = [account for account in connection.accounts if self._is_selected(account)]
         # Copied on the loop, because position messages keep arriving while the thread reads.
         await ask(self._store_positions, list(self._held.values()), self._accounts, begun_at)

@@ -59,9 +59,9 @@ class HoldingsFeed:
             StateError: it could not be stored.
         """
         begun_at = self._clock()
-        downloaded = await download_positions(self._connection, self._clock)
-        kept = [holding for holding in downloaded if self._portfolio.keeps(holding.account)]
         accounts = [account for account in self._connection.accounts if self._portfolio.keeps(account)]
+        downloaded = await download_positions(self._connection, self._clock, accounts=accounts)
+        kept = [holding for holding in downloaded if self._portfolio.keeps(holding.account)]
         missing = await self._state.take_in_download(kept, accounts, begun_at=begun_at)
         if missing:
             # One feed that omits a position proves nothing: the worker compares it with the account download.

@@ -22,7 +22,7 @@ from v6_pipeline.doctor.quotes import TrialTimeouts
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.model import SlotPurpose
-from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
+from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway, simulated_accounts
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.client_ids import ClientIds
@@ -408,6 +408,33 @@ def test_the_command_tells_all_of_it_and_its_exit_code(
         assert "fault    Dagster" in out
         assert 'unexpected config entry "nonsense"' in out
         assert "1 fault, 0 warnings, 0 not examined" in out
+
+
+class TestALoginOfManyAccounts:
+    @pytest.fixture
+    def gateway_config(self, gateway_config: GatewayConfig) -> GatewayConfig:
+        return replace(gateway_config, accounts=simulated_accounts(51))
+
+    async def test_its_positions_are_requested_account_by_account(
+        self, examine: Examine, gateway: PaperGateway
+    ) -> None:
+        found = await examine()
+
+        assert found["positions"].says == f"{len(gateway.book.held())} are held"
+        assert found.faults == set()
+
+    async def test_refused_altogether_the_doctor_says_what_to_set_and_blames_no_setting_of_the_api(
+        self, examine: Examine, gateway: PaperGateway
+    ) -> None:
+        gateway._dispatcher.handlers[74] = lambda session, _fields: session.error(-1, 10275, "not for this login")
+
+        found = await examine()
+
+        assert found.faults == {"positions"}
+        line = found["positions"].says + found["positions"].remedy
+        assert "10275 not for this login" in line
+        assert "set V6_IB_ACCOUNTS" in line
+        assert "ActiveX" not in line
 
 
 def test_a_migration_that_is_due_leaves_the_session_unexamined_until_init(

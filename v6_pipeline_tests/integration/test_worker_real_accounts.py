@@ -10,7 +10,7 @@ import pytest
 from v6_pipeline.errors import AccountFeedError
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import ACCOUNT_VALUES
-from v6_pipeline.paper import GatewayConfig, PaperGateway
+from v6_pipeline.paper import GatewayConfig, PaperGateway, simulated_accounts
 from v6_pipeline.refresh.worker import RefreshScope
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
@@ -107,6 +107,20 @@ async def test_an_account_that_goes_flat_and_holds_again_is_downloaded_throughou
     newest = rig.rows().filter(pl.col("account") == SECOND).group_by("conid").agg(pl.all().last())
     assert newest.filter(pl.col("position") != 0).select("conid", "position").rows() == [(265598, 7.0)]
     assert {key for key in rig.open_holdings() if key[0] == SECOND} == {(SECOND, 265598)}
+
+
+class TestALoginOfManyAccounts:
+    @pytest.fixture
+    def gateway_config(self, gateway_config: GatewayConfig) -> GatewayConfig:
+        return replace(gateway_config, accounts=simulated_accounts(51), positions=120)
+
+    async def test_every_position_is_refreshed_and_every_account_downloaded(self, rig: Rig) -> None:
+        report = await rig.refresh()
+
+        held = {(item.account, item.conid) for item in rig.gateway.book.held()}
+        assert {(row["account"], row["conid"]) for row in rig.rows().to_dicts()} == held
+        assert (report.held, report.closed) == (len(held), 0)
+        assert set(downloaded(rig)) == set(rig.gateway.config.accounts)
 
 
 async def test_both_accounts_flat_are_downloaded(rig: Rig) -> None:
