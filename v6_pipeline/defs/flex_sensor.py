@@ -8,7 +8,7 @@ https://docs.dagster.io/guides/automate/sensors
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from itertools import accumulate
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from v6_pipeline.defs.jobs import FLEX_JOB
 from v6_pipeline.defs.partitions import KEY_FORMAT, RANGE_END, RANGE_START
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import FlexError, V6Error
-from v6_pipeline.flex.files import ChangedFiles, FileState, changed, scan
-from v6_pipeline.flex.index import index_file
+from v6_pipeline.flex.files import ChangedFiles, FileState, changed, passed_over, scan
+from v6_pipeline.flex.index import IndexedFile, index_file
 from v6_pipeline.flex.reader import read_statements
 from v6_pipeline.settings import Settings
 
@@ -28,6 +28,8 @@ TICK_SECONDS = 30
 BYTES_PER_TICK = 100_000_000
 """Dagster ends a tick after 60 s, and 50 MB take some seconds to read. The first file is read whatever its size."""
 FILES_PER_TICK = 20
+LEFT_OUT = "v6/left_out"
+"""Tag of a run: which days of the files and which files were left out, and the remedy."""
 
 
 def flex_statements_sensor() -> dg.SensorDefinition:
@@ -50,6 +52,9 @@ def flex_statements_sensor() -> dg.SensorDefinition:
             raise dg.Failure(str(error)) from None
         if result.skip_reason:
             context.log.info("%s", result.skip_reason.skip_message)
+        for request in result.run_requests or ():
+            if LEFT_OUT in request.tags:
+                context.log.warning("%s", request.tags[LEFT_OUT])
         return result
 
     return sensor
@@ -71,11 +76,15 @@ def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
     after = _dump({name: state for name, state in changes.known_after(known, found).items() if name not in later})
     if not new:
         return dg.SensorResult(skip_reason=_nothing_new(settings.flex_dir, found, changes), cursor=after)
-    days, unreadable = _covered(new, settings, pipeline.calendar())
-    requests = [_request(first, last, new) for first, last in _ranges(days, pipeline.calendar())]
+    days, unreadable = _covered(new, settings, pipeline.calendar(), pipeline.now())
+    early = _before_start(days, settings.start_date)
+    problems = [line for line in (*unreadable, early) if line]
+    kept = [day for day in days if day >= settings.start_date]
+    requests = [_request(first, last, new, problems) for first, last in _ranges(kept, pipeline.calendar())]
     if not requests:
         no_day = f"no trading day since V6_START_DATE is in {', '.join(Path(name).name for name in new)}"
-        return dg.SensorResult(skip_reason="; ".join(unreadable or [no_day])[:1000], cursor=after)
+        said = unreadable or [f"{no_day}: {early}" if early else no_day]
+        return dg.SensorResult(skip_reason="; ".join(said)[:1000], cursor=after)
     return dg.SensorResult(run_requests=requests, cursor=after)
 
 
@@ -86,8 +95,21 @@ def _of_one_tick(names: Sequence[str], found: Mapping[str, FileState]) -> Sequen
     return names[: max(fitting, 1)]
 
 
-def _covered(names: Sequence[str], settings: Settings, calendar: TradingCalendar) -> tuple[list[date], list[str]]:
-    """Return the trading days since ``V6_START_DATE`` that files cover, and why some files could not be read.
+def _before_start(days: Sequence[date], start: date) -> str | None:
+    """Return a line that names the days before ``V6_START_DATE``, which have no partition."""
+    early = [day for day in days if day < start]
+    if not early:
+        return None
+    return (
+        f"left out, because before V6_START_DATE ({start}): {len(early)} trading days, {early[0]} to {early[-1]}; to "
+        f"have them, set start_date in v6.toml to {early[0]} or earlier, restart, and import them"
+    )
+
+
+def _covered(
+    names: Sequence[str], settings: Settings, calendar: TradingCalendar, now: datetime
+) -> tuple[list[date], list[str]]:
+    """Return the trading days that files cover or add to, and why files or statements of them could not be read.
 
     An unreadable file is not read again until it changes; a run that materializes its days fails with the reason.
     """
@@ -95,10 +117,18 @@ def _covered(names: Sequence[str], settings: Settings, calendar: TradingCalendar
     unreadable: list[str] = []
     for name in names:
         try:
-            days.update(index_file(Path(name), calendar, read_statements, settings.ib_accounts).days)
+            found = index_file(Path(name), calendar, read_statements, settings.ib_accounts)
+            days.update((*found.days, *_days_added_to(found, calendar, now)))
+            unreadable += [one.reason for one in found.refused]
         except FlexError as error:
             unreadable.append(str(error))
-    return sorted(day for day in days if day >= settings.start_date), unreadable
+    return sorted(days), unreadable
+
+
+def _days_added_to(file: IndexedFile, calendar: TradingCalendar, now: datetime) -> set[date]:
+    """Return the sessions that are over and that statements of closed days before them add to."""
+    belong = {one.belongs_to for one in file.closed if one.changes and one.belongs_to is not None}
+    return {day for day in belong if calendar.ends_at(day) <= now}
 
 
 def _ranges(days: Sequence[date], calendar: TradingCalendar) -> list[tuple[date, date]]:
@@ -112,20 +142,22 @@ def _ranges(days: Sequence[date], calendar: TradingCalendar) -> list[tuple[date,
     return ranges
 
 
-def _request(first: date, last: date, names: Sequence[str]) -> dg.RunRequest:
+def _request(first: date, last: date, names: Sequence[str], problems: Sequence[str]) -> dg.RunRequest:
     files = ", ".join(Path(name).name for name in names)
     return dg.RunRequest(
         tags={
             RANGE_START: first.strftime(KEY_FORMAT),
             RANGE_END: last.strftime(KEY_FORMAT),
             "v6/reason": f"Flex files {files}"[:250],
+            **({LEFT_OUT: "; ".join(problems)[:500]} if problems else {}),
         }
     )
 
 
 def _nothing_new(folder: Path, found: Mapping[str, FileState], changes: ChangedFiles) -> str:
     waiting = f", {len(changes.waiting)} still being written" if changes.waiting else ""
-    return f"nothing new among {len(found)} files in {folder}{waiting}"
+    unread = passed_over(folder)
+    return f"nothing new among {len(found)} files in {folder}{waiting}" + (f"; {unread}" if unread else "")
 
 
 def _known(cursor: str | None) -> dict[str, FileState]:

@@ -16,6 +16,7 @@ from v6_pipeline import plugins
 from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.doctor.findings import Finding, fault, ok, warning
 from v6_pipeline.doctor.openness import open_to_others
+from v6_pipeline.doctor.statements import examine_statements
 from v6_pipeline.errors import LakeError, SettingsError, StateError
 from v6_pipeline.lake.faults import safe_uri
 from v6_pipeline.lake.lake import Lake
@@ -34,6 +35,7 @@ def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
     yield from open_to_others(settings)
     yield _state(settings)
     yield _lake(settings)
+    yield from examine_statements(settings)
     yield _calendar(settings, now)
 
 

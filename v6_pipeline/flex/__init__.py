@@ -7,7 +7,7 @@ A Flex file passes these modules in this order, and none of them imports a later
 
 1. ``replies``, ``exchange``, ``service``, ``archive``: the web service's statements become files of the archive.
    Files that the user drops into ``V6_FLEX_DIR`` start at 2.
-2. ``values``, ``activity``, ``statement``, ``reader``: the bytes of a file become statements.
+2. ``values``, ``activity``, ``needs``, ``statement``, ``reader``: the bytes of a file become statements.
 3. ``index``, ``parts``, ``files``: the files are listed, the newest statement of each account and day is chosen,
    completed with those of closed days before it, and returned day by day.
 4. ``rows``: a day's statements become rows of ``flex_positions``, ``flex_activity`` and ``flex_statements``.

@@ -38,6 +38,10 @@ from v6_pipeline.flex.reader import read_statements
 SETTLE_SECONDS = 5.0
 """A file whose last write is more recent may be incomplete."""
 _TEMPORARY = frozenset({".tmp", ".part"})
+_REPORTS = frozenset(
+    {".csv", ".txt", ".zip", ".htm", ".html", ".pdf", ".xls", ".xlsx", ".json", ".7z", ".bz2", ".xz", ".zst"}
+)
+"""Forms in which reports and downloads come, and that are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +67,42 @@ class ChangedFiles:
 
 
 def scan(folders: Iterable[Path]) -> dict[str, FileState]:
-    """List the XML files in folders, by path; hidden and temporary names and subfolders are ignored.
+    """List the files of statements in folders, by path: XML, also compressed with gzip.
+
+    Hidden and temporary names and subfolders are ignored.
 
     Raises:
         FlexError: a folder is missing or cannot be listed.
     """
     found: dict[str, FileState] = {}
     for folder in folders:
-        try:
-            paths = sorted(folder.iterdir())
-        except OSError as error:
-            raise FlexError(
-                f"cannot list the folder of Flex statements {folder} ({error.strerror}): create it, or set V6_FLEX_DIR "
-                "to the folder that has them"
-            ) from None
-        for path in paths:
+        for path in _listed(folder):
             if _is_statement_name(path) and (state := _state(path)) is not None:
                 found[str(path)] = state
     return found
+
+
+def passed_over(folder: Path) -> str | None:
+    """Return a line that names the files of a folder that are not read though they look like reports, if any.
+
+    Raises:
+        FlexError: the folder is missing or cannot be listed.
+    """
+    names = [path.name for path in _listed(folder) if path.suffix.lower() in _REPORTS and not path.name.startswith(".")]
+    if not names:
+        return None
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"not read in {folder}: {listed}: set the format XML in the Flex query's delivery settings, unpack archives"
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise FlexError(
+            f"cannot list the folder of Flex statements {folder} ({error.strerror}): create it, or set V6_FLEX_DIR "
+            "to the folder that has them"
+        ) from None
 
 
 def changed(
@@ -110,7 +132,8 @@ def _age(state: FileState, now: datetime) -> float:
 
 def _is_statement_name(path: Path) -> bool:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    return not path.name.startswith(".") and suffixes[-1:] == [".xml"] and _TEMPORARY.isdisjoint(suffixes)
+    is_read = suffixes[-1:] in ([".xml"], [".gz"])
+    return not path.name.startswith(".") and is_read and _TEMPORARY.isdisjoint(suffixes)
 
 
 def _state(path: Path) -> FileState | None:
@@ -213,7 +236,12 @@ class FlexFiles:
             parts=parts,
             refused=refused_days(refused),
             files=tuple(files),
-            notes=(*(note for file in files for note in file.notes), *guesses, *replaced),
+            notes=(
+                *(note for file in files for note in file.notes),
+                *guesses,
+                *replaced,
+                *(line for folder in self._folders if (line := passed_over(folder))),
+            ),
             unreadable=(*unreadable, *alone, *(one.reason for one in refused)),
         )
 

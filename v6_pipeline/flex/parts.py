@@ -35,5 +35,6 @@ def whole(main: FlexStatement, parts: Iterable[FlexStatement]) -> FlexStatement:
         sections=main.sections.intersection(*(part.sections for part in added)),
         sha256=hashlib.sha256("".join([main.sha256, *digests]).encode()).hexdigest(),
         positions=tuple(positions.values()),
+        lacks=tuple(sorted({*main.lacks, *(code for part in added for code in part.lacks)})),
         activities=tuple(activity for part in (*added, main) for activity in part.activities),
     )

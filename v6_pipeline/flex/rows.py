@@ -68,6 +68,7 @@ def flex_statement_rows(
                 "activities": len(statement.activities),
                 "sections": sorted(statement.sections),
                 "sha256": statement.sha256,
+                "lacks": list(statement.lacks),
                 "origin": origins[statement.account],
                 "timestamp": statement.generated_at.astimezone(UTC),
             }

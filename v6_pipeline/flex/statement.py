@@ -28,9 +28,9 @@ from v6_pipeline.flex.activity import (
     unread_levels,
 )
 from v6_pipeline.flex.model import FlexPosition, FlexStatement, RefusedStatement
+from v6_pipeline.flex.needs import ACCOUNT, POSITIONS, lacking
 from v6_pipeline.flex.values import Row, day, instant, integer, number
 
-POSITIONS, ACCOUNT = "OpenPositions", "AccountInformation"
 ROWS: Mapping[str, frozenset[str]] = {
     POSITIONS: frozenset({"OpenPosition"}),
     TRADES: frozenset({"Trade", "Order", "Lot", "SymbolSummary", "AssetSummary"}),
@@ -115,6 +115,7 @@ class StatementParts:
             base_currency=next((currency for currency in currencies if currency), None),
             positions=_positions(rows.get(POSITIONS, [])),
             activities=activities(rows, first),
+            lacks=lacking(self.sections, rows),
         )
 
     def _refused(self, reason: str) -> RefusedStatement:

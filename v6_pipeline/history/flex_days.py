@@ -17,6 +17,7 @@ from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.archive import fetch_range
 from v6_pipeline.flex.files import FlexFiles
 from v6_pipeline.flex.model import FlexStatement
+from v6_pipeline.flex.needs import explain
 from v6_pipeline.flex.rows import FlexDay, flex_activity_rows, flex_position_rows, flex_statement_rows
 from v6_pipeline.flex.service import NOT_AVAILABLE
 from v6_pipeline.history.context import Absent, Failed, HistoryContext, Made, Outcome
@@ -53,13 +54,17 @@ def flex_days(context: HistoryContext, days: Sequence[date], *, refetch: bool = 
     for line in (*index.notes, *index.unreadable):
         context.say(line)
     held = LakeDays(context.lake, context.calendar)
+    lacks: set[str] = set()
     for day, statements in files.statements(days):
+        lacks.update(code for statement in statements for code in statement.lacks)
         newer = _newer(held.table(FLEX_STATEMENTS).rows(day), statements)
         if newer:
             yield from _write(context, day, newer, origins=index.origins(day))
         else:
             context.say(f"{day}: the lake has a newer statement than the folders")
             yield from _unchanged(held, day)
+    if lacking := explain(lacks):
+        context.say(lacking)
     refused = {day: index.refused[day] for day in sorted(days) if day in index.refused}
     for day, ones in refused.items():
         yield Failed(spec=FLEX_STATEMENTS, days=(day,), reason="; ".join(one.reason for one in ones[:3]))
@@ -211,7 +216,9 @@ def _numbers(spec: TableSpec, frame: pl.DataFrame) -> dict[str, int | float | st
     if spec is FLEX_STATEMENTS:
         origins = sorted(set(frame.get_column("origin")))
         newest = max(frame.get_column("timestamp").to_list())
-        return {**numbers, "files": ", ".join(origins[:5]), "generated_at": f"{newest:%Y-%m-%d %H:%M:%S} UTC"}
+        lacks = explain(frame.get_column("lacks").explode().drop_nulls())
+        numbers |= {"files": ", ".join(origins[:5]), "generated_at": f"{newest:%Y-%m-%d %H:%M:%S} UTC"}
+        return {**numbers, "query_lacks": lacks}
     if spec is FLEX_POSITIONS and frame.height:
         value = (frame.get_column("market_value") * frame.get_column("fx_rate_to_base")).sum()
         return {**numbers, "market_value": round(float(value), 2)}

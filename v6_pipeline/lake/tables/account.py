@@ -98,6 +98,13 @@ FLEX_STATEMENTS = TableSpec(
         instant("timestamp", "when IB generated the statement", flex("FlexStatement.whenGenerated"), required=True),
         RUN_ID,
         INGESTED_AT,
+        Column(
+            pl.List(pl.String()),
+            "lacks",
+            "what the query does not have and v6_pipeline needs: section, section.field or section@levels",
+            since=2,
+            provenance=True,
+        ),
     ),
     key=(PARTITION_COLUMN, "account"),
     replaced_by=(PARTITION_COLUMN, "account"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from v6_pipeline.doctor.statements import examine_statements
 from v6_pipeline.history.context import Failed
 from v6_pipeline_tests.integration.flex.statement_days import ACCOUNT, StatementDays, statement_days
 from v6_pipeline_tests.unit.flex.test_reader import document, element, statement
@@ -348,8 +349,18 @@ def test_a_readable_statement_of_the_same_day_replaces_one_that_is_not(days: Sta
 
 def test_flex_marks_are_in_units_of_the_currency(days: StatementDays) -> None:
     days.drop_sample("marks_without_position_value.xml")
-    days.made(MONDAY, TUESDAY)
+    made = days.made(MONDAY, TUESDAY)
     rows = {one["conid"]: one for one in days.rows("position_snapshots", TUESDAY).rows(named=True)}
     assert (rows[601]["market_value"], rows[604]["market_value"]) == (1390, 45_125)
     option = rows[605]
     assert (option["strike"], option["right"], option["expiry"]) == (200, "C", date(2026, 12, 18))
+    lacks = days.rows("flex_statements", TUESDAY).get_column("lacks").to_list()
+    assert lacks == [["OpenPositions.underlyingConid", "OpenPositions.underlyingSymbol"]]
+    [said] = [line for line in days.said if "underlying" in line]
+    assert said == (
+        "the Flex query has no field underlyingConid in Open Positions (unknown: the underlying of options: they are "
+        "in no sum with it); no field underlyingSymbol in Open Positions (unknown: the symbol of the underlying of "
+        "options): add that in Client Portal"
+    )
+    assert made[TUESDAY].numbers["query_lacks"] == said, "in the metadata of the day"
+    assert [one.says for one in examine_statements(days.context.settings)] == [f"{TUESDAY}: {said}"], "for v6 doctor"

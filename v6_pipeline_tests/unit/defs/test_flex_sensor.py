@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from datetime import date, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.defs import flex_sensor
-from v6_pipeline.defs.flex_sensor import _of_one_tick, flex_statements_sensor, tick
+from v6_pipeline.defs.flex_sensor import LEFT_OUT, _of_one_tick, flex_statements_sensor, tick
 from v6_pipeline.defs.partitions import RANGE_END, RANGE_START
 from v6_pipeline.errors import FlexError
 from v6_pipeline.flex.files import FileState
@@ -104,9 +105,70 @@ def test_days_before_the_first_partition_do_not_count(
 ) -> None:
     monkeypatch.setenv("V6_START_DATE", "2026-11-11")
     put(folder, "some.xml", WEEK)
-    assert ranges(tick(None, pipeline)) == [("2026-11-11", "2026-11-13")]
+    part = tick(None, pipeline)
     put(folder, "some.xml", WEEK[:1])
-    assert said(tick(None, pipeline)) == "no trading day since V6_START_DATE is in some.xml"
+    none = tick(None, pipeline)
+
+    assert ranges(part) == [("2026-11-11", "2026-11-13")]
+    [request] = part.run_requests or ()
+    assert request.tags[LEFT_OUT] == (
+        "left out, because before V6_START_DATE (2026-11-11): 2 trading days, 2026-11-09 to 2026-11-10; to have them, "
+        "set start_date in v6.toml to 2026-11-09 or earlier, restart, and import them"
+    )
+    assert said(none).startswith(
+        "no trading day since V6_START_DATE is in some.xml: left out, because before V6_START_DATE (2026-11-11): "
+        "1 trading days, 2026-11-09 to 2026-11-09; to have them, set start_date"
+    )
+
+
+@pytest.mark.parametrize("name", ["some.xml.gz", "some.gz", "gzip_named.xml"])
+def test_compressed_statements_are_read_whatever_their_name(folder: Path, pipeline: ClockedPipeline, name: str) -> None:
+    drop(folder / "plain.xml", WEEK[:2], quantity=1, made="210000")
+    (folder / name).write_bytes(gzip.compress((folder / "plain.xml").read_bytes()))
+    (folder / "plain.xml").unlink()
+    touch(folder / name, timedelta(minutes=1))
+
+    assert ranges(tick(None, pipeline)) == [("2026-11-09", "2026-11-10")]
+
+
+def test_reports_in_other_formats_are_named(folder: Path, pipeline: ClockedPipeline) -> None:
+    for name in ("report.csv", "report.zip", "notes.md"):
+        (folder / name).touch()
+    assert said(tick(None, pipeline)) == (
+        f"nothing new among 0 files in {folder}; not read in {folder}: report.csv, report.zip: set the format XML in "
+        "the Flex query's delivery settings, unpack archives"
+    )
+
+
+def test_a_statement_that_cannot_be_read_is_named_in_the_run_of_the_others(
+    folder: Path, pipeline: ClockedPipeline
+) -> None:
+    path = put(folder, "some.xml", WEEK[:2])
+    path.write_text(path.read_text().replace('position="1"', 'position="one"', 1))
+    touch(path, timedelta(minutes=1))
+
+    [request] = tick(None, pipeline).run_requests or ()
+
+    assert request.tags[RANGE_START] == "2026-11-09"
+    assert "OpenPosition 1 (S1): position 'one' is no number" in request.tags[LEFT_OUT]
+
+
+def test_a_statement_of_a_holiday_remakes_the_session_after_it_once_that_is_over(
+    folder: Path, pipeline: ClockedPipeline
+) -> None:
+    trade = (
+        '<Trades><Trade conid="1" symbol="S1" currency="USD" tradeDate="{day:%Y%m%d}" quantity="5" tradePrice="60" />'
+        "</Trades>"
+    )
+    drop(folder / "holiday.xml", [date(2026, 11, 26)], quantity=1, made="210000", activity=trade)
+    touch(folder / "holiday.xml", timedelta(minutes=1))
+
+    early = tick(None, pipeline)
+    Clock.forward(10 * 86_400)
+    late = tick(None, pipeline)
+
+    assert ranges(early) == []
+    assert ranges(late) == [("2026-11-27", "2026-11-27")]
 
 
 def read_in(ticks: int, folder: Path, pipeline: ClockedPipeline) -> list[tuple[str, str]]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from v6_pipeline.errors import FlexError
+from v6_pipeline.flex import reader
+from v6_pipeline.flex import statement as flex_statement
 from v6_pipeline.flex.model import FlexActivity, FlexActivityKind, FlexPosition, FlexStatement, RefusedStatement
+from v6_pipeline.flex.needs import explain
 from v6_pipeline.flex.reader import read_statements
 
 SAMPLES = Path(__file__).parents[2] / "fixtures" / "flex"
@@ -448,3 +453,177 @@ def test_equal_rows_give_equal_activities() -> None:
     one, other = (read_one(positions(), trades(TRADE)).activities for _ in range(2))
     assert one == other
     assert isinstance(one[0], FlexActivity)
+
+
+# Forms of real accounts
+
+
+@pytest.mark.parametrize("date_form", ["20261123", "2026-11-23", "23-NOV-26"])
+@pytest.mark.parametrize("time_form", ["230000", "23:00:00"])
+@pytest.mark.parametrize("separator", [";", ",", ", ", " ", "", "T"])
+@pytest.mark.parametrize(("zone", "hours"), [("", -5), (" EST", -5), ("EST", -5), (" +01:00", 1), (" -0500", -5)])
+def test_each_form_of_date_and_time_that_a_query_offers(
+    date_form: str, time_form: str, separator: str, zone: str, hours: int
+) -> None:
+    text = f"{date_form}{separator}{time_form}{zone}"
+    found = read_one(positions(), whenGenerated=text, fromDate=date_form, toDate=date_form)
+    assert found.generated_at == datetime(2026, 11, 23, 23, tzinfo=timezone(timedelta(hours=hours)))
+    assert found.to_date == date(2026, 11, 23)
+
+
+def test_a_date_with_a_time_behind_it_without_a_separator_is_a_date() -> None:
+    row = {key: text for key, text in TRADE.items() if key != "tradeDate"} | {"dateTime": "20250103162000"}
+    [found] = read_one(positions(), trades(row)).activities
+    assert found.activity_date == date(2025, 1, 3)
+
+
+@pytest.mark.parametrize("text", ["01/02/2026", "13/02/26", "2026/02/13"])
+def test_dates_with_slashes_are_refused_with_the_remedy(text: str) -> None:
+    assert "set that date format in the Flex query" in refused(document(statement(positions(), toDate=text)))
+
+
+def test_levels_of_detail_that_are_not_read_are_no_fault() -> None:
+    summary, other = STOCK | {"levelOfDetail": "SUMMARY"}, STOCK | {"levelOfDetail": "WASH_SALE", "position": "3"}
+    of_all = STOCK | {"levelOfDetail": "SUMMARY", "accountId": "-", "position": "300"}
+    [found] = read_one(positions(of_all, summary, other)).positions
+    assert found.position == 100
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "fine"),
+    [
+        ("Transfers", "Transfer", "DETAIL"),
+        ("Transfers", "Transfer", "TRANSFER"),
+        ("OptionEAE", "OptionEAE", "DETAIL"),
+        ("CorporateActions", "CorporateAction", "DETAIL"),
+    ],
+)
+def test_sums_over_accounts_on_another_level_are_not_counted_as_well(section: str, name: str, fine: str) -> None:
+    row = {"accountId": "U1", "conid": "7", "symbol": "X", "quantity": "10", "reportDate": "20250103"}
+    sums = row | {"accountId": "-", "levelOfDetail": "SUMMARY"}
+    both = element(section, inside=element(name, sums) + element(name, row | {"levelOfDetail": fine}))
+    alone = element(section, inside=element(name, sums))
+    assert [move.quantity for move in read_one(positions(), both).activities] == [10]
+    assert [move.quantity for move in read_one(positions(), alone).activities] == [10], "if there is no other level"
+
+
+@pytest.mark.parametrize(
+    ("given", "is_read"), [("U1F", True), ("U1X", True), ("U1FF", False), ("U1f", False), ("U2F", False)]
+)
+def test_a_letter_behind_the_account_number_is_the_account(given: str, is_read: bool) -> None:
+    [found] = read_all(document(statement(positions(STOCK), trades(TRADE | {"accountId": given}))))
+    assert isinstance(found, FlexStatement) is is_read
+
+
+def test_an_option_without_its_terms_has_those_of_its_symbol() -> None:
+    row = STOCK | {"assetCategory": "OPT", "symbol": "AAPL  261218P00200500", "conid": "7"}
+    found = read_one(positions(row))
+    [option] = found.positions
+    assert (option.right, option.strike, option.expiry) == ("P", 200.5, date(2026, 12, 18))
+    given = row | {"strike": "201", "putCall": "C", "expiry": "20261219"}
+    [option] = read_one(positions(given)).positions
+    assert (option.right, option.strike, option.expiry) == ("C", 201, date(2026, 12, 19)), "IB's own fields come first"
+
+
+# What the query does not have
+
+
+def test_sections_and_fields_that_are_needed_and_not_there_are_named_with_what_is_unknown() -> None:
+    option = {key: text for key, text in STOCK.items() if key != "multiplier"} | {"assetCategory": "FOP", "conid": "7"}
+    found = read_one(positions(STOCK, option), trades(TRADE | {"levelOfDetail": "SYMBOL_SUMMARY"}))
+    assert found.lacks == (
+        "AccountInformation",
+        "CorporateActions",
+        "OpenPositions.expiry",
+        "OpenPositions.multiplier",
+        "OpenPositions.putCall",
+        "OpenPositions.strike",
+        "OpenPositions.underlyingConid",
+        "OpenPositions.underlyingSymbol",
+        "OptionEAE",
+        "Trades.fifoPnlRealized",
+        "Trades.reportDate",
+        "Trades@SYMBOL_SUMMARY",
+        "Transfers",
+    )
+    assert "Trades" not in found.sections, "its rows are at no level that is read"
+    line = explain(found.lacks) or ""
+    assert "no section Option Exercises, Assignments and Expirations (cash settlements of index options are" in line
+    assert "no field strike in Open Positions (unknown: the strike of options" in line
+    assert "Trades at SYMBOL_SUMMARY alone, not at Execution" in line
+    assert "\n" not in line
+
+
+def test_a_query_with_everything_lacks_nothing_and_an_empty_field_is_there() -> None:
+    empty = [element(name) for name in ("Trades", "OptionEAE", "Transfers", "CorporateActions")]
+    account = element("AccountInformation", {"accountId": "U1", "currency": "EUR"})
+    found = read_one(account, positions(STOCK | {"positionValue": ""}), *empty)
+    assert found.lacks == ()
+    assert explain(found.lacks) is None
+
+
+# Bounds
+
+
+def test_an_element_of_80_mb_is_refused_before_it_is_held() -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b'<FlexQueryResponse><FlexStatements count="1"><FlexStatement accountId="'
+        for _ in range(80):
+            yield b"x" * 1_000_000
+
+    file = Pieces(pieces())
+    with pytest.raises(FlexError, match=r"^big\.xml: an element at byte .* is larger than 4 MiB"):
+        list(read_statements(cast("BinaryIO", file), "big.xml"))
+    assert file.given < 7_000_000
+
+
+@pytest.mark.parametrize("inside", ["a", "!--", "?p"])
+def test_two_million_nested_elements_and_endless_comments_are_refused(inside: str) -> None:
+    nested = (f"<{inside} " * 1_000 if inside != "a" else "<a>" * 1_000).encode()
+    file = Pieces(itertools.chain([b"<FlexQueryResponse>"], itertools.repeat(nested, 2_000)))
+    with pytest.raises(
+        FlexError, match=r"^big\.xml: (has elements nested 32 deep|an element at byte|is not well-formed)"
+    ):
+        list(read_statements(cast("BinaryIO", file), "big.xml"))
+    assert file.given < 7_000_000
+
+
+def test_a_statement_that_would_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MOST_STATEMENT_BYTES", 200_000)
+    fitting = statement(positions(*[STOCK | {"conid": str(number + 1)} for number in range(300)]))
+    large = statement(positions(*[STOCK | {"conid": str(number + 1)} for number in range(3_000)]))
+    assert len(read(document(fitting, fitting, fitting))) == 3
+    assert "is larger than 0 MiB: set 'Breakout by Day' to Yes" in refused(document(fitting, large))
+
+
+def test_more_rows_than_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex_statement, "MOST_ROWS", 2)
+    text = document(statement(positions(*[STOCK | {"conid": str(number)} for number in (1, 2, 3)])))
+    assert refused(text).endswith("OpenPositions has more than 2 rows: not read")
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [
+        (b'"ClientAccountID","Symbol"\n', 'is not XML (it begins with \'"ClientAccountID"'),
+        (b"PK\x03\x04rest", "is a zip archive"),
+    ],
+)
+def test_other_formats_are_named(begin: bytes, says: str) -> None:
+    assert says in refused(begin)
+
+
+class Pieces:
+    """A file that is never in memory."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = b""
+        self.given = 0
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size and (piece := next(self._pieces, None)) is not None:
+            self._rest += piece
+        given, self._rest = self._rest[:size], self._rest[size:]
+        self.given += len(given)
+        return given

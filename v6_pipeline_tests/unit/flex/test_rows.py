@@ -85,6 +85,7 @@ def test_a_statement_row_names_its_file() -> None:
         "activities": 1,
         "sections": ["OpenPositions", "Trades"],
         "sha256": f"U1 {MONDAY}",
+        "lacks": [],
         "origin": "a.xml",
         "timestamp": GENERATED,
         "run_id": "run 1",
