@@ -6,6 +6,7 @@ https://docs.dagster.io/guides/build/jobs
 # No postponed annotations here: Dagster reads those of decorated functions as they stand.
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -116,8 +117,11 @@ class StrategyContracts(dg.Config):
 
     strategy: str = Field(description="The strategy's name; a new one is created.")
     mode: ChangeMode = Field(
-        default=ChangeMode.REPLACE,
-        description="REPLACE: it uses the named contracts alone; naming none ends it. ADD, REMOVE: only these change.",
+        default=ChangeMode.ADD,
+        description=(
+            "ADD: the named contracts come to those it has. REMOVE: they go. REPLACE: it uses them alone, all others "
+            "go. END: all go, name none. The run's log says first what goes."
+        ),
     )
     conids: list[int] = Field(default=[], description="Contracts, by IB's contract id.")
     selectors: list[str] = Field(
@@ -163,15 +167,29 @@ def _change(context: dg.OpExecutionContext, config: StrategyContracts, pipeline:
         priority=config.priority,
     )
     change.check()
-    if config.conids and change.mode is not ChangeMode.REMOVE and not config.unchecked:
-        asyncio.run(check_contracts(settings, database, config.conids, pipeline.now))
     registry = StrategyRegistry(database, pipeline.now, timezone=settings.timezone)
     before = registry.entries(config.strategy)
+    ended = change.ends(before)
+    context.log.log("WARNING" if ended else "INFO", describe_end(config.strategy, change.mode, before, ended))
+    if config.conids and change.mode in {ChangeMode.ADD, ChangeMode.REPLACE} and not config.unchecked:
+        asyncio.run(check_contracts(settings, database, config.conids, pipeline.now))
     change.apply(registry)
     after = registry.entries(config.strategy)
     context.log.info("%s: %d entries before, %d now", config.strategy, len(before), len(after))
     context.log_event(
         dg.AssetObservation(STRATEGY_REGISTRY, metadata=_metadata(config.strategy, before, after, registry.entries()))
+    )
+
+
+def describe_end(
+    strategy: str, mode: ChangeMode, before: Sequence[RegistryEntry], ended: Sequence[RegistryEntry]
+) -> str:
+    """Return what a change ends, in one line."""
+    if not ended:
+        return f"{mode.name} ends nothing of strategy {strategy}"
+    whole = ", and with them the strategy" if len(ended) == len(before) and mode is not ChangeMode.REPLACE else ""
+    return f"{mode.name} ends {len(ended)} of {len(before)} entries of strategy {strategy}{whole}: " + "; ".join(
+        sorted(map(_text, ended))
     )
 
 

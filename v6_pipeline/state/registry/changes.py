@@ -128,14 +128,7 @@ class RegistryChanges:
         self, strategy: str, *, members: Collection[tuple[int, str | None]], selectors: Collection[str]
     ) -> None:
         """Remove all entries of a strategy except these contracts (account ``None`` is any) and selector texts."""
-        kept = {(conid, account and account.strip().upper()) for conid, account in members}
-
-        def is_kept(entry: RegistryEntry) -> bool:
-            if entry.selector is not None:
-                return entry.selector.text in selectors
-            return (entry.conid, entry.account) in kept
-
-        others = [entry for entry in rows.in_force(self._connection, strategy) if not is_kept(entry)]
+        others = _others(rows.in_force(self._connection, strategy), members=members, selectors=selectors)
         if others:
             self._end(strategy, others)
 
@@ -164,6 +157,20 @@ class RegistryChanges:
         if strategy not in self._ended and not rows.strategy_exists(self._connection, strategy):
             known = ", ".join(rows.names_in_force(self._connection)) or "none yet"
             raise UsageError(f"no strategy {strategy}: there are {known}")
+
+
+def _others(
+    entries: Iterable[RegistryEntry], *, members: Collection[tuple[int, str | None]], selectors: Collection[str]
+) -> list[RegistryEntry]:
+    """Return the entries except these contracts (account ``None`` is any) and selector texts."""
+    kept = {(conid, account and account.strip().upper()) for conid, account in members}
+
+    def is_kept(entry: RegistryEntry) -> bool:
+        if entry.selector is not None:
+            return entry.selector.text in selectors
+        return (entry.conid, entry.account) in kept
+
+    return [entry for entry in entries if not is_kept(entry)]
 
 
 def _parsed(selector: Selector | str) -> Selector:
@@ -228,6 +235,8 @@ class ChangeMode(enum.StrEnum):
     """The named entries are added."""
     REMOVE = "remove"
     """The named entries are removed."""
+    END = "end"
+    """All entries are removed, and the strategy with them; none is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,16 +260,35 @@ class StrategyChange:
         """Check the change without reading the registry.
 
         Raises:
-            UsageError: an invalid name, conid, selector, quantity or priority, or nothing is named.
+            UsageError: an invalid name, conid, selector, quantity or priority; nothing is named, or something to END.
         """
+        check_strategy(self.strategy)
         self._parsed[:] = map(Selector.parse, self.selectors)
-        if not self.conids and not self.selectors and self.mode is not ChangeMode.REPLACE:
-            raise UsageError(f"nothing to {self.mode}: name conids or selectors")
+        is_named = bool(self.conids or self.selectors)
+        if self.mode is ChangeMode.END and is_named:
+            raise UsageError("END ends the whole strategy: leave conids and selectors empty, or REMOVE some of them")
+        if self.mode is not ChangeMode.END and not is_named:
+            raise UsageError(f"nothing to {self.mode}: name conids or selectors (END ends the whole strategy)")
         if self.quantity is not None and not self.conids:
             raise UsageError("quantity goes with conids: a selector takes all that is held")
         check_membership(
             self.strategy, self.conids or [1], account=self.account, quantity=self.quantity, priority=self.priority
         )
+
+    def ends(self, entries: Sequence[RegistryEntry]) -> list[RegistryEntry]:
+        """Return those of the strategy's ``entries`` that the change ends."""
+        self.check()
+        if self.mode is ChangeMode.ADD:
+            return []
+        selectors = {selector.text for selector in self._parsed}
+        if self.mode is ChangeMode.REPLACE:
+            return _others(entries, members={(conid, self.account) for conid in self.conids}, selectors=selectors)
+        return [
+            entry
+            for entry in entries
+            if self.mode is ChangeMode.END
+            or (entry.conid in self.conids if entry.selector is None else entry.selector.text in selectors)
+        ]
 
     def apply(self, registry: StrategyRegistry) -> None:
         """Write the change as a whole or not at all; entries that do not differ are not changed.
@@ -271,6 +299,9 @@ class StrategyChange:
         """
         self.check()
         with registry.changes() as changes:
+            if self.mode is ChangeMode.END:
+                changes.remove_active(self.strategy)
+                return
             if self.mode is ChangeMode.REMOVE:
                 self._remove(changes)
                 return

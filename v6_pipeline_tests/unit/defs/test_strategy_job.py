@@ -36,6 +36,11 @@ class Launchpad:
         assert data is not None, event.step_failure_data.error
         return str(data.description)
 
+    def first_line(self) -> str:
+        """Return the first line that the newest run logged, apart from Dagster's events."""
+        [run] = self.instance.get_runs(limit=1)
+        return next(entry.user_message for entry in self.instance.all_logs(run.run_id) if not entry.is_dagster_event)
+
     def observed(self) -> dict[str, Any]:
         """Return the newest observation of the registry."""
         records = self.instance.fetch_observations(dg.AssetKey("strategy_registry"), limit=1).records
@@ -63,7 +68,7 @@ def test_a_strategy_uses_what_is_named_and_nothing_else(launchpad: Launchpad) ->
     assert launchpad.uses() == {"condors": {1, 2, "symbol=SPX"}}
     assert launchpad.run(strategy="wheel", conids=[9]).success
 
-    assert launchpad.run(strategy="condors", conids=[2, 3]).success
+    assert launchpad.run(strategy="condors", mode="REPLACE", conids=[2, 3]).success
 
     assert launchpad.uses() == {"condors": {2, 3}, "wheel": {9}}
     assert launchpad.observed() == {
@@ -82,7 +87,7 @@ def test_what_stays_is_not_touched(launchpad: Launchpad) -> None:
     registry = StrategyRegistry(launchpad.pipeline.database())
     since = {entry.conid: entry.valid_from for entry in registry.entries()}
 
-    launchpad.run(strategy="condors", conids=[2, 3])
+    launchpad.run(strategy="condors", mode="REPLACE", conids=[2, 3])
 
     assert {entry.conid: entry.valid_from for entry in registry.entries()}[2] == since[2]
 
@@ -97,17 +102,52 @@ def test_adding_and_removing_leave_the_rest(launchpad: Launchpad) -> None:
 
 def test_a_contract_named_for_another_account_moves_there(launchpad: Launchpad) -> None:
     launchpad.run(strategy="condors", conids=[1], account="SIM0000001")
-    launchpad.run(strategy="condors", conids=[1], account="SIM0000002", quantity=-3.0, priority=5)
+    launchpad.run(strategy="condors", mode="REPLACE", conids=[1], account="SIM0000002", quantity=-3.0, priority=5)
 
     assert launchpad.uses() == {"condors": {(1, "SIM0000002")}}
     assert launchpad.observed()["added"] == "1 in SIM0000002, -3 of each, priority 5"
 
 
-def test_replaced_by_nothing_a_strategy_ends(launchpad: Launchpad) -> None:
+def test_what_the_launchpad_is_filled_with_ends_nothing(launchpad: Launchpad) -> None:
+    """A name typed into the config that Dagster fills in, and launched, ended that strategy."""
     launchpad.run(strategy="condors", conids=[1])
-    assert launchpad.run(strategy="condors").success
+
+    filled = {"conids": [], "selectors": [], "priority": 100}
+
+    assert launchpad.refused(strategy="condors", **filled) == (
+        "nothing to add: name conids or selectors (END ends the whole strategy)"
+    )
+    assert "nothing to replace" in launchpad.refused(strategy="condors", mode="REPLACE", **filled)
+
+
+def test_a_strategy_ends_by_its_own_word_and_the_log_says_first_what_ends(launchpad: Launchpad) -> None:
+    launchpad.run(strategy="condors", conids=[1], selectors=["symbol=SPX"])
+
+    assert launchpad.run(strategy="condors", mode="END").success
+
     assert launchpad.uses() == {}
     assert launchpad.observed()["added"] == "nothing"
+    assert launchpad.observed()["removed"] == "1, priority 100, symbol=SPX, priority 100"
+    assert launchpad.first_line() == (
+        "END ends 2 of 2 entries of strategy condors, and with them the strategy: 1, priority 100; "
+        "symbol=SPX, priority 100"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"conids": [3]}, "ADD ends nothing of strategy condors"),
+        ({"mode": "REPLACE", "conids": [2, 3]}, "REPLACE ends 1 of 2 entries of strategy condors: 1, priority 100"),
+        ({"mode": "REMOVE", "conids": [2]}, "REMOVE ends 1 of 2 entries of strategy condors: 2, priority 100"),
+    ],
+)
+def test_the_log_says_first_what_a_change_ends(launchpad: Launchpad, config: dict[str, Any], line: str) -> None:
+    launchpad.run(strategy="condors", conids=[1, 2])
+
+    launchpad.run(strategy="condors", **config)
+
+    assert launchpad.first_line() == line
 
 
 @pytest.mark.parametrize(
@@ -119,6 +159,9 @@ def test_replaced_by_nothing_a_strategy_ends(launchpad: Launchpad) -> None:
         ({"strategy": "condors", "conids": [4], "selectors": ["colour=red"]}, "colour"),
         ({"strategy": "condors", "selectors": ["symbol=SPX"], "quantity": 2.0}, "quantity goes with conids"),
         ({"strategy": "condors", "mode": "ADD"}, "nothing to add: name conids or selectors"),
+        ({"strategy": "condors", "mode": "REMOVE"}, "nothing to remove: name conids or selectors"),
+        ({"strategy": "condors", "mode": "END", "conids": [1]}, "END ends the whole strategy: leave conids"),
+        ({"strategy": "nobody", "mode": "END"}, "no strategy nobody: there are condors"),
         ({"strategy": "condors", "mode": "REMOVE", "conids": [7]}, "does not use 7"),
         ({"strategy": "condors", "mode": "REMOVE", "conids": [1], "selectors": ["right=P"]}, "has no selector right=P"),
         ({"strategy": "nobody", "mode": "REMOVE", "conids": [1]}, "no strategy nobody"),
