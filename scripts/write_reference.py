@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from v6_pipeline.cli.app import app
 from v6_pipeline.lake.columns import TableSpec
 from v6_pipeline.lake.tables import TABLES
-from v6_pipeline.settings import FILE_NAME, PREFIX, Settings
+from v6_pipeline.settings import FILE_NAME, PREFIX, Settings, bounds
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
 WRITTEN = "Written by `make docs-reference`; do not edit."
@@ -37,14 +37,14 @@ def shown_default(field: FieldInfo) -> str:
 def settings_page() -> str:
     """The page of all settings, in the order they are declared."""
     rows = (
-        f"| `{PREFIX}{name.upper()}` | {_cell(field.description or '')} | {shown_default(field)} |"
+        f"| `{PREFIX}{name.upper()}` | {_cell(field.description or '')} | {bounds(name)} | {shown_default(field)} |"
         for name, field in Settings.model_fields.items()
     )
     head = (
         f"{WRITTEN} A variable of the environment goes before the same name in\n`$V6_HOME/{FILE_NAME}` (lower case, "
         f"without `{PREFIX}`), which goes before the default."
     )
-    return _page("Settings", head, _table(("variable", "meaning", "default"), rows))
+    return _page("Settings", head, _table(("variable", "meaning", "values", "default"), rows))
 
 
 def tables_page() -> str:

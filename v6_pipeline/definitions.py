@@ -6,6 +6,8 @@ import v6_pipeline.quick_start  # noqa: F401  sets up the interpreter, so before
 
 # isort: split
 import dagster as dg
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster_shared.error import SerializableErrorInfo
 
 from v6_pipeline import privacy
 from v6_pipeline.calendar import TradingCalendar
@@ -19,6 +21,7 @@ from v6_pipeline.defs.partitions import trading_days
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.defs.schedules import lake_maintenance_schedule, position_snapshots_schedule, queued_positions_schedule
 from v6_pipeline.defs.streamer_sensor import ib_streamer_sensor
+from v6_pipeline.errors import SettingsError
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.settings import Settings, load_settings
 
@@ -59,4 +62,21 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
     )
 
 
-defs = build_defs()
+class LocationSettingsError(SettingsError, DagsterUserCodeProcessError):
+    """Wrong settings of this process, as Dagster shows them in one line: of any other error it shows the stack."""
+
+    def __init__(self, line: str) -> None:
+        shown = SerializableErrorInfo(message=line, stack=[], cls_name=SettingsError.__name__)
+        DagsterUserCodeProcessError.__init__(  # type: ignore[no-untyped-call]  # Dagster leaves it without annotations
+            self, line, user_code_process_error_infos=[shown]
+        )
+
+
+def _of_this_process() -> dg.Definitions:
+    try:
+        return build_defs()
+    except SettingsError as error:
+        raise LocationSettingsError(str(error)) from None
+
+
+defs = _of_this_process()

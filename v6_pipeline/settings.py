@@ -34,6 +34,7 @@ from v6_pipeline.model import IBRegion
 
 PREFIX = "V6_"
 FILE_NAME = "v6.toml"
+_LOCAL_SCHEMES = {"file"}
 _THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _WINTER_AND_SUMMER = (date(2026, 1, 14), date(2026, 7, 15))
 """A session in winter time and one in summer time, in New York and most other zones."""
@@ -100,7 +101,9 @@ class Settings(BaseSettings):
         description="state database: sqlite:///PATH or postgresql+psycopg://...; empty: state.db in the home",
     )
     lake_uri: str = Field(
-        default="", description="folder or object-store address of the Delta tables; empty: lake in the home"
+        default="",
+        repr=False,
+        description="folder or object-store address of the Delta tables; empty: lake in the home",
     )
     lake_options: dict[str, SecretStr] = Field(default_factory=dict, description="object-store options of the lake")
     flush_seconds: float = Field(default=3, ge=0.05, le=3_600, description="how often the streamer writes to Delta")
@@ -125,9 +128,7 @@ class Settings(BaseSettings):
     start_date: date = Field(default=date(2025, 1, 2), description="first trading day of the partitions")
     flex_dir: Path | None = Field(default=None, description="folder in which Flex statements are dropped")
     flex_token: SecretStr | None = Field(default=None, description="token of the Flex Web Service")
-    flex_query_id: str | None = Field(
-        default=None, pattern=r"^[0-9]+$", description="activity query of the Flex Web Service"
-    )
+    flex_query_id: str | None = Field(default=None, description="number of the Flex Web Service's activity query")
     flex_url: str = Field(
         default="https://ndcdyn.interactivebrokers.com/AccountManagement/FlexWebService",
         description="address of the Flex Web Service; https, or on this machine",
@@ -245,6 +246,24 @@ class Settings(BaseSettings):
         if value and not value.startswith(("sqlite:///", "postgresql+psycopg://")):
             # The value may hold a password: show no more than the scheme.
             raise ValueError("must begin with sqlite:/// or postgresql+psycopg://")
+        return value
+
+    @field_validator("lake_uri")
+    @classmethod
+    def _folder_or_store(cls, value: str) -> str:
+        # The value may hold a password: show no more than the scheme.
+        scheme, slashes, place = value.partition("://")
+        if slashes and (not place.strip("/") or (place.startswith("/") and scheme.lower() not in _LOCAL_SCHEMES)):
+            raise ValueError(f"'{scheme}://' without a bucket: name the place too, such as s3://BUCKET/FOLDER")
+        if not slashes and (found := re.match(r"([A-Za-z][\w+.-]+):/", value, re.ASCII)):
+            raise ValueError(f"'{found[1]}:/' has one slash: an object store has two, a folder begins with / or ./")
+        return value
+
+    @field_validator("flex_query_id")
+    @classmethod
+    def _digits(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d+", value, re.ASCII):
+            raise ValueError(f"{value!r} is not the number of a Flex query")
         return value
 
     @field_validator("home", "flex_dir")
@@ -402,14 +421,21 @@ def _one_line(error: ValidationError, file: Path) -> str:
             where = variable if _from_environment(variable) else f"{name} in {file}"
             names_value = finding["type"] == "value_error" and text.startswith("'")
             shown = "" if names_value or name in _SECRET else f" (got {finding['input']!r})"
-            parts.append(f"{where}: {_wanted(name) or text.replace('Input should be', 'must be')}{shown}")
+            wanted = bounds(name) if _is_number(name) else text.replace("Input should be", "must be")
+            parts.append(f"{where}: {wanted}{shown}")
     return "; ".join(parts)
 
 
-def _wanted(name: str) -> str:
-    """Type and bounds that a number must have, in plain words; empty for other settings."""
+def _is_number(name: str) -> bool:
+    return Settings.model_fields[name].annotation in {int, float}
+
+
+def bounds(name: str) -> str:
+    """Return the values that a setting takes, in plain words: a number's bounds, or a choice; empty for others."""
     field = Settings.model_fields[name]
-    if field.annotation not in {int, float}:
+    if isinstance(field.annotation, type) and issubclass(field.annotation, enum.StrEnum):
+        return " or ".join(field.annotation)
+    if not _is_number(name):
         return ""
     kind = "a whole number" if field.annotation is int else "a number"
     bounds = {side: getattr(item, side) for item in field.metadata for side in ("ge", "le") if hasattr(item, side)}
@@ -418,4 +444,4 @@ def _wanted(name: str) -> str:
     return f"{kind}, {bounds['ge']} or more"
 
 
-_SECRET = {"state_url", "lake_options", "flex_token", "alert_webhook"}
+_SECRET = {"state_url", "lake_uri", "lake_options", "flex_token", "alert_webhook"}

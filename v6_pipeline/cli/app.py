@@ -55,6 +55,8 @@ app.command("positions")(positions.positions)
 app.command("trace")(trace.trace)
 app.add_typer(lake.app, name="lake")
 
+_SHOWN_CHARACTERS = 80
+
 # Typer carries its own copy of click from some version on: this is click's UsageError in both.
 _ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -69,15 +71,17 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it so)
 def _global_options(
     *,
     home: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Home to use, instead of V6_HOME.", show_default=False)
+        str | None, typer.Option(metavar="PATH", help="Home to use, instead of V6_HOME.", show_default=False)
     ] = None,
     version: Annotated[  # noqa: ARG001  (its callback does the work)
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     if home is not None:
+        if not home.strip():
+            raise UsageError("--home is empty: name the folder of an installation, such as .v6")
         # In the environment, so that child processes and handlers find the same home.
-        os.environ["V6_HOME"] = str(home.expanduser().absolute())
+        os.environ["V6_HOME"] = str(Path(home).expanduser().absolute())
 
 
 @functools.cache
@@ -111,8 +115,20 @@ def run(arguments: Sequence[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _with_value(error: Exception, message: str) -> str:
+    """Name the wrong value, as click does: some versions of typer give pydantic's message, which leaves it out."""
+    from pydantic import ValidationError
+
+    if not isinstance(error.__cause__, ValidationError):
+        return message
+    finding = error.__cause__.errors(include_url=False, include_context=False)[0]
+    wanted, value = finding["msg"], repr(finding["input"])[:_SHOWN_CHARACTERS]
+    named = wanted.replace("Input should be", f"{value} is not").partition(",")[0]
+    return message.replace(wanted, named if named.startswith(value) else f"{value}: {wanted}")
+
+
 def _wrong_use(error: Exception) -> int:
-    message: str = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = _with_value(error, error.format_message() if hasattr(error, "format_message") else str(error))
     context = getattr(error, "ctx", None)
     if "\n" in message:  # no command was named, so the message is the help
         output.notice(message)

@@ -39,6 +39,8 @@ _UNREACHABLE = re.compile(
     r"error performing|connect|timed? ?out|dns|generic config|unknown scheme|NoSuchBucket|credential|unauthor",
     re.IGNORECASE,
 )
+_UNKNOWN_SCHEME = re.compile(r"Unknown scheme: (\S+?)\.? ")
+_SCHEMES = "an address that begins with s3://, gs://, az:// or abfss://"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m|↳")
 _BACKTRACE = re.compile(r"\s+0: .*", re.DOTALL)
 _LONGEST = 300
@@ -70,6 +72,8 @@ def lake_error(error: BaseException, *, table: str, uri: str, options: Mapping[s
         return LakeError(
             f"{place} cannot be written: {text}; make it a folder that this user can write, with space left"
         )
+    if scheme := _UNKNOWN_SCHEME.match(text):
+        return LakeError(f"{place}: Unknown scheme {scheme[1]}; set V6_LAKE_URI to a folder or to {_SCHEMES}")
     if not local and (_UNREACHABLE.search(text) or isinstance(error, OSError)):
         return LakeError(f"{place} cannot be reached: {text}; check V6_LAKE_URI and V6_LAKE_OPTIONS")
     if _DISK.search(text):

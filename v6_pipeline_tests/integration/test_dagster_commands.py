@@ -70,6 +70,33 @@ def test_the_definitions_are_valid(environ: dict[str, str], command: tuple[str, 
     assert said in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("V6_LEASE_SECOND", "9", "V6_LEASE_SECOND: no such setting; did you mean V6_LEASE_SECONDS?"),
+        pytest.param(
+            "V6_LEASE_SECONDS",
+            "9",
+            "V6_LEASE_SECONDS: a whole number from 15 to 3600 (got '9')",
+            marks=pytest.mark.long,  # as the one before
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_without_a_stack(
+    environ: dict[str, str], variable: str, value: str, line: str
+) -> None:
+    command = [str(BIN / "dagster"), "definitions", "validate"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ | {variable: value}, capture_output=True, text=True, timeout=100, check=False
+    )
+
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert line in said
+    assert "Stack Trace" not in said
+    assert "Traceback" not in said
+
+
 @contextmanager
 def started(environ: dict[str, str], *command: str) -> Iterator[DagsterApi]:
     """A server in the background; it and its children are ended."""

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.errors import SettingsError
-from v6_pipeline.settings import MarketHours, load_settings
+from v6_pipeline.settings import MarketHours, Settings, bounds, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,18 @@ def test_lists_are_comma_separated_in_the_environment_and_arrays_in_the_file(
     assert settings.handlers == ("a.b:make",)
 
 
+def test_bounds_of_every_number_and_every_choice_are_in_the_reference() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `V6_")}
+    assert "| a whole number from 15 to 3600 |" in lines["V6_LEASE_SECONDS"]
+    assert "| a whole number from 60 to 86400 |" in lines["V6_REFRESH_SECONDS"]
+    assert "| spawn or supervised |" in lines["V6_STREAMER"]
+    numbers = [name for name, field in Settings.model_fields.items() if field.annotation in {int, float}]
+    assert len(numbers) > 10
+    for name in numbers:
+        assert f"| {bounds(name)} |" in lines[f"V6_{name.upper()}"]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
@@ -72,6 +84,9 @@ def test_lists_are_comma_separated_in_the_environment_and_arrays_in_the_file(
         ("V6_OWNERS", "me", "V6_OWNERS: 'me' is neither team:NAME nor an address"),
         ("V6_RESERVED_LINES", "100", "reserved_lines 100 leaves none of the 100 market_data_lines"),
         ("V6_BATCH_LINES", "91", "batch_lines 91 is more than the 90 lines that are left"),
+        ("V6_LAKE_URI", "s3://", "V6_LAKE_URI: 's3://' without a bucket: name the place too"),
+        ("V6_LAKE_URI", "s3:///lake", "V6_LAKE_URI: 's3://' without a bucket"),
+        ("V6_LAKE_URI", "gs:/bucket/lake", "V6_LAKE_URI: 'gs:/' has one slash"),
         ("V6_STREAMER", "magic", "V6_STREAMER: must be 'spawn' or 'supervised'"),
     ],
 )
@@ -158,6 +173,13 @@ def test_no_message_and_no_representation_shows_a_secret(monkeypatch: pytest.Mon
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert "hunter2" not in str(caught.value)
+    monkeypatch.delenv("V6_STATE_URL")
+    for uri in ("s3:/key:hunter2@bucket", "s3:///key:hunter2"):
+        monkeypatch.setenv("V6_LAKE_URI", uri)
+        with pytest.raises(SettingsError) as caught:
+            load_settings()
+        assert "hunter2" not in str(caught.value)
+    monkeypatch.setenv("V6_LAKE_URI", "s3://key:hunter5@bucket/lake")
 
     monkeypatch.setenv("V6_STATE_URL", "postgresql+psycopg://user:hunter2@host:5/db")
     monkeypatch.setenv("V6_FLEX_TOKEN", "hunter3")

@@ -208,8 +208,12 @@ def test_a_malformed_option_does_not_show_its_value() -> None:
 
 
 def test_an_unknown_scheme_is_an_error_not_a_missing_table() -> None:
-    with pytest.raises(LakeError, match="Unknown scheme"):
+    with pytest.raises(LakeError, match="Unknown scheme") as caught:
         DeltaTableStore(QUEUED_POSITIONS, "nonsense://x/y").load()
+    assert str(caught.value) == (
+        "table queued_positions at nonsense://x/y: Unknown scheme nonsense; set V6_LAKE_URI to a folder or to an "
+        "address that begins with s3://, gs://, az:// or abfss://"
+    )
 
 
 # --- commits that fail after or during ---
