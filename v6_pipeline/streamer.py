@@ -35,7 +35,7 @@ from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.settings import Settings, load_settings
 from v6_pipeline.state.answers import ask, ask_within
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.leases.held import Elapsed, HeldLease, elapsed_seconds
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease
@@ -74,13 +74,14 @@ async def stream(
     *,
     authority: Authority,
     epoch: int | None = None,
-    clock: Clock = utc_now,
+    clock: Clock | None = None,
     elapsed: Elapsed = elapsed_seconds,
     policy: StreamerPolicy | None = None,
 ) -> None:
     """Stream on the given authority until ``stop`` is set or the lease is lost.
 
-    With ``SPAWNED``, ``epoch`` is the one that the sensor claimed for this process. The lease counts as lost by
+    With ``SPAWNED``, ``epoch`` is the one that the sensor claimed for this process. ``clock`` is by default the
+    state database's, which all processes share. The lease counts as lost by
     ``elapsed``, however long the state database takes to answer.
 
     Raises:
@@ -89,6 +90,7 @@ async def stream(
     """
     database = StateDatabase.open(settings.state_database_url, name_for_messages=settings.safe_state_url)
     try:
+        clock = clock or database.now
         lease = StreamerLease(database, clock)
         alone = authority is Authority.ALONE
         host = _Host(settings, database, lease, clock, elapsed, policy or StreamerPolicy(), alone)

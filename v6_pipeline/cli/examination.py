@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from v6_pipeline.cli import dagster_processes, home, output
@@ -81,7 +81,8 @@ async def _gateway(settings: Settings, report: Report, clock: Clock, *, with_sta
     with contextlib.ExitStack() as stack:
         database = stack.enter_context(home.open_state(settings, must_exist=True)) if with_state else None
         try:
-            async for finding in examine_gateway(settings, database, clock):
+            difference = database.clock_difference if database is not None else timedelta()
+            async for finding in examine_gateway(settings, database, lambda: clock() + difference):
                 report(finding)
         except StateError as error:  # locked by other processes for longer than all attempts
             report(fault("state", str(error)))

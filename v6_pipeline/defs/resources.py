@@ -13,6 +13,7 @@ from functools import lru_cache
 import dagster as dg
 
 from v6_pipeline.calendar import TradingCalendar
+from v6_pipeline.errors import V6Error
 from v6_pipeline.history.context import HistoryContext
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.settings import Settings, load_settings
@@ -32,8 +33,11 @@ class PipelineResource(dg.ConfigurableResource[None]):
         return load_settings()
 
     def now(self) -> datetime:
-        """Return the time (UTC)."""
-        return utc_now()
+        """Return the time (UTC), by the state database's clock if it can be used."""
+        try:
+            return self.database().now() if _newest is None else _newest.now()
+        except V6Error:  # whatever needs the database reports it
+            return utc_now()
 
     def database(self) -> StateDatabase:
         """Return the process's state database.
@@ -67,4 +71,9 @@ class PipelineResource(dg.ConfigurableResource[None]):
 
 @lru_cache(maxsize=8)
 def _database(url: str, name: str) -> StateDatabase:
-    return StateDatabase.open(url, name_for_messages=name)
+    global _newest  # noqa: PLW0603  (a clock must not load the settings at each look)
+    _newest = StateDatabase.open(url, name_for_messages=name)
+    return _newest
+
+
+_newest: StateDatabase | None = None

@@ -25,6 +25,8 @@ from v6_pipeline.lake.tables import TABLES
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 
+DATABASE_CLOCK_WARNING = timedelta(seconds=2)
+"""A round trip to a distant server is shorter."""
 CALENDAR_AHEAD = timedelta(days=365)
 """A calendar that ends sooner than this calls for an upgrade."""
 
@@ -33,7 +35,7 @@ def examine_places(settings: Settings, now: datetime) -> Iterator[Finding]:
     """Examine everything that needs no gateway; ``now`` is in UTC."""
     yield _home(settings)
     yield from open_to_others(settings)
-    yield _state(settings)
+    yield from _state(settings)
     yield _lake(settings)
     yield from examine_statements(settings)
     yield _calendar(settings, now)
@@ -109,21 +111,30 @@ def _unwritable(folder: Path) -> str | None:
     return None
 
 
-def _state(settings: Settings) -> Finding:
+def _state(settings: Settings) -> Iterator[Finding]:
     name = settings.safe_state_url
     try:
         revision = StateDatabase.examine(settings.state_database_url, name_for_messages=name)
     except StateError as error:
-        return fault("state", str(error))
+        yield fault("state", str(error))
+        return
     if revision.stored is None:
-        return fault("state", f"there is no state database at {name}", "run 'v6 init'")
-    if not revision.is_current:
-        return warning(
+        yield fault("state", f"there is no state database at {name}", "run 'v6 init'")
+    elif not revision.is_current:
+        yield warning(
             "state",
             f"{name} has schema {revision.stored}, this version's is {revision.current}",
             "run 'v6 init', which migrates it and changes nothing else, then run 'v6 doctor' again",
         )
-    return ok("state", f"{name}, schema {revision.stored}, can be written")
+    else:
+        yield ok("state", f"{name}, schema {revision.stored}, can be written")
+    off = revision.clock_difference.total_seconds()
+    if abs(off) > DATABASE_CLOCK_WARNING.total_seconds():
+        yield warning(
+            "state clock",
+            f"this machine's clock is {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} that of {name}",
+            "v6 goes by the database's clock, but other programs on this machine do not: set both machines by NTP",
+        )
 
 
 def _lake(settings: Settings) -> Finding:

@@ -27,7 +27,7 @@ from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.exchange import Exchange, FlexLimits, Monotonic, check_address
 from v6_pipeline.flex.replies import Envelope, Period, Statements
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.pacing import web as request_rates
 from v6_pipeline.state.pacing.web import Window
 
@@ -106,10 +106,10 @@ may be under way a quarter of a second longer than the next."""
 class SharedPace:
     """Request rate of one token, kept in the state database by all processes that use it; only a hash is stored."""
 
-    def __init__(self, database: StateDatabase, token: SecretStr, *, clock: Clock = utc_now) -> None:
+    def __init__(self, database: StateDatabase, token: SecretStr, *, clock: Clock | None = None) -> None:
         self._database = database
         self._name = f"flex {hashlib.sha256(token.get_secret_value().encode()).hexdigest()[:32]}"
-        self._clock = clock
+        self._clock = clock or database.now
 
     def take(self) -> float:
         """Return the seconds to wait before the next call; 0 permits one request now."""

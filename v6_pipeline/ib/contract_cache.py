@@ -17,7 +17,7 @@ from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import contracts as rows
 from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.leases.process import ProcessIdentity
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class ContractCache:
 
 
 async def check_contracts(
-    settings: Settings, database: StateDatabase, conids: Iterable[int], clock: Clock = utc_now
+    settings: Settings, database: StateDatabase, conids: Iterable[int], clock: Clock | None = None
 ) -> None:
     """Check that the broker knows each conid that a user named; look up and cache those that are not cached.
 
@@ -150,6 +150,7 @@ async def check_contracts(
     missing = [conid for conid in wanted if conid not in known]
     if not missing:
         return
+    clock = clock or database.now
     owner = f"{ProcessIdentity.current().owner}/check"
     async with leased_connection(settings, database, owner=owner, clock=clock) as gateway:
         answers = await qualify_all(gateway, missing)

@@ -9,30 +9,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    IntegrityError,
-    NoSuchModuleError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy import Connection, Engine, column, inspect, select, table
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from v6_pipeline.errors import StateError, has_no_space
-from v6_pipeline.state import schema
+from v6_pipeline.state import engines, schema
+from v6_pipeline.state.instants import Clock, DatabaseClock, utc_now
 from v6_pipeline.state.schema import REVISIONS, VERSION_TABLE, metadata
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_WRITE = "v6_write"
-_WRITERS_LOCK = 0x7636_7374  # any constant: PostgreSQL's advisory locks are numbers, of one database each
 _BUSY_ATTEMPTS = 3
 _POSTGRES_BUSY = {"55P03", "40001", "40P01"}  # lock not available, serialization failure, deadlock
 _POSTGRES_DISK_FULL = "53100"
@@ -52,22 +44,15 @@ _SQLITE_REMEDIES = {
     sqlite3.SQLITE_LOCKED: "stays locked by another process: see which one holds it ('fuser' names it) and try again",
 }
 
-_NOTICE_DEAD_LINKS = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
-"""Options of libpq. Without them the kernel waits a quarter of an hour for a server whose packets vanish, and the
-streamer does not learn that its lease is over."""
-
 
 @dataclass(frozen=True, slots=True)
 class SchemaRevision:
-    """Schema revision of a database (None before the first) and of this version."""
+    """Schema revision of a database (None before the first) and of this version, and the clocks."""
 
     stored: str | None
     current: str
+    clock_difference: timedelta = timedelta()
+    """The database's clock minus this host's, as far as the time of the round trip lets it be known."""
 
     @property
     def is_current(self) -> bool:
@@ -82,29 +67,39 @@ class StateDatabase:
     a write transaction has read stays true until it commits, and writers cannot deadlock; they are short and few.
     """
 
-    def __init__(self, engine: Engine, *, name_for_messages: str) -> None:
+    def __init__(self, engine: Engine, *, name_for_messages: str, clock: DatabaseClock) -> None:
         self._engine = engine
+        self._clock = clock
         self._name = name_for_messages
         self._in_write = threading.local()
 
     @classmethod
     def open(
-        cls, url: str, *, name_for_messages: str, busy_seconds: float = 5.0, migrate: bool = False
+        cls,
+        url: str,
+        *,
+        name_for_messages: str,
+        busy_seconds: float = 5.0,
+        migrate: bool = False,
+        host_clock: Clock = utc_now,
     ) -> StateDatabase:
         """Open the database; an empty one gets its tables.
 
         ``name_for_messages`` has no password. Each of three attempts waits ``busy_seconds`` for another writer. Hosts
         may share the database, and a migration locks out those that still run the version before: only ``migrate``
-        changes an older schema. A SQLite file is copied first, see ``copy_path``.
+        changes an older schema. A SQLite file is copied first, see ``copy_path``. ``now`` is computed from
+        ``host_clock``, this host's.
 
         Raises:
             StateError: it cannot be reached, read or written, is of a newer version, or of an older one without
                 ``migrate``; or it cannot be copied or migrated. A file of another program is not changed.
         """
-        parsed = _parse(url, name_for_messages)
+        parsed = engines.parse(url, name_for_messages)
         if parsed.get_backend_name() == "sqlite":
-            _make_parent(Path(parsed.database or ""), name_for_messages)
-        database = cls(_engine_for(parsed, name_for_messages, busy_seconds), name_for_messages=name_for_messages)
+            engines.make_parent(Path(parsed.database or ""), name_for_messages)
+        clock = DatabaseClock(host_clock)
+        engine = engines.engine_for(parsed, name_for_messages, busy_seconds, clock)
+        database = cls(engine, name_for_messages=name_for_messages, clock=clock)
         try:
             database._prepare(migrate=migrate)
         except BaseException:
@@ -119,15 +114,26 @@ class StateDatabase:
         Raises:
             StateError: it cannot be reached, read or written, or is of a newer version or another program's.
         """
-        parsed = _parse(url, name_for_messages)
+        parsed = engines.parse(url, name_for_messages)
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
             return SchemaRevision(None, REVISIONS[-1])
-        database = cls(_engine_for(parsed, name_for_messages, busy_seconds), name_for_messages=name_for_messages)
+        clock = DatabaseClock()
+        engine = engines.engine_for(parsed, name_for_messages, busy_seconds, clock)
+        database = cls(engine, name_for_messages=name_for_messages, clock=clock)
         try:
             with database.write() as connection:  # fails without the right to write
-                return SchemaRevision(database._revision(connection), REVISIONS[-1])
+                return SchemaRevision(database._revision(connection), REVISIONS[-1], database.clock_difference)
         finally:
             database.close()
+
+    def now(self) -> datetime:
+        """Return the time by the database's clock, UTC: for every instant that processes compare."""
+        return self._clock()
+
+    @property
+    def clock_difference(self) -> timedelta:
+        """The database's clock minus this host's."""
+        return self._clock.difference
 
     def close(self) -> None:
         """Close all connections; the object opens new ones if it is used again."""
@@ -165,7 +171,7 @@ class StateDatabase:
 
     def _begin_write(self) -> Connection:
         for attempt in range(1, _BUSY_ATTEMPTS + 1):
-            connection = self._engine.connect().execution_options(**{_WRITE: True})
+            connection = self._engine.connect().execution_options(**{engines.WRITE: True})
             try:
                 connection.begin()
             except DBAPIError as error:
@@ -315,77 +321,6 @@ def _in_transaction(
             return function(connection, *args, **kwargs)
 
     return run
-
-
-def _parse(url: str, name: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise StateError(
-            f"{name} is not the address of a state database: use sqlite:///PATH or postgresql+psycopg://…"
-        ) from None
-    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        raise StateError("the state database must be a file, since several processes share it: use sqlite:///PATH")
-    return parsed
-
-
-def _make_parent(path: Path, name: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_folder = path.is_dir()
-    except OSError as error:
-        raise StateError(
-            f"cannot use the folder of the state database {name}: {error.strerror}; set V6_HOME or V6_STATE_URL to "
-            "a place that can be written"
-        ) from None
-    if is_folder:
-        raise StateError(f"the state database {name} is a folder: set V6_STATE_URL to a file, or move the folder away")
-
-
-def _engine_for(url: URL, name: str, busy_seconds: float) -> Engine:
-    try:
-        return _engine(url, busy_seconds)
-    except (ModuleNotFoundError, NoSuchModuleError):
-        raise StateError(f"no driver for the state database {name}: pip install 'v6_pipeline[postgres]'") from None
-
-
-def _engine(url: URL, busy_seconds: float) -> Engine:
-    milliseconds = int(busy_seconds * 1000)
-    if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": busy_seconds}, pool_size=10, pool_timeout=30)
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    # A writer whose machine vanished must not keep the lock: the server ends an idle transaction.
-    options = f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
-    arguments = {"connect_timeout": 5, "options": options, **_NOTICE_DEAD_LINKS}
-    engine = create_engine(url, connect_args=arguments, pool_size=10, pool_timeout=30, pool_pre_ping=True)
-    event.listen(engine, "begin", _begin_postgresql)
-    return engine
-
-
-def _configure_sqlite(raw: Any, _record: object) -> None:  # noqa: ANN401  (the driver's connection)
-    raw.isolation_level = None  # otherwise the driver begins transactions by itself, and never IMMEDIATE ones
-    cursor = raw.cursor()
-    cursor.execute("PRAGMA foreign_keys=ON")
-    # In WAL mode the default of many builds, NORMAL, may lose the last commits in a power cut: an epoch would be issued
-    # twice, and an acknowledgement or a release undone.
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock at once: a transaction that began by reading could not upgrade once another wrote.
-    if connection.get_execution_options().get(_WRITE, False):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    else:
-        raw: Any = connection.connection.driver_connection  # no failure here needs a translation
-        raw.execute("BEGIN")
-
-
-def _begin_postgresql(connection: Connection) -> None:
-    if connection.get_execution_options().get(_WRITE, False):
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})")
 
 
 def _is_busy(error: BaseException) -> bool:

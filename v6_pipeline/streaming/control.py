@@ -24,7 +24,7 @@ import v6_pipeline
 from v6_pipeline.errors import StateError
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease, StreamerLeaseState
 from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
@@ -230,7 +230,7 @@ def _end_process(lease: StreamerLeaseState) -> bool:
 def live_lease(database: StateDatabase) -> StreamerLeaseState | None:
     """Return the lease of the streamer that may stream now; None if there is none."""
     lease = StreamerLease(database).read()
-    return lease if lease.is_live(utc_now()) else None
+    return lease if lease.is_live(database.now()) else None
 
 
 def clear_dead(settings: Settings, database: StateDatabase) -> StreamerLeaseState | None:

@@ -17,7 +17,8 @@ from sqlalchemy import URL, Engine, event
 
 from v6_pipeline.refresh import quotes
 from v6_pipeline.refresh.quotes import QuoteTimeouts
-from v6_pipeline.state import database
+from v6_pipeline.state import database, engines
+from v6_pipeline.state.instants import DatabaseClock
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.leases.streamer import StreamerLeaseState
 from v6_pipeline.streaming import control as streamer_control
@@ -81,21 +82,21 @@ def simulated_operating_system(loop: VirtualLoop) -> Iterator[None]:
 @contextlib.contextmanager
 def _one_engine() -> Iterator[None]:
     """Let all processes share one engine and its compiled SQL: compiling it in each takes a third of a day's cost."""
-    engines: dict[str, Engine] = {}
-    make = database._engine
+    made: dict[str, Engine] = {}
+    make = engines._engine
 
-    def engine_of(url: URL, busy_seconds: float) -> Engine:
+    def engine_of(url: URL, busy_seconds: float, clock: DatabaseClock) -> Engine:
         name = url.render_as_string(hide_password=False)
-        if name not in engines:
-            engines[name] = make(url, busy_seconds)
-            event.listen(engines[name], "connect", _never_flush)
-        return engines[name]
+        if name not in made:
+            made[name] = make(url, busy_seconds, clock)
+            event.listen(made[name], "connect", _never_flush)
+        return made[name]
 
     try:
-        with patch.object(database, "_engine", engine_of), patch.object(database.StateDatabase, "close", _keep_open):
+        with patch.object(engines, "_engine", engine_of), patch.object(database.StateDatabase, "close", _keep_open):
             yield
     finally:
-        for engine in engines.values():
+        for engine in made.values():
             engine.dispose()
 
 

@@ -43,7 +43,7 @@ def refresh(
             lake,
             run_id=run_id,
             trading_day=TradingCalendar(settings.timezone).trading_day,
-            clock=utc_now,
+            clock=database.now,
         )
         try:
             with progress.bar("holdings refreshed", lambda: _done(worker.report), shown=not as_json):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, select
 
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.schema import client_ids
 from v6_pipeline.state.upsert import upsert
 
@@ -34,10 +34,10 @@ class ClientIdState:
 class ClientIds:
     """API client ids that processes lease one at a time."""
 
-    def __init__(self, database: StateDatabase, ids: range, clock: Clock = utc_now) -> None:
+    def __init__(self, database: StateDatabase, ids: range, clock: Clock | None = None) -> None:
         self._database = database
         self._ids = ids
-        self._clock = clock
+        self._clock = clock or database.now
 
     def acquire(self, owner: str, *, ttl_seconds: float) -> int | None:
         """Lease the lowest free id to ``owner``; ``None`` if none is free."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from v6_pipeline.errors import FencedError
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.schema import named_leases
 from v6_pipeline.state.upsert import upsert
 
@@ -39,13 +39,13 @@ class NamedLease:
     """
 
     def __init__(
-        self, database: StateDatabase, name: str, owner: str, *, ttl_seconds: float, clock: Clock = utc_now
+        self, database: StateDatabase, name: str, owner: str, *, ttl_seconds: float, clock: Clock | None = None
     ) -> None:
         self._database = database
         self._name = name
         self._owner = owner
         self._ttl = timedelta(seconds=ttl_seconds)
-        self._clock = clock
+        self._clock = clock or database.now
 
     def acquire(self) -> int | None:
         """Take the lease if it is free, or renew it; return its epoch, or ``None`` if another owner has it."""

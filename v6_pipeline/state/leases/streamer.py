@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 
 from v6_pipeline.errors import FencedError
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.schema import streamer_lease
 from v6_pipeline.state.upsert import upsert
@@ -81,9 +81,9 @@ class StreamerLease:
     Only one epoch is live at a time, and an expired one never lives again: its owner may be stopping, or stalled.
     """
 
-    def __init__(self, database: StateDatabase, clock: Clock = utc_now) -> None:
+    def __init__(self, database: StateDatabase, clock: Clock | None = None) -> None:
         self._database = database
-        self._clock = clock
+        self._clock = clock or database.now
 
     def read(self) -> StreamerLeaseState:
         """Read the lease; one never taken has epoch 0."""

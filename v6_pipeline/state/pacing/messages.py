@@ -12,10 +12,10 @@ the gateway's count (network, a busy gateway) may vary by 115 ms before IB's 50 
 cost throughput, less would waste instants whenever a loop is late. A lower rate only widens the distances, so the bound
 holds across every change of the rate.
 
-*Clocks.* Instants are UTC by each process's own clock. A clock that is d seconds ahead of another adds d to the
-tolerance between the two, and the process behind waits d longer: keep machines on NTP. A row whose next instant is
-further ahead than all grants together can reach was written by a wrong clock; it is set back, so that no process waits
-for it.
+*Clocks.* Instants are UTC by the state database's clock, which each process knows to within a round trip: d seconds of
+error between two processes add d to the tolerance between them, and the process behind waits d longer. A row whose
+next instant is further ahead than all grants together can reach was written by a wrong clock; it is set back, so that
+no process waits for it.
 
 Pure functions on ``PacingState`` first, then the row. ``ib.pacing`` sends the messages.
 """

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from v6_pipeline.model import QueuePriority
 from v6_pipeline.state.account import holdings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.keys import Key, chunks, is_one_of
 from v6_pipeline.state.queue import due
 from v6_pipeline.state.queue.due import DueCount, due_before
@@ -64,14 +64,14 @@ class PositionQueue:
     def __init__(
         self,
         database: StateDatabase,
-        clock: Clock = utc_now,
+        clock: Clock | None = None,
         *,
         max_attempts: int = 5,
         backoff_seconds: float = 15.0,
         backoff_cap_seconds: float = 300.0,
     ) -> None:
         self._database = database
-        self._clock = clock
+        self._clock = clock or database.now
         self._max_attempts = max_attempts
         self._backoff_seconds = backoff_seconds
         self._backoff_cap_seconds = backoff_cap_seconds

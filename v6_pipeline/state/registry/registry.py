@@ -22,7 +22,7 @@ from v6_pipeline.state import revisions
 from v6_pipeline.state.account import contracts as contract_cache
 from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.registry import rows
 from v6_pipeline.state.registry.assignments import Assignment, Entries, RegistryEntry, is_account
 from v6_pipeline.state.registry.changes import DEFAULT_PRIORITY, RegistryChanges
@@ -52,15 +52,15 @@ class StrategyRegistry:
     def __init__(
         self,
         database: StateDatabase,
-        clock: Clock = utc_now,
+        clock: Clock | None = None,
         *,
         today: Callable[[], date] | None = None,
         timezone: str = "America/New_York",
     ) -> None:
         self._database = database
-        self._clock = clock
+        self._clock = now = clock or database.now
         self._zone = ZoneInfo(timezone)
-        self._today = today or (lambda: clock().astimezone(EXCHANGE).date())
+        self._today = today or (lambda: now().astimezone(EXCHANGE).date())
         self._view = _View()
         self._reported = 0
 

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, select, update
 from v6_pipeline.model import SlotPurpose
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase, reads
-from v6_pipeline.state.instants import Clock, utc_now
+from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.keys import chunks
 from v6_pipeline.state.schema import slot_demands, slot_limits, slots
 from v6_pipeline.state.slots import samples as slot_samples
@@ -80,7 +80,7 @@ class SlotLedger:
         *,
         ceiling: int,
         batch_floor: int,
-        clock: Clock = utc_now,
+        clock: Clock | None = None,
         unconfirmed_lines: int = UNCONFIRMED_LINES,
     ) -> None:
         if not 0 <= batch_floor <= ceiling:
@@ -89,11 +89,11 @@ class SlotLedger:
         self._database = database
         self._ceiling = ceiling
         self._batch_floor = batch_floor
-        self._clock = clock
+        self._clock = clock or database.now
         self._unconfirmed_lines = unconfirmed_lines
 
     @classmethod
-    def from_settings(cls, settings: Settings, database: StateDatabase, clock: Clock = utc_now) -> Self:
+    def from_settings(cls, settings: Settings, database: StateDatabase, clock: Clock | None = None) -> Self:
         """Build the ledger of the gateway that the settings name."""
         return cls(
             database,

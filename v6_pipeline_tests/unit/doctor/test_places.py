@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,9 @@ from v6_pipeline.doctor.places import examine_places, examine_settings
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import QUEUED_POSITIONS
 from v6_pipeline.settings import Settings, StreamerMode, load_settings
+from v6_pipeline.state import engines
 from v6_pipeline.state.database import StateDatabase
+from v6_pipeline.state.instants import utc_now
 from v6_pipeline_tests.unit.lake.object_store import object_store
 
 NOW = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
@@ -241,6 +243,22 @@ def test_state_of_an_older_version_is_not_migrated_by_looking(with_state: Settin
         assert finding.verdict is Verdict.WARNING
         assert "has schema 0001" in finding.says
         assert finding.remedy.startswith("run 'v6 init', which migrates it")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(-150, "150 s ahead of"), (40, "40 s behind")])
+def test_a_machine_whose_clock_differs_from_the_databases(
+    with_state: Settings, monkeypatch: pytest.MonkeyPatch, seconds: int, words: str
+) -> None:
+    monkeypatch.setattr(engines, "utc_now", lambda: utc_now() + timedelta(seconds=seconds))
+
+    finding = find(with_state, "state clock")
+
+    assert finding.verdict is Verdict.WARNING
+    assert f"this machine's clock is {words} that of " in finding.says
+
+
+def test_clocks_that_agree_are_no_finding(with_state: Settings) -> None:
+    assert "state clock" not in {finding.what for finding in examine_places(with_state, NOW)}
 
 
 def test_state_that_is_something_else(settings: Settings) -> None:
