@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date
+from typing import Any
 
 import polars as pl
 
@@ -15,6 +16,10 @@ from v6_pipeline.model import SecType
 
 VALUES_WITHIN = 0.01
 """Flex uses settlement prices, we use the last price before the cut-off; the two differ by less than 1 %."""
+POSITION_WITHIN = 0.05
+"""Of one position: shares go on trading for half an hour after the close that the statement has."""
+TICK, OPTION_TICK = 0.01, 0.05
+"""Smallest steps of prices that are common, in units of the currency."""
 QUANTITY_WITHIN = 1e-6
 """Tolerance for rounding in floating-point sums of fractional shares."""
 _EXPIRIES = "OptionEAE"
@@ -92,20 +97,23 @@ def one_row_per_key(snapshot: pl.DataFrame) -> Verdict:
 
 
 def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUES_WITHIN) -> Verdict:
-    """Judge whether our own observations of a day add up to Flex's value, by account, in base currency.
+    """Judge whether our own observations of a day agree with Flex's value, by position and account, in base currency.
 
-    Compares only contracts that both sides value. If one side has no exchange rate, the other side's is used.
+    Compares only contracts that both sides value. If one side has no exchange rate, the other side's is used. A sum
+    alone would let two wrong prices of opposite sign pass; a position alone may differ by more than an account, because
+    it has one price of another minute.
 
     Args:
         own: the day's snapshot made from own observations alone (``DayInputs.own_only()``).
         flex: the day's rows of ``flex_positions``.
-        within: allowed difference, as a fraction of Flex's gross value.
+        within: allowed difference of an account, as a fraction of Flex's gross value; see ``_allowed`` for a position.
     """
     theirs = flex.select(*KEY, pl.col("market_value").alias("flex_value"), pl.col("fx_rate_to_base").alias("flex_rate"))
-    both = own.select(*KEY, "market_value", "fx_rate_to_base").join(theirs, on=KEY)
+    both = own.join(theirs, on=KEY)
     valued = both.with_columns(
         (pl.col("market_value") * pl.coalesce("fx_rate_to_base", "flex_rate")).alias("ours"),
         (pl.col("flex_value") * pl.coalesce("flex_rate", "fx_rate_to_base")).alias("theirs"),
+        _allowed().alias("allowed"),
     ).drop_nulls(["ours", "theirs"])
     if valued.is_empty():
         return Verdict.ok("no position is valued by both", {"compared": 0})
@@ -115,19 +123,47 @@ def values_agree(own: pl.DataFrame, flex: pl.DataFrame, *, within: float = VALUE
     difference = (pl.col("ours") - pl.col("theirs")).abs()
     relative = pl.when(difference == 0).then(0.0).otherwise(difference / pl.col("gross"))
     sums = sums.with_columns(relative.alias("difference")).sort(["difference", "account"], descending=[True, False])
+    apart = valued.with_columns(difference.alias("difference")).filter(pl.col("difference") > pl.col("allowed"))
+    apart = apart.sort(["difference", *KEY], descending=[True, False, False])
     worst = sums.row(0, named=True)
     numbers: Numbers = {
         "compared": valued.height,
         "only_one_side": own.height + flex.height - 2 * both.height,
         "accounts": sums.height,
         "largest_difference_percent": 100 * worst["difference"],
+        "positions_that_differ": apart.height,
     }
     offenders = sums.filter(pl.col("difference") > within)
+    listed = [f"{row['account']} {_against(row)}" for row in offenders.to_dicts()]
+    listed += [f"{row['account']}/{row['conid']} {row['symbol']} {_against(row)}" for row in apart.to_dicts()]
     if offenders.height:
-        listed = (f"{row['account']} {row['ours']:,.2f} against {row['theirs']:,.2f}" for row in offenders.to_dicts())
         reason = f"values of {offenders.height} accounts differ from Flex by more than {within:.1%}"
         return Verdict.warning(reason, numbers, listed)
+    if apart.height:
+        return Verdict.warning(f"values of {apart.height} positions differ from Flex", numbers, listed)
     return Verdict.ok(f"values agree with Flex within {100 * worst['difference']:.2f} %", numbers)
+
+
+def _allowed() -> pl.Expr:
+    """Return the allowed difference of a position's values, in base currency.
+
+    It is ``POSITION_WITHIN`` of Flex's value and a tick of the price. An option may differ by what a move of its
+    underlying by ``VALUES_WITHIN`` explains as well, with its delta, or half of its strike if that is unknown, though
+    not by more than half of its value: it is marked at another minute than the statement.
+    """
+    rate = pl.coalesce("flex_rate", "fx_rate_to_base")
+    value = (pl.col("flex_value") * rate).abs()
+    units = (pl.col("position") * pl.coalesce(pl.col("multiplier"), pl.lit(1.0)) * rate).abs()
+    of_move = pl.coalesce(pl.col("delta").abs() * pl.col("underlying_price"), 0.5 * pl.col("strike")) * VALUES_WITHIN
+    moved = pl.min_horizontal(units * pl.coalesce(of_move, pl.lit(0.0)), value / 2)
+    is_option = pl.col("sec_type").is_in([one.value for one in SecType if one.is_option])
+    is_bond = pl.col("sec_type").is_in([SecType.BOND.value, SecType.BILL.value])
+    tick = pl.when(is_bond).then(0.0).when(is_option).then(OPTION_TICK).otherwise(TICK) * units
+    return value * POSITION_WITHIN + tick + pl.when(is_option).then(moved).otherwise(0.0)
+
+
+def _against(row: Mapping[str, Any]) -> str:
+    return f"{row['ours']:,.2f} against {row['theirs']:,.2f}"
 
 
 def quantities_explained(

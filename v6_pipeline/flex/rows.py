@@ -1,11 +1,13 @@
 """Rows of the Flex tables from a trading day's statements: pure functions to frames of the exact schema.
 
-A statement's amounts are stored as given. An amount that is not a finite number is null; a quantity that is not is an
+A statement's amounts are stored as given, marks in units of the currency (bonds: percent of par), and a value that it
+does not have is computed from the mark. An amount that is not a finite number is null; a quantity that is not is an
 error. `index` has decided which statements belong to the day.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -24,6 +26,10 @@ _FUTURES_STYLE = {"FSFOP": "FOP", "FSOPT": "OPT"}
 """Flex has types of its own for options that are margined like futures; the API has not."""
 _NAMED_BY_UNDERLYING = frozenset({SecType.OPTION, SecType.FUTURE, SecType.FUTURE_OPTION})
 """IB's API and our position tables name these by their underlying, and keep their own symbol as the local one."""
+
+
+_WITH_MULTIPLIER = _NAMED_BY_UNDERLYING | {SecType.WARRANT}
+_PERCENT_OF_PAR = frozenset({SecType.BOND, SecType.BILL})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +134,8 @@ def _position_row(position: FlexPosition, statement: FlexStatement, of: FlexDay)
     quantity = _quantity(position.position, "position", position, statement, of)
     sec_type = SecType.parse(_FUTURES_STYLE.get(position.sec_type, position.sec_type))
     underlying = position.underlying_symbol if sec_type in _NAMED_BY_UNDERLYING else None
-    price, cost = known(position.mark_price), known(position.cost_basis_money)
+    price, value = _price_and_value(position, quantity, sec_type)
+    cost = known(position.cost_basis_money)
     return {
         "account": statement.account,
         "conid": position.conid,
@@ -144,7 +151,7 @@ def _position_row(position: FlexPosition, statement: FlexStatement, of: FlexDay)
         "position": quantity,
         "average_cost": None if cost is None or quantity == 0 else known(cost / quantity),
         "market_price": price,
-        "market_value": known(position.position_value),
+        "market_value": value,
         "unrealized_pnl": known(position.unrealized_pnl),
         "price_source": None if price is None else PriceSource.FLEX.value,
         "price_time": None if price is None else of.closes_at,
@@ -155,6 +162,27 @@ def _position_row(position: FlexPosition, statement: FlexStatement, of: FlexDay)
         "attributes": _with_category(position, sec_type),
         "source": UpdateSource.FLEX.value,
     }
+
+
+def _price_and_value(position: FlexPosition, quantity: float, sec_type: SecType) -> tuple[float | None, float | None]:
+    """Return the mark in units of the currency, and IB's value or else the one that the mark gives.
+
+    IB's own value settles in which unit the mark is: a hundred times too large is a price in pence or cents, a bond's a
+    hundred times too small a fraction of par.
+    """
+    price, value = known(position.mark_price), known(position.position_value)
+    unit = known(position.multiplier)
+    if unit is None and sec_type not in _WITH_MULTIPLIER:
+        unit = 1.0
+    if sec_type in _PERCENT_OF_PAR and unit is not None:
+        unit /= 100
+    if price is None or unit is None:
+        return price, value
+    computed = quantity * price * unit
+    if value is None:
+        return price, known(computed)
+    scales = [scale for scale in (100.0, 0.01) if computed and math.isclose(value, computed * scale, rel_tol=0.02)]
+    return price * scales[0] if scales else price, value
 
 
 def _activity_row(activity: FlexActivity, ordinal: int, statement: FlexStatement, of: FlexDay) -> dict[str, object]:

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import polars as pl
+import pytest
 
 from v6_pipeline.checks.history import no_day_missing, quantities_explained, snapshot_complete, values_agree
 from v6_pipeline.checks.verdict import Verdict
@@ -144,6 +145,56 @@ def test_long_and_short_are_measured_by_the_gross_value() -> None:
         ]
     )
     assert agree(own, theirs).passed
+
+
+def priced(*values: tuple[int, str, float], **shared: object) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Own rows with these values (conid, security type, value), and Flex rows of 10,000 each."""
+    given = {"multiplier": 1.0, "fx_rate_to_base": 1.0, **shared}
+    own = [snapshots(("DU1", conid, 1.0), sec_type=kind, market_value=value, **given) for conid, kind, value in values]
+    theirs = [flex(("DU1", conid, 1.0), market_value=10_000.0, fx_rate_to_base=1.0) for conid, _, _ in values]
+    return pl.concat(own), pl.concat(theirs)
+
+
+def test_two_stocks_that_are_wrong_in_opposite_directions_are_named() -> None:
+    own, theirs = priced((1, "STK", 12_000), (2, "STK", 8_000), (3, "STK", 10_000))
+    verdict = agree(own, theirs)
+    assert not verdict.passed
+    assert verdict.numbers["positions_that_differ"] == 2
+    assert "DU1/1 AAPL 12,000.00 against 10,000.00, DU1/2 AAPL 8,000.00 against 10,000.00" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "passes"),
+    [
+        ("STK", 10_400, True),
+        ("STK", 10_600, False),
+        ("FUT", 9_400, False),
+        ("BOND", 9_400, False),
+        ("OPT", 10_600, True),
+        ("OPT", 12_000, False),
+    ],
+)
+def test_one_position_in_a_large_account_counts(kind: str, value: float, passes: bool) -> None:
+    """An option of delta 0.5 on an underlying of 500 moves by 250 when that moves by 1 %: 750 are allowed."""
+    others = [(conid, "STK", 10_000.0) for conid in range(2, 60)]
+    own, theirs = priced((1, kind, value), *others, delta=0.5, underlying_price=500.0, multiplier=100.0)
+    verdict = agree(own, theirs)
+    assert verdict.passed is passes
+    assert passes or "DU1/1" in verdict.reason
+
+
+def test_an_option_worth_a_tick_more_agrees_and_one_that_is_worth_twice_as_much_does_not() -> None:
+    terms = {"multiplier": 100.0, "strike": 500.0}
+    own, _ = priced((1, "OPT", 9.0), (2, "OPT", 10_000), **terms)
+    theirs = pl.concat(
+        [
+            flex(("DU1", 1, 1.0), market_value=5.0, fx_rate_to_base=1.0),
+            flex(("DU1", 2, 1.0), market_value=10_000.0, fx_rate_to_base=1.0),
+        ]
+    )
+    assert agree(own, theirs).passed
+    worse, _ = priced((1, "OPT", 20.0), (2, "OPT", 10_000), **terms)
+    assert not agree(worse, theirs).passed
 
 
 def test_only_what_both_value_is_compared() -> None:

@@ -172,7 +172,10 @@ def test_values_agree_with_flex(checked: Checked) -> None:
     assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.WARN)
     found = numbers(failed)
     assert found["largest_difference_percent"] == pytest.approx(30)
-    assert found["sample"] == "SIM0000001 420.00 against 600.00, SIM0000002 420.00 against 600.00"
+    assert found["sample"].startswith(
+        "SIM0000001 420.00 against 600.00, SIM0000002 420.00 against 600.00, SIM0000001/3 S3 210.00 against 300.00"
+    )
+    assert found["positions_that_differ"] == 6
     assert (found["days"], found["days_failed"]) == (2, 1)
 
 

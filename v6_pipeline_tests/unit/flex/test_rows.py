@@ -61,6 +61,38 @@ def test_a_flat_account_is_a_statement_without_positions() -> None:
     assert positions.height == 0
 
 
+@pytest.mark.parametrize(
+    ("sec_type", "quantity", "mark", "given", "multiplier", "price", "value"),
+    [
+        ("STK", 100, 13.9, None, 1, 13.9, 1390),
+        ("STK", 100, 1390, 1390, 1, 13.9, 1390),
+        ("STK", -100, 1390, -1389.96, 1, 13.9, -1389.96),
+        ("STK", 100, 13.9, 1390, None, 13.9, 1390),
+        ("FUT", 2, 4.5125, None, 5000, 4.5125, 45_125),
+        ("FUT", 2, 451.25, 45_125, 5000, 4.5125, 45_125),
+        ("FUT", 2, 4.5125, None, None, 4.5125, None),
+        ("BOND", 10_000, 98.5, None, 1, 98.5, 9850),
+        ("BOND", 10_000, 0.985, 9850, 1, 98.5, 9850),
+        ("BILL", 21_000, 98.8, None, 1, 98.8, 20_748),
+        ("STK", 100, 13.9, 1000, 1, 13.9, 1000),
+        ("STK", 100, 0, None, 1, 0, 0),
+    ],
+)
+def test_marks_are_in_units_of_the_currency_and_give_a_value_that_is_missing(
+    sec_type: str,
+    quantity: float,
+    mark: float,
+    given: float | None,
+    multiplier: float | None,
+    price: float,
+    value: float | None,
+) -> None:
+    held = position(sec_type=sec_type, position=quantity, mark_price=mark, position_value=given, multiplier=multiplier)
+    row = row_of(held)
+    assert row["market_price"] == pytest.approx(price)
+    assert row["market_value"] == (value if value is None else pytest.approx(value))
+
+
 def test_a_statement_row_names_its_file() -> None:
     given = statement(
         from_date=FRIDAY,
