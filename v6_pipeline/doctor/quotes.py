@@ -14,8 +14,9 @@ from v6_pipeline.calendar import TradingCalendar
 from v6_pipeline.doctor.findings import Finding, Verdict, fault, ok, skipped, warning
 from v6_pipeline.ib.codes import Reaction, is_unsubscribed, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.lines import LineListener
 from v6_pipeline.ib.market_data import Refusal
-from v6_pipeline.ib.subscriptions import LineListener, Subscriptions
+from v6_pipeline.ib.subscriptions import Subscriptions
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase

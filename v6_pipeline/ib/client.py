@@ -18,6 +18,7 @@ ORDER_MESSAGES = frozenset({3, 4, 15, 19, 21, 58})
 """Message ids that touch orders: place, cancel, bind to this client, allocate (FA), exercise, cancel all."""
 
 _CANCELS_REMEMBERED = 1000
+_ROUND_TRIPS_REMEMBERED = 8
 
 _READ_ONLY = "this connection is read-only: v6_pipeline never sends, changes or cancels an order"
 
@@ -93,20 +94,25 @@ class ReadOnlyIB(IB):
 
     def _answer_time_in_order(self) -> None:
         """Match the answers to ``ask_time`` by their order: they name no request, and ib_async allows one at a time."""
-        asked: deque[asyncio.Future[int]] = deque()
+        asked: deque[tuple[asyncio.Future[int], float]] = deque()
+        round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS_REMEMBERED)
 
         def current_time(seconds: int) -> None:
-            if asked and not (answer := asked.popleft()).done():
-                answer.set_result(seconds)
+            if asked:
+                answer, left_at = asked.popleft()
+                round_trips.append(asyncio.get_running_loop().time() - left_at)
+                if not answer.done():
+                    answer.set_result(seconds)
 
         def close() -> None:
-            for answer in asked:
+            for answer, _ in asked:
                 _end_with_connection(answer)
             asked.clear()
 
         self.wrapper.currentTime = current_time  # type: ignore[method-assign, assignment]
         self.disconnectedEvent += close
         self._time_asked = asked
+        self._round_trips = round_trips
 
     def _remember_cancels(self) -> None:
         """Record cancels: IB answers the cancel of a request that has ended with an error, which then means nothing."""
@@ -172,6 +178,11 @@ class ReadOnlyIB(IB):
         """Return whether the market-data request is one of the last 1,000 that were cancelled."""
         return req_id in self._cancelled
 
+    @property
+    def latency_seconds(self) -> float:
+        """Shortest of the last few round trips, since each may have waited for a busy loop; 0 before the first."""
+        return min(self._round_trips, default=0.0)
+
     def ask_time(self, *, urgent: bool = False) -> asyncio.Future[int]:
         """Request the gateway's time; the future gets the answer to this very request, in seconds since 1970.
 
@@ -188,7 +199,7 @@ class ReadOnlyIB(IB):
             if self.outbox.is_closed:
                 _end_with_connection(answer)
             else:
-                self._time_asked.append(answer)
+                self._time_asked.append((answer, asyncio.get_running_loop().time()))
 
         # In the order of sending, because an urgent request overtakes earlier ones.
         self.outbox.when_left(left, urgent=urgent)

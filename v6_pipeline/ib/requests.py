@@ -65,6 +65,11 @@ class GatewayRequests:
         return self._ib
 
     @property
+    def latency_seconds(self) -> float:
+        """Round trip to the gateway; 0 while it is not known."""
+        return 0.0 if self._ib is None else self._ib.latency_seconds
+
+    @property
     def is_connected(self) -> bool:
         """True while there is a session; only the heartbeat finds out that the peer is silent."""
         return self._ib is not None and self._ib.isConnected()

@@ -1,10 +1,10 @@
 """Market-data lines of one connection: the one state machine that streams, batch quotes and the doctor use.
 
 At no instant does the gateway hold a line for us that the ledger does not know of. So the ledger grants a line before
-the request is sent (``SUBSCRIBING``), and a round trip shows that the gateway did not refuse it (``LIVE``). The ledger
-marks a line as closing before the cancel is sent (``CANCELLING``), unless a session ends or a row has expired, and
-releases it after a round trip has confirmed the cancel (``RELEASING``). A refusal, or the loss of all market data, ends
-a line without a cancel.
+the request is sent (``SUBSCRIBING``); a tick or a round trip shows that the gateway granted it as well (``LIVE``). The
+ledger marks a line as closing before the cancel is sent (``CANCELLING``), unless a session ends or a row has expired,
+and releases it after a round trip has confirmed the cancel (``RELEASING``). A refusal, or the loss of all market data,
+ends a line without a cancel.
 
 Does not belong here: which contracts get a line and for how long (``streaming.stream_lines``, ``refresh.quotes``).
 """
@@ -12,15 +12,14 @@ Does not belong here: which contracts get a line and for how long (``streaming.s
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.codes import Reaction
 from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.lines import Line, LineListener, LineState
 from v6_pipeline.ib.market_data import MarketData, Refusal
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.state.answers import ANSWER_SECONDS, ask, ask_within
@@ -31,54 +30,9 @@ from v6_pipeline.state.slots.ledger import SlotChanges, SlotLedger
 log = logging.getLogger(__name__)
 
 
-class LineState(enum.StrEnum):
-    """The state of a line between its grant by the ledger and its release there."""
-
-    SUBSCRIBING = "subscribing"
-    """Requested; no round trip has followed, so the gateway may still refuse it."""
-    LIVE = "live"
-    """A round trip has followed the request and brought no error 101."""
-    CANCELLING = "cancelling"
-    """Cancelled; no round trip has followed, so the gateway may still hold it."""
-    EXHAUSTED = "exhausted"
-    """Refused with error 101; the ledger lowers its ceiling when this is reported."""
-    RELEASING = "releasing"
-    """The gateway does not hold it; the ledger releases it when this is reported."""
-
-
 _SUBSCRIBED = frozenset({LineState.SUBSCRIBING, LineState.LIVE})
 _UNCONFIRMED = frozenset({LineState.SUBSCRIBING, LineState.CANCELLING})
 _ENDED = frozenset({LineState.EXHAUSTED, LineState.RELEASING})
-
-
-@dataclass(slots=True)
-class _Line:
-    state: LineState
-    opened_at: float
-    """Loop time of the request, in seconds."""
-    is_reported_live: bool = False
-
-
-class LineListener:
-    """Receives the events of a connection's lines, on the loop; a method that is not overridden ignores its event."""
-
-    def on_subscribed(self, spec: ContractSpec) -> None:
-        """Take note that a contract's market data was requested."""
-
-    def on_quote(self, conid: int, quote: Quote) -> None:
-        """Take note of a tick."""
-
-    def on_cancelled(self, conid: int) -> None:
-        """Take note that the owner ended a subscription."""
-
-    def on_lost(self, conid: int) -> None:
-        """Take note that a line expired in the ledger or could not be renewed, or that IB lost its data."""
-
-    def on_remark(self, conid: int, remark: str) -> None:
-        """Take note of IB's code and text for a request that goes on, such as 10089: it may never tick."""
-
-    def on_refused(self, refusal: Refusal) -> None:
-        """Take note of a refusal; the next ``step`` or ``report`` gives the line back."""
 
 
 class Subscriptions:
@@ -114,15 +68,16 @@ class Subscriptions:
         self._clock = clock
         self._listener = listener
         self._answer_seconds = answer_seconds
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, Line] = {}
         self._session = 0
         self._steps = 0
         self._open_steps = 0
         self._ledger_call: asyncio.Future[AcquiredSlots] | None = None
+        self._confirming: asyncio.Task[None] | None = None
         self._renewed_at = clock()
         self.market = MarketData(
             connection,
-            on_quote=listener.on_quote,
+            on_quote=self._on_quote,
             on_refused=self._on_refused,
             on_remark=listener.on_remark,
             clock=clock,
@@ -142,6 +97,13 @@ class Subscriptions:
     def is_idle(self) -> bool:
         """True while no line is held and the ledger knows it."""
         return not self._lines
+
+    @property
+    def has_changes(self) -> bool:
+        """True if the next step has something to report to the ledger, so that lines may come free by it."""
+        return bool(self._having(*_ENDED)) or any(
+            line.state is LineState.LIVE and not line.is_reported_live for line in self._lines.values()
+        )
 
     async def usage(self) -> SlotUsage:
         """Return the lines of all processes."""
@@ -168,7 +130,27 @@ class Subscriptions:
         ended: Iterable[int] = (),
         priorities: Mapping[int, int] | None = None,
     ) -> AcquiredSlots:
-        """Cancel ``ended``, subscribe those of ``wanted`` that the ledger grants a line, and let the gateway confirm.
+        """Make an ``advance`` and wait until the gateway has confirmed everything.
+
+        Raises:
+            GatewayError: the gateway did not confirm, or the session ended; a later step confirms and reports.
+            StateError: the ledger cannot be used; nothing was cancelled or subscribed.
+        """
+        answer = await self.advance(wanted, specs, ended=ended, priorities=priorities)
+        await self.confirmed()
+        return answer
+
+    async def advance(
+        self,
+        wanted: Sequence[int] = (),
+        specs: Mapping[int, ContractSpec] | None = None,
+        *,
+        ended: Iterable[int] = (),
+        priorities: Mapping[int, int] | None = None,
+    ) -> AcquiredSlots:
+        """Cancel ``ended`` and subscribe those of ``wanted`` that the ledger grants a line.
+
+        The gateway confirms while the caller goes on: a round trip delays only the release of these lines.
 
         Args:
             wanted: contracts without a line, most important first.
@@ -177,9 +159,11 @@ class Subscriptions:
             priorities: of the strategies, by conid, for the ledger.
 
         Raises:
-            GatewayError: the gateway did not confirm, or the session ended; a later step confirms and reports.
+            GatewayError: the gateway did not confirm an earlier one, or the session ended; a later step confirms.
             StateError: the ledger cannot be used; nothing was cancelled or subscribed.
         """
+        if self._confirming is not None and self._confirming.done():
+            await self.confirmed()
         subscribed = self.conids
         closing = [conid for conid in ended if conid in subscribed]
         self._steps += 1
@@ -193,8 +177,26 @@ class Subscriptions:
             self._subscribe([conid for conid in answer.granted if conid not in self._lines], specs or {})
         finally:
             self._open_steps -= 1
-        await self._confirm()
+        if self._having(*_UNCONFIRMED) and (self._confirming is None or self._confirming.done()):
+            self._confirming = asyncio.create_task(self._confirm(), name="confirm lines")
+            self._confirming.add_done_callback(_retrieve_error)
         return answer
+
+    async def confirmed(self) -> None:
+        """Wait until the gateway has confirmed every request and cancel.
+
+        Raises:
+            GatewayError: it did not.
+        """
+        confirming = self._confirming
+        if confirming is None:
+            return
+        await asyncio.wait({confirming})
+        if self._confirming is confirming:
+            self._confirming = None
+        if confirming.cancelled():
+            raise GatewayError("the session ended before the gateway confirmed its lines")
+        confirming.result()
 
     async def report(self) -> None:
         """Record the changes since the last report in the ledger; what fails is part of the next step or report."""
@@ -291,6 +293,10 @@ class Subscriptions:
     async def _stop_steps(self) -> None:
         """Wait for the ledger's answer to a step under way; the step then fails before it subscribes."""
         self._session += 1
+        if self._confirming is not None:
+            self._confirming.cancel()
+            await asyncio.wait({self._confirming})
+            self._confirming = None
         if self._ledger_call is not None:
             await asyncio.wait({self._ledger_call})
 
@@ -333,7 +339,7 @@ class Subscriptions:
     def _subscribe(self, granted: Sequence[int], specs: Mapping[int, ContractSpec]) -> None:
         now = asyncio.get_running_loop().time()
         # Until its request is sent a granted line is in the ledger only, and is released if sending fails.
-        self._lines |= {conid: _Line(LineState.RELEASING, now) for conid in granted}
+        self._lines |= {conid: Line(LineState.RELEASING, now) for conid in granted}
         for conid in granted:
             self.market.subscribe(specs[conid])
             self._lines[conid].state = LineState.SUBSCRIBING
@@ -358,17 +364,32 @@ class Subscriptions:
             cancelled = [line for line in unconfirmed.values() if line.state is LineState.CANCELLING]
             requests = self.market.requests
             await self._connection.round_trip()
+            self._ledger.round_trip_seconds = self._connection.latency_seconds
             for line in cancelled:
                 line.state = LineState.RELEASING
             for conid, line in unconfirmed.items():
                 # A request repeated during the round trip is not covered by this reply.
                 if conid in requests and self.market.requests.get(conid) == requests[conid]:
                     line.state = LineState.LIVE
+            self._listener.on_confirmed()
 
     def _having(self, *states: LineState) -> frozenset[int]:
         return frozenset(conid for conid, line in self._lines.items() if line.state in states)
+
+    def _on_quote(self, conid: int, quote: Quote) -> None:
+        """Take a tick as the proof that the gateway granted the line, without a round trip."""
+        line = self._lines.get(conid)
+        if line is not None and line.state is LineState.SUBSCRIBING:
+            line.state = LineState.LIVE
+        self._listener.on_quote(conid, quote)
 
     def _on_refused(self, refusal: Refusal) -> None:
         is_exhausted = refusal.reaction is Reaction.LINES_EXHAUSTED
         self._lines[refusal.conid].state = LineState.EXHAUSTED if is_exhausted else LineState.RELEASING
         self._listener.on_refused(refusal)
+
+
+def _retrieve_error(task: asyncio.Task[None]) -> None:
+    """Retrieve the error of a confirmation that no step waits for, so that asyncio does not log it."""
+    if not task.cancelled():
+        task.exception()

@@ -17,8 +17,9 @@ from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
+from v6_pipeline.ib.lines import LineListener
 from v6_pipeline.ib.market_data import Refusal
-from v6_pipeline.ib.subscriptions import LineListener, Subscriptions
+from v6_pipeline.ib.subscriptions import Subscriptions
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.slots.allocation import SlotUsage, Wait
@@ -132,11 +133,13 @@ class BatchQuotes(LineListener):
     async def _collect(self, quotes: dict[int, Quote]) -> None:
         """Add to ``quotes`` until no contract waits and no line is held."""
         begun_at = served_at = self._now()
-        wait, granted = Wait.NOT_NEEDED, True
+        read_at, wait = float("-inf"), Wait.NOT_NEEDED
         while self._waiting or not self._lines.is_idle:
             self._moved.clear()
-            # After a grant, step again without reading the ledger: that step confirms the line, and others wait for it.
-            usage = None if granted else await self._lines.usage()
+            # With changes to report, step without reading the ledger: others wait for these lines.
+            is_due = not self._lines.has_changes or self._now() - read_at >= self._timeouts.poll
+            usage = await self._lines.usage() if is_due else None
+            read_at = self._now() if is_due else read_at
             yielded = usage.to_yield(self._holder) if usage else frozenset()
             ended = self._ended(yielded)
             self._waiting += self._silent_once(set(ended) - yielded)
@@ -147,13 +150,12 @@ class BatchQuotes(LineListener):
             idle_for, spent = self._now() - served_at, self._now() - begun_at
             if self._stopped or idle_for > self._timeout(wait) or spent > self._timeouts.batch:
                 self._waiting.clear()
-            ask = bool(self._waiting) and (usage is None or self._is_worth_asking(usage))
+            ask = bool(self._waiting) and (self._lines.has_changes or usage is None or self._is_worth_asking(usage))
             if ask:
                 self._asked_at = self._now()
-            answer = await self._lines.step(self._waiting if ask else (), self._contracts, ended=ended)
+            answer = await self._lines.advance(self._waiting if ask else (), self._contracts, ended=ended)
             wait = answer.wait if ask else wait
-            granted = bool(answer.granted)
-            if granted:
+            if answer.granted:
                 served_at = self._now()
                 self._waiting = [conid for conid in self._waiting if conid not in answer.granted]
             elif not ended:
@@ -222,6 +224,10 @@ class BatchQuotes(LineListener):
     def on_quote(self, conid: int, quote: Quote) -> None:  # noqa: ARG002  the listener's signature
         """Wake the batch, as a quote may be complete."""
         self._ticked[conid] = self._last_tick_at = self._now()
+        self._moved.set()
+
+    def on_confirmed(self) -> None:
+        """Wake the batch, as lines may be free."""
         self._moved.set()
 
     def on_remark(self, conid: int, remark: str) -> None:

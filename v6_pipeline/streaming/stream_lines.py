@@ -12,8 +12,9 @@ from datetime import datetime
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.lines import LineListener
 from v6_pipeline.ib.market_data import Refusal
-from v6_pipeline.ib.subscriptions import LineListener, Subscriptions
+from v6_pipeline.ib.subscriptions import Subscriptions
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.slots.allocation import Wait
@@ -61,6 +62,7 @@ class StreamLines(Subscriptions, LineListener):
         self._waiting_since: datetime | None = None
         self._symbols: dict[int, str] = {}
         self._in_session = False
+        self._confirmation = asyncio.Event()
         super().__init__(
             connection,
             ledger,
@@ -123,7 +125,7 @@ class StreamLines(Subscriptions, LineListener):
         pass_ends_at = asyncio.get_running_loop().time() + PASS_SECONDS
         wait = Wait.NOT_NEEDED
         while wanted:
-            answer = await self.step(wanted, specs, priorities=priorities)
+            answer = await self.advance(wanted, specs, priorities=priorities)
             wait = answer.wait
             streaming += [conid for conid in answer.granted if conid in self.conids]
             wanted = [conid for conid in wanted if conid not in answer.granted]
@@ -131,6 +133,7 @@ class StreamLines(Subscriptions, LineListener):
                 break
             if not answer.granted:
                 await self._await_confirmations(pass_ends_at)
+        await self.confirmed()
         await self.report()
         return streaming, wanted if self._may_come(wait, wanted) else []
 
@@ -141,7 +144,12 @@ class StreamLines(Subscriptions, LineListener):
 
     def on_quote(self, conid: int, quote: Quote) -> None:
         """Publish a quote."""
+        self._confirmation.set()
         self._publish(conid, quote)
+
+    def on_confirmed(self) -> None:
+        """Let a pass go on."""
+        self._confirmation.set()
 
     def on_cancelled(self, conid: int) -> None:
         """End the subscription in the contract's record."""
@@ -176,9 +184,16 @@ class StreamLines(Subscriptions, LineListener):
             )
 
     async def _await_confirmations(self, until: float) -> None:
-        """Wait until others have confirmed their new lines; only reads, so that it delays no other process."""
+        """Wait until new lines were confirmed, own or others'; only reads, so that it delays no other process."""
         while asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(CONFIRMATION_POLL_SECONDS)
+            try:
+                async with asyncio.timeout(CONFIRMATION_POLL_SECONDS):
+                    await self._confirmation.wait()
+            except TimeoutError:
+                pass
+            self._confirmation.clear()
+            if self.has_changes:
+                return
             usage = await self.usage()
             if usage.new_lines > 0 or usage.limit.is_paused:
                 return

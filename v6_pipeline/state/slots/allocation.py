@@ -16,11 +16,14 @@ from v6_pipeline.model import SlotPurpose
 from v6_pipeline.state.slots.ceiling import LearnedLimit, LineLimit
 
 UNCONFIRMED_LINES = 2
-"""Lines over all processes that may be unconfirmed: a limit that falls draws that many 101s.
-
-With two, 80 streams start within 2.7 to 3.7 s of the first (45 messages a second; measured on a busy machine), and a
-limit that falls to nothing draws at most five 101s in half a minute, however many processes there are.
-"""
+"""Lines over all processes that may be unconfirmed at a gateway without latency: a limit that falls draws that many
+101s. It then draws at most five in half a minute, however many processes there are."""
+UNCONFIRMED_PER_SECOND = 30.0
+"""Further lines that may be unconfirmed for each second of the round trip: about as many as the message rate carries in
+that time, so that messages and lines limit the quotes, and the latency does not. They are on their way when the first
+101 arrives: a limit that falls draws up to 14 of these at 400 ms, and more the longer the wire."""
+UNCONFIRMED_MOST = 16
+"""Limit of these further lines, reached at a round trip of half a second."""
 UNCONFIRMED_FOR = timedelta(seconds=15)
 """A holder that has not confirmed a line by then has died or stalled, and no longer delays the others."""
 
@@ -94,6 +97,8 @@ class SlotUsage:
     limit: LineLimit
     demands: tuple[Demand, ...] = ()
     unconfirmed_lines: int = UNCONFIRMED_LINES
+    round_trip_seconds: float = 0.0
+    """Latency between the gateway and the process that reads this."""
 
     @property
     def ceiling(self) -> int:
@@ -156,7 +161,13 @@ class SlotUsage:
         """New lines that may be subscribed at this moment, while others are unconfirmed."""
         if self.limit.is_paused:
             return 0
-        return max(0, (1 if self.limit.is_careful else self.unconfirmed_lines) - self.unconfirmed)
+        in_transit = min(int(UNCONFIRMED_PER_SECOND * self.round_trip_seconds), UNCONFIRMED_MOST)
+        allowed = self.unconfirmed_lines + in_transit
+        if self.limit.is_probing:
+            allowed = 1
+        elif self.limit.is_careful:
+            allowed = 1 + in_transit // 2
+        return max(0, allowed - self.unconfirmed)
 
     def new_lines_of(self, holder: str, purpose: SlotPurpose) -> int:
         """``new_lines`` less one for each holder that has waited longer, so that a busy one does not take all."""

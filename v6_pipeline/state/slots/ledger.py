@@ -72,6 +72,9 @@ class SlotLedger:
         ceiling: lines that streams and batches may use together: those that IB grants less those kept in reserve.
         batch_floor: lines of these that streams cannot take.
         unconfirmed_lines: lines over all processes that may be unconfirmed at a time.
+
+    Attributes:
+        round_trip_seconds: latency to the gateway, measured by the process; more lines may then be unconfirmed.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class SlotLedger:
         self._batch_floor = batch_floor
         self._clock = clock or database.now
         self._unconfirmed_lines = unconfirmed_lines
+        self.round_trip_seconds = 0.0
 
     @classmethod
     def from_settings(cls, settings: Settings, database: StateDatabase, clock: Clock | None = None) -> Self:
@@ -242,6 +246,7 @@ class SlotLedger:
                 for holder, purpose, wanted, since, expires_at in connection.execute(_DEMANDS, {"now": now})
             ),
             unconfirmed_lines=self._unconfirmed_lines,
+            round_trip_seconds=self.round_trip_seconds,
         )
 
 

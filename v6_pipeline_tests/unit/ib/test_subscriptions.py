@@ -16,9 +16,10 @@ from eventkit import Event
 from ib_async import Contract, Ticker
 
 from v6_pipeline.errors import GatewayError, RequestTimeoutError, StateError
+from v6_pipeline.ib.lines import LineListener, LineState
 from v6_pipeline.ib.market_data import Refusal
-from v6_pipeline.ib.subscriptions import LineListener, LineState, Subscriptions
-from v6_pipeline.model import ContractSpec, SlotPurpose
+from v6_pipeline.ib.subscriptions import Subscriptions
+from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.slots.allocation import AcquiredSlots
 from v6_pipeline.state.slots.ledger import SlotChanges, SlotLedger
@@ -78,6 +79,7 @@ class Gateway:
         self.refuses: dict[int, list[tuple[int, str]]] = {}
         self.before_answer: Callable[[], None] = lambda: None
         self.is_silent = False
+        self.latency_seconds = 0.0
         self.round_trips = 0
 
     def add_error_listener(self, listener: Callable[[int, int, str], None]) -> None:
@@ -186,6 +188,45 @@ async def test_a_line_is_granted_requested_confirmed_cancelled_confirmed_and_rel
     assert rig.lines.is_idle
     assert rig.ledger.rows() == set()
     assert rig.noted.events == [("subscribed", 1), ("cancelled", 1)]
+
+
+async def test_an_advance_does_not_wait_for_the_gateway_and_the_next_one_reports_what_it_confirmed(rig: Rig) -> None:
+    await rig.lines.advance([1], SPECS)
+    assert (rig.state(1), rig.gateway.held, rig.lines.has_changes) == (LineState.SUBSCRIBING, set(), False)
+
+    await rig.lines.advance([2], SPECS)
+    await rig.lines.confirmed()
+    assert (rig.state(1), rig.state(2), rig.lines.has_changes) == (LineState.LIVE, LineState.LIVE, True)
+
+    await rig.lines.advance(ended=[1])
+    assert (rig.state(1), rig.standing(), rig.lines.has_changes) == (LineState.CANCELLING, 1, False)
+    await rig.lines.confirmed()
+    await rig.lines.report()
+    assert rig.ledger.rows() == {2}
+
+
+async def test_a_tick_confirms_a_line_without_a_round_trip(rig: Rig) -> None:
+    rig.gateway.is_silent = True
+    await rig.lines.advance([1, 2], SPECS)
+
+    rig.lines._on_quote(1, Quote())
+
+    assert (rig.state(1), rig.state(2)) == (LineState.LIVE, LineState.SUBSCRIBING)
+    with pytest.raises(GatewayError):
+        await rig.lines.confirmed()
+
+
+async def test_a_confirmation_that_fails_fails_the_next_advance_and_is_made_up_for_by_the_one_after(rig: Rig) -> None:
+    rig.gateway.is_silent = True
+    await rig.lines.advance([1], SPECS)
+    await asyncio.sleep(0.01)
+
+    with pytest.raises(GatewayError):
+        await rig.lines.advance([2], SPECS)
+
+    rig.gateway.is_silent = False
+    await rig.lines.step([2], SPECS)
+    assert (rig.state(1), rig.state(2)) == (LineState.LIVE, LineState.LIVE)
 
 
 async def test_a_line_is_marked_as_closing_before_its_cancel_is_sent(rig: Rig) -> None:
