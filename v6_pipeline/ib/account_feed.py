@@ -193,13 +193,28 @@ class _Reading:
 
 
 def _portfolio_value(item: PortfolioItem, received_at: datetime) -> PortfolioValue:
+    position = float(item.position)
+    value, unrealized, realized = known(item.marketValue), known(item.unrealizedPNL), known(item.realizedPNL)
+    if position == 0:
+        value, unrealized, realized = 0.0, 0.0, _realized_at_the_end(unrealized, realized)
     return PortfolioValue(
         contract=spec_from_ib(item.contract),
-        position=float(item.position),
+        position=position,
         market_price=known(item.marketPrice),
-        market_value=known(item.marketValue),
+        market_value=value,
         average_cost=known(item.averageCost),
-        unrealized_pnl=known(item.unrealizedPNL),
-        realized_pnl=known(item.realizedPNL),
+        unrealized_pnl=unrealized,
+        realized_pnl=realized,
         received_at=received_at,
     )
+
+
+def _realized_at_the_end(unrealized: float | None, realized: float | None) -> float | None:
+    """Return the profit that a closed position has realized.
+
+    IB keeps that of a closed CFD as unrealized on its row of position 0 (taken from reports); earlier parts of it may
+    have been realized before. The same amount in both is one profit.
+    """
+    if not unrealized or realized == unrealized:
+        return realized
+    return unrealized + (realized or 0.0)

@@ -91,6 +91,11 @@ class AccountFaults:
         """Reset IB's servers: AccountReady is false until `account_ready`, and the feeds are empty, 0 or stale."""
         self._desk.in_reset = feeds
 
+    def trade_after_download(self, account: str, conid: int, quantity: Number) -> None:
+        """Trade a position to another quantity the moment after the next download of its account has ended."""
+        trades = self._desk.after_downloads.setdefault(account, [])
+        trades.append(lambda: self.resize_position(account, conid, quantity))
+
     def account_ready(self) -> None:
         """End the reset of IB's servers; nothing is sent until the next update or request."""
         self._desk.in_reset = None
@@ -98,6 +103,7 @@ class AccountFaults:
     def heal(self) -> None:
         """Cancel the faults that are still to come, and end a reset of IB's servers."""
         self._desk.in_reset = None
+        self._desk.after_downloads.clear()
         self._desk.account_cuts.clear()
         self._desk.position_cuts.clear()
         self._desk.refusals = 0

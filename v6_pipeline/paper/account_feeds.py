@@ -71,7 +71,8 @@ class AccountDesk:
     """Serves account data to all clients; `sessions` lists the logged-in ones.
 
     Faults set `account_cuts` and `position_cuts`, one for each of the next downloads, `refusals`, the number of the
-    next requests for account updates that are refused with 2101, and `in_reset` while the accounts are not ready.
+    next requests for account updates that are refused with 2101, `in_reset` while the accounts are not ready, and
+    `after_downloads`, the trades that follow the end of the next download of an account at once.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class AccountDesk:
         self.position_cuts: deque[Cut] = deque()
         self.refusals = 0
         self.in_reset: InReset | None = None
+        self.after_downloads: dict[str, list[Callable[[], object]]] = {}
         self._config = config
         self._book = book
         self._statistics = statistics
@@ -186,6 +188,8 @@ class AccountDesk:
             return
         self._send_portfolio(session, rows)
         session.send(messages.account_download_end(account))
+        for trade in self.after_downloads.pop(account, ()):
+            trade()
 
     def evict(self, session: ClientSession) -> None:
         """End a client's account updates with 2100."""

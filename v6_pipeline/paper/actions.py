@@ -159,6 +159,7 @@ def action_table(gateway: "PaperGateway") -> dict[str, Callable[..., object]]:
         "evict_account_feed": accounts.evict_account_feed,
         "refuse_account_feed": accounts.refuse_account_feed,
         "account_not_ready": accounts.account_not_ready,
+        "trade_after_download": accounts.trade_after_download,
         "account_ready": accounts.account_ready,
         "flex_fault": gateway.flex.faults.flex_fault,
         "open": accounts.open_position,

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from v6_pipeline.errors import AccountFeedError, StateError
 from v6_pipeline.ib.account_feed import AccountFeed
@@ -25,7 +25,7 @@ from v6_pipeline.lake.table import Commit
 from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, QueuePriority, Quote
 from v6_pipeline.refresh.account_downloads import AccountDownloads
 from v6_pipeline.refresh.quotes import BatchQuotes
-from v6_pipeline.refresh.reconcile import Reconciliation, reconcile, with_reopened
+from v6_pipeline.refresh.reconcile import Reconciliation, after_messages, reconcile
 from v6_pipeline.refresh.writer import RefreshWriter
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import downloads as download_records
@@ -111,7 +111,11 @@ class QueueWorker:
         self._queue = PositionQueue(database, clock)
         self._registry = StrategyRegistry(database, clock, timezone=settings.timezone)
         self._ledger = SlotLedger.from_settings(settings, database, clock)
-        self._held: dict[Key, Holding] = {}
+        self._messages: dict[Key, Holding] = {}
+        """The newest message of each position over this worker's connection, closings included."""
+        self._asked_again: dict[Key, datetime] = {}
+        """Contradicted values: a download of them must have begun at this instant or later."""
+        self._written: set[tuple[Key, datetime]] = set()
         self._accounts: list[str] = []
         self.report = RefreshReport()
 
@@ -206,23 +210,20 @@ class QueueWorker:
                 log.warning("lease of a batch is not renewed: %s", error)  # tried again before it ends
 
     async def _download_positions(self, connection: IBConnectionManager) -> None:
-        """Store the complete position download of this connection, and apply its later messages to ``_held``."""
+        """Store the complete position download of this connection, and keep its later messages."""
         begun_at = self._clock()
         # Subscribed before the download ends, so that no message after its end is missed.
         subscribe_positions(connection, self._on_position, self._clock)
         await download_positions(connection, self._clock, accounts=self._settings.ib_accounts)
         self._accounts = [account for account in connection.accounts if self._is_selected(account)]
         # Copied on the loop, because position messages keep arriving while the thread reads.
-        await ask(self._store_positions, list(self._held.values()), self._accounts, begun_at)
-        self.report.held = len(self._held)
+        held = [holding for holding in self._messages.values() if holding.position]
+        await ask(self._store_positions, held, self._accounts, begun_at)
+        self.report.held = len(held)
 
     def _on_position(self, holding: Holding) -> None:
-        if not self._is_selected(holding.account):
-            return
-        if holding.position:
-            self._held[holding.key] = holding
-        else:
-            self._held.pop(holding.key, None)
+        if self._is_selected(holding.account):
+            self._messages[holding.key] = holding
 
     def _is_selected(self, account: str) -> bool:
         return not self._settings.ib_accounts or account in self._settings.ib_accounts
@@ -258,24 +259,28 @@ class QueueWorker:
         items = await self._reject_unmanaged_accounts(batch)
         needed: dict[str, datetime] = {}
         for item in items:
-            needed[item.account] = max(item.enqueued_at, needed.get(item.account, item.enqueued_at))
+            since = self._asked_again.get(item.key, item.enqueued_at)
+            needed[item.account] = max(item.enqueued_at, since, needed.get(item.account, item.enqueued_at))
         failed = await self._ensure_downloads(downloads, needed)
         if failed:
             await self._return_failed(batch, failed)
             items = [item for item in items if item.account not in failed]
         if not items:
             return True
-        found = await ask(self._reconcile, items, downloads, frozenset(self._held))
+        found = await ask(self._reconcile, items, downloads, dict(self._messages))
         contracts = await cache.qualified([conid for _, conid in found.valued])
         quoted = await quotes.collect(value.contract for value in found.valued.values() if value.position)
         self.report.quoted += len(quoted)
-        found = with_reopened(found, self._held)
+        found = after_messages(found, self._messages)
         rows = self._rows(found, contracts, quoted, downloads)
         if await ask(self._queue.extend, batch.token, lease_seconds=BATCH_LEASE_SECONDS) is None:
             log.warning("lease of a batch expired: its %d items are served again", len(items))
             return False
-        if rows:  # durable before the acknowledgement
-            self.report.commits.append(await in_daemon_thread(self._writer.append_positions, rows))
+        # A download that serves an item twice, because its acknowledgement came too late, gives one row.
+        new = [row for row in rows if (row.key, row.timestamp) not in self._written]
+        if new:  # durable before the acknowledgement
+            self.report.commits.append(await in_daemon_thread(self._writer.append_positions, new))
+            self._written.update((row.key, row.timestamp) for row in new)
         await ask(self._acknowledge, batch.token, items, rows, found, downloads)
         return True
 
@@ -310,7 +315,9 @@ class QueueWorker:
         """Number of items of accounts that wait for another run, including those that this run did not try."""
         return sum(item.account in accounts and item.state is not QueueState.DEAD for item in self._queue.items())
 
-    def _reconcile(self, items: list[QueueItem], downloads: AccountDownloads, held: frozenset[Key]) -> Reconciliation:
+    def _reconcile(
+        self, items: list[QueueItem], downloads: AccountDownloads, messages: Mapping[Key, Holding]
+    ) -> Reconciliation:
         keys = [item.key for item in items]
         known = {key: stored.holding for key, stored in holdings_store.find(self._database, keys).items()}
         downloaded = {
@@ -319,7 +326,7 @@ class QueueWorker:
             if (download := downloads.get(account)) is not None
             for conid, value in download.portfolio.items()
         }
-        return reconcile(keys, downloaded=downloaded, held=held, known=known)
+        return reconcile(keys, downloaded=downloaded, messages=messages, known=known)
 
     def _rows(
         self,
@@ -328,12 +335,12 @@ class QueueWorker:
         quotes: dict[int, Quote],
         downloads: AccountDownloads,
     ) -> list[PositionUpdate]:
-        now = self._clock()
+        """Return the rows of a batch, each stamped when its account was downloaded: quotes take seconds more."""
         rows = []
         for key, value in found.valued.items():
             account, conid = key
-            held = self._held.get(key)
-            assignments = self._registry.assignments(held) if held else ()
+            held = self._messages.get(key)
+            assignments = self._registry.assignments(held) if held and held.position else ()
             rows.append(
                 queued_update(
                     account,
@@ -342,13 +349,15 @@ class QueueWorker:
                     quotes.get(conid),
                     base=downloads.base(account),
                     strategy_ids=strategy_ids(assignments),
-                    now=now,
+                    now=value.received_at,
                 )
             )
         for key, holding in found.gone.items():
-            if key not in found.valued:
+            download = downloads.get(key[0])
+            if key not in found.valued and download is not None:
                 contract = contracts.get(key[1], holding.contract)
-                rows.append(closing_update(holding, contract, base=downloads.base(key[0]), now=now))
+                base = downloads.base(key[0])
+                rows.append(closing_update(holding, contract, base=base, now=download.completed_at))
         return rows
 
     def _acknowledge(
@@ -366,12 +375,27 @@ class QueueWorker:
             if download is not None:
                 # Closed as of the download, so that a position reopened since then stays open.
                 holdings_store.mark_closed(self._database, keys, closed_at=download.started_at)
-        if found.disputed:
-            reason = "position feed and account download disagree"
-            self._queue.mark_failed(token, found.disputed, reason)
-            self.report.retried += len(found.disputed)
-        done = [item.key for item in items if item.key not in found.disputed]
+        open_again = self._ask_again(token, found, downloads)
+        done = [item.key for item in items if item.key not in open_again]
         refreshed_at = min((row.timestamp for row in rows), default=now)
         accepted = self._queue.mark_success(token, done, refreshed_at)
         self.report.closed += len(found.gone)
         self.report.refreshed += len(accepted) - len(found.gone)
+
+    def _ask_again(self, token: str, found: Reconciliation, downloads: AccountDownloads) -> frozenset[Key]:
+        """Return to the queue what the two feeds disagree on, and return its keys.
+
+        A contradicted value is downloaded again at once, because the position changed a moment ago; if the feeds still
+        disagree then, it waits as any failed item.
+        """
+        again = [key for key in found.contradicted if key not in self._asked_again]
+        failed = [*found.disputed, *(key for key in found.contradicted if key in self._asked_again)]
+        reason = "position feed and account download disagree"
+        self._queue.give_back(token, again, reason, delay_seconds=0)
+        for key in again:
+            if (download := downloads.get(key[0])) is not None:
+                self._asked_again[key] = download.started_at + timedelta(microseconds=1)
+        if failed:
+            self._queue.mark_failed(token, failed, reason)
+        self.report.retried += len(failed)
+        return frozenset({*again, *failed})

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("quiet_loop")
 
 FIRST, SECOND = "SIM0000001", "SIM0000002"
 AAPL = 265598
+UNSET = 1.7976931348623157e308
 ACCOUNT_UPDATES, PNL, CANCEL_PNL = 6, 92, 93
 
 
@@ -289,3 +290,47 @@ class TestTheWordingOf1047:
         assert values.unrealized_pnl == float(sent["UnrealizedPnL", "BASE"])
         assert values.realized_pnl == float(sent["RealizedPnL", "BASE"])
         assert values.net_liquidation == float(sent["NetLiquidation", "USD"])
+
+
+def item(unrealized: float, realized: float, position: float = 0.0) -> Line:
+    cfd = (7, "X", "CFD", "", 0.0, "", "", "", "USD", "X", "X")
+    return (7, 8, *cfd, position, 10.0, 5.0, 0.0, unrealized, realized, FIRST)
+
+
+@pytest.mark.parametrize(
+    ("unrealized", "realized", "expected"),
+    [(-120.0, 0.0, -120.0), (-120.0, 30.0, -90.0), (-120.0, -120.0, -120.0), (0.0, 55.0, 55.0), (UNSET, 55.0, 55.0)],
+)
+async def test_what_a_closed_position_has_unrealized_is_realized_once(
+    unrealized: float, realized: float, expected: float, open_connection: OpenConnection, clock: ManualClock
+) -> None:
+    answers = {ACCOUNT_UPDATES: [item(unrealized, realized), net_liquidation(FIRST), end_of(FIRST)]}
+    async with ScriptedGateway(answers) as scripted:
+        connection = await open_connection(port=scripted.port)
+
+        download = await AccountFeed(connection, clock, pnl_timeout=0.01).download(FIRST)
+
+    closed = download.portfolio[7]
+    assert (closed.market_value, closed.unrealized_pnl, closed.realized_pnl) == (0.0, 0.0, expected)
+
+
+async def test_an_open_position_keeps_both(open_connection: OpenConnection, clock: ManualClock) -> None:
+    answers = {ACCOUNT_UPDATES: [item(-120.0, 30.0, -3.0), net_liquidation(FIRST), end_of(FIRST)]}
+    async with ScriptedGateway(answers) as scripted:
+        connection = await open_connection(port=scripted.port)
+
+        download = await AccountFeed(connection, clock, pnl_timeout=0.01).download(FIRST)
+
+    short = download.portfolio[7]
+    assert (short.position, short.unrealized_pnl, short.realized_pnl) == (-3.0, -120.0, 30.0)
+
+
+async def test_an_error_without_a_request_is_named_if_no_end_comes(
+    open_connection: OpenConnection, clock: ManualClock
+) -> None:
+    answers = {ACCOUNT_UPDATES: [net_liquidation(FIRST), error(10275)]}
+    async with ScriptedGateway(answers) as scripted:
+        connection = await open_connection(port=scripted.port)
+
+        with pytest.raises(AccountFeedError, match=r"within 0\.1 s; the gateway said 10275 account data; the partial"):
+            await AccountFeed(connection, clock, timeout=0.1).download(FIRST)

@@ -499,7 +499,7 @@ async def test_a_position_opened_again_while_quotes_come_in_is_not_closed(rig: R
         quotes = await collect(self, contracts)
         if not rig.is_held(closed.account, closed.conid):
             rig.gateway.account_faults.open_position(closed.account, closed.conid, 3)
-        await eventually(lambda: (closed.account, closed.conid) in worker._held)
+        await eventually(lambda: (closed.account, closed.conid) in worker._messages)
         return quotes
 
     with pytest.MonkeyPatch.context() as patch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -10,14 +11,18 @@ import pytest
 from v6_pipeline.errors import AccountFeedError
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import ACCOUNT_VALUES
+from v6_pipeline.model import Holding
 from v6_pipeline.paper import GatewayConfig, PaperGateway, simulated_accounts
-from v6_pipeline.refresh.worker import RefreshScope
+from v6_pipeline.refresh.quotes import BatchQuotes
+from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.database import StateDatabase
-from v6_pipeline_tests.integration.test_worker import Rig
+from v6_pipeline.state.queue.items import QueueState
+from v6_pipeline_tests.integration.test_worker import MovingClock, Rig
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 FIRST, SECOND = "SIM0000001", "SIM0000002"
+AAPL = 265598
 DUE = RefreshScope()
 
 
@@ -100,13 +105,13 @@ async def test_an_account_that_goes_flat_and_holds_again_is_downloaded_throughou
         elif step == "flat":
             rig.gateway.perform("flatten", account=SECOND, overnight=True)
         else:
-            rig.gateway.account_faults.open_position(SECOND, 265598, 7)
+            rig.gateway.account_faults.open_position(SECOND, AAPL, 7)
         await rig.refresh(DUE)
 
     assert downloaded(rig).count(SECOND) == 5
     newest = rig.rows().filter(pl.col("account") == SECOND).group_by("conid").agg(pl.all().last())
-    assert newest.filter(pl.col("position") != 0).select("conid", "position").rows() == [(265598, 7.0)]
-    assert {key for key in rig.open_holdings() if key[0] == SECOND} == {(SECOND, 265598)}
+    assert newest.filter(pl.col("position") != 0).select("conid", "position").rows() == [(AAPL, 7.0)]
+    assert {key for key in rig.open_holdings() if key[0] == SECOND} == {(SECOND, AAPL)}
 
 
 class TestALoginOfManyAccounts:
@@ -133,3 +138,101 @@ async def test_both_accounts_flat_are_downloaded(rig: Rig) -> None:
 
     assert rig.open_holdings() == set()
     assert sorted(downloaded(rig)) == [FIRST] * 3 + [SECOND] * 3
+
+
+# A trade between the download and the commit
+
+
+def rows_of(rig: Rig, account: str, conid: int) -> pl.DataFrame:
+    return rig.rows().filter((pl.col("account") == account) & (pl.col("conid") == conid))
+
+
+@pytest.mark.parametrize("quantity", [40.0, -300.0, 301.0, 0.0])
+async def test_a_value_whose_position_changed_since_is_asked_again_and_never_written(rig: Rig, quantity: float) -> None:
+    """A part sold, the side flipped, one bought, all sold: the row had the old quantity until the next refresh."""
+    rig.clock = MovingClock()
+    rig.gateway.perform("trade_after_download", account=FIRST, conid=AAPL, quantity=quantity)
+
+    report = await rig.refresh()
+
+    assert rows_of(rig, FIRST, AAPL).get_column("position").to_list() == [quantity]
+    assert downloaded(rig).count(FIRST) == 2, "downloaded again at once"
+    assert rig.queue.stats().pending == 0
+    assert (report.retried, report.closed) == (0, int(quantity == 0))
+
+
+async def test_a_row_is_stamped_when_its_account_was_downloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stamped when written it outlived a stream's row that was newer."""
+    begun, collect = rig.clock.now, BatchQuotes.collect
+
+    async def slowly(self: BatchQuotes, contracts: Any) -> Any:
+        rig.clock.advance(2.5)
+        return await collect(self, contracts)
+
+    monkeypatch.setattr(BatchQuotes, "collect", slowly)
+
+    await rig.refresh()
+
+    rows = rig.rows()
+    assert set(rows.get_column("timestamp")) == set(rows.get_column("price_time")) == {begun}
+
+
+async def test_the_last_row_of_a_position_that_is_listed_no_more_is_stamped_so_too(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.refresh()
+    rig.gateway.perform("flatten", account=FIRST, overnight=True)
+    closed_at, collect = rig.clock.advance(60), BatchQuotes.collect
+
+    async def slowly(self: BatchQuotes, contracts: Any) -> Any:
+        rig.clock.advance(2.5)
+        return await collect(self, contracts)
+
+    monkeypatch.setattr(BatchQuotes, "collect", slowly)
+
+    await rig.refresh()
+
+    last = rows_of(rig, FIRST, AAPL).to_dicts()[-1]
+    assert (last["position"], last["timestamp"]) == (0.0, closed_at)
+
+
+async def test_feeds_that_go_on_to_disagree_end_as_a_dead_letter_and_hold_up_no_other(rig: Rig) -> None:
+    on_position = QueueWorker._on_position
+
+    def doubled(self: QueueWorker, holding: Holding) -> None:
+        is_it = holding.key == (FIRST, AAPL)
+        on_position(self, replace(holding, position=2 * holding.position) if is_it else holding)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QueueWorker, "_on_position", doubled)
+        for _ in range(5):
+            report = await rig.refresh()
+            assert report.retried == 1
+            rig.clock.advance(600)
+
+    assert rows_of(rig, FIRST, AAPL).is_empty()
+    assert [item.key for item in rig.queue.items(QueueState.DEAD)] == [(FIRST, AAPL)]
+    assert rig.rows().height == 5 * (len(rig.gateway.book.held()) - 1)
+
+
+# Closed CFDs
+
+
+@pytest.mark.parametrize("quantity", [300.0, -300.0])
+async def test_the_profit_of_a_closed_cfd_is_realized(rig: Rig, quantity: float) -> None:
+    """IB keeps it as unrealized on a row of position 0, where no profit and loss found it."""
+    contracts = rig.gateway.universe.contracts
+    contracts[AAPL] = replace(contracts[AAPL], sec_type="CFD")
+    rig.gateway.account_faults.close_position(FIRST, AAPL)
+    rig.gateway.account_faults.open_position(FIRST, AAPL, quantity, average_cost=100.0)
+    await rig.refresh()
+    rig.gateway.account_faults.close_position(FIRST, AAPL)
+    rig.clock.advance(60)
+
+    await rig.refresh()
+
+    last = rows_of(rig, FIRST, AAPL).to_dicts()[-1]
+    realized = rig.gateway.book.holdings[FIRST, AAPL].realized_pnl
+    assert realized
+    assert (last["position"], last["market_value"], last["unrealized_pnl"]) == (0.0, 0.0, 0.0)
+    assert last["realized_pnl"] == pytest.approx(realized)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from v6_pipeline.ib.account_feed import PortfolioValue
 from v6_pipeline.model import ContractSpec, Holding, SecType
-from v6_pipeline.refresh.reconcile import Reconciliation, reconcile, with_reopened
+from v6_pipeline.refresh.reconcile import Reconciliation, after_messages, reconcile
 from v6_pipeline.state.keys import Key
 
 KEY: Key = ("A", 1)
@@ -53,7 +54,7 @@ def test_both_feeds_decide(
     found = reconcile(
         [KEY],
         downloaded={} if downloaded is None else {KEY: value(downloaded)},
-        held={KEY} if held else set(),
+        messages={KEY: HOLDING} if held else {},
         known={KEY: HOLDING} if known else {},
     )
 
@@ -63,5 +64,23 @@ def test_both_feeds_decide(
 def test_a_position_reopened_before_the_commit_is_neither_closed_nor_valued() -> None:
     found = Reconciliation({KEY: value(0)}, {KEY: HOLDING}, ())
 
-    assert outcome(with_reopened(found, {KEY})) == (False, False, True)
-    assert with_reopened(found, set()) is found
+    assert outcome(after_messages(found, {KEY: HOLDING})) == (False, False, True)
+    assert after_messages(found, {}) is found
+    assert after_messages(found, {KEY: replace(HOLDING, position=0)}) is found
+
+
+@pytest.mark.parametrize("position", [500.0, -5.0, 0.0, 5.001])
+def test_a_value_of_another_position_than_the_newest_message_is_contradicted(position: float) -> None:
+    """Sold in part, flipped, closed, or a fraction more: the value is the one of before."""
+    message = replace(HOLDING, position=position)
+    found = reconcile([KEY], downloaded={KEY: value(5)}, messages={KEY: message}, known={KEY: HOLDING})
+    assert (outcome(found), found.contradicted) == ((False, False, False), (KEY,))
+
+    later = after_messages(Reconciliation({KEY: value(5)}, {}, ()), {KEY: message})
+    assert (later.valued, later.contradicted) == ({}, (KEY,))
+
+
+def test_fractions_that_differ_by_their_rounding_agree() -> None:
+    message = replace(HOLDING, position=0.012345671)
+    found = reconcile([KEY], downloaded={KEY: value(0.01234567)}, messages={KEY: message}, known={})
+    assert outcome(found) == (True, False, False)
