@@ -4,36 +4,20 @@ A forex position (CASH) is IB's virtual position: it has a profit but is not par
 currency balances already contain it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from v6_pipeline.errors import GatewayError
-from v6_pipeline.paper.contracts import (
-    BILL,
-    BOND,
-    CFD,
-    CRYPTO,
-    EVENT_CONTRACT,
-    FUND,
-    FUTURE,
-    OPTION,
-    SPREADS,
-    STOCK,
-    STRUCTURED,
-    WARRANT,
-    Contract,
-    Holding,
-)
+from v6_pipeline.paper.config import utcnow
+from v6_pipeline.paper.contracts import OPTION, STOCK, Contract, Holding
 from v6_pipeline.paper.given import GivenRow
 from v6_pipeline.paper.instruments import BASE_CURRENCY
+from v6_pipeline.paper.ledger import MARGINED, OTHERS_OWNED, OWNED, Deed, Ledger, Moment
 from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.messages import AccountValue
-
-_STARTING_CASH = {"USD": 750_000.0, "EUR": 80_000.0}
-# Paid for in full; a future, a spread of futures and a CFD only settle their gains.
-_OTHERS_OWNED = frozenset({BOND, BILL, FUND, CRYPTO, WARRANT, STRUCTURED, EVENT_CONTRACT, "CMDTY"})
-_OWNED = frozenset({STOCK, OPTION}) | _OTHERS_OWNED
-_MARGINED = frozenset({FUTURE, CFD, *SPREADS})
+from v6_pipeline.paper.past import Past, opening_cash
+from v6_pipeline.paper.trading_hours import NEW_YORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +33,7 @@ class Valuation:
 
 
 @dataclass(slots=True)
-class _Ledger:
+class _Sums:
     """Sums over one currency, or over all in the base currency."""
 
     cash: float = 0.0
@@ -68,25 +52,26 @@ class _Ledger:
 
 
 class Book:
-    """Holdings and cash of all accounts."""
+    """Holdings and cash of all accounts on the live day, by the ledger. They begin where a `past` ends.
 
-    def __init__(self, market: Market) -> None:
+    Without a past they begin with the universe's holdings at their costs. `utcnow` dates what is booked.
+    """
+
+    def __init__(self, market: Market, past: Past | None = None, utcnow: Callable[[], datetime] = utcnow) -> None:
+        universe = market.universe
         self.market = market
-        self.accounts = market.universe.accounts
-        self.holdings: dict[tuple[str, int], Holding] = {
-            (row.account, row.conid): Holding(row.account, row.conid, row.quantity, row.average_cost)
-            for row in market.universe.holdings
-        }
-        self._cash = {
-            (account, currency): amount for account in self.accounts for currency, amount in _STARTING_CASH.items()
-        }
-        for holding in self.holdings.values():
-            # The cost of the opening positions is paid, and enough cash remains to carry them: an account of thousands
-            # of short options is as solvent as one of a few.
-            contract = market.contract(holding.conid)
-            cost = holding.quantity * holding.average_cost
-            self._cash.setdefault((holding.account, contract.currency), 0.0)
-            self._pay(contract, holding.account, abs(cost) / 2 - cost)
+        self.accounts = universe.accounts
+        holdings = universe.holdings if past is None else past.holdings
+        cash = opening_cash(universe, holdings) if past is None else past.cash
+        self.ledger = Ledger(universe.contracts, holdings, cash, keeps_closed=True)
+        if past is not None:
+            self.ledger.opened_on.update(past.opened_on)
+        self._utcnow = utcnow
+
+    @property
+    def holdings(self) -> dict[tuple[str, int], Holding]:
+        """Holdings by account and conid, those that were closed today with quantity 0."""
+        return self.ledger.holdings
 
     def held(self, account: str | None = None, *, closed: bool = False) -> list[Holding]:
         """Return the holdings of an account, or of all; with `closed` also those whose quantity is now 0."""
@@ -112,11 +97,7 @@ class Book:
         holding = self.holdings.get((account, conid))
         if holding is not None and holding.quantity:
             raise GatewayError(f"{account} already holds {holding.quantity:g} of {conid}: resize it")
-        cost = self._cost_per_unit(contract) if average_cost is None else average_cost
-        holding = Holding(account, conid, quantity, cost, holding.realized_pnl if holding else 0.0)
-        self.holdings[account, conid] = holding
-        self._pay(contract, account, -quantity * cost)
-        return holding
+        return self._trade(account, conid, quantity, average_cost)
 
     def resize(self, account: str, conid: int, quantity: float) -> Holding:
         """Trade to a new quantity at the current mark; 0 closes the position.
@@ -126,10 +107,9 @@ class Book:
         Raises:
             GatewayError: no position is open.
         """
-        contract = self.market.contract(conid)
+        self.market.contract(conid)
         holding = self._held(account, conid)
-        self._trade(contract, holding, quantity, self._cost_per_unit(contract))
-        return holding
+        return holding if holding.quantity == quantity else self._trade(account, conid, quantity - holding.quantity)
 
     def forget_closed(self, account: str) -> None:
         """Drop the closed positions of an account, which IB lists until the end of the day."""
@@ -151,14 +131,12 @@ class Book:
         if contract.sec_type != OPTION:
             raise GatewayError(f"{contract.local_symbol} ({conid}) is not an option: it cannot be assigned")
         units = option.quantity * float(contract.multiplier) * (1 if contract.right == "C" else -1)
-        self._trade(contract, option, 0.0, 0.0)
+        deed = Deed.EXERCISE if option.quantity > 0 else Deed.ASSIGNMENT
+        self._trade(account, conid, -option.quantity, 0.0, deed=deed)
         underlying = self.market.contract(contract.underlying_conid)
         if not underlying.is_tradable:
             return [option]
-        key = (account, underlying.conid)
-        stock = self.holdings.setdefault(key, Holding(*key, quantity=0.0, average_cost=0.0))
-        self._trade(underlying, stock, stock.quantity + units, contract.strike)
-        return [option, stock]
+        return [option, self._trade(account, underlying.conid, units, contract.strike, deed=Deed.DELIVERY)]
 
     def _held(self, account: str, conid: int) -> Holding:
         holding = self.holdings.get((account, conid))
@@ -166,26 +144,17 @@ class Book:
             raise GatewayError(f"{account} holds nothing of {conid}")
         return holding
 
-    def _trade(self, contract: Contract, holding: Holding, quantity: float, cost: float) -> None:
-        held = holding.quantity
-        self._pay(contract, holding.account, -(quantity - held) * cost)
-        if not held:
-            holding.average_cost = cost
-        elif held * quantity > 0 and abs(quantity) > abs(held):
-            holding.average_cost = (held * holding.average_cost + (quantity - held) * cost) / quantity
-        else:
-            closed = held - (quantity if held * quantity > 0 else 0.0)
-            profit = closed * (cost - holding.average_cost)
-            holding.realized_pnl = round(holding.realized_pnl + profit, 6)  # as it goes over the wire
-            if contract.sec_type in _MARGINED:
-                self._cash[holding.account, contract.currency] = (
-                    self._cash.get((holding.account, contract.currency), 0.0) + profit
-                )
-            if held * quantity < 0:
-                holding.average_cost = cost
-        holding.quantity = quantity
-        if not quantity:
-            holding.average_cost = 0.0
+    def _trade(
+        self, account: str, conid: int, quantity: float, unit: float | None = None, *, deed: Deed = Deed.TRADE
+    ) -> Holding:
+        """Book a trade now, at the mark or at the money for one unit."""
+        points = self.market.contract(conid).value_per_point
+        if unit is None:
+            unit = round(self.market.quote(conid).mark * points, 6)
+        day = self.market.universe.as_of
+        when = Moment(at=self._utcnow().astimezone(NEW_YORK), trade_date=day, report_date=day)
+        self.ledger.trade(account, conid, quantity, unit / points, when, unit=unit, deed=deed)
+        return self.ledger.holdings[account, conid]
 
     def valuation(self, holding: Holding) -> Valuation:
         """Value a holding at the current mark."""
@@ -198,7 +167,7 @@ class Book:
             market_price=quote.mark,
             market_value=value,
             unrealized_pnl=round(value - holding.quantity * holding.average_cost, 6),
-            daily_pnl=round(holding.quantity * (quote.mark - quote.close) * contract.value_per_point, 6),
+            daily_pnl=round(self.ledger.daily_pnl(holding.account, holding.conid, quote.mark, quote.close), 6),
         )
 
     def given_row(self, holding: Holding) -> GivenRow | None:
@@ -220,10 +189,10 @@ class Book:
     def account_values(self, account: str) -> list[AccountValue]:
         """Return the account's values: in the base currency by tag, then the ledger of each currency and of BASE."""
         ledgers = self._ledgers(account)
-        base = _Ledger()
+        base = _Sums()
         for currency, ledger in ledgers.items():
             rate = self.market.exchange_rate(currency)
-            for amount in _Ledger.__slots__:
+            for amount in _Sums.__slots__:
                 setattr(base, amount, getattr(base, amount) + getattr(ledger, amount) * rate)
         name = self.market.universe.given.base
         rows = _summary_rows(account, name, base)
@@ -232,35 +201,30 @@ class Book:
         rows += _ledger_rows(account, "BASE", base, 1.0, name)
         return rows + [AccountValue(*value) for value in self.market.universe.given.extra_values]
 
-    def _ledgers(self, account: str) -> dict[str, _Ledger]:
-        ledgers = {currency: _Ledger(cash=cash) for (owner, currency), cash in self._cash.items() if owner == account}
+    def _ledgers(self, account: str) -> dict[str, _Sums]:
+        ledgers = {
+            currency: _Sums(cash=cash) for (owner, currency), cash in self.ledger.cash.items() if owner == account
+        }
         for holding in self.held(account, closed=True):
             row = self.valuation(holding)
-            ledger = ledgers.setdefault(row.contract.currency, _Ledger())
+            ledger = ledgers.setdefault(row.contract.currency, _Sums())
             ledger.realized += holding.realized_pnl
             ledger.unrealized += row.unrealized_pnl
             if row.contract.sec_type == STOCK:
                 ledger.stock_value += row.market_value
             elif row.contract.sec_type == OPTION:
                 ledger.option_value += row.market_value
-            elif row.contract.sec_type in _OTHERS_OWNED:
+            elif row.contract.sec_type in OTHERS_OWNED:
                 ledger.other_value += row.market_value
-            elif row.contract.sec_type in _MARGINED:
+            elif row.contract.sec_type in MARGINED:
                 ledger.futures_pnl += row.unrealized_pnl
                 ledger.futures_notional += abs(row.market_value)
-            if row.contract.sec_type in _OWNED:
+            if row.contract.sec_type in OWNED:
                 ledger.gross_value += abs(row.market_value)
         return ledgers
 
-    def _cost_per_unit(self, contract: Contract) -> float:
-        return round(self.market.quote(contract.conid).mark * contract.value_per_point, 6)
 
-    def _pay(self, contract: Contract, account: str, amount: float) -> None:
-        if contract.sec_type in _OWNED:
-            self._cash[account, contract.currency] = self._cash.get((account, contract.currency), 0.0) + amount
-
-
-def _summary_rows(account: str, currency: str, base: _Ledger) -> list[AccountValue]:
+def _summary_rows(account: str, currency: str, base: _Sums) -> list[AccountValue]:
     maintenance = 0.25 * base.gross_value + 0.05 * base.futures_notional
     initial = 1.25 * maintenance
     net = base.net_liquidation
@@ -287,7 +251,7 @@ def _summary_rows(account: str, currency: str, base: _Ledger) -> list[AccountVal
 
 
 def _ledger_rows(
-    account: str, currency: str, ledger: _Ledger, rate: float, base: str = BASE_CURRENCY
+    account: str, currency: str, ledger: _Sums, rate: float, base: str = BASE_CURRENCY
 ) -> list[AccountValue]:
     values = {
         "AccountOrGroup": account,
@@ -306,5 +270,5 @@ def _ledger_rows(
     return [AccountValue(tag, value, currency) for tag, value in values.items()]
 
 
-LEDGER_TAGS = frozenset(row.tag for row in _ledger_rows("", "", _Ledger(), 1.0))
+LEDGER_TAGS = frozenset(row.tag for row in _ledger_rows("", "", _Sums(), 1.0))
 """Tags that an account summary returns for ``$LEDGER``."""

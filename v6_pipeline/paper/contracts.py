@@ -149,11 +149,22 @@ class Holding:
 class Universe:
     """All contracts of the gateway and the holdings at the start; only `rename` changes it.
 
-    `given` has the prices of contracts, and the portfolio rows, that a file of holdings prescribes. `previous_closes`
-    is a memory of the price functions: a quote needs the close of the session before each time.
+    `given` has the prices of contracts, and the portfolio rows, that a file of holdings prescribes. `splits` are the
+    stock splits by conid: a day and the new shares for one. `previous_closes` is a memory of the price functions: a
+    quote needs the close of the session before each time.
     """
 
-    __slots__ = ("_by_symbol", "accounts", "as_of", "contracts", "given", "holdings", "previous_closes", "seed")
+    __slots__ = (
+        "_by_symbol",
+        "accounts",
+        "as_of",
+        "contracts",
+        "given",
+        "holdings",
+        "previous_closes",
+        "seed",
+        "splits",
+    )
 
     def __init__(
         self,
@@ -171,6 +182,7 @@ class Universe:
         self.contracts: dict[int, Contract] = {contract.conid: contract for contract in contracts}
         self.holdings: tuple[Holding, ...] = tuple(holdings)
         self.given = given or GivenHoldings()
+        self.splits: dict[int, tuple[date, float]] = {}
         self.previous_closes: dict[int, float] = {}
         self._by_symbol: dict[str, list[Contract]] = {}
         for contract in self.contracts.values():

@@ -36,7 +36,7 @@ from v6_pipeline.paper.session import ClientSession
 from v6_pipeline.paper.statistics import Statistics
 from v6_pipeline.paper.timers import Timers
 from v6_pipeline.paper.trading_hours import NEW_YORK
-from v6_pipeline.paper.universe import build_universe
+from v6_pipeline.paper.world import build_world
 
 T = TypeVar("T")
 
@@ -56,7 +56,8 @@ class PaperGateway:
 
     def __init__(self, config: GatewayConfig | None = None) -> None:
         self.config = config or GatewayConfig()
-        self.universe: Universe = build_universe(
+        self.universe: Universe
+        self.universe, past = build_world(
             seed=self.config.seed,
             as_of=self.config.as_of or self.config.utcnow().astimezone(NEW_YORK).date(),
             accounts=self.config.accounts,
@@ -72,9 +73,9 @@ class PaperGateway:
             self.config.lines,
             self.config.utcnow if self.config.keeps_hours else None,
         )
-        self.book = Book(self.market)
-        # The past takes a while to compute, and most gateways never need it.
-        self._past = functools.cache(lambda: Past(self.universe))
+        self.book = Book(self.market, past, self.config.utcnow)
+        # A file of holdings prescribes costs and has no past until a statement needs one.
+        self._past = functools.cache(lambda: (past or Past(self.universe)).with_live(self.book.ledger))
         self.flex = FlexServer(
             self._past,
             FlexConfig(port=self.config.flex_port or 0, clock=self.config.clock, utcnow=self.config.utcnow),

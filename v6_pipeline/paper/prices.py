@@ -132,10 +132,24 @@ def daily_close(universe: Universe, conid: int, day: date) -> float | None:
     underlying = universe.contracts[contract.underlying_conid]
     underlying_close = _linear_close(universe, underlying, day)
     if day == expiry:
+        if is_settled_in_the_morning(contract):
+            underlying_close = morning_price(universe, underlying, day)
         gain = underlying_close - contract.strike
         return round(max(gain if contract.right == "C" else -gain, 0.0), 9)
     value = _option_value(universe.seed, contract, underlying, day, underlying_close)
     return max(to_tick(value.price, contract.min_tick), contract.min_tick)
+
+
+def is_settled_in_the_morning(contract: Contract) -> bool:
+    """Return whether an index option settles at the opening prices of its last day, and trades until the day before."""
+    return contract.sec_type == OPTION and contract.trading_class == "SPX"
+
+
+def morning_price(universe: Universe, underlying: Contract, day: date) -> float:
+    """Return the settlement price that is made of the opening prices of a day."""
+    before = _linear_close(universe, underlying, session_before(day))
+    off = 0.006 * (unit(universe.seed, underlying.conid, 12, day.toordinal()) - 0.5)
+    return to_tick(before * (1 + off), underlying.min_tick)
 
 
 def daily_exchange_rate(universe: Universe, currency: str, day: date) -> float:
@@ -253,7 +267,9 @@ def _anchor(universe: Universe, contract: Contract) -> Contract:
 def _linear_close(universe: Universe, contract: Contract, day: date) -> float:
     anchor = _anchor(universe, contract)
     price = anchor.base_price * _path(universe.seed, anchor.conid, anchor.volatility, day.toordinal() * _STEPS_A_DAY)
-    return to_tick(price * _carry(contract, anchor, day), contract.min_tick)
+    split_on, ratio = universe.splits.get(contract.conid, (date.min, 1.0))
+    before_split = ratio if day < split_on else 1.0
+    return to_tick(price * _carry(contract, anchor, day) * before_split, contract.min_tick)
 
 
 def _carry(contract: Contract, anchor: Contract, day: date) -> float:

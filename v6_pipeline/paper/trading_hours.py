@@ -3,6 +3,7 @@
 The product's own calendar is not used, so that the two can disagree in a test.
 """
 
+import functools
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -32,6 +33,7 @@ def _easter(year: int) -> date:
     return date(year, month, day + 1)
 
 
+@functools.cache
 def is_trading_day(day: date) -> bool:
     """Return whether US exchanges open, by the rules in force since 2022."""
     weekday = day.weekday()
@@ -55,6 +57,11 @@ def session_before(day: date) -> date:
     while not is_trading_day(day):
         day -= timedelta(days=1)
     return day
+
+
+def is_european(contract: Contract) -> bool:
+    """Return whether a stock trades in Europe, on the holidays of US exchanges too."""
+    return contract.sec_type == STOCK and contract.currency in _EUROPEAN_ZONES
 
 
 def closes_early(day: date) -> bool:
