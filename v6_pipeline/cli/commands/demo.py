@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from v6_pipeline.cli import home, output
+from v6_pipeline.cli.demo_strategies import Held, Strategies, by_kind
 from v6_pipeline.cli.output import JsonOption
 from v6_pipeline.errors import UsageError
 
@@ -25,16 +26,27 @@ if TYPE_CHECKING:
 
 SETTINGS = {"market_hours": '"always"', "refresh_seconds": "60"}
 """As TOML: refreshes run on weekends too, every minute."""
-STRATEGIES = {
+STRATEGIES: Strategies = {
     "iron-condors": (10, ("symbol=SPX,sec_type=OPT", "symbol=NDX,sec_type=OPT", "symbol=RUT,sec_type=OPT")),
     "spx-puts": (20, ("symbol=SPX,sec_type=OPT,right=P",)),
 }
-"""Priority and selectors. The first has 12 of the 60 positions with any expiries; the second overlaps."""
+"""The first has 12 of the 60 positions with any expiries; the second overlaps."""
+POSITIONS, MOST_POSITIONS = 60, 15_000
+"""Of the simulated accounts, by default and at most."""
 
 
 def demo(
     *,
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
+    positions: Annotated[int, typer.Option(help="Positions of the simulated accounts.")] = POSITIONS,
+    strategies: Annotated[
+        int | None,
+        typer.Option(
+            help="Active strategies, each an account's calls or puts of one underlying and expiry, the nearest first. "
+            "Default: two that overlap.",
+            show_default=False,
+        ),
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(help="End this many seconds after it is ready. Default: at Ctrl-C.", show_default=False),
@@ -44,8 +56,13 @@ def demo(
 ) -> None:
     """Run the whole system on a simulated account, without IB or network, until Ctrl-C.
 
-    Its home is the folder demo in the home in use; settings and environment of a real home have no effect.
+    Its home is the folder demo in the home in use; settings and environment of a real home have no effect. Strategies
+    are made for a new demo; those of an earlier one stay.
     """
+    if not 0 <= positions <= MOST_POSITIONS:
+        raise UsageError(f"--positions {positions} is not between 0 and {MOST_POSITIONS}")
+    if strategies is not None and strategies < 0:
+        raise UsageError(f"--strategies {strategies} is less than 0")
     if seconds is not None and not seconds > 0:
         raise UsageError(f"--seconds {seconds:g} is not greater than 0")
     folder = home.path_in_use() / "demo"
@@ -56,7 +73,8 @@ def demo(
 
     home.load(protect=False)  # reports a broken setting before anything starts
     supervise.check_unused(folder / system.RECORD_FILE)  # before its file is changed
-    with GatewayThread(GatewayConfig(positions=60, seed=1, flex_port=0)) as gateway:
+    with GatewayThread(GatewayConfig(positions=positions, seed=1, flex_port=0)) as gateway:
+        chosen = STRATEGIES if strategies is None else by_kind(_held(gateway), strategies)
         # In the file, so that 'v6 --home .v6/demo refresh' in another terminal finds the gateway.
         flex = gateway.gateway.flex
         addresses = {
@@ -70,10 +88,13 @@ def demo(
 
         def prepare() -> None:
             system.check_parts(settings)
-            _seed(settings)
+            if not _seed(settings, chosen) and strategies is not None:
+                output.notice(
+                    f"--strategies {strategies} has no effect: this demo has strategies; for new ones delete {folder}"
+                )
 
         def ready(pages: Pages) -> None:
-            _show(settings, gateway, pages, as_json=as_json)
+            _show(settings, gateway, pages, positions=positions, as_json=as_json)
             if browser:
                 import webbrowser
 
@@ -109,26 +130,36 @@ def _set(path: Path, values: dict[str, str]) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _seed(settings: Settings) -> None:
-    """Add the strategies of a new demo; existing strategies stay unchanged."""
+def _held(gateway: GatewayThread) -> list[Held]:
+    """Return what the simulated accounts hold."""
+    holdings = gateway.call(lambda running: running.book.held(None))
+    return [(holding.account, gateway.gateway.universe.contracts[holding.conid]) for holding in holdings]
+
+
+def _seed(settings: Settings, strategies: Strategies = STRATEGIES) -> bool:
+    """Add the strategies of a new demo; existing strategies stay unchanged. Return whether it is a new one."""
     from v6_pipeline.state.registry.registry import StrategyRegistry
 
     with home.open_state(settings) as database:
         registry = StrategyRegistry(database, timezone=settings.timezone)
         if registry.entries():
-            return
-        for strategy, (priority, selectors) in STRATEGIES.items():
+            return False
+        for strategy, (priority, selectors) in strategies.items():
             for selector in selectors:
                 registry.add_selector(strategy, selector, priority)
+    return True
 
 
-def _show(settings: Settings, gateway: GatewayThread, pages: Pages, *, as_json: bool) -> None:
+def _show(
+    settings: Settings, gateway: GatewayThread, pages: Pages, *, positions: int = POSITIONS, as_json: bool
+) -> None:
     ports = {"port": gateway.port, "control_port": gateway.control_port}
     command = f"{_program()} --home {shlex.quote(_short(settings.home))}"
     output.result(
         {"home": settings.home, "gateway": ports, "pages": pages},
         f"ready: {pages.ui}  (Ctrl-C stops everything)",
-        "Two simulated accounts hold 60 positions: active strategies are streamed, the rest is refreshed every minute.",
+        f"Two simulated accounts hold {positions} positions: those of active strategies are streamed as far as the "
+        "lines reach, the rest is refreshed every minute.",
         f"  assets    {pages.assets}",
         f"  sensor    {pages.sensor}",
         f"  history   {pages.history}: click Materialize all, All, Launch backfill",
