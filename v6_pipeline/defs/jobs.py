@@ -25,7 +25,6 @@ from v6_pipeline.lake.tables import (
     PORTFOLIO_EXPOSURE,
     POSITION_SNAPSHOTS,
     QUEUED_POSITIONS,
-    STREAMED_POSITIONS,
     TABLES,
 )
 from v6_pipeline.lake.tables.sources import STRATEGY_REGISTRY
@@ -78,7 +77,7 @@ def maintain_lake() -> dg.JobDefinition:
     @dg.op(name="keep_up_tables", pool=MAINTENANCE_POOL)
     def keep_up_tables(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
         try:
-            done = maintain(pipeline.lake(), TABLES, compacted_elsewhere=[STREAMED_POSITIONS.name])
+            done = maintain(pipeline.lake(), TABLES)
         except V6Error as error:
             raise dg.Failure(str(error)) from None
         for table in done:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -18,10 +19,11 @@ from deltalake.schema import PrimitiveType
 
 from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.columns import TableSpec
+from v6_pipeline.lake.compaction_lease import compaction_lease
 from v6_pipeline.lake.definition import ONCE
 from v6_pipeline.lake.faults import lake_faults, safe_uri
 from v6_pipeline.lake.recovery.durability import Fsync, fsync_path, local_path, make_durable
-from v6_pipeline.lake.table import DeltaTableStore
+from v6_pipeline.lake.table import CompactionLease, DeltaTableStore
 
 if TYPE_CHECKING:
     from v6_pipeline.settings import Settings
@@ -47,17 +49,24 @@ class Lake:
     """The Delta tables under ``root``; the first use reads or creates them."""
 
     def __init__(
-        self, root: str, storage_options: Mapping[str, str] | None = None, *, fsync: Fsync = fsync_path
+        self,
+        root: str,
+        storage_options: Mapping[str, str] | None = None,
+        *,
+        fsync: Fsync = fsync_path,
+        compaction_lease: CompactionLease | None = None,
     ) -> None:
         self.root = root.rstrip("/")
         self._options = dict(storage_options or {})
         self._fsync = fsync
+        self._compaction_lease = compaction_lease
         self._kind: AccountKind | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Lake:
         """Return the lake of the settings."""
-        return cls(settings.lake_root, settings.lake_storage_options)
+        lease = partial(compaction_lease, settings)
+        return cls(settings.lake_root, settings.lake_storage_options, compaction_lease=lease)
 
     def __repr__(self) -> str:
         return f"Lake({safe_uri(self.root)!r})"
@@ -68,7 +77,14 @@ class Lake:
 
     def table(self, spec: TableSpec) -> DeltaTableStore:
         """Return a table of this lake; its appends go through ``admit``."""
-        return DeltaTableStore(spec, self.uri(spec), storage_options=self._options, admit=self.admit, fsync=self._fsync)
+        return DeltaTableStore(
+            spec,
+            self.uri(spec),
+            storage_options=self._options,
+            admit=self.admit,
+            fsync=self._fsync,
+            compaction_lease=self._compaction_lease,
+        )
 
     def kind(self) -> AccountKind | None:
         """Return the kind of accounts in the lake; None before the first write.

@@ -47,17 +47,23 @@ class Compaction:
 
 @contextlib.contextmanager
 def compacting(store: DeltaTableStore) -> Iterator[None]:
-    """Exclude other compactions of a table on a local disk.
+    """Exclude other compactions of a table.
 
     delta-rs finds no conflict between two compactions of the same files (seen with 1.6.6, whatever transaction or
-    number of retries they get): both add their merged copy, and every row is doubled. The operating system keeps the
-    lock for a stalled process and frees it when a process dies. Object stores have no such lock: there only one
-    process compacts.
+    number of retries they get): both add their merged copy, and every row is doubled. On a local disk the operating
+    system keeps the lock for a stalled process and frees it when a process dies. An object store has no such lock: a
+    lease of the state database takes its place.
 
     Raises:
-        LakeConflictError: another compaction is under way.
+        LakeConflictError: another compaction is under way, or the lease cannot be had.
     """
-    if store.folder is None or not store.folder.is_dir():
+    if store.folder is None:
+        if store.compaction_lease is None:
+            raise LakeConflictError(f"table {store.spec.name} is in an object store and is compacted only with a lease")
+        with store.compaction_lease(store.spec.name):
+            yield
+        return
+    if not store.folder.is_dir():
         yield
         return
     try:
@@ -145,12 +151,11 @@ def vacuum(store: DeltaTableStore, *, retention_hours: int = RETENTION_HOURS, dr
 def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FILES) -> Compaction:
     """Compact once a trading day has ``small_files`` files below the target size; for writers that commit rarely.
 
-    Nothing is done if another process compacts the table, or in an object store, where two runs could compact the same
-    files. Without a compaction the only cost is opening the table.
+    Nothing is done if another process compacts the table. Without a compaction the only cost is opening the table.
     """
-    if store.folder is None:
-        return Compaction(version=None)
     try:
+        if store.folder is None and not _may_be_fragmented(store, small_files):
+            return Compaction(version=None)  # without the lease, whose database costs more than this look
         with compacting(store):
             # Loaded under the lock: no other compaction can come between this and the commit.
             handle = store.load()
@@ -159,6 +164,11 @@ def compact_if_fragmented(store: DeltaTableStore, *, small_files: int = SMALL_FI
             return _merge(store, handle)
     except LakeConflictError:
         return Compaction(version=None)
+
+
+def _may_be_fragmented(store: DeltaTableStore, small_files: int) -> bool:
+    handle = store.load()
+    return handle is not None and _is_fragmented(store, handle, small_files)
 
 
 def _is_fragmented(store: DeltaTableStore, handle: DeltaTable, small_files: int) -> bool:
@@ -181,29 +191,22 @@ class Upkeep:
     failed: bool = False
 
 
-def maintain(lake: Lake, specs: Sequence[TableSpec], *, compacted_elsewhere: Sequence[str] = ()) -> list[Upkeep]:
-    """Compact and vacuum the tables that exist.
-
-    ``compacted_elsewhere`` names tables whose writer compacts them: in an object store, which has no lock against a
-    second compaction (see ``compacting``), they are only vacuumed here.
-    """
-    done = [_maintain(lake, spec, only_vacuum=spec.name in compacted_elsewhere) for spec in specs]
+def maintain(lake: Lake, specs: Sequence[TableSpec]) -> list[Upkeep]:
+    """Compact and vacuum the tables that exist."""
+    done = [_maintain(lake, spec) for spec in specs]
     return [upkeep for upkeep in done if upkeep is not None]
 
 
-def _maintain(lake: Lake, spec: TableSpec, *, only_vacuum: bool) -> Upkeep | None:
+def _maintain(lake: Lake, spec: TableSpec) -> Upkeep | None:
     store = lake.table(spec)
     merged, note = 0, ""
     try:
         if store.load() is None:
             return None
-        if only_vacuum and store.folder is None:
-            note = "its writer compacts it"
-        else:
-            try:
-                merged = compact(store).files_removed
-            except LakeConflictError as error:
-                note = str(error)  # no failure: another process compacts the table
+        try:
+            merged = compact(store).files_removed
+        except LakeConflictError as error:
+            note = str(error)  # no failure: another process compacts the table
         deleted = vacuum(store)
     except LakeError as error:
         return Upkeep(table=spec.name, files_merged=merged, note=str(error), failed=True)

@@ -36,6 +36,9 @@ from v6_pipeline.lake.validation import conform
 Admit = Callable[[Sequence[str]], None]
 """Raises ``LakeError`` if the lake does not admit rows of these accounts."""
 
+CompactionLease = Callable[[str], AbstractContextManager[None]]
+"""Held during a compaction of the table with this name; raises ``LakeConflictError`` if it cannot be had."""
+
 CONFLICT_ATTEMPTS = 10
 """An append conflicts only with a change of the table itself; each failed attempt means that one has landed."""
 _HOOKS = PostCommitHookProperties(
@@ -72,6 +75,7 @@ class DeltaTableStore:
         storage_options: Mapping[str, str] | None = None,
         admit: Admit | None = None,
         fsync: Fsync = fsync_path,
+        compaction_lease: CompactionLease | None = None,
     ) -> None:
         self.spec = spec
         self.uri = uri
@@ -80,6 +84,8 @@ class DeltaTableStore:
         self.storage_options = dict(storage_options or {})
         self._admit = admit
         self._fsync = fsync
+        self.compaction_lease = compaction_lease
+        """The lease of a table that is in an object store; without one it is not compacted."""
         self._handle: DeltaTable | None = None
         self._doubtful: dict[str, int] = {}
         """Commits that failed but may have landed: commit id to the version before."""

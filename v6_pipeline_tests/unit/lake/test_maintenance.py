@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -11,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from v6_pipeline.errors import LakeConflictError
+from v6_pipeline.lake import compaction_lease
+from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.maintenance import compact, compact_if_fragmented, compacting, maintain
 from v6_pipeline.lake.reader import row_count
 from v6_pipeline.lake.recovery.durability import log_file
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.settings import load_settings
 from v6_pipeline_tests.unit.lake.builders import (
     NOON,
     by_epoch,
@@ -155,6 +159,83 @@ def test_a_compaction_of_another_process_is_no_failure(lake: Lake) -> None:
     assert "another compaction is under way" in queue.note
 
 
-def test_on_a_disk_a_table_that_its_writer_compacts_is_merged_too(lake: Lake) -> None:
-    queue, _ = maintain(lake, SPECS, compacted_elsewhere=["queued_positions"])
-    assert queue.files_merged == 2
+# --- an object store, where no file can be locked ---
+
+
+@pytest.fixture
+def in_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], DeltaTableStore]:
+    """Opens a table with three small files, as in an object store: delta-rs is real, only the file lock is away."""
+    monkeypatch.setenv("V6_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    made = Lake.from_settings(load_settings())
+    for number in (1, 2, 3):
+        made.table(QUEUED_POSITIONS).append(queued([update(number)]), by_run())
+
+    def open_table() -> DeltaTableStore:
+        table = Lake.from_settings(load_settings()).table(QUEUED_POSITIONS)
+        table.folder = None
+        return table
+
+    return open_table
+
+
+Open = Callable[[], DeltaTableStore]
+
+
+def test_of_two_compactions_of_an_object_store_at_once_the_second_is_refused(in_object_store: Open) -> None:
+    """566 rows became 1,132."""
+    with compacting(in_object_store()):
+        with pytest.raises(LakeConflictError, match="table queued_positions: another compaction is under way"):
+            compact(in_object_store())
+        assert compact_if_fragmented(in_object_store(), small_files=2).version is None
+
+    assert compact(in_object_store()).files_removed == 3
+    assert row_count(in_object_store()) == 3
+
+
+def test_two_compactions_of_an_object_store_that_began_at_one_version_double_no_row(in_object_store: Open) -> None:
+    early, late = in_object_store(), in_object_store()
+    handles = early.open(), late.open()
+    compact(early, handles[0])
+    with pytest.raises(LakeConflictError):
+        compact(late, handles[1])
+    assert row_count(in_object_store()) == 3
+
+
+def test_the_days_own_compaction_works_in_an_object_store(in_object_store: Open) -> None:
+    assert compact_if_fragmented(in_object_store(), small_files=3).files_removed == 3
+    assert row_count(in_object_store()) == 3
+
+
+def test_the_streamers_own_compaction_waits_for_that_of_the_maintenance(in_object_store: Open) -> None:
+    table = in_object_store()
+    appender = FencedAppender(table, application_id="a", epoch=1, lineage=by_run(), compact_every=1)
+    appender.open()
+    with compacting(in_object_store()):
+        appender.append(queued([update(9)]), by_run())
+    assert row_count(in_object_store()) == 4
+    appender.append(queued([update(10)]), by_run())
+    assert row_count(in_object_store()) == 5
+
+
+def test_the_lease_of_a_compaction_that_died_ends(in_object_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction_lease, "LEASE_SECONDS", 0.0)
+    with compacting(in_object_store()):
+        assert compact(in_object_store()).files_removed == 3
+
+
+def test_without_the_state_database_nothing_is_compacted_and_nothing_fails(
+    in_object_store: Open, tmp_path: Path
+) -> None:
+    (tmp_path / "home" / "state.db").mkdir()
+
+    with pytest.raises(LakeConflictError, match=r"not compacted now, because its lease cannot be had: .* is a folder"):
+        compact(in_object_store())
+    assert compact_if_fragmented(in_object_store(), small_files=2).version is None
+
+
+def test_a_table_of_an_object_store_without_a_lease_is_never_compacted(lake: Lake) -> None:
+    table = lake.table(QUEUED_POSITIONS)
+    table.folder = None
+    with pytest.raises(LakeConflictError, match="is compacted only with a lease"):
+        compact(table)
