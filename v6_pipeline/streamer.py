@@ -18,11 +18,12 @@ import enum
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
 
 from v6_pipeline import privacy
 from v6_pipeline.calendar import TradingCalendar
@@ -163,7 +164,9 @@ class _Host:
                 asyncio.create_task(self._keep_lease(epoch, held, streamer, stop), name="lease"),
                 asyncio.create_task(self._give_up_in_time(epoch, held, stop), name="end of the lease"),
             ]
-            await self._open(writer)
+            if not await _finished(self._open(writer), stop):
+                log.warning("stopped before the lake had answered: nothing was streamed")
+                return
             log.info("connecting to %s before streaming as epoch %d", settings.ib_address, epoch)
             await streamer.run(stop, connect_once=self.alone)
         except Exception as error:
@@ -248,6 +251,19 @@ class _Host:
                 stop.set()
             # Looked at often, because timers stand still while a machine sleeps.
             await _pause(stop, min(left, self.policy.lease))
+
+
+async def _finished(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Do ``work`` unless ``stop`` is set first; return False if it was."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return working.done()
+    finally:
+        working.cancel()
+        stopping.cancel()
 
 
 async def _set_with(stop: asyncio.Event, inner: asyncio.Event) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -19,7 +19,6 @@ from deltalake.schema import PrimitiveType
 
 from v6_pipeline.errors import LakeError
 from v6_pipeline.lake.columns import TableSpec
-from v6_pipeline.lake.compaction_lease import compaction_lease
 from v6_pipeline.lake.definition import ONCE
 from v6_pipeline.lake.faults import lake_faults, safe_uri
 from v6_pipeline.lake.recovery.durability import Fsync, fsync_path, local_path, make_durable
@@ -31,6 +30,11 @@ if TYPE_CHECKING:
 MARKER_TABLE = "v6_lake"
 ACCOUNTS_PROPERTY = "v6.accounts"
 SIMULATED_PREFIX = "SIM"
+
+
+DEADLINES = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "3", "retry_timeout": "30s"}
+"""Of one request to an object store. By default delta-rs repeats one for three minutes, without a word. An option of
+the same name in ``V6_LAKE_OPTIONS`` takes precedence."""
 
 
 class AccountKind(enum.StrEnum):
@@ -57,7 +61,7 @@ class Lake:
         compaction_lease: CompactionLease | None = None,
     ) -> None:
         self.root = root.rstrip("/")
-        self._options = dict(storage_options or {})
+        self._options = _with_deadlines(self.root, storage_options or {})
         self._fsync = fsync
         self._compaction_lease = compaction_lease
         self._kind: AccountKind | None = None
@@ -65,7 +69,12 @@ class Lake:
     @classmethod
     def from_settings(cls, settings: Settings) -> Lake:
         """Return the lake of the settings."""
-        lease = partial(compaction_lease, settings)
+
+        def lease(table: str) -> AbstractContextManager[None]:
+            from v6_pipeline.lake.compaction_lease import compaction_lease  # with SQLAlchemy, for object stores only
+
+            return compaction_lease(settings, table)
+
         return cls(settings.lake_root, settings.lake_storage_options, compaction_lease=lease)
 
     def __repr__(self) -> str:
@@ -176,3 +185,11 @@ class Lake:
                 make_durable(folder, 0, self._fsync)
         self._kind = kind
         return kind
+
+
+def _with_deadlines(root: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Return the storage options, with deadlines for an object store."""
+    if local_path(root) is not None:
+        return dict(options)
+    given = {name.lower() for name in options}
+    return {name: value for name, value in DEADLINES.items() if name not in given} | dict(options)

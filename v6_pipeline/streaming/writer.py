@@ -30,6 +30,10 @@ from v6_pipeline.streaming.status import WriterStatus
 
 log = logging.getLogger(__name__)
 
+SLOW_SECONDS = 15.0
+"""A commit that takes longer is reported while it lasts; a healthy one takes well under a second."""
+LAST_FLUSH_SECONDS = 4.0
+"""How long the end of the stream waits for the lake: supervisors grant a process ten seconds."""
 APPLICATION_ID = "v6_pipeline.streamer"
 """The same for all owners: under an id of its own, a stalled old owner could still write."""
 
@@ -118,7 +122,7 @@ class DeltaLakePositionWriter:
             self._newest.clear()
         updates, lineage = self._pending
         try:
-            commit = await in_daemon_thread(self._append, updates, lineage)
+            commit = await self._answer_to(asyncio.create_task(in_daemon_thread(self._append, updates, lineage)))
         except FencedError:
             self._fenced = True
             raise
@@ -128,6 +132,13 @@ class DeltaLakePositionWriter:
         self._pending = None
         self._note_success(commit)
         return commit
+
+    async def _answer_to(self, append: asyncio.Task[Commit]) -> Commit:
+        """Wait for a commit; one that takes long is reported before its outcome is known."""
+        done, _ = await asyncio.wait({append}, timeout=SLOW_SECONDS)
+        if not done:
+            self._note_failure(LakeError(f"the lake has not answered for {SLOW_SECONDS:g} s"))
+        return await append
 
     def _note_failure(self, error: LakeError) -> None:
         since = self._status.failing_since or self._clock()
@@ -160,9 +171,18 @@ class DeltaLakePositionWriter:
         """Flush what is left, unless another streamer has taken over."""
         while not self._fenced and (self._newest or self._pending):
             try:
-                await self.flush()
+                async with asyncio.timeout(LAST_FLUSH_SECONDS):
+                    await self.flush()
             except FencedError as error:
                 log.warning("last flush: %s", error)
+            except TimeoutError:
+                log.error(  # noqa: TRY400  (the line says all; the traceback is that of this wait)
+                    "last flush: the lake has not answered for %g s: %d rows are lost; the next start writes current "
+                    "ones",
+                    LAST_FLUSH_SECONDS,
+                    self._buffered,
+                )
+                return
             except LakeError:
                 log.exception("last flush failed: %d rows are lost; the next start writes current ones", self._buffered)
                 return

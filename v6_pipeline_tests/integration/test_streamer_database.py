@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from v6_pipeline import streamer
+from v6_pipeline.lake.fencing import FencedAppender
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.state import answers
 from v6_pipeline.state.database import StateDatabase
@@ -148,3 +149,25 @@ async def test_lines_are_cancelled_before_they_expire_though_exchange_rates_hang
         await eventually(lambda: rig.subscribed() == {}, "the lines cancelled")
         database_frozen.thaw()
         await eventually(lambda: len(rig.subscribed()) == 3, "streaming again")
+
+
+async def test_a_stop_is_obeyed_though_the_lake_answers_nothing_at_the_start(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, answers_at_last = threading.Event(), threading.Event()
+
+    def hang(_appender: FencedAppender) -> int:
+        opening.set()
+        answers_at_last.wait()
+        return 0
+
+    monkeypatch.setattr(FencedAppender, "open", hang)
+    stop = asyncio.Event()
+    running = asyncio.create_task(stream(rig.settings, stop, authority=Authority.ALONE, clock=rig.clock))
+    await eventually(opening.is_set)
+
+    stop.set()
+
+    await asyncio.wait_for(running, 10)
+    assert StreamerLease(rig.database, rig.clock).read().owner is None
+    answers_at_last.set()

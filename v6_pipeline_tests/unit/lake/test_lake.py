@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from v6_pipeline.errors import LakeError
-from v6_pipeline.lake.lake import AccountKind, Lake
-from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.lake.lake import DEADLINES, AccountKind, Lake
+from v6_pipeline.lake.tables import QUEUED_POSITIONS, STREAMED_POSITIONS, TABLES
 from v6_pipeline.settings import Settings
 from v6_pipeline_tests.unit.lake.builders import by_epoch, by_run, no_fsync, queued, streamed, update
 
@@ -116,7 +116,7 @@ def test_settings_name_the_lake(tmp_path: Path) -> None:
     )
     made = Lake.from_settings(settings)
     assert made.uri(QUEUED_POSITIONS) == "s3://bucket/lake/queued_positions"
-    assert made.table(QUEUED_POSITIONS).storage_options == {"AWS_SECRET_ACCESS_KEY": "s"}
+    assert made.table(QUEUED_POSITIONS).storage_options == DEADLINES | {"AWS_SECRET_ACCESS_KEY": "s"}
     assert Lake.from_settings(Settings(home=tmp_path)).uri(QUEUED_POSITIONS) == str(
         tmp_path / "lake" / "queued_positions"
     )
@@ -128,3 +128,16 @@ def test_importing_the_lake_brings_no_more_than_polars_and_deltalake() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     heavy = {"pandas", "pyarrow", "dagster", "sqlalchemy", "ib_async", "numpy", "pydantic"}
     assert not heavy & set(loaded.split())
+
+
+def test_an_object_store_has_deadlines_and_a_users_own_take_precedence() -> None:
+    """By default delta-rs repeats a request that is not answered for three minutes."""
+    table = Lake("s3://bucket/lake", {"AWS_REGION": "x", "Timeout": "90s"}).table(TABLES[0])
+    assert table.storage_options == {
+        "connect_timeout": "5s",
+        "max_retries": "3",
+        "retry_timeout": "30s",
+        "AWS_REGION": "x",
+        "Timeout": "90s",
+    }
+    assert Lake("/somewhere", {}).table(TABLES[0]).storage_options == {}

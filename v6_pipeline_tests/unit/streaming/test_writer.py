@@ -21,6 +21,7 @@ from v6_pipeline.lake.lineage import CommitKind
 from v6_pipeline.lake.recovery.durability import Fsync
 from v6_pipeline.lake.table import DeltaTableStore
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
+from v6_pipeline.streaming import writer as writer_module
 from v6_pipeline.streaming.handlers import PositionUpdateHandler
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.unit.lake.builders import NOON, no_fsync, store, stored_rows, trading_day, update
@@ -410,6 +411,46 @@ async def test_a_cancelled_flush_is_finished_before_the_next(make_writer: MakeWr
 
     assert data_commits(table) == [1, 1]
     assert writer.status().commits == 2
+
+
+async def test_the_end_does_not_wait_for_a_lake_that_answers_nothing(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C took 67 s, and no line in the log said why."""
+    monkeypatch.setattr(writer_module, "LAST_FLUSH_SECONDS", 0.05)
+    disk = SlowDisk()
+    writer = make_writer(fsync=disk)
+    await writer.open()
+    disk.is_slow = True
+    await writer.on_position_update(update(1))
+
+    await asyncio.wait_for(writer.close(), 5)
+
+    assert "last flush: the lake has not answered for 0.05 s: 1 rows are lost" in caplog.text
+    disk.free.set()
+
+
+async def test_a_commit_that_takes_long_is_reported_while_it_lasts(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer_module, "SLOW_SECONDS", 0.05)
+    caplog.set_level("INFO")
+    disk = SlowDisk()
+    writer = make_writer(fsync=disk)
+    await writer.open()
+    disk.is_slow = True
+    await writer.on_position_update(update(1))
+    flushing = asyncio.create_task(writer.flush())
+    await disk.wait_entered()
+    async with asyncio.timeout(20):
+        while writer.status().failing_since is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert "has not answered for 0.05 s" in (writer.status().last_error or "")
+
+    disk.free.set()
+    await asyncio.wait_for(flushing, 20)
+    assert writer.status().failing_since is None
+    assert "the lake accepts rows again" in caplog.text
 
 
 async def test_a_version_is_reported_only_when_a_power_cut_cannot_take_it(
