@@ -17,7 +17,8 @@ from v6_pipeline.flex.statement import together
 def whole(main: FlexStatement, parts: Iterable[FlexStatement]) -> FlexStatement:
     """Return the account's statement of a session with what other statements add to it.
 
-    Of closed days these are the changes alone, and nothing of a day that the main statement's own period contains.
+    Of closed days these are the changes alone, nothing of a day that the main statement's own period contains, and no
+    change that it has as well.
     """
     positions: dict[int, FlexPosition] = {position.conid: position for position in main.positions}
     added = [part for part in parts if part.account != main.account or part.to_date < main.from_date]
@@ -36,5 +37,8 @@ def whole(main: FlexStatement, parts: Iterable[FlexStatement]) -> FlexStatement:
         sha256=hashlib.sha256("".join([main.sha256, *digests]).encode()).hexdigest(),
         positions=tuple(positions.values()),
         lacks=tuple(sorted({*main.lacks, *(code for part in added for code in part.lacks)})),
-        activities=tuple(activity for part in (*added, main) for activity in part.activities),
+        activities=(
+            *(activity for part in added for activity in part.activities if activity not in main.activities),
+            *main.activities,
+        ),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,8 @@ import pytest
 
 from v6_pipeline.doctor.statements import examine_statements
 from v6_pipeline.history.context import Failed
+from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.state.account import contracts
 from v6_pipeline_tests.integration.flex.statement_days import ACCOUNT, StatementDays, statement_days
 from v6_pipeline_tests.unit.flex.test_reader import document, element, statement
 
@@ -116,6 +119,31 @@ def test_exercise_of_long_calls_before_a_holiday_is_booked_after_it(days: Statem
     assert held(days, thursday) == {"AA  260402C00100000": 2}
     assert held(days, monday) == {"AA": 200}
     assert_explained(days, monday)
+
+
+@pytest.mark.parametrize(
+    ("expires", "booked"),
+    [(date(2026, 11, 27), date(2026, 11, 30)), (date(2026, 12, 16), date(2026, 12, 17))],
+    ids=["early_close_friday", "wednesday"],
+)
+def test_expiries_of_other_days_are_booked_on_the_day_that_the_row_has(
+    days: StatementDays, expires: date, booked: date
+) -> None:
+    option = row(expires, 7, "AA  261127C00100000", position=-3, positionValue=0, **CALL, expiry=f"{expires:%Y%m%d}")
+    stock = {"position": 5, "positionValue": 50}
+    expired = trade(
+        expires, 7, "AA", 3, assetCategory="OPT", transactionType="BookTrade", notes="Ep", reportDate=f"{booked:%Y%m%d}"
+    )
+    days.drop(
+        "days.xml",
+        document(
+            of_day(expires, option, row(expires, 1, "AA", **stock)),
+            of_day(booked, row(booked, 1, "AA", **stock), Trades=expired),
+        ),
+    )
+    days.made(expires, booked)
+    assert days.rows("flex_activity").select("activity_date", "kind").row(0) == (booked, "exercise")
+    assert_explained(days, booked)
 
 
 def test_an_expiry_that_only_option_eae_has_without_a_report_date_is_booked_in_its_statement(
@@ -305,6 +333,23 @@ def test_a_closed_day_that_the_next_statement_contains_is_not_counted_twice(days
     assert_explained(days, after)
 
 
+def test_a_trade_of_a_closed_day_that_the_next_statement_repeats_is_counted_once(days: StatementDays) -> None:
+    closed, after = date(2026, 11, 26), AFTER_THANKSGIVING
+    sale = trade(after, 1, "SAP", -40, tradeDate=f"{closed:%Y%m%d}", tradeID=1)
+    other = trade(after, 1, "SAP", -40, tradeID=2)
+    days.drop(
+        "days.xml",
+        document(
+            of_day(WEDNESDAY, row(WEDNESDAY, 1, "SAP", position=100, positionValue=1000)),
+            of_day(closed, row(closed, 1, "SAP", position=60, positionValue=600), Trades=sale),
+            of_day(after, row(after, 1, "SAP", position=20, positionValue=200), Trades=sale + other),
+        ),
+    )
+    days.made(WEDNESDAY, after)
+    assert days.rows("flex_activity", after).get_column("quantity").to_list() == [-40, -40]
+    assert_explained(days, after)
+
+
 # One bad statement
 
 
@@ -348,6 +393,10 @@ def test_a_readable_statement_of_the_same_day_replaces_one_that_is_not(days: Sta
 
 
 def test_flex_marks_are_in_units_of_the_currency(days: StatementDays) -> None:
+    """The gateway quotes both contracts in hundredths: its magnifier is known, and does not divide a Flex mark."""
+    pence = ContractSpec(conid=601, symbol="STAN", sec_type=SecType.STOCK, currency="GBP", price_magnifier=100)
+    cents = replace(pence, conid=604, symbol="ZC", sec_type=SecType.FUTURE, currency="USD", multiplier=5000)
+    contracts.save(days.context.database, [pence, cents], qualified_at=datetime(2026, 11, 20, tzinfo=UTC))
     days.drop_sample("marks_without_position_value.xml")
     made = days.made(MONDAY, TUESDAY)
     rows = {one["conid"]: one for one in days.rows("position_snapshots", TUESDAY).rows(named=True)}
