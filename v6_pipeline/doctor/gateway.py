@@ -45,6 +45,8 @@ async def examine_gateway(
 ) -> AsyncIterator[Finding]:
     """Examine the gateway; a step that fails ends the examination. Without ``database`` only the handshake is tried."""
     outage = expected_outage(clock(), settings.ib_region)
+    if database is not None:
+        await shared_pacer(settings, database, clock).wait_to_send()
     found = await probe(settings.ib_host, settings.ib_port, PROBE_SECONDS)
     reason = explain(found, settings.ib_address)
     if reason is not None and (outage is None or found.answer not in {ProbeAnswer.NO_PROCESS, ProbeAnswer.SILENT}):

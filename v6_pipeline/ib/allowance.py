@@ -31,6 +31,10 @@ PROBE_SECONDS = 0.05
 """Time-out of a request to a database that may be back, while the process sends at its share."""
 RETRY_SECONDS = 1.0
 """Pause after a failure; short enough that all processes take grants again within ``pacing.SHARES_LINGER``."""
+_CLOCK_READS = 5
+_TOGETHER_SECONDS = 0.002
+"""Two clocks are read together within this time. A process that is suspended between the readings would shift the
+instants of its grant by as long, against those of all other processes."""
 _ZERO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -144,7 +148,11 @@ class SharedAllowance:
 
         def read_clocks() -> datetime:
             nonlocal now, at
-            now, at = steady_now(loop, self._clock), loop.time()
+            for _ in range(_CLOCK_READS):
+                before = loop.time()
+                now, at = steady_now(loop, self._clock), loop.time()
+                if at - before < _TOGETHER_SECONDS:
+                    break
             return now
 
         instants = pacing.take(

@@ -1,16 +1,18 @@
 """The message allowance of all processes together: the instants at which each may send.
 
 IB counts the messages of a login in any rolling second, whichever process sends them (50 at 100 market-data lines). So
-every message needs an *instant*, and one row per gateway grants instants: consecutive ones lie
-``(1 + TOLERANCE) / rate`` apart, over all processes. A message is sent within ``TOLERANCE`` after its instant or not at
-all; a missed instant is wasted. Idle time is not saved up, and a process that dies wastes only the instants it held.
+every message needs an *instant*, and one row per gateway grants instants, ``spacing`` apart over all processes. A
+message is sent within ``TOLERANCE`` after its instant or not at all; a missed instant is wasted. Idle time is not saved
+up, and a process that dies wastes only the instants it held.
 
 *The bound.* A message sent in a given second, a half-open interval, has its instant in that second or up to
-``TOLERANCE`` before it: in a half-open interval of ``1 + TOLERANCE`` seconds. Such an interval holds at most ``rate``
-instants at that distance: the rate is kept in any second, not only on average. At the default of 45, the delay up to
-the gateway's count (network, a busy gateway) may vary by 115 ms before IB's 50 could be exceeded; more tolerance would
-cost throughput, less would waste instants whenever a loop is late. A lower rate only widens the distances, so the bound
-holds across every change of the rate.
+``TOLERANCE`` before it: in a half-open interval of ``1 + TOLERANCE`` seconds, which holds at most ``rate`` instants.
+IB counts a message when the gateway reads it. If the way there (a sender that is not scheduled, the network, a busy
+gateway) takes up to ``JITTER`` longer at one time than at another, a second of the gateway's count holds the instants
+of ``1 + TOLERANCE + JITTER`` seconds: at most ``IB_LIMIT``, or the rate where the settings allow more. At the default
+of 45 this decides: 38.5 messages a second, and never more than 50 in one. With a margin of 115 ms, four refreshes and a
+streamer on a busy machine once made it 52. A lower rate only widens the distances, so the bound holds across every
+change of the rate.
 
 *Clocks.* Instants are UTC by the state database's clock, which each process knows to within a round trip: d seconds of
 error between two processes add d to the tolerance between them, and the process behind waits d longer. A row whose
@@ -37,6 +39,10 @@ from v6_pipeline.state.upsert import upsert
 
 TOLERANCE = timedelta(milliseconds=50)
 """Time after its instant in which a message may still be sent."""
+JITTER = timedelta(milliseconds=250)
+"""Variation of a message's way to the gateway's count that cannot exceed IB's limit."""
+IB_LIMIT = 50
+"""Messages that IB accepts in any second at the default of 100 market-data lines: half as many as lines."""
 GRANT_SECONDS = 0.25
 """A grant covers at most this much of the allowance (11 messages at 45 a second), but always one message."""
 SHARES = 1 + RUN_CLIENT_IDS
@@ -65,6 +71,14 @@ class PacingReport:
     reason: str | None
 
 
+def spacing(rate: float) -> timedelta:
+    """Return the distance of consecutive instants at ``rate`` messages a second."""
+    window = 1 + TOLERANCE.total_seconds()
+    seconds = max(window / rate, (window + JITTER.total_seconds()) / max(IB_LIMIT, rate))
+    # Rounded up, though not for the noise of a float.
+    return timedelta(microseconds=math.ceil(round(1e6 * seconds, 3)))
+
+
 def grant(
     state: PacingState, count: int, *, now: datetime, earliest: datetime
 ) -> tuple[PacingState, tuple[datetime, ...]]:
@@ -76,12 +90,12 @@ def grant(
     longest = 2 * SHARES * max(GRANT_SECONDS, 1 / rate)
     if state.shares_until is not None and now < state.shares_until:
         rate /= SHARES
-    spacing = timedelta(microseconds=math.ceil(1e6 * (1 + TOLERANCE.total_seconds()) / rate))
+    distance = spacing(rate)
     # Instants of the next second that a process with another clock holds pass first.
     free_at = state.next_at if (state.next_at - now).total_seconds() <= longest else now + BACK_OFF.pause
     first = max(now, earliest, free_at)
-    instants = tuple(first + index * spacing for index in range(max(1, min(count, int(rate * GRANT_SECONDS)))))
-    return replace(state, next_at=instants[-1] + spacing), instants
+    instants = tuple(first + index * distance for index in range(max(1, min(count, int(rate * GRANT_SECONDS)))))
+    return replace(state, next_at=instants[-1] + distance), instants
 
 
 @writes

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.pacing import messages as pacing
-from v6_pipeline.state.pacing.messages import BACK_OFF, TOLERANCE, PacingState, grant
+from v6_pipeline.state.pacing.messages import BACK_OFF, IB_LIMIT, JITTER, TOLERANCE, PacingState, grant
 from v6_pipeline.state.pacing.throttle import slow_down
 from v6_pipeline_tests.properties import examples
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
 GATEWAY = "127.0.0.1:4002"
 RATE = 45
-SPACING = timedelta(microseconds=23_334)
+SPACING = timedelta(microseconds=26_000)
 
 
 def take(
@@ -149,6 +149,61 @@ def test_no_rolling_second_holds_more_than_the_bound(
                 sent.append((moment - START).total_seconds())
 
     assert _peak(sent) <= 45
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=15, max_size=40),
+    stalls=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=6),
+    rate=st.sampled_from([RATE, 50, 30]),
+    random=st.randoms(use_true_random=False),
+)
+def test_no_rolling_second_of_the_gateways_count_holds_more_than_ibs_limit(
+    counts: list[int], stalls: list[float], rate: float, random: Random
+) -> None:
+    """A gateway that reads nothing for up to ``JITTER``, again and again, while processes send all they may."""
+    state, now, read = PacingState(gateway="", configured_rate=rate, next_at=START), START, list[float]()
+    for count in counts:
+        state, instants = grant(state, count, now=now, earliest=now)
+        for instant in instants:
+            sent = instant + TOLERANCE * random.choice([0.0, 1.0, random.random()])
+            read.append(_read_at((sent - START).total_seconds(), stalls))
+        now = max(now, instants[0])
+
+    assert _peak(read) <= IB_LIMIT
+
+
+def test_a_stall_of_the_whole_jitter_fills_ibs_limit_and_no_more() -> None:
+    """The tightest case: messages leave late before the stall, and in time after it."""
+    state = PacingState(gateway="", configured_rate=RATE, next_at=START)
+    instants = list[float]()
+    while len(instants) < 200:
+        state, granted = grant(state, 40, now=START, earliest=START)
+        instants += [(instant - START).total_seconds() for instant in granted]
+    begin, tolerance = 1.0, TOLERANCE.total_seconds()
+    end = begin + JITTER.total_seconds()
+
+    read = [max(instant + tolerance, end) if begin - tolerance <= instant < end else instant for instant in instants]
+
+    assert IB_LIMIT - 1 <= _peak(read) <= IB_LIMIT
+
+
+def test_a_rate_above_ibs_default_limit_is_the_bound_itself() -> None:
+    """More than 100 lines: the settings say what IB grants, and leave the margin."""
+    assert pacing.spacing(90) == timedelta(microseconds=14_445)
+    assert pacing.spacing(10) == timedelta(microseconds=105_000), "far below the limit the margin costs nothing"
+
+
+def _read_at(sent: float, stalls: list[float]) -> float:
+    """Return when the gateway reads a message: after the stall in which it arrived, if any."""
+    begin = 0.0
+    for gap in stalls:
+        begin += gap
+        end = begin + JITTER.total_seconds()
+        if begin <= sent < end:
+            return end
+        begin = end
+    return sent
 
 
 def _peak(seconds: list[float]) -> int:
