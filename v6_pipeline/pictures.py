@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from v6_pipeline.foreign_text import escaped_markdown
 from v6_pipeline.state.slots.samples import SlotSample
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def exposure_by_underlying(dollar_delta: Mapping[str, float], *, currency: str, 
     """Return a PNG of the dollar delta by underlying symbol, in the base ``currency``, the largest first."""
     largest = sorted(dollar_delta.items(), key=lambda item: -abs(item[1]))[:BARS]
     axes, render = _axes(title, height=max(HEIGHT, 0.8 + 0.22 * len(largest)))
-    symbols, values = [symbol for symbol, _ in largest], [value for _, value in largest]
+    # Matplotlib reads what stands between two dollar signs as a formula.
+    symbols, values = [symbol.replace("$", r"\$") for symbol, _ in largest], [value for _, value in largest]
     axes.barh(symbols, values, color=[_GREEN if value >= 0 else _RED for value in values])
     axes.invert_yaxis()
     axes.axvline(0, color=_GREY, linewidth=0.8)
@@ -67,7 +69,7 @@ def exposure_by_underlying(dollar_delta: Mapping[str, float], *, currency: str, 
 
 def as_markdown(png: bytes, text: str) -> str:
     """Embed a picture in Markdown, so that a page shows it without a request."""
-    return f"![{text}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
+    return f"![{escaped_markdown(text)}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
 
 
 def _axes(title: str, *, height: float = HEIGHT) -> tuple[Axes, Callable[[], bytes]]:

@@ -21,6 +21,7 @@ from v6_pipeline.alerts import Incident, Level, NotificationState, Notifier, del
 from v6_pipeline.defs.metadata import ERROR
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import GatewayUnreachableError, RequestTimeoutError, V6Error
+from v6_pipeline.foreign_text import of_markdown
 from v6_pipeline.ib.resets import ExpectedOutage, expected_outage
 
 TICK_SECONDS = 30
@@ -208,7 +209,7 @@ def _failing_checks(instance: DagsterInstance, keys: Sequence[dg.AssetCheckKey])
             Incident(
                 key=f"check/{key.asset_key.to_user_string()}/{key.name}",
                 title=f"check {key.name} of {key.asset_key.to_user_string()}",
-                says=(evaluation.description if evaluation else None) or "its execution failed",
+                says=of_markdown((evaluation.description if evaluation else None) or "its execution failed"),
                 level=Level.WARNING if is_warning else Level.ERROR,
                 lasting=True,
             )

@@ -20,6 +20,7 @@ from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.defs.partitions import days_of_run
 from v6_pipeline.defs.resources import PipelineResource
 from v6_pipeline.errors import V6Error
+from v6_pipeline.foreign_text import escaped_markdown
 from v6_pipeline.history.context import HistoryContext
 from v6_pipeline.state.leases.streamer import StreamerLeaseState
 from v6_pipeline.state.slots.allocation import SlotUsage
@@ -125,6 +126,6 @@ def _arguments(verdict: Verdict) -> dict[str, Any]:
     return {
         "passed": verdict.passed,
         "severity": dg.AssetCheckSeverity.ERROR if verdict.serious else dg.AssetCheckSeverity.WARN,
-        "description": verdict.reason,
+        "description": escaped_markdown(verdict.reason),  # Dagster's pages render it; symbols are in it
         "metadata": dict(verdict.numbers),
     }

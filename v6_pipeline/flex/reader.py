@@ -19,6 +19,7 @@ from v6_pipeline.flex.model import FlexStatement, RefusedStatement
 from v6_pipeline.flex.replies import MOST_DEPTH, MOST_ELEMENT_BYTES
 from v6_pipeline.flex.statement import ROWS, StatementParts
 from v6_pipeline.flex.values import Row
+from v6_pipeline.foreign_text import visible, visible_values
 
 ROOT = "FlexQueryResponse"
 REPLY = "FlexStatementResponse"
@@ -105,6 +106,7 @@ class _Reader:
 
     def _start(self, element: str, attributes: dict[str, str]) -> None:
         self._event_at = self._bytes
+        attributes = visible_values(attributes)
         depth = len(self._path)
         if depth >= MOST_DEPTH:
             raise FlexError(
@@ -142,7 +144,7 @@ class _Reader:
     def _text(self, text: str) -> None:
         self._event_at = self._bytes
         if self._path[:1] == [REPLY] and len(self._path) == 2 and self._path[1] in _REPLY_FIELDS:
-            self._reply[self._path[1]] = self._reply.get(self._path[1], "") + text.strip()
+            self._reply[self._path[1]] = self._reply.get(self._path[1], "") + visible(text.strip())
 
     def _begin(self, attributes: dict[str, str]) -> None:
         self._begun += 1

@@ -8,6 +8,7 @@ from xml.parsers import expat
 
 from v6_pipeline.errors import FlexServiceError
 from v6_pipeline.flex.values import day
+from v6_pipeline.foreign_text import visible, visible_values
 
 _ENVELOPE = "FlexStatementResponse"
 _STATEMENTS = "FlexQueryResponse"
@@ -118,7 +119,7 @@ class ReplyScanner:
                 raise FlexServiceError(_no_reply(tag))
             self._root = tag
         elif tag == "FlexStatement" and self._root == _STATEMENTS:
-            self._periods.append(_period(attributes))
+            self._periods.append(_period(visible_values(attributes)))
         elif tag == _POSITIONS and self._open[-1] == "FlexStatement":
             self._periods[-1] = replace(self._periods[-1], has_positions=True)
         self._open.append(tag)
@@ -130,7 +131,7 @@ class ReplyScanner:
     def _text(self, text: str) -> None:
         self._event_at = self._bytes
         if self._root == _ENVELOPE and len(self._open) == 2:
-            self._fields[self._open[1]] = self._fields.get(self._open[1], "") + text
+            self._fields[self._open[1]] = self._fields.get(self._open[1], "") + visible(text)
 
     def _doctype(self, name: str, *_: object) -> None:
         raise FlexServiceError(_no_reply(name))

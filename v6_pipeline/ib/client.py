@@ -12,6 +12,7 @@ from ib_async import IB
 from ib_async.wrapper import RequestError
 
 from v6_pipeline.errors import GatewayError
+from v6_pipeline.foreign_text import visible
 from v6_pipeline.ib.pacing import MessagePacer
 
 ORDER_MESSAGES = frozenset({3, 4, 15, 19, 21, 58})
@@ -41,6 +42,7 @@ class ReadOnlyIB(IB):
         self.RaiseRequestErrors = True
         # On 1102 ib_async subscribes to the account summary, which is not used here and which IB grants a client twice.
         self.errorEvent -= self._onError
+        self._make_text_visible()
         self._refuse_orders()
         self._pace(pacer)
         self._answer_time_in_order()
@@ -55,6 +57,18 @@ class ReadOnlyIB(IB):
             self.accountDownloadEndEvent.emit(account)
 
         self.wrapper.accountDownloadEnd = on_account_download_end  # type: ignore[method-assign, assignment]
+
+    def _make_text_visible(self) -> None:
+        """Let no control character of a message past the decoder: its text goes to terminals, logs and files."""
+        decoder = self.client.decoder
+        interpret = decoder.interpret
+
+        def interpret_visible(fields: list[str]) -> None:
+            if not "".join(fields).isprintable():  # one look for the thousands of ticks that have none
+                fields = [visible(field) for field in fields]
+            interpret(fields)
+
+        decoder.interpret = interpret_visible  # type: ignore[method-assign]
 
     def _refuse_orders(self) -> None:
         """Refuse orders in the one function that sends every message."""

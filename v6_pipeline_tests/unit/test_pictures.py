@@ -93,3 +93,12 @@ def test_markdown_holds_the_picture_itself() -> None:
 
     assert text.startswith("![what it shows](data:image/png;base64,")
     assert base64.b64decode(text.partition("base64,")[2].rstrip(")")) == b"png"
+
+
+def test_symbols_with_dollar_signs_are_no_formulas() -> None:
+    """Matplotlib fails at one that it cannot read, and the report had no picture."""
+    opened(exposure_by_underlying({"$\\frac$": 1.0, "A$B": -2.0}, currency="USD", title="exposure"))
+
+
+def test_the_title_of_a_picture_is_no_markdown() -> None:
+    assert as_markdown(b"", "a](http://x) ![b").startswith(r"![a\](http://x) !\[b](data:image/png;base64,")

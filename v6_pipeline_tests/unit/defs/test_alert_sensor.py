@@ -321,3 +321,13 @@ def test_a_wrong_setting_fails_the_tick_with_its_line(
         pytest.raises(dg.Failure, match=r"V6_NOTIFIERS: cannot load no.such.module:make"),
     ):
         alerts_sensor()(context)
+
+
+def test_an_alert_has_the_text_of_a_check_without_the_escapes_of_its_page(
+    instance: dg.DagsterInstance, looks: Looks
+) -> None:
+    evaluate(instance, passed=False, severity=dg.AssetCheckSeverity.ERROR, says=r"SIM1/1 \[x\]\*")
+
+    [line] = looks()
+
+    assert "SIM1/1 [x]*" in line

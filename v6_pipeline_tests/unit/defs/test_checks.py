@@ -8,8 +8,9 @@ import dagster as dg
 import pytest
 
 from v6_pipeline.checks.registry import CHECKS, When
+from v6_pipeline.checks.verdict import Verdict
 from v6_pipeline.definitions import build_defs
-from v6_pipeline.defs.checks import EVALUATE_EVERY
+from v6_pipeline.defs.checks import EVALUATE_EVERY, _arguments
 from v6_pipeline.defs.streamer_sensor import ib_streamer_sensor
 from v6_pipeline.errors import StateError
 from v6_pipeline.model import SlotPurpose
@@ -192,3 +193,11 @@ def test_the_checks_can_be_executed_from_the_ui(instance: dg.DagsterInstance, pi
     assert set(found) == {check.name for check in CHECKS}
     assert not found["stream_fresh"].passed
     assert found["stream_fresh"].description == "no streamer runs: is ib_streamer_sensor on?"
+
+
+def test_a_verdict_is_no_markdown() -> None:
+    """A symbol that is a picture would be requested from whoever wrote it by each browser that shows the check."""
+    verdict = Verdict.warning("1 of 2 open positions have no price", {}, ["SIM1/1 ![x](http://a/b.png)"])
+
+    assert _arguments(verdict)["description"] == (r"1 of 2 open positions have no price: SIM1/1 !\[x\](http://a/b.png)")
+    assert _arguments(verdict)["metadata"]["sample"] == "SIM1/1 ![x](http://a/b.png)", "plain text on Dagster's pages"

@@ -627,3 +627,11 @@ class Pieces:
         given, self._rest = self._rest[:size], self._rest[size:]
         self.given += len(given)
         return given
+
+
+def test_control_characters_of_a_file_are_visible() -> None:
+    """XML 1.0 forbids ESC, and allows CSI in one character, line breaks as references, and what turns the writing."""
+    evil = {"symbol": "A\x9b31m\u202eB&#10;C", "description": "&#x9b;2J", "accountId": "U1"}
+    found = read_one(positions(STOCK | evil))
+
+    assert found.positions[0].symbol == r"A\x9b31m\u202eB C"
