@@ -254,8 +254,8 @@ def observed_until(rows: pl.LazyFrame, last: datetime) -> pl.LazyFrame:
 def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Keep the own rows that can matter to a snapshot, per (account, conid) and feed.
 
-    These are the newest row, and the newest rows with a price (by its own time), a quote, greeks, realized profit and a
-    rate.
+    These are the newest row, and the newest rows with a price (by its own time), the lowest and the highest price, a
+    quote, greeks, realized profit and a rate.
     """
     newest = pl.col("timestamp").max()
     priced = pl.col("market_price").is_not_null()
@@ -266,6 +266,8 @@ def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
         .max()
         .alias("_price"),
         pl.col("timestamp").filter(priced).max().alias("_undated"),
+        pl.col("timestamp").filter(pl.col("market_price") == pl.col("market_price").min()).max().alias("_lowest"),
+        pl.col("timestamp").filter(pl.col("market_price") == pl.col("market_price").max()).max().alias("_highest"),
         *(
             pl.col("timestamp").filter(has_any(names)).max().alias(f"_{names[0]}")
             for names in (QUOTE, GREEKS, ("realized_pnl",), ("fx_rate_to_base",), ("base_currency",))
