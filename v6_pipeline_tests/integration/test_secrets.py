@@ -100,14 +100,15 @@ def family_of_record(record: Path) -> list[psutil.Process]:
 
 
 def launch(api: DagsterApi, job: str, *, newest: int) -> None:
-    """Launch a job for the newest partition, or for the one that many from the end."""
+    """Launch a job for the oldest of so many newest partitions."""
     selector = f'{{ repositoryLocationName: "v6_pipeline", repositoryName: "__repository__", jobName: "{job}" }}'
-    key = api.ask(
+    found = api.ask(
         f'{{ partitionSetsOrError(repositorySelector: {{ repositoryLocationName: "v6_pipeline", repositoryName: '
         f'"__repository__" }}, pipelineName: "{job}") {{ ... on PartitionSets {{ results {{ '
         f"partitionsOrError(limit: {newest}, reverse: true) "
         "{ ... on Partitions { results { name } } } } } } }"
-    )["partitionSetsOrError"]["results"][0]["partitionsOrError"]["results"][newest - 1]["name"]
+    )["partitionSetsOrError"]["results"][0]["partitionsOrError"]["results"]
+    key = min(partition["name"] for partition in found)
     tags = f'[{{ key: "dagster/partition", value: "{key}" }}]'
     [answer] = api.ask(
         f"mutation {{ launchRun(executionParams: {{ selector: {selector}, executionMetadata: {{ tags: {tags} }} }}) "
