@@ -26,7 +26,10 @@ def known(value: float | None) -> float | None:
 
 
 class SecType(enum.StrEnum):
-    """IB's security types that an account can hold."""
+    """IB's security types that an account can hold.
+
+    ``SecType.parse`` keeps IB's text of a type that is not listed: its result has that text as its value.
+    """
 
     STOCK = "STK"
     OPTION = "OPT"
@@ -42,6 +45,11 @@ class SecType(enum.StrEnum):
     CRYPTO = "CRYPTO"
     BILL = "BILL"
     COMBO = "BAG"
+    STRUCTURED = "IOPT"
+    EVENT_CONTRACT = "EC"
+    LENDING = "SLB"
+    INTER_COMMODITY = "ICU"
+    INTER_COMMODITY_SPREAD = "ICS"
     OTHER = "OTHER"
 
     @property
@@ -49,13 +57,57 @@ class SecType(enum.StrEnum):
         """True for types for which IB computes greeks."""
         return self in {SecType.OPTION, SecType.FUTURE_OPTION, SecType.WARRANT}
 
+    @property
+    def is_signed(self) -> bool:
+        """True for types whose price can be 0 or negative: futures and spreads.
+
+        A stock, a fund, a bond, a coin or an option (on a future too) has no negative price, and 0 is IB's "no data".
+        """
+        return self in _SIGNED
+
+    @property
+    def trades_without_size(self) -> bool:
+        """True for types whose last price has no size: indices, and what IB or a fund prices itself."""
+        return self in _WITHOUT_SIZE
+
+    @property
+    def has_certain_unit(self) -> bool:
+        """True for types whose value is position x price x multiplier without doubt.
+
+        Not so: bonds and bills (units of face, prices in percent), CFDs, warrants and certificates (their multiplier is
+        a ratio), commodities, combinations, spreads, and types that this program does not know.
+        """
+        return self in _CERTAIN_UNIT
+
     @classmethod
     def parse(cls, text: str) -> SecType:
-        """Return the member for IB's text; an unknown type is ``OTHER``, so that no position is lost."""
-        try:
-            return cls(text)
-        except ValueError:
+        """Return the member for IB's text; an unlisted type keeps its text, and no text is ``OTHER``."""
+        if not text:
             return cls.OTHER
+        listed = cls._value2member_map_.get(text)
+        if isinstance(listed, cls):
+            return listed
+        unlisted = str.__new__(cls, text)
+        unlisted._name_ = unlisted._value_ = text
+        return unlisted
+
+    def __deepcopy__(self, _memo: object) -> SecType:
+        """Return the type itself: an unlisted one cannot be looked up by its value."""
+        return self
+
+    def __reduce_ex__(self, _protocol: object) -> tuple[object, tuple[str]]:
+        """Pickle as IB's text."""
+        return SecType.parse, (self.value,)
+
+
+_SIGNED = frozenset({SecType.FUTURE, SecType.COMBO, SecType.INTER_COMMODITY, SecType.INTER_COMMODITY_SPREAD})
+_WITHOUT_SIZE = frozenset({SecType.INDEX, SecType.FUND, SecType.CFD, SecType.COMMODITY, SecType.CURRENCY})
+_CERTAIN_UNIT = frozenset(
+    {
+        *(SecType.STOCK, SecType.OPTION, SecType.FUTURE, SecType.FUTURE_OPTION, SecType.INDEX, SecType.CURRENCY),
+        *(SecType.FUND, SecType.CRYPTO),
+    }
+)
 
 
 SETTLED_AM = frozenset(
@@ -75,12 +127,16 @@ class UpdateSource(enum.StrEnum):
 
 
 class PriceSource(enum.StrEnum):
-    """Kind of a row's market price, best first."""
+    """Kind of a row's market price, best first.
+
+    A wide mid is the middle of a bid and ask too far apart to mean a price (``ib.valuation``).
+    """
 
     MARK = "mark"
     MID = "mid"
     LAST = "last"
     CLOSE = "close"
+    WIDE_MID = "wide_mid"
     PORTFOLIO = "portfolio"
     FLEX = "flex"
     HISTORICAL_CLOSE = "historical_close"
@@ -116,9 +172,12 @@ class SlotPurpose(enum.StrEnum):
 class ContractSpec:
     """A contract as the broker defines it.
 
-    ``multiplier`` is 1 where the broker sends none. ``price_magnifier`` divides a price into the contract's currency
-    (100 for contracts quoted in cents). ``exchange`` is where market data is requested; empty until qualified, since
-    positions carry none for options and futures.
+    ``multiplier`` is 1 where the broker sends none. ``price_magnifier`` divides a quoted price into the contract's
+    currency (100 for contracts quoted in pence or cents); prices in this program are divided already, where they come
+    in; ``strike`` is as IB writes it. ``unit_value`` is the value of one unit of position at a price of 1, learned from
+    IB's own figures (``ib.valuation.learned_units``); None where the multiplier gives it, or while it is not known.
+    ``exchange`` is where market data is requested; empty until qualified, since positions carry none for options and
+    futures.
     """
 
     conid: int
@@ -134,6 +193,14 @@ class ContractSpec:
     exchange: str = ""
     price_magnifier: int = 1
     underlying_conid: int | None = None
+    unit_value: float | None = None
+
+    @property
+    def value_per_price(self) -> float | None:
+        """Value of one unit of position at a price of 1, in the contract's currency; None while it is not certain."""
+        if self.unit_value is not None:
+            return self.unit_value
+        return self.multiplier if self.sec_type.has_certain_unit else None
 
     @property
     def settles_on(self) -> date | None:
@@ -177,10 +244,11 @@ class Holding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """The newest market data of a contract, with unknown as ``None``.
+    """The newest market data of a contract, with unknown as ``None``; prices in its currency, of bonds in percent.
 
-    ``price_time`` is when the newest tick was received; ``market_data_type`` is IB's 1 live, 2 frozen, 3 delayed,
-    4 delayed and frozen.
+    ``market_data_type`` is IB's 1 live, 2 frozen, 3 delayed, 4 delayed and frozen. ``tick_time`` is when the newest
+    tick of any kind was received, ``price_time`` when the newest price was: ``quote_time`` a bid or ask, ``last_time``
+    the last trade, ``mark_time`` IB's mark. A close has no time: it is of a session before.
     """
 
     bid: float | None = None
@@ -196,16 +264,22 @@ class Quote:
     underlying_price: float | None = None
     market_data_type: int | None = None
     price_time: datetime | None = None
+    quote_time: datetime | None = None
+    last_time: datetime | None = None
+    mark_time: datetime | None = None
+    tick_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionUpdate:
     """One observation of one (account, conid): the row of every position table.
 
-    ``market_value`` is in ``currency``; ``fx_rate_to_base`` converts it into ``base_currency``. ``timestamp`` is when
-    the observation was made (the newest of its parts), ``price_time`` when its price was. ``implied_vol`` is a fraction
-    per year; greeks are per unit of the underlying, as IB gives them. ``strategy_ids`` are the active strategies that
-    the contract served at that moment, sorted.
+    ``market_value`` is in ``currency``; ``fx_rate_to_base`` converts it into ``base_currency``. Prices are in
+    ``currency`` too, whatever IB quotes in (``price_magnifier`` is what its prices were divided by), and in percent of
+    par for bonds; market_value is position x market_price x ``unit_value``, which is None while it is not known.
+    ``timestamp`` is when the observation was made (the newest of its parts), ``price_time`` when its price was, None
+    for a close. ``implied_vol`` is a fraction per year; greeks are per unit of the underlying, in ``currency``.
+    ``strategy_ids`` are the active strategies that the contract served at that moment, sorted.
     """
 
     account: str
@@ -221,6 +295,8 @@ class PositionUpdate:
     strike: float | None = None
     expiry: date | None = None
     multiplier: float = 1.0
+    price_magnifier: int | None = None
+    unit_value: float | None = None
     underlying_conid: int | None = None
     average_cost: float | None = None
     market_price: float | None = None

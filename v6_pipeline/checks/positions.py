@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 
 import polars as pl
@@ -10,7 +11,7 @@ import polars as pl
 from v6_pipeline.checks.history import QUANTITY_WITHIN
 from v6_pipeline.checks.verdict import Numbers, Verdict, first_few
 from v6_pipeline.history.inputs import KEY
-from v6_pipeline.ib.valuation import market_value
+from v6_pipeline.ib.valuation import in_currency, market_value
 from v6_pipeline.lake.reader import RepeatedKeys
 from v6_pipeline.model import ContractSpec, Holding
 from v6_pipeline.state.keys import Key
@@ -146,16 +147,26 @@ def reconciles_with_broker(
 
 
 def values_consistent(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> Verdict:
-    """Judge whether market values follow from position, price, multiplier and magnifier.
+    """Judge whether market values follow from position, price and unit.
+
+    The unit is the contract's, else the row's own; a row without either, as of a bond before its first account
+    download, is not judged. Rows of before the column ``price_magnifier`` have prices as quoted.
 
     Args:
         rows: the newest row of each open position.
         contracts: the contract cache; rows of contracts outside of it are not judged.
     """
-    columns = (*KEY, "position", "market_price", "market_value")
+    columns = (*KEY, "position", "market_price", "market_value", "unit_value", "price_magnifier")
     judged, offenders = 0, []
-    for account, conid, position, price, value in rows.select(columns).drop_nulls().iter_rows():
-        expected = market_value(contracts[conid], position, price) if conid in contracts else None
+    known = rows.select(columns).drop_nulls(columns[:5])
+    for account, conid, position, price, value, unit, magnifier in known.iter_rows():
+        contract = contracts.get(conid)
+        if contract is None:
+            continue
+        own = price if magnifier is not None else in_currency(price, contract)
+        # The contract's unit goes before the row's: a queued row's own comes from its value, and would always agree.
+        by = contract if contract.value_per_price is not None else replace(contract, unit_value=unit)
+        expected = market_value(by, position, own)
         if expected is None:
             continue
         judged += 1

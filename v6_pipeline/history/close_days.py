@@ -20,6 +20,7 @@ from v6_pipeline.history.context import Failed, HistoryContext, Outcome
 from v6_pipeline.history.inputs import LakeDays
 from v6_pipeline.history.positions import day_positions, holding_of
 from v6_pipeline.ib.close_plan import CloseReason
+from v6_pipeline.ib.valuation import in_currency
 from v6_pipeline.lake.tables import HISTORICAL_CLOSES
 from v6_pipeline.model import ContractSpec, SecType
 from v6_pipeline.state.account.closes import FetchedClose
@@ -110,7 +111,7 @@ def _row(
         "symbol": contract.symbol if contract else "",
         "sec_type": (contract.sec_type if contract else SecType.OTHER).value,
         "currency": contract.currency if contract else "",
-        "close": entry.close,
+        "close": entry.close if entry.close is None or contract is None else in_currency(entry.close, contract),
         "bar_size": entry.bar_size,
         "what_to_show": entry.what_to_show,
         "bar_time": entry.bar_time,
@@ -119,6 +120,7 @@ def _row(
         "source": _SOURCE,
         "run_id": run_id,
         "ingested_at": ingested_at,
+        "price_magnifier": contract.price_magnifier if contract else None,
     }
 
 

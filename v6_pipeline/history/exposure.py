@@ -6,15 +6,13 @@ account's. Each amount has its coverage: a sum is over the known values, and nul
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
 import polars as pl
 
-from v6_pipeline.history.daily_pnl import ContractDay, Unknown, contract_days
 from v6_pipeline.history.inputs import DayWindow
 from v6_pipeline.history.positions import HOLDING_COLUMNS, holding_of
 from v6_pipeline.history.underlyings import underlyings
@@ -63,7 +61,7 @@ class _Sum:
 
 @dataclass(slots=True)
 class _Coverage:
-    """The share of the size that is known: one large unknown position outweighs many small known ones."""
+    """The share of the exposure whose greeks are known: one large unknown position outweighs many small known ones."""
 
     rows: int = 0
     known: int = 0
@@ -92,15 +90,10 @@ class _Coverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Amounts:
-    """Amounts of one position in base currency; ``greeks`` is None where the position can have none.
-
-    ``unknown`` says why ``daily_pnl`` is None, whose weight is the larger value of the two days.
-    """
+    """Amounts of one position in base currency; ``greeks`` is None where the position can have none."""
 
     market_value: float | None
     daily_pnl: float | None
-    unknown: Unknown | None
-    pnl_weight: float | None
     greeks: _Greeks | None
 
 
@@ -138,8 +131,6 @@ class _Totals:
     vega: _Sum = field(default_factory=_Sum)
     theta: _Sum = field(default_factory=_Sum)
     greeks: _Coverage = field(default_factory=_Coverage)
-    profits: _Coverage = field(default_factory=_Coverage)
-    unknown: Counter[Unknown] = field(default_factory=Counter)
     linear: bool = False
     expiring: int = 0
     in_the_money: int = 0
@@ -156,26 +147,28 @@ def exposure(
     now: datetime,
     run_id: str,
     activity: pl.DataFrame | None = None,
-    statements: pl.DataFrame | None = None,
     snapshot_version: int | None = None,
 ) -> pl.DataFrame:
     """Return the exposure of a day, with the schema of ``portfolio_exposure``, sorted by its key.
 
     ``snapshot`` and ``previous`` are those of the day and of the session before: the daily profit of an account without
     rows in the latter is unknown. A position of ``previous`` that has no row in ``snapshot``, though its account
-    has, was closed: it counts for the day's profit alone. ``daily_pnl`` has the rules; ``activity`` and ``statements``
-    are the day's rows of the Flex tables.
+    has, was closed: it counts for the day's profit alone, which is known if Flex ``activity`` has what it realized.
     ``registry`` is as it was at the day's cut-off; ``contracts`` give the price magnifier.
     """
+    before = {(row["account"], row["conid"]): row for row in previous.select(_COLUMNS).iter_rows(named=True)}
+    known_before = {account for account, _ in before}
     groups: dict[_Group, _Totals] = {}
     spots = _spots(snapshot, contracts)
-    days = contract_days(snapshot, previous, columns=_COLUMNS, window=window, activity=activity, statements=statements)
-    holdings = [holding_of(of.row, contracts) for of in days]
+    present = snapshot.select(_COLUMNS).iter_rows(named=True)
+    rows = [*present, *_gone(snapshot, before, _booked(activity, window))]
+    holdings = [holding_of(row, contracts) for row in rows]
     of_contract = underlyings((holding.contract for holding in holdings), contracts)
-    for of, holding in zip(days, holdings, strict=True):
-        row, underlying = of.row, of_contract[of.row["conid"]]
-        amounts = _amounts(of, holding.contract)
-        shares = _shares(holding, of.earlier, registry)
+    for row, holding in zip(rows, holdings, strict=True):
+        earlier = before.get((row["account"], row["conid"]))
+        underlying = of_contract[row["conid"]]
+        amounts = _amounts(row, holding.contract, earlier, has_previous=row["account"] in known_before)
+        shares = _shares(holding, earlier, registry)
         expiring, in_the_money = _short_option(row, holding.contract, spots, window.day, next_session)
         for strategy, share in shares:
             totals = groups.setdefault(
@@ -217,6 +210,37 @@ def allocate(position: float, assignments: Sequence[Assignment]) -> list[tuple[s
     return taken
 
 
+def _booked(activity: pl.DataFrame | None, window: DayWindow) -> dict[_Contract, tuple[float | None, float | None]]:
+    """Sum the profit that Flex activity realized by contract (contract currency), with the rate of its booking."""
+    if activity is None:
+        return {}
+    summed = (
+        activity.filter(window.has_booked())
+        .group_by("account", "conid")
+        .agg(
+            pl.when(pl.col("realized_pnl").is_not_null().any()).then(pl.col("realized_pnl").sum()),
+            pl.col("fx_rate_to_base").drop_nulls().last(),
+        )
+    )
+    return {(account, conid): (realized, rate) for account, conid, realized, rate in summed.iter_rows()}
+
+
+def _gone(
+    snapshot: pl.DataFrame,
+    before: Mapping[_Contract, Mapping[str, Any]],
+    booked: Mapping[_Contract, tuple[float | None, float | None]],
+) -> Iterator[dict[str, Any]]:
+    """Yield rows for positions of the session before that have no row on the day, as closed ones."""
+    present = set(snapshot.select("account", "conid").iter_rows())
+    newest = dict(snapshot.group_by("account").agg(pl.col("timestamp").max()).iter_rows())
+    closed = {"position": 0.0, "market_value": 0.0, "unrealized_pnl": 0.0}
+    for key, row in before.items():
+        if key not in present and row["position"] != 0 and row["account"] in newest:
+            realized, rate = booked.get(key, (None, None))
+            of_day = {"realized_pnl": realized, "fx_rate_to_base": rate, "timestamp": newest[row["account"]]}
+            yield {**row, **closed, **of_day}
+
+
 def _shares(holding: Holding, earlier: Mapping[str, Any] | None, registry: RegistryAt) -> list[tuple[str, float]]:
     """Divide a position; a closed one's profit goes to the strategies of the session before."""
     position = holding.position
@@ -225,37 +249,54 @@ def _shares(holding: Holding, earlier: Mapping[str, Any] | None, registry: Regis
     return allocate(position, registry.assignments(holding, settled=holding.position == 0))
 
 
-def _amounts(of: ContractDay, contract: ContractSpec) -> _Amounts:
-    rate = of.row["fx_rate_to_base"]
-    daily_pnl = _times(of.pnl, rate)
+def _amounts(
+    row: Mapping[str, Any], contract: ContractSpec, earlier: Mapping[str, Any] | None, *, has_previous: bool
+) -> _Amounts:
+    rate = row["fx_rate_to_base"]
     return _Amounts(
-        market_value=_times(of.row["market_value"], rate),
-        daily_pnl=daily_pnl,
-        unknown=of.unknown or (Unknown.UNVALUED if daily_pnl is None else None),
-        pnl_weight=_pnl_weight(of),
-        greeks=_greeks(of.row, contract, rate),
+        market_value=_times(row["market_value"], rate),
+        daily_pnl=_times(_daily_pnl(row, earlier), rate) if has_previous else None,
+        greeks=_greeks(row, contract, rate),
     )
 
 
-def _pnl_weight(of: ContractDay) -> float | None:
-    """Return the larger absolute value of the position on the two days, a cost where the value is unknown."""
-    rate = of.row["fx_rate_to_base"] or (None if of.earlier is None else of.earlier["fx_rate_to_base"])
-    sizes = [
-        _size(_times(end["market_value"], rate), _times(end["position"], end["average_cost"], rate))
-        for end in (of.row, of.earlier)
-        if end is not None and end["position"] != 0
-    ]
-    known = [size for size in sizes if size is not None]
-    if not sizes and of.pnl is None:
-        return None  # an unknown day trade weighs something
-    return max(known, default=0.0) if len(known) == len(sizes) else None
+def _daily_pnl(row: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> float | None:
+    """Return the realized profit plus the change of the unrealized profit (contract currency).
+
+    Where the cost changed without a trade, return the change of the value: IB restates costs overnight (by tax lots,
+    after wash sales and transfers), which is no profit.
+    """
+    was_open = earlier is not None and earlier["position"] != 0
+    unrealized_before = earlier["unrealized_pnl"] if earlier is not None and was_open else 0.0
+    realized = row["realized_pnl"]
+    if was_open and earlier is not None and realized == 0 and _is_restated(row, earlier):
+        return _less(row["market_value"], earlier["market_value"])
+    if realized is None and earlier is not None:
+        same = all(row[name] == earlier[name] for name in ("position", "average_cost"))
+        realized = 0.0 if same else None
+    if realized is None or row["unrealized_pnl"] is None or unrealized_before is None:
+        return None
+    return float(realized + row["unrealized_pnl"] - unrealized_before)
+
+
+def _is_restated(row: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    return bool(row["position"] == earlier["position"] and row["average_cost"] != earlier["average_cost"])
+
+
+def _less(value: float | None, before: float | None) -> float | None:
+    return None if value is None or before is None else value - before
 
 
 def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) -> _Greeks | None:
-    """Return sensitivities in base currency; a contract quoted in cents has an underlying quoted in cents."""
+    """Return sensitivities in base currency.
+
+    Prices and greeks of a row with ``price_magnifier`` are in the contract's currency; those of a snapshot of before
+    are as quoted, and a contract quoted in cents has an underlying quoted in cents.
+    """
     if contract.sec_type in _WITHOUT_DELTA:
         return None
-    units = row["position"] * contract.multiplier / contract.price_magnifier
+    divisor = contract.price_magnifier if row["price_magnifier"] is None else 1
+    units = row["position"] * (contract.value_per_price or contract.multiplier) / divisor
     if not contract.sec_type.is_option:
         # Not by the price: in cents or not depends on the source, the value does not.
         delta = _times(row["market_value"], rate)
@@ -271,7 +312,7 @@ def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) 
         theta=_times(row["theta"], units, rate),
         is_option=True,
         # Without a price of the underlying the strike shows its size.
-        weight=_size(_times(price, units, rate), _times(row["strike"], units, rate)),
+        weight=_size(_times(price, units, rate), _times(_strike(contract, row), units, rate)),
     )
 
 
@@ -291,23 +332,31 @@ def _times(*factors: float | None) -> float | None:
 
 
 def _spots(snapshot: pl.DataFrame, contracts: Mapping[int, ContractSpec]) -> _Spots:
-    """Return prices of held contracts, without those quoted in cents, whose unit depends on the source."""
+    """Return prices of held contracts, without those that snapshots of before have in cents or not."""
     priced = snapshot.filter(pl.col("market_price").is_not_null() & pl.col("price_time").is_not_null())
-    rows = priced.sort("price_time").select("conid", "market_price", "price_time").iter_rows()
+    rows = priced.sort("price_time").select("conid", "market_price", "price_time", "price_magnifier").iter_rows()
     return {
         conid: (price, at)
-        for conid, price, at in rows
-        if conid not in contracts or contracts[conid].price_magnifier == 1
+        for conid, price, at, magnifier in rows
+        if magnifier is not None or conid not in contracts or contracts[conid].price_magnifier == 1
     }
 
 
 def _underlying_price(row: Mapping[str, Any], contract: ContractSpec, spots: _Spots) -> float | None:
     """Return the newer one of the underlying's own price, if it is held, and the price that its greeks belong to."""
-    own = spots.get(contract.underlying_conid or 0) if contract.price_magnifier == 1 else None
+    in_currency = row["price_magnifier"] is not None or contract.price_magnifier == 1
+    own = spots.get(contract.underlying_conid or 0) if in_currency else None
     if own is not None and (row["greeks_time"] is None or row["greeks_time"] < own[1]):
         return own[0]
     with_greeks: float | None = row["underlying_price"]
     return with_greeks
+
+
+def _strike(contract: ContractSpec, row: Mapping[str, Any]) -> float | None:
+    """Return the strike in the unit of the row's prices: IB writes it as quoted, in cents for corn."""
+    if contract.strike is None or row["price_magnifier"] is None:
+        return contract.strike
+    return contract.strike / contract.price_magnifier
 
 
 def _short_option(
@@ -317,7 +366,7 @@ def _short_option(
     if row["position"] >= 0 or not contract.sec_type.is_option:
         return False, False
     expiring = contract.settles_on is not None and day <= contract.settles_on <= next_session
-    price, strike = _underlying_price(row, contract, spots), contract.strike
+    price, strike = _underlying_price(row, contract, spots), _strike(contract, row)
     if price is None or strike is None:
         return expiring, False
     return expiring, price > strike if contract.right == "C" else contract.right == "P" and price < strike
@@ -327,9 +376,6 @@ def _add(totals: _Totals, row: Mapping[str, Any], amounts: _Amounts, share: floa
     totals.timestamp = max(totals.timestamp, row["timestamp"])
     totals.base_currency = totals.base_currency or row["base_currency"]
     totals.daily_pnl.add(_times(amounts.daily_pnl, share))
-    totals.profits.add(_times(amounts.pnl_weight, share), is_known=amounts.daily_pnl is not None)
-    if amounts.unknown is not None:
-        totals.unknown[amounts.unknown] += 1
     if row["position"] == 0:
         return
     totals.positions += 1
@@ -358,8 +404,7 @@ def _row(totals: _Totals) -> dict[str, Any]:
         "market_value": totals.market_value.value,
         "market_value_coverage": totals.market_value.coverage,
         "daily_pnl": totals.daily_pnl.value,
-        "daily_pnl_coverage": totals.profits.percent,
-        "daily_pnl_unknown": "; ".join(f"{number} {why}" for why, number in sorted(totals.unknown.items())) or None,
+        "daily_pnl_coverage": totals.daily_pnl.coverage,
         "dollar_delta": totals.dollar_delta.value,
         "dollar_gamma": curved(totals.dollar_gamma),
         "vega": curved(totals.vega),

@@ -27,7 +27,7 @@ from v6_pipeline.lake.tables import (
     TABLES,
 )
 from v6_pipeline.lake.tables.positions import POSITION_SCHEMA, Part, columns_of
-from v6_pipeline.model import UpdateSource
+from v6_pipeline.model import PriceSource, UpdateSource
 
 KEY = ("account", "conid")
 QUOTE = columns_of(Part.QUOTE)
@@ -35,6 +35,8 @@ GREEKS = columns_of(Part.GREEKS)
 OBSERVED_SCHEMA = pl.Schema({**POSITION_SCHEMA, "source": STREAMED_POSITIONS.schema["source"]})
 """Columns of own observations: those of a position, and the feed."""
 _OF_PRICE = (*columns_of(Part.PRICE), "realized_pnl", *QUOTE, *GREEKS, "market_data_type", *columns_of(Part.RATE))
+WEAK_SOURCES = (PriceSource.CLOSE.value, PriceSource.WIDE_MID.value)
+"""Sources of an own price that any other price of the day beats: of a session before, or no market's."""
 OWN_LOGS = (STREAMED_POSITIONS, QUEUED_POSITIONS)
 POSITION_TABLES: Mapping[str, TableSpec] = {
     UpdateSource.STREAM.value: STREAMED_POSITIONS,
@@ -254,20 +256,23 @@ def observed_until(rows: pl.LazyFrame, last: datetime) -> pl.LazyFrame:
 def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Keep the own rows that can matter to a snapshot, per (account, conid) and feed.
 
-    These are the newest row, and the newest rows with a price (by its own time), the lowest and the highest price, a
-    quote, greeks, realized profit and a rate.
+    These are the newest row, and the newest rows with a price (by its own time), a price that is neither a close nor
+    the middle of a wide quote, a quote, greeks, realized profit and a rate.
     """
     newest = pl.col("timestamp").max()
     priced = pl.col("market_price").is_not_null()
+    strong = priced & ~pl.col("price_source").is_in(WEAK_SOURCES).fill_null(value=False)
     wanted = (
         newest.alias("_row"),
         pl.col("timestamp")
         .filter(priced & (pl.col("price_time") == pl.col("price_time").filter(priced).max()))
         .max()
         .alias("_price"),
+        pl.col("timestamp")
+        .filter(strong & (pl.col("price_time") == pl.col("price_time").filter(strong).max()))
+        .max()
+        .alias("_strong"),
         pl.col("timestamp").filter(priced).max().alias("_undated"),
-        pl.col("timestamp").filter(pl.col("market_price") == pl.col("market_price").min()).max().alias("_lowest"),
-        pl.col("timestamp").filter(pl.col("market_price") == pl.col("market_price").max()).max().alias("_highest"),
         *(
             pl.col("timestamp").filter(has_any(names)).max().alias(f"_{names[0]}")
             for names in (QUOTE, GREEKS, ("realized_pnl",), ("fx_rate_to_base",), ("base_currency",))

@@ -19,7 +19,17 @@ from v6_pipeline.model import SETTLED_AM, ContractSpec, Holding, SecType, Update
 POSITIONS_SCHEMA = pl.Schema({**OBSERVED_SCHEMA, "position_source": pl.String(), "carried_forward": pl.Boolean()})
 HOLDING_COLUMNS = (
     *("account", "conid", "symbol", "local_symbol", "trading_class", "sec_type", "right", "strike", "expiry"),
-    *("multiplier", "currency", "underlying_conid", "position", "average_cost", "timestamp"),
+    *(
+        "multiplier",
+        "price_magnifier",
+        "unit_value",
+        "position_source",
+        "currency",
+        "underlying_conid",
+        "position",
+        "average_cost",
+        "timestamp",
+    ),
 )
 """Columns that ``holding_of`` reads: a row as a dictionary of all columns costs three times as much."""
 _REMEDY = (
@@ -140,6 +150,7 @@ def holding_of(row: Mapping[str, Any], contracts: Mapping[int, ContractSpec]) ->
         expiry=row["expiry"],
         multiplier=multiplier,
         price_magnifier=1 if known is None else known.price_magnifier,
+        unit_value=_unit_value(row, known),
         underlying_conid=row["underlying_conid"],
     )
     return Holding(
@@ -149,6 +160,14 @@ def holding_of(row: Mapping[str, Any], contracts: Mapping[int, ContractSpec]) ->
         average_cost=row["average_cost"],
         observed_at=row["timestamp"],
     )
+
+
+def _unit_value(row: Mapping[str, Any], known: ContractSpec | None) -> float | None:
+    """Return the value of one unit of position, which is IB's of the API: Flex counts bonds in other units."""
+    own: float | None = row["unit_value"]
+    if own is not None or row["position_source"] == UpdateSource.FLEX.value or known is None:
+        return own
+    return known.unit_value
 
 
 def _kept(rows: pl.DataFrame, accounts: Collection[str]) -> frozenset[str]:

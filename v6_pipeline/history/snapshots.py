@@ -11,8 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from v6_pipeline.history.inputs import GREEKS, KEY, POSITION_TABLES, QUOTE, DayInputs, has_any
+from v6_pipeline.history.inputs import GREEKS, KEY, POSITION_TABLES, QUOTE, WEAK_SOURCES, DayInputs, has_any
 from v6_pipeline.history.positions import HOLDING_COLUMNS, day_positions, holding_of, newest_first
+from v6_pipeline.history.quoted import in_currency
 from v6_pipeline.ib.valuation import market_value, unrealized_pnl
 from v6_pipeline.lake.tables import (
     ACCOUNT_VALUES,
@@ -48,10 +49,9 @@ def assemble(
     Raises:
         SnapshotRefusedError: no source covers an account, or one contradicts itself.
     """
-    inputs = inputs.cut()
+    inputs = in_currency(inputs.cut(), contracts)
     rows = day_positions(inputs, accounts=accounts)
     rows = _with_prices(rows, inputs)
-    rows = _with_range(rows, inputs.observed)
     rows = _with_realized(rows, inputs)
     rows = _with_quotes(rows, inputs.observed)
     rows = _with_rates(rows, inputs)
@@ -70,9 +70,14 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
     """Add the best price of the day, and the value that came with it if both came with the position.
 
     The best is a Flex mark, else the newest own price of the day, else the historical close, else an older own price.
+    An own price that is a close, or the middle of a bid and ask too far apart, comes after any other own one of the day
+    and after the historical close, however new its row is.
     """
     own = newest_first(inputs.observed.filter(pl.col("market_price").is_not_null()))
-    own = own.sort("price_time", descending=True, nulls_last=True, maintain_order=True)
+    weak = pl.col("price_source").is_in(WEAK_SOURCES).fill_null(value=False) | (
+        pl.col("price_time") < inputs.window.begins_at
+    ).fill_null(value=True)
+    own = own.sort(~weak, pl.col("price_time"), descending=True, nulls_last=True, maintain_order=True)
     own = own.unique(subset=KEY, keep="first", maintain_order=True)
     priced = own.select(*KEY, pl.col(*_OF_THE_ROW_PRICED, "timestamp", "source").name.prefix("own_"))
     closes = inputs.closes.filter(pl.col("close").is_not_null()).select(
@@ -84,7 +89,8 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
     rows = rows.join(priced, on=KEY, how="left", maintain_order="left")
     rows = rows.join(closes, on="conid", how="left", maintain_order="left")
     marked = _IS_FLEX & pl.col("market_price").is_not_null()
-    fresh = pl.col("own_price_time") >= inputs.window.begins_at
+    is_weak = pl.col("own_price_source").is_in(WEAK_SOURCES).fill_null(value=False)
+    fresh = (pl.col("own_price_time") >= inputs.window.begins_at) & ~is_weak
     closed = pl.col("close_price").is_not_null()
     own_is_best = (fresh | ~closed) & pl.col("own_market_price").is_not_null()
     with_position = (pl.col("own_timestamp") == pl.col("timestamp")) & (pl.col("own_source") == pl.col("source"))
@@ -108,14 +114,6 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
         unchanged("market_value").alias("market_value"),
         unchanged("unrealized_pnl").alias("unrealized_pnl"),
     )
-
-
-def _with_range(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
-    """Add the lowest and the highest price of the day's own rows."""
-    prices = observed.group_by(KEY).agg(
-        pl.col("market_price").min().alias("lowest_price"), pl.col("market_price").max().alias("highest_price")
-    )
-    return rows.join(prices, on=KEY, how="left", maintain_order="left")
 
 
 def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:

@@ -26,6 +26,9 @@ from v6_pipeline.state.instants import Clock
 
 log = logging.getLogger(__name__)
 
+_CENT = 0.01
+"""IB rounds the amounts of a portfolio row to cents."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortfolioValue:
@@ -193,16 +196,27 @@ class _Reading:
 
 
 def _portfolio_value(item: PortfolioItem, received_at: datetime) -> PortfolioValue:
-    position = float(item.position)
-    value, unrealized, realized = known(item.marketValue), known(item.unrealizedPNL), known(item.realizedPNL)
+    """Convert a portfolio row, of which IB's unset numbers and texts are unknown.
+
+    A price of 0 with a value of 0 says "no data" as well as "worthless"; only the row's own profit shows which: of a
+    worthless position it is the whole cost. A negative price is none, but of a future or a spread.
+    """
+    contract = spec_from_ib(item.contract)
+    position, cost = float(item.position), known(item.averageCost)
+    price, value = known(item.marketPrice), known(item.marketValue)
+    unrealized, realized = known(item.unrealizedPNL), known(item.realizedPNL)
     if position == 0:
         value, unrealized, realized = 0.0, 0.0, _realized_at_the_end(unrealized, realized)
+    elif price is not None and price <= 0 and not contract.sec_type.is_signed:
+        is_nothing = price != 0 or value != 0 or unrealized is None or cost is None
+        if is_nothing or abs((unrealized or 0) + position * (cost or 0)) > _CENT:
+            price = value = unrealized = None
     return PortfolioValue(
-        contract=spec_from_ib(item.contract),
+        contract=contract,
         position=position,
-        market_price=known(item.marketPrice),
+        market_price=price,
         market_value=value,
-        average_cost=known(item.averageCost),
+        average_cost=cost,
         unrealized_pnl=unrealized,
         realized_pnl=realized,
         received_at=received_at,

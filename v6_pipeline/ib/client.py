@@ -13,6 +13,7 @@ from ib_async.wrapper import RequestError
 
 from v6_pipeline.errors import GatewayError
 from v6_pipeline.foreign_text import visible
+from v6_pipeline.ib.decoding import read_faithfully
 from v6_pipeline.ib.pacing import MessagePacer
 
 ORDER_MESSAGES = frozenset({3, 4, 15, 19, 21, 58})
@@ -43,6 +44,7 @@ class ReadOnlyIB(IB):
         # On 1102 ib_async subscribes to the account summary, which is not used here and which IB grants a client twice.
         self.errorEvent -= self._onError
         self._make_text_visible()
+        read_faithfully(self)
         self._refuse_orders()
         self._pace(pacer)
         self._answer_time_in_order()

@@ -86,9 +86,9 @@ _INTRADAY = (_half_hours("TRADES"), _half_hours("MIDPOINT"))
 # An option's last trade may be from the morning, so the quotes at the close come first.
 _QUOTED = (_half_hours("MIDPOINT"), _half_hours("TRADES"))
 _PLANS: dict[SecType, tuple[BarType, ...]] = {
-    **dict.fromkeys((SecType.STOCK, SecType.FUND, SecType.BOND, SecType.BILL, SecType.OTHER), _SESSION_BOUND),
+    **dict.fromkeys((SecType.STOCK, SecType.FUND, SecType.BOND, SecType.BILL), _SESSION_BOUND),
     SecType.INDEX: (_days("TRADES"),),
-    SecType.FUTURE: _INTRADAY,
+    **dict.fromkeys((SecType.FUTURE, SecType.INTER_COMMODITY, SecType.INTER_COMMODITY_SPREAD), _INTRADAY),
     **dict.fromkeys((SecType.OPTION, SecType.FUTURE_OPTION, SecType.WARRANT), _QUOTED),
     **dict.fromkeys((SecType.CURRENCY, SecType.CFD, SecType.COMMODITY), (_half_hours("MIDPOINT"),)),
     SecType.CRYPTO: (_half_hours("AGGTRADES"), _half_hours("MIDPOINT")),
@@ -99,7 +99,7 @@ _PLANS: dict[SecType, tuple[BarType, ...]] = {
 
 def bar_types(sec_type: SecType) -> tuple[BarType, ...]:
     """Return the kinds of bars that may give a close, best first; a later kind serves days missing in the earlier."""
-    return _PLANS[sec_type]
+    return _PLANS.get(sec_type, _SESSION_BOUND)
 
 
 def is_forgotten(contract: ContractSpec, today: date) -> bool:

@@ -80,6 +80,7 @@ RULES: tuple[Rule, ...] = (
     Rule((326,), "client id in use", Reaction.ID_IN_USE),
     Rule((354,), "not subscribed to the data", Reaction.FAIL_REQUEST),
     Rule((366,), "cancel of a history request that has ended", Reaction.INFORM),
+    Rule((478,), "what was sent contradicts the conid, as an old symbol does", Reaction.FAIL_REQUEST),
     Rule((420,), "real-time query: asked too often", Reaction.BACK_OFF, text="pacing"),
     Rule((420,), "real-time query: not entitled", Reaction.FAIL_REQUEST),
     Rule((501,), "connected already", Reaction.INFORM),

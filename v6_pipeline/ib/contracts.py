@@ -53,8 +53,12 @@ def spec_from_details(details: ContractDetails) -> ContractSpec:
 
 
 def request_contract(spec: ContractSpec) -> Contract:
-    """Return the contract of a market-data request: conid and exchange, and no field that could contradict them."""
-    return Contract(conId=spec.conid, exchange=spec.exchange, symbol=spec.symbol, secType=spec.sec_type)
+    """Return the contract of a request for market data or history: conid and exchange, which suffice.
+
+    Symbol and security type could only contradict the conid: IB refuses then with 200 or 478, as after a renaming, or
+    for a type that it spells otherwise.
+    """
+    return Contract(conId=spec.conid, exchange=spec.exchange)
 
 
 async def qualify(connection: IBConnectionManager, conid: int) -> ContractSpec:
@@ -128,7 +132,8 @@ def _right(text: str) -> str | None:
 
 def _strike(contract: Contract) -> float | None:
     strike = known(contract.strike)
-    return strike if strike and SecType.parse(contract.secType).is_option else None
+    is_option = SecType.parse(contract.secType).is_option or _right(contract.right) is not None
+    return strike if strike and is_option else None
 
 
 def _multiplier(text: str) -> float:

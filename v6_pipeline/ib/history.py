@@ -28,6 +28,7 @@ from v6_pipeline.ib.close_plan import (
 )
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
+from v6_pipeline.ib.contracts import request_contract
 from v6_pipeline.ib.historical_pacing import HistoricalPacer
 from v6_pipeline.model import ContractSpec, SecType, known
 from v6_pipeline.state.account.closes import FetchedClose
@@ -45,8 +46,6 @@ _DAY_SECONDS = 86_400
 _EPOCH = 2  # instants as seconds since 1970, which no time zone changes
 _NEW_YORK = ZoneInfo("America/New_York")
 _PERMISSION_CODES = frozenset({354, 10168, 10186, 10187})
-# Only these may have a price below 0.
-_SIGNED = frozenset({SecType.FUTURE, SecType.COMBO, SecType.COMMODITY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,13 +219,9 @@ def _request(contract: ContractSpec, bar_type: BarType, span: Sequence[CloseWind
 
 
 def _contract(spec: ContractSpec) -> Contract:
-    return Contract(
-        conId=spec.conid,
-        exchange=spec.exchange,
-        symbol=spec.symbol,
-        secType=spec.sec_type,
-        includeExpired=spec.sec_type is SecType.FUTURE,
-    )
+    contract = request_contract(spec)
+    contract.includeExpired = spec.sec_type is SecType.FUTURE
+    return contract
 
 
 def _refused(error: GatewayError, request: BarsRequest) -> list[Bar]:
@@ -241,9 +236,12 @@ def _refused(error: GatewayError, request: BarsRequest) -> list[Bar]:
 
 
 def _bar(item: BarData, contract: ContractSpec) -> Bar | None:
-    """Convert IB's bar; return None for one without a price."""
+    """Convert IB's bar, whose prices are as quoted; return None for one without a price.
+
+    A future can close at 0 or below, anything else cannot: 0 and -1 are IB's "no data".
+    """
     close = known(item.close)
-    if close is None or (close < 0 and contract.sec_type not in _SIGNED):
+    if close is None or (close <= 0 and not contract.sec_type.is_signed):
         return None
     return Bar(item.date, close)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from ib_async import Contract, Ticker
 
@@ -20,7 +20,7 @@ from v6_pipeline.errors import GatewayError
 from v6_pipeline.ib.codes import Reaction, reaction_to
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contracts import SMART, request_contract
-from v6_pipeline.ib.valuation import known_price
+from v6_pipeline.ib.valuation import known_price, tidy
 from v6_pipeline.model import ContractSpec, Quote, SecType, known
 from v6_pipeline.state.instants import Clock, utc_now
 
@@ -30,7 +30,11 @@ MARK_PRICE = "221"
 """Generic tick: IB's mark price."""
 _ID_IN_USE = 102
 _NO_CONTRACT = 200
+_CONTRADICTS_CONID = 478
 _INVALID_REQUEST = 321
+
+_BID_OR_ASK, _LAST, _MARK = frozenset({1, 2, 66, 67}), frozenset({4, 68}), 37
+"""Types of ticks with a price, live and delayed."""
 
 _ENDS_A_SUBSCRIPTION = frozenset({Reaction.FAIL_REQUEST, Reaction.LINES_EXHAUSTED, Reaction.BACK_OFF})
 """For a request, as opposed to the connection, these mean that it gets no data."""
@@ -47,14 +51,37 @@ class Refusal:
 
 
 @dataclass(slots=True)
+class PriceTimes:
+    """When the newest bid or ask, last trade and mark were received (UTC); a size, a volume or a greek is no price."""
+
+    quote: datetime | None = None
+    last: datetime | None = None
+    mark: datetime | None = None
+
+    def ticked(self, tick_types: Iterable[int], now: datetime) -> None:
+        """Record the ticks of a packet by IB's numbers of their types."""
+        for tick_type in tick_types:
+            if tick_type in _BID_OR_ASK:
+                self.quote = now
+            elif tick_type in _LAST:
+                self.last = now
+            elif tick_type == _MARK:
+                self.mark = now
+
+
+@dataclass(slots=True)
 class _Subscription:
     req_id: int
+    spec: ContractSpec
     contract: Contract
     ticker: Ticker
-    is_option: bool
     generic_ticks: str
     retried: frozenset[int] = frozenset()
     """Codes after which the request was repeated."""
+    times: PriceTimes = field(default_factory=PriceTimes)
+
+    def quote(self) -> Quote:
+        return quote_from_ib(self.ticker, self.spec, self.times)
 
 
 class MarketData:
@@ -66,7 +93,7 @@ class MarketData:
         on_refused: called when a subscription is refused; its line is free again, and it is forgotten here.
         on_remark: called with (conid, code and text) for each other message about a subscription, unknown codes
             included: it goes on, and may tick or not.
-        clock: gives each quote its ``price_time``.
+        clock: dates the ticks.
     """
 
     def __init__(
@@ -117,7 +144,7 @@ class MarketData:
             raise GatewayError(f"contract {spec.conid} has no exchange: qualify it first, or the gateway answers 321")
         # Currency pairs have no mark price: IB refuses the generic tick for them.
         ticks = "" if spec.sec_type is SecType.CURRENCY else MARK_PRICE
-        self._request(spec.conid, request_contract(spec), ticks, is_option=spec.sec_type.is_option)
+        self._request(spec, request_contract(spec), ticks)
 
     def cancel(self, conid: int) -> None:
         """End a contract's subscription; ignore one that is not subscribed, or ended with its connection."""
@@ -132,7 +159,7 @@ class MarketData:
     def quote(self, conid: int) -> Quote | None:
         """Return the newest quote of a subscribed contract."""
         subscription = self._by_conid.get(conid)
-        return None if subscription is None else quote_from_ib(subscription.ticker)
+        return None if subscription is None else subscription.quote()
 
     def conid_of(self, req_id: int) -> int | None:
         """Return the subscribed contract of a request id."""
@@ -141,7 +168,7 @@ class MarketData:
     def is_filled(self, conid: int) -> bool:
         """Return True if a subscribed contract's quote has all that a row needs."""
         subscription = self._by_conid.get(conid)
-        return subscription is not None and is_filled(subscription.ticker, option=subscription.is_option)
+        return subscription is not None and is_filled(subscription.ticker, option=subscription.spec.sec_type.is_option)
 
     def drop_all(self) -> None:
         """Forget every subscription without a cancel: the gateway has ended them all."""
@@ -149,19 +176,13 @@ class MarketData:
             self._drop(conid)
 
     def _request(
-        self,
-        conid: int,
-        contract: Contract,
-        generic_ticks: str,
-        *,
-        is_option: bool,
-        retried: frozenset[int] = frozenset(),
+        self, spec: ContractSpec, contract: Contract, generic_ticks: str, *, retried: frozenset[int] = frozenset()
     ) -> None:
         ib = self._connection.ib
         ticker = ib.reqMktData(contract, generic_ticks)
         req_id = ib.wrapper.ticker2ReqId["mktData"][ticker]
-        self._by_conid[conid] = _Subscription(req_id, contract, ticker, is_option, generic_ticks, retried)
-        self._conid_of_request[req_id] = conid
+        self._by_conid[spec.conid] = _Subscription(req_id, spec, contract, ticker, generic_ticks, retried)
+        self._conid_of_request[req_id] = spec.conid
 
     def _drop(self, conid: int) -> None:
         """Forget a subscription that the gateway has ended, so that the contract can be subscribed again."""
@@ -185,7 +206,8 @@ class MarketData:
             if subscription is not None and subscription.ticker is ticker:
                 # ib_async uses the system's clock; all stored instants come from the one clock that was passed in.
                 ticker.time = now
-                self._on_quote(conid, quote_from_ib(ticker))
+                subscription.times.ticked((tick.tickType for tick in ticker.ticks), now)
+                self._on_quote(conid, subscription.quote())
 
     def _on_error(self, req_id: int, code: int, text: str) -> None:
         conid = self._conid_of_request.get(req_id)
@@ -204,7 +226,7 @@ class MarketData:
             return
         contract, generic_ticks = again
         retried = subscription.retried | {code}
-        self._request(conid, contract, generic_ticks, is_option=subscription.is_option, retried=retried)
+        self._request(subscription.spec, contract, generic_ticks, retried=retried)
 
 
 def _second_try(subscription: _Subscription, code: int) -> tuple[Contract, str] | None:
@@ -217,30 +239,54 @@ def _second_try(subscription: _Subscription, code: int) -> tuple[Contract, str] 
         return contract, ""
     if code == _ID_IN_USE:  # each request has a new id
         return contract, generic_ticks
-    if code == _NO_CONTRACT and contract.exchange != SMART:
+    if code in {_NO_CONTRACT, _CONTRADICTS_CONID} and contract.exchange != SMART:
         return dataclasses.replace(contract, exchange=SMART), generic_ticks
     return None
 
 
-def quote_from_ib(ticker: Ticker) -> Quote:
-    """Convert ib_async's ticker: NaN, -1 and sentinels become None; greeks are IB's model's (tick 13)."""
+def quote_from_ib(ticker: Ticker, spec: ContractSpec, times: PriceTimes | None = None) -> Quote:
+    """Convert ib_async's ticker of a qualified contract; greeks are IB's model's (tick 13).
+
+    All that IB sends for "no data" becomes None, and quoted prices become prices in the contract's currency; so do
+    vega and theta, and gamma is per unit of the underlying's price in that currency. A last trade is never newer than
+    the time that IB gives for it.
+    """
+    times = times or PriceTimes()
     greeks = ticker.modelGreeks
+    magnifier = spec.price_magnifier
+    last_size = None if spec.sec_type.trades_without_size else _size(ticker.lastSize)
+    traded_at = ticker.lastTimestamp or ticker.delayedLastTimestamp
+    last_time = min(times.last, traded_at.astimezone(UTC)) if times.last and traded_at else times.last
     return Quote(
-        bid=known_price(ticker.bid),
-        ask=known_price(ticker.ask),
-        last=known_price(ticker.last),
-        close=known_price(ticker.close),
-        mark=known_price(ticker.markPrice),
+        bid=known_price(ticker.bid, spec, size=_size(ticker.bidSize)),
+        ask=known_price(ticker.ask, spec, size=_size(ticker.askSize)),
+        last=known_price(ticker.last, spec, size=last_size),
+        close=known_price(ticker.close, spec),
+        mark=known_price(ticker.markPrice, spec),
         implied_vol=known(greeks.impliedVol) if greeks else None,
         delta=known(greeks.delta) if greeks else None,
-        gamma=known(greeks.gamma) if greeks else None,
-        vega=_computed(greeks.vega) if greeks else None,
-        theta=_computed(greeks.theta) if greeks else None,
-        underlying_price=known_price(greeks.undPrice) if greeks else None,
+        gamma=_scaled(known(greeks.gamma), magnifier) if greeks else None,
+        vega=_scaled(_computed(greeks.vega), 1 / magnifier) if greeks else None,
+        theta=_scaled(_computed(greeks.theta), 1 / magnifier) if greeks else None,
+        underlying_price=(
+            known_price(greeks.undPrice, spec, signed=spec.sec_type is SecType.FUTURE_OPTION) if greeks else None
+        ),
         # ib_async's default is 1, live, before the first tick.
         market_data_type=ticker.marketDataType if ticker.time else None,
-        price_time=ticker.time.astimezone(UTC) if ticker.time else None,
+        price_time=max((at for at in (times.quote, last_time, times.mark) if at is not None), default=None),
+        quote_time=times.quote,
+        last_time=last_time,
+        mark_time=times.mark,
+        tick_time=ticker.time.astimezone(UTC) if ticker.time else None,
     )
+
+
+def _size(size: float) -> float | None:
+    return None if math.isnan(size) else size
+
+
+def _scaled(greek: float | None, factor: float) -> float | None:
+    return greek if greek is None or factor == 1 else tidy(greek * factor)
 
 
 def is_filled(ticker: Ticker, *, option: bool) -> bool:

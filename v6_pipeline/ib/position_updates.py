@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from v6_pipeline.ib.account_feed import PortfolioValue
-from v6_pipeline.ib.valuation import mark_of, market_value, unrealized_pnl
+from v6_pipeline.ib.valuation import mark_of, market_value, portfolio_mark, unrealized_pnl
 from v6_pipeline.model import BaseCurrency, ContractSpec, Holding, PositionUpdate, PriceSource, Quote
 
 NO_QUOTE = Quote()
@@ -27,10 +27,12 @@ def streamed_update(
     """Return a row of a streamed holding. ``realized_pnl`` is null: no quote carries it.
 
     A holding with position 0 was closed, and its value is 0. ``quote`` is None before the first tick, ``base`` until
-    the account's base currency is known; ``contract`` is qualified.
+    the account's base currency is known; ``contract`` is qualified. While the contract's unit is not known, the value
+    is null, and so is ``unit_value``, which says why.
     """
     newest = quote or NO_QUOTE
-    price, source = mark_of(newest) or (None, None)
+    mark = mark_of(newest)
+    price = None if mark is None else mark.price
     value = 0.0 if holding.position == 0 else market_value(contract, holding.position, price)
     return replace(
         _unvalued(contract, newest, holding.account, holding.position, base=base, now=now),
@@ -38,8 +40,8 @@ def streamed_update(
         market_price=price,
         market_value=value,
         unrealized_pnl=unrealized_pnl(holding.position, value, holding.average_cost),
-        price_source=source,
-        price_time=newest.price_time if price is not None else None,
+        price_source=None if mark is None else mark.source,
+        price_time=None if mark is None else mark.at,
         strategy_ids=strategy_ids,
     )
 
@@ -54,12 +56,17 @@ def queued_update(
     strategy_ids: tuple[str, ...],
     now: datetime,
 ) -> PositionUpdate:
-    """Return a row of a queued holding: price, value and P&L are IB's own; a quote adds bid, ask and greeks."""
-    has_price = valued.market_price is not None
+    """Return a row of a queued holding: price, value and P&L are IB's own; a quote adds bid, ask and greeks.
+
+    The price is brought into the contract's currency (``valuation.portfolio_mark``), whatever unit IB sent it in.
+    """
+    mark = portfolio_mark(contract, valued.position, valued.market_price, valued.market_value)
+    learned = contract if mark.unit_value is None else replace(contract, unit_value=mark.unit_value)
+    has_price = mark.price is not None
     return replace(
-        _unvalued(contract, quote or NO_QUOTE, account, valued.position, base=base, now=now),
+        _unvalued(learned, quote or NO_QUOTE, account, valued.position, base=base, now=now),
         average_cost=valued.average_cost,
-        market_price=valued.market_price,
+        market_price=mark.price,
         market_value=valued.market_value,
         unrealized_pnl=valued.unrealized_pnl,
         realized_pnl=valued.realized_pnl,
@@ -91,6 +98,8 @@ def _unvalued(
         strike=contract.strike,
         expiry=contract.expiry,
         multiplier=contract.multiplier,
+        price_magnifier=contract.price_magnifier,
+        unit_value=contract.value_per_price,
         currency=contract.currency,
         underlying_conid=contract.underlying_conid,
         position=position,

@@ -167,5 +167,8 @@ def _encode(message: Mapping[str, object]) -> bytes:
 
 
 def _contract(contract: Contract) -> Reply:
-    names = ("conid", "symbol", "sec_type", "expiry", "strike", "right", "multiplier", "currency", "local_symbol")
+    names = (
+        *("conid", "symbol", "sec_type", "expiry", "strike", "right", "multiplier", "price_magnifier", "currency"),
+        "local_symbol",
+    )
     return {name: getattr(contract, name) for name in names}

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 
 from v6_pipeline.errors import AccountFeedError, FencedError
-from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed
+from v6_pipeline.ib.account_feed import AccountDownload, AccountFeed, PortfolioValue
+from v6_pipeline.ib.valuation import learned_units
 from v6_pipeline.model import BaseCurrency
+from v6_pipeline.state.account import contracts
 from v6_pipeline.state.account import downloads as records
 from v6_pipeline.state.answers import ask
 from v6_pipeline.state.database import StateDatabase
@@ -120,3 +122,19 @@ class AccountDownloads:
             base_currency=download.values.base_currency,
             rates=download.values.exchange_rates,
         )
+        learn_units(self._database, download.portfolio.values())
+
+
+def learn_units(database: StateDatabase, portfolio: Iterable[PortfolioValue]) -> None:
+    """Learn from IB's own figures what a unit of each position is worth, where the contract's definition is cached.
+
+    Without its definition the price magnifier is unknown, and a price in pence would look like another unit.
+    """
+    rows = {value.contract.conid: value for value in portfolio if value.position}
+    cached = contracts.get(database, rows)
+    units = learned_units(
+        (cached[conid].spec, value.position, value.market_price, value.market_value)
+        for conid, value in rows.items()
+        if conid in cached and cached[conid].qualified_at is not None
+    )
+    contracts.learn_units(database, units)

@@ -208,7 +208,7 @@ class BatchQuotes(LineListener):
 
     def _take(self, conid: int) -> dict[int, Quote]:
         quote = self._lines.market.quote(conid)
-        return {conid: quote} if quote is not None and quote.price_time is not None else {}
+        return {conid: quote} if quote is not None and quote.tick_time is not None else {}
 
     async def _pause(self, wait: Wait) -> None:
         """Wait until a quote changes or it is time to read the ledger again."""

@@ -23,7 +23,7 @@ from v6_pipeline.ib.session import leased_connection
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.table import Commit
 from v6_pipeline.model import ContractSpec, Holding, PositionUpdate, QueuePriority, Quote
-from v6_pipeline.refresh.account_downloads import AccountDownloads
+from v6_pipeline.refresh.account_downloads import AccountDownloads, learn_units
 from v6_pipeline.refresh.quotes import BatchQuotes
 from v6_pipeline.refresh.reconcile import Reconciliation, after_messages, reconcile
 from v6_pipeline.refresh.writer import RefreshWriter
@@ -269,6 +269,8 @@ class QueueWorker:
             return True
         found = await ask(self._reconcile, items, downloads, dict(self._messages))
         contracts = await cache.qualified([conid for _, conid in found.valued])
+        # After the definitions, which the download may have come before.
+        await ask(learn_units, self._database, found.valued.values())
         quoted = await quotes.collect(value.contract for value in found.valued.values() if value.position)
         self.report.quoted += len(quoted)
         found = after_messages(found, self._messages)

@@ -31,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Schema revisions known to this version, oldest first; kept here so that a start need not import alembic."""
 
 VERSION_TABLE = "v6_schema_version"
@@ -157,6 +157,13 @@ contracts = Table(
     Column("price_magnifier", Integer, nullable=False),
     Column("underlying_conid", BigInteger),
     Column("qualified_at", UtcDateTime),
+)
+
+contract_units = Table(
+    "contract_units",
+    metadata,
+    Column("conid", BigInteger, primary_key=True, autoincrement=False),
+    Column("unit_value", Double, nullable=False),
 )
 
 contract_failures = Table(

@@ -6,9 +6,11 @@ Held in memory, without I/O, so that a tick becomes rows in microseconds. ``IBPo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from v6_pipeline.ib.position_updates import streamed_update
+from v6_pipeline.ib.valuation import mark_of
 from v6_pipeline.model import BaseCurrency, ContractSpec, Holding, PositionUpdate, Quote
 from v6_pipeline.state.keys import Key
 
@@ -58,13 +60,32 @@ class Portfolio:
         """Apply a change."""
         if self.keeps(holding.account):
             self._by_conid.setdefault(holding.contract.conid, {})[holding.account] = holding
+            known = self.contracts.get(holding.contract.conid)
+            if known is not None and known.symbol != holding.contract.symbol:
+                # The newest position message names the contract; its definition is fetched again in the next pass.
+                by = holding.contract
+                named = replace(known, symbol=by.symbol, local_symbol=by.local_symbol or known.local_symbol)
+                self.contracts[by.conid] = named
 
     def differs(self, holding: Holding) -> bool:
-        """Return True if an observation differs in position or cost from the known holding; an unknown one is flat."""
+        """Return True if an observation differs from the known holding; an unknown one is flat.
+
+        What counts is position, cost, and the contract's symbol, which a corporate action changes.
+        """
         known = self._by_conid.get(holding.contract.conid, {}).get(holding.account)
         if known is None:
             return holding.position != 0
-        return (known.position, known.average_cost) != (holding.position, holding.average_cost)
+        return (known.position, known.average_cost, known.contract.symbol) != (
+            holding.position,
+            holding.average_cost,
+            holding.contract.symbol,
+        )
+
+    def can_value(self, conid: int, quote: Quote | None) -> bool:
+        """Return True if a quote gives the holdings of a contract a value: a price, and the unit is known."""
+        contract = self.contracts.get(conid)
+        has_unit = contract is not None and contract.value_per_price is not None
+        return has_unit and quote is not None and mark_of(quote) is not None
 
     def discard(self, holding: Holding) -> None:
         """Forget a closed holding, unless it has been reopened since."""

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 from v6_pipeline.errors import GatewayError, StateError
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
-from v6_pipeline.ib.valuation import mark_of
 from v6_pipeline.model import QueuePriority, Quote
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.answers import ask
@@ -234,13 +233,12 @@ class IBPositionStreamer:
         self._wake.set()
 
     async def _hold_session(self) -> str:
-        """Download positions after each outage of the link, or if some are missing; return why the session ended."""
+        """Download positions again after each outage of the link; return why the connection was finally lost."""
         lost = asyncio.create_task(self._connection.wait_lost(), name="connection lost")
         try:
             while True:
                 resync = asyncio.create_task(self._resync.wait(), name="resync")
-                recheck = self._holdings.recheck_seconds
-                await asyncio.wait({lost, resync}, timeout=recheck, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({lost, resync}, return_when=asyncio.FIRST_COMPLETED)
                 resync.cancel()
                 if lost.done():
                     return lost.result()
@@ -316,12 +314,15 @@ class IBPositionStreamer:
         await self._lines.cancel(plan.cancel)
         # While another login has the data, a new request would only wait, so its contract is queued instead.
         wanted = [conid for conid in plan.subscribe if not self._feeds.is_paused or conid in renewed]
-        specs = await self._book.qualified(wanted)
+        # Those that stream too: their units and names may have been learned since.
+        specs = await self._book.qualified({*wanted, *self._lines.conids})
+        learned = {conid for conid, spec in specs.items() if self._portfolio.contracts.get(conid, spec) != spec}
         self._portfolio.contracts |= specs
         qualified = {conid: specs[conid] for conid in wanted if conid in specs}
         streaming, pending = await self._lines.subscribe(qualified, plan.priorities)
         self._contracts.planned(self._lines.conids | set(plan.subscribe), others_wait=bool(plan.overflow))
-        for conid in streaming:
+        # What was learned of a contract, such as its unit, changes its rows though nothing ticks.
+        for conid in {*streaming, *(learned & self._lines.conids)}:
             if not self._feeds.is_blind(conid):
                 self._publish(conid, self._clock())
         await self._enqueue(plan, routes, set(plan.subscribe) - {*streaming, *pending})
@@ -347,6 +348,8 @@ class IBPositionStreamer:
         now = self._clock()
         for holding in changed:
             self._portfolio.put(holding)
+            # At once: a contract's new symbol may be selected by other strategies.
+            self._portfolio.strategies[holding.key] = strategy_ids(self._registry.assignments(holding))
             conid = holding.contract.conid
             if conid in self._lines.conids:
                 self._publish(conid, now)
@@ -410,8 +413,8 @@ class IBPositionStreamer:
             if not self._feeds.is_blind(conid):
                 self._publish(conid, now)
         for conid in self._lines.conids:
-            quote = self._lines.market.quote(conid)
-            is_valued = quote is not None and mark_of(quote) is not None and not self._feeds.is_blind(conid)
+            can_value = self._portfolio.can_value(conid, self._lines.market.quote(conid))
+            is_valued = can_value and not self._feeds.is_blind(conid)
             self._contracts.valued(conid, now, is_valued=is_valued)
         due = self._contracts.unvalued(now, after) if self._feeds.is_linked else []
         held = {holding.key: holding for conid in due for holding in self._portfolio.holders(conid)}

@@ -41,7 +41,8 @@ class Oracle:
     statistics: dict[str, Any] = field(default_factory=dict)
     """The newest."""
     price_times: dict[int, datetime] = field(default_factory=dict)
-    """Time at which the price of the newest streamed row of the newest streamer was received, by conid."""
+    """When the price or greeks of the newest streamed row of the newest streamer were received, by conid."""
+    _greeks: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
     portfolio_seen: dict[Key, set[tuple[float, float]]] = field(default_factory=dict)
     """Every (position, market value) that the gateway has sent in an account download, by key."""
 
@@ -77,9 +78,10 @@ class Oracle:
             self._report(row_faults(row, world.truth))
             # The last words of a streamer that is replaced are no recovery.
             if row["price_time"] is not None and row["epoch"] >= world.sensor.epoch:
+                moment = self._ticked_at(row)
                 before = self.price_times.get(row["conid"])
-                if before is None or before < row["price_time"]:
-                    self.price_times[row["conid"]] = row["price_time"]
+                if before is None or before < moment:
+                    self.price_times[row["conid"]] = moment
         for row in world.queued.read():
             self._report(row_faults(row, world.truth))
         for log in (world.streamed, world.queued):
@@ -96,6 +98,14 @@ class Oracle:
             account, conid = text.split(":")
             said = (values["position"], round(values["market_value"], 2))
             self.portfolio_seen.setdefault((account, int(conid)), set()).add(said)
+
+    def _ticked_at(self, row: dict[str, Any]) -> datetime:
+        """Return when a row's contract last ticked: its price, or greeks that moved while its price did not."""
+        greeks = (row["delta"], row["underlying_price"])
+        moved = None not in greeks and self._greeks.get(row["conid"], greeks) != greeks
+        self._greeks[row["conid"]] = greeks
+        price_time: datetime = row["price_time"]
+        return max(price_time, row["timestamp"]) if moved else price_time
 
 
 def row_faults(row: dict[str, Any], truth: PositionTruth) -> list[tuple[str, str]]:

@@ -242,10 +242,11 @@ class Settling:
         found = []
         for conid in conids:
             last, sent = rows.get(conid, {}), delivered.get(str(conid), {})
+            contract = self._world.contracts[conid]
             for name, column in STREAM_COLUMNS.items():
-                if name == "mark" and self._world.contracts[conid]["sec_type"] == "CASH":
+                if name == "mark" and contract["sec_type"] == "CASH":
                     continue  # currency pairs have none
-                if name in sent and not _equal(last.get(column), sent[name]):
+                if name in sent and not _equal(last.get(column), sent[name], contract["price_magnifier"]):
                     found.append(f"{conid} {column}: {last.get(column)} for {sent[name]}")
         return found
 
@@ -258,10 +259,11 @@ def _later() -> datetime:
     return utc_now() + timedelta(minutes=10)
 
 
-def _equal(ours: float | None, sent: float) -> bool:
+def _equal(ours: float | None, sent: float, magnifier: int) -> bool:
+    """Compare with a quoted number; only futures, which have no greeks, are quoted in cents here."""
     if sent == -1:  # how IB says that there is no quote
         return ours is None
-    return ours is not None and math.isclose(ours, sent, abs_tol=1e-9)
+    return ours is not None and math.isclose(ours, sent / magnifier, abs_tol=1e-9)
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -100,15 +100,14 @@ def family_of_record(record: Path) -> list[psutil.Process]:
 
 
 def launch(api: DagsterApi, job: str, *, newest: int) -> None:
-    """Launch a job for the oldest of so many newest partitions."""
+    """Launch a job for the newest partition, or for the one that many from the end."""
     selector = f'{{ repositoryLocationName: "v6_pipeline", repositoryName: "__repository__", jobName: "{job}" }}'
-    found = api.ask(
+    key = api.ask(
         f'{{ partitionSetsOrError(repositorySelector: {{ repositoryLocationName: "v6_pipeline", repositoryName: '
         f'"__repository__" }}, pipelineName: "{job}") {{ ... on PartitionSets {{ results {{ '
         f"partitionsOrError(limit: {newest}, reverse: true) "
         "{ ... on Partitions { results { name } } } } } } }"
-    )["partitionSetsOrError"]["results"][0]["partitionsOrError"]["results"]
-    key = min(partition["name"] for partition in found)
+    )["partitionSetsOrError"]["results"][0]["partitionsOrError"]["results"][newest - 1]["name"]
     tags = f'[{{ key: "dagster/partition", value: "{key}" }}]'
     [answer] = api.ask(
         f"mutation {{ launchRun(executionParams: {{ selector: {selector}, executionMetadata: {{ tags: {tags} }} }}) "

@@ -533,7 +533,9 @@ class Oracle:
                 continue
             if row["position"] != quantity:
                 self.wrong(f"{conid} of {account}: position {row['position']} in the lake, {quantity} in the book")
+            magnifier = self.world.gateway.universe.contracts[conid].price_magnifier
             for name in ("bid", "ask", "last"):
-                true = sent[conid].get(name)
+                quoted = sent[conid].get(name)
+                true = quoted if quoted in {None, -1} else round(quoted / magnifier, 9)
                 if true is not None and true != row[name] and not (true == -1 and row[name] is None):
                     self.wrong(f"{name} of {conid}: {row[name]} in the lake, {true} was sent last")

@@ -94,7 +94,7 @@ _MARKS = broker(*(f"tickPrice.{tick}" for tick in ("markPrice", "bid", "ask", "l
 _SIZE = broker("position.position", "position.contract")
 _COST = broker("position.avgCost")
 _MAGNIFIED = broker("contractDetails.priceMagnifier") + _MARKS
-_PRICE_SOURCES = "what market_price is: mark, mid, last, close, portfolio, flex or historical_close"
+_PRICE_SOURCES = "what market_price is: mark, mid, last, close, wide_mid, portfolio, flex or historical_close"
 
 POSITION_COLUMNS: tuple[PositionColumn, ...] = (
     PositionColumn(column=DAY_OF_TIMESTAMP),
@@ -110,6 +110,17 @@ POSITION_COLUMNS: tuple[PositionColumn, ...] = (
     _contract(price("strike", "strike price"), "strike"),
     _contract(day("expiry", "last trading day of the contract"), "expiry"),
     _contract(number("multiplier", "units of the underlying per contract"), "multiplier"),
+    _own(
+        integer("price_magnifier", "what IB's prices were divided by: 100 for pence or cents", since=4),
+        Part.CONTRACT,
+        broker("contractDetails.priceMagnifier"),
+    ),
+    PositionColumn(
+        column=number("unit_value", "value of one unit of position at a market_price of 1", since=4),
+        part=Part.CONTRACT,
+        stream=broker("position.contract", "updatePortfolio.marketValue", "updatePortfolio.marketPrice"),
+        queue=broker("position.contract", "updatePortfolio.marketValue", "updatePortfolio.marketPrice"),
+    ),
     _contract(currency("currency", "contract currency", required=True), "currency"),
     _own(
         integer("underlying_conid", "contract id of the underlying"),
@@ -132,7 +143,13 @@ POSITION_COLUMNS: tuple[PositionColumn, ...] = (
         "costBasisMoney",
         "position",
     ),
-    _valued(price("market_price", "price that values the position"), Part.PRICE, _MARKS, "marketPrice", "markPrice"),
+    _valued(
+        price("market_price", "price that values the position, in the contract currency; of bonds in percent of par"),
+        Part.PRICE,
+        _MARKS,
+        "marketPrice",
+        "markPrice",
+    ),
     _valued(
         price("market_value", "value of the whole position"),
         Part.PRICE,
@@ -167,7 +184,13 @@ POSITION_COLUMNS: tuple[PositionColumn, ...] = (
         broker("marketDataType"),
     ),
     _valued(text("price_source", _PRICE_SOURCES), Part.PRICE, _MARKS, "marketPrice", "markPrice"),
-    _valued(instant("price_time", "when the price was received"), Part.PRICE, _MARKS, "marketPrice", "markPrice"),
+    _valued(
+        instant("price_time", "when the price was received; null for a close, which is of a session before"),
+        Part.PRICE,
+        _MARKS,
+        "marketPrice",
+        "markPrice",
+    ),
     _own(
         currency("base_currency", "the account's base currency"),
         Part.RATE,

@@ -27,8 +27,8 @@ _JOINED = select(
     holdings.c.observed_at,
     holdings.c.closed_at,
     holdings.c.refreshed_at,
-    contracts,
-).join(contracts, contracts.c.conid == holdings.c.conid)
+    *contract_cache.OF_CONTRACT,
+).select_from(holdings.join(contract_cache.WITH_UNITS, contracts.c.conid == holdings.c.conid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,8 +107,12 @@ class StrategyRegistry:
         ``has_expired`` for whether it still ticks.
         """
         view = self._view
-        # IB's position messages have no underlying; the contract cache has it.
-        holding = replace(holding, contract=view.contracts.get(holding.contract.conid, holding.contract))
+        # IB's position messages have no underlying; the contract cache has it. But the newest message has the names.
+        by = holding.contract
+        contract = view.contracts.get(by.conid, by)
+        if contract.symbol != by.symbol:
+            contract = replace(contract, symbol=by.symbol, local_symbol=by.local_symbol or contract.local_symbol)
+        holding = replace(holding, contract=contract)
         if holding.contract.has_settled(self._today()):
             return ()
         return view.entries.assignments(holding)

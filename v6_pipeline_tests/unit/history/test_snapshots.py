@@ -105,7 +105,52 @@ def test_a_position_carried_forward_has_no_price_of_its_own_day() -> None:
     assert with_close["timestamp"] == YESTERDAY
 
 
-def test_a_computed_value_knows_multiplier_magnifier_and_percent_of_par() -> None:
+def test_a_close_and_a_quote_too_wide_lose_to_any_other_price_of_the_day() -> None:
+    """Rows of before have a close dated by its row; others have a close without a time."""
+    marked = priced(NOON, 5.0, source="queue", price_source="portfolio")
+    for source, at in (("close", NOON + MINUTE), ("close", None), ("wide_mid", NOON + MINUTE)):
+        weak = priced(NOON + MINUTE, 9.0, price_source=source, price_time=at)
+        assert price_of(one(day([marked, weak]))) == (5.0, "portfolio", NOON)
+        assert price_of(one(day([weak], closes=[{"close": 4.0, "bar_time": CLOSE}])))[1] == "historical_close"
+        assert price_of(one(day([weak]))) == (9.0, source, at)
+        own_mark = priced(NOON - HOUR, 6.0)
+        assert price_of(one(day([own_mark, weak]))) == (6.0, "mark", NOON - HOUR)
+
+
+def test_a_close_of_today_loses_to_no_price_of_yesterday() -> None:
+    yesterday = priced(NOON, 5.0, price_time=STALE)
+    weak = priced(NOON + MINUTE, 9.0, price_source="close", price_time=None)
+    assert price_of(one(day([yesterday, weak])))[1] == "mark"
+
+
+def test_rows_of_before_have_their_prices_in_pence_and_are_brought_into_pounds() -> None:
+    pence = {1: ContractSpec(conid=1, symbol="X", sec_type=SecType.STOCK, currency="GBP", price_magnifier=100)}
+    close = {"close": 4400.0, "bar_time": CLOSE}
+    old = priced(NOON, 4294.0, bid=4293.0, ask=4295.0, market_value=429.4)
+    row = one(day([old]), contracts=pence)
+    assert (row["market_price"], row["bid"], row["ask"], row["price_magnifier"]) == (42.94, 42.93, 42.95, 100)
+    assert one(day([priced(NOON, 42.94, market_value=429.4)]), contracts=pence)["market_price"] == 42.94
+    new = priced(NOON, 42.94, bid=42.93, price_magnifier=100)
+    assert (one(day([new]), contracts=pence)["market_price"], one(day([new]), contracts=pence)["bid"]) == (42.94, 42.93)
+    assert one(day([own()], closes=[close]), contracts=pence)["market_value"] == 440.0
+    assert (
+        one(day([own()], closes=[close | {"close": 44.0, "price_magnifier": 100}]), contracts=pence)["market_value"]
+        == 440.0
+    )
+
+
+def test_a_bond_without_a_value_is_valued_once_its_unit_is_known_but_not_by_flexs_quantity() -> None:
+    known = {1: ContractSpec(conid=1, symbol="X", sec_type=SecType.BOND, currency="USD", unit_value=10.0)}
+    close = {"close": 50.0, "bar_time": CLOSE}
+    bond = own(sec_type="BOND", position=20.0)
+    assert one(day([bond], closes=[close]))["market_value"] is None
+    assert one(day([bond], closes=[close]), contracts=known)["market_value"] == 10_000.0
+    assert one(day([own(sec_type="BOND", position=20.0, unit_value=0.01)], closes=[close]))["market_value"] == 10.0
+    flex = {"sec_type": "BOND", "position": 20_000.0, "market_price": 50.0, "market_value": None}
+    assert one(by_flex(flex), contracts=known)["market_value"] is None
+
+
+def test_a_computed_value_knows_multiplier_and_magnifier() -> None:
     closes = [{"conid": conid, "close": 50.0, "bar_time": CLOSE} for conid in (1, 2, 3)]
     contracts = {
         conid: ContractSpec(conid=conid, symbol="X", sec_type=SecType.FUTURE, currency="USD", price_magnifier=100)
@@ -115,7 +160,7 @@ def test_a_computed_value_knows_multiplier_magnifier_and_percent_of_par() -> Non
         day(
             [
                 own(conid=1, sec_type="FUT", multiplier=5000.0, position=2.0),
-                own(conid=2, sec_type="BOND", multiplier=None, position=1000.0),
+                own(conid=2, sec_type="STK", multiplier=None, position=10.0),
                 own(conid=3, sec_type="OPT", multiplier=100.0, position=-1.0, average_cost=40.0),
             ],
             closes=closes,

@@ -35,6 +35,7 @@ EXPECTED: list[tuple[int, str, Reaction]] = [
     (326, "Unable to connect as the client id is already in use.", Reaction.ID_IN_USE),
     (354, "Requested market data is not subscribed.", Reaction.FAIL_REQUEST),
     (366, "No historical data query found for ticker id:7", Reaction.INFORM),
+    (478, "Parameters in request conflicts with contract parameters received by contract id", Reaction.FAIL_REQUEST),
     (420, "Invalid Real-time Query:Historical request pacing violation", Reaction.BACK_OFF),
     (420, "Invalid Real-time Query:No market data permissions for ISLAND STK", Reaction.FAIL_REQUEST),
     (501, "Already Connected.", Reaction.INFORM),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from datetime import date
 
 import pytest
 from ib_async import Contract, ContractDetails
 
 from v6_pipeline.errors import GatewayError
+from v6_pipeline.ib.close_plan import bar_types
 from v6_pipeline.ib.contracts import parse_expiry, request_contract, spec_from_details, spec_from_ib
-from v6_pipeline.model import SecType
+from v6_pipeline.model import ContractSpec, SecType
 
 
 @pytest.mark.parametrize(
@@ -54,8 +57,26 @@ def test_a_stock_has_no_strike_right_or_expiry() -> None:
     assert (spec.strike, spec.right, spec.expiry, spec.multiplier) == (None, None, None, 1.0)
 
 
-def test_an_unknown_security_type_is_kept() -> None:
-    assert spec_from_ib(Contract(conId=1, symbol="X", secType="EVENT", currency="USD")).sec_type is SecType.OTHER
+@pytest.mark.parametrize("text", ["IOPT", "SLB", "EC", "ICU", "ICS", "EVENT", "NEWS"])
+def test_an_unusual_security_type_keeps_ibs_text(text: str) -> None:
+    sec_type = spec_from_ib(Contract(conId=1, symbol="X", secType=text, currency="USD")).sec_type
+    assert (sec_type.value, str(sec_type), sec_type) == (text, text, SecType.parse(text))
+    assert {sec_type: 1}[SecType.parse(text)] == 1
+    assert copy.deepcopy(sec_type) == pickle.loads(pickle.dumps(sec_type)) == text
+    assert bar_types(sec_type)
+
+
+def test_no_security_type_is_other_and_no_unlisted_one_can_be_selected() -> None:
+    assert spec_from_ib(Contract(conId=1, symbol="X")).sec_type is SecType.OTHER
+    with pytest.raises(ValueError, match="EVENT"):
+        SecType("EVENT")
+
+
+def test_a_request_names_conid_and_exchange_alone() -> None:
+    """Symbol and security type could only contradict the conid."""
+    spec = ContractSpec(conid=7, symbol="FB", sec_type=SecType.STRUCTURED, currency="USD", exchange="SWB")
+    assert request_contract(spec) == Contract(conId=7, exchange="SWB")
+    assert vars(request_contract(spec)) == vars(Contract(conId=7, exchange="SWB"))
 
 
 @pytest.mark.parametrize("multiplier", ["", "0", "abc"])

@@ -102,6 +102,7 @@ def make_old(url: str) -> None:
         connection.execute(text("INSERT INTO small_bar_requests VALUES ('kept')"))
         connection.execute(text("DROP TABLE account_downloads"))
         connection.execute(text("DROP TABLE slot_samples"))
+        connection.execute(text("DROP TABLE contract_units"))
 
 
 def revision_of(url: str) -> str:

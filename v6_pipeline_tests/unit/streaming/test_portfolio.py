@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from v6_pipeline.model import BaseCurrency, Holding, Quote
+from v6_pipeline.model import BaseCurrency, Holding, Quote, SecType
 from v6_pipeline.streaming.portfolio import Portfolio
 from v6_pipeline_tests.unit.state.databases import START
 from v6_pipeline_tests.unit.state.samples import holding, option, stock
@@ -78,9 +78,32 @@ def test_a_contract_that_no_account_holds_makes_no_row() -> None:
 
 def test_the_qualified_contract_goes_before_the_positions() -> None:
     known = portfolio(IN_A)
-    known.contracts[1] = replace(AAPL, price_magnifier=100)
+    known.contracts[1] = replace(AAPL, price_magnifier=100, unit_value=0.5)
 
-    assert known.updates(1, Quote(mark=10.0), START)[0].market_value == 1.0
+    (row,) = known.updates(1, Quote(mark=10.0), START)
+    assert (row.market_value, row.price_magnifier, row.unit_value) == (50.0, 100, 0.5)
+
+
+def test_a_renamed_contract_is_a_change_and_names_the_next_row() -> None:
+    known = portfolio(IN_A)
+    known.contracts[1] = replace(AAPL, exchange="SMART")
+    renamed = replace(IN_A, contract=replace(AAPL, symbol="APPL", local_symbol="APPL"))
+
+    assert known.differs(renamed)
+    known.put(renamed)
+
+    (row,) = known.updates(1, Quote(mark=10.0), START)
+    assert (row.symbol, row.local_symbol, known.contracts[1].exchange) == ("APPL", "APPL", "SMART")
+
+
+def test_a_contract_whose_unit_is_unknown_cannot_be_valued() -> None:
+    known = portfolio(IN_A)
+    known.contracts[1] = bond = replace(AAPL, sec_type=SecType.BOND)
+    assert not known.can_value(1, Quote(mark=10.0))
+    known.contracts[1] = replace(bond, unit_value=10.0)
+    assert known.can_value(1, Quote(mark=10.0))
+    assert not known.can_value(1, Quote(bid=10.0))
+    assert not known.can_value(1, None)
 
 
 def test_a_closed_holding_is_forgotten() -> None:
