@@ -73,8 +73,9 @@ simulate: install
 SEED ?= 1
 MINUTES ?= 10
 KILLS ?= 0
+STATE ?= sqlite
 chaos: install
-	$(BIN)/python -m v6_pipeline_tests.chaos --seed $(SEED) --minutes $(MINUTES) --kills $(KILLS)
+	$(BIN)/python -m v6_pipeline_tests.chaos --seed $(SEED) --minutes $(MINUTES) --kills $(KILLS) --state $(STATE)
 
 lint: install
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from v6_pipeline_tests.chaos.runner import RECOVERY_SECONDS, Runner
 from v6_pipeline_tests.chaos.scale import LONG
 from v6_pipeline_tests.chaos.schedule import CATALOGUE, PROCESS_FAULTS, WEIGHTS, Round, each_alone, rounds
 from v6_pipeline_tests.chaos.settled import Settling
+from v6_pipeline_tests.chaos.state_store import STORES
 from v6_pipeline_tests.chaos.world import running_world
 
 START_SECONDS = 90.0
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long faults are injected (default 10)")
     parser.add_argument("--workers", type=int, default=LONG.workers, help="refreshing processes (default 2)")
     parser.add_argument("--positions", type=int, default=LONG.positions, help="positions of the account")
+    parser.add_argument("--state", choices=STORES, default=STORES[0], help="where the state is (default sqlite)")
     parser.add_argument("--only", default="", help="only these faults, comma separated")
     parser.add_argument(
         "--processes-only", action="store_true", help="kill, stop, disk and database; no gateway faults"
@@ -72,11 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
     amount = (
         f"{options.kills} kills" if options.kills else "each once" if options.each else f"{options.minutes:g} minutes"
     )
-    say(f"seed {options.seed}, {amount}, events in {log.path}")
+    say(f"seed {options.seed}, {amount}, state in {options.state}, events in {log.path}")
     started = time.monotonic()
     # A run that is ended from outside must leave no process behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    with running_world(scale, options.seed, folder, DagsterOwner if options.kills else None) as world:
+    with running_world(scale, options.seed, folder, DagsterOwner if options.kills else None, options.state) as world:
         runner = Runner(world, Oracle(world), log, options.deadline)
         if runner.wait_for_streams(datetime.now(UTC), seconds=START_SECONDS) is None:
             world.violations.add("streaming at the start", f"not within {START_SECONDS:g} s")

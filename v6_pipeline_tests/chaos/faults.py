@@ -16,7 +16,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -26,7 +26,7 @@ from v6_pipeline.errors import FencedError, StateError
 from v6_pipeline.state.leases.process import ProcessIdentity
 from v6_pipeline.state.leases.streamer import StreamerLease
 from v6_pipeline_tests.chaos.processes import wake
-from v6_pipeline_tests.chaos.world import StateLock, World
+from v6_pipeline_tests.chaos.world import World
 
 T = TypeVar("T")
 
@@ -324,19 +324,34 @@ def can_exchange(folder: Path) -> bool:
 
 
 @dataclass(slots=True)
-class StateLocked(Fault):
+class StateTrouble(Fault):
+    """The state database fails, in a way of ``StateStore``."""
+
+    seconds: float
+    _trouble: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def end(self, world: World) -> None:  # noqa: ARG002
+        self._trouble.close()
+
+
+@dataclass(slots=True)
+class StateLocked(StateTrouble):
     """Another process holds the state database's write lock."""
 
     name = "state locked"
-    seconds: float
-    _lock: StateLock | None = None
 
     def begin(self, world: World) -> None:
-        self._lock = StateLock(world.settings.home / "state.db", self.seconds)
+        self._trouble.enter_context(world.store.locked(self.seconds))
 
-    def end(self, world: World) -> None:  # noqa: ARG002
-        if self._lock is not None:
-            self._lock.release()
+
+@dataclass(slots=True)
+class StateHangs(StateTrouble):
+    """The state database answers nothing for longer than the streamer's lease."""
+
+    name = "state hangs"
+
+    def begin(self, world: World) -> None:
+        self._trouble.enter_context(world.store.hangs())
 
 
 @dataclass(slots=True)

@@ -305,9 +305,9 @@ class Workers:
             self._violations.add("a worker fails in one line", f"exit code {code}, see {run.err}")
 
 
-def open_state(settings: Settings) -> StateDatabase:
-    """The state database of the home."""
-    return StateDatabase.open(settings.state_database_url, name_for_messages=settings.safe_state_url)
+def open_state(settings: Settings, url: str = "") -> StateDatabase:
+    """The state database of the settings, or that of another address."""
+    return StateDatabase.open(url or settings.state_database_url, name_for_messages=settings.safe_state_url)
 
 
 def settings_of(home: Path, gateway: Gateway, scale: Scale) -> dict[str, str]:

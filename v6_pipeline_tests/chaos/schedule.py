@@ -21,6 +21,7 @@ from v6_pipeline_tests.chaos.faults import (
     LakeAway,
     SensorAway,
     StallPastLease,
+    StateHangs,
     StateLocked,
     StopGateway,
     StopStreamer,
@@ -104,6 +105,7 @@ PROCESS_FAULTS: dict[str, Draw] = {
     "stop gateway": lambda draw: StopGateway(_seconds(2, 14)(draw)),
     "lake away": lambda draw: LakeAway(_seconds(2, 12)(draw)),
     "state locked": lambda draw: StateLocked(_seconds(2, 14)(draw)),
+    "state hangs": lambda draw: StateHangs(_seconds(18, 45)(draw)),
 }
 """Faults of processes, disk and database."""
 
@@ -237,6 +239,7 @@ WEIGHTS = {
     "fewer lines": 0.3,
     "long blackhole": 0.5,
     "long refusal": 0.3,
+    "state hangs": 0.5,
 }
 """Weights: quick and severe faults are frequent, those that mostly wait or excuse much are rare; others count 1."""
 _LATER = {"dead streams": 8.0}

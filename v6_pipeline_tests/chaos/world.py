@@ -6,8 +6,6 @@ What faults and the oracle need is here; what a fault is, is in ``faults``, and 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +30,7 @@ from v6_pipeline_tests.chaos.processes import (
     v6_environment,
 )
 from v6_pipeline_tests.chaos.scale import Scale
+from v6_pipeline_tests.chaos.state_store import StateStore, running_store
 from v6_pipeline_tests.chaos.truth import PositionTruth
 from v6_pipeline_tests.chaos.violations import Violations
 
@@ -60,6 +59,7 @@ class World:
     sensor: Owner
     workers: Workers
     database: StateDatabase
+    store: StateStore
     registry: StrategyRegistry
     queue: PositionQueue
     truth: PositionTruth
@@ -177,7 +177,11 @@ class World:
 
 @contextlib.contextmanager
 def running_world(
-    scale: Scale, seed: int, folder: Path, owner: Callable[[Settings], Owner] | None = None
+    scale: Scale,
+    seed: int,
+    folder: Path,
+    owner: Callable[[Settings], Owner] | None = None,
+    state: str = "sqlite",
 ) -> Iterator[World]:
     """Start everything; end everything, whatever happened.
 
@@ -186,6 +190,7 @@ def running_world(
         seed: of quantities, prices and the workers' rhythm.
         folder: for homes and logs; left as it is at the end.
         owner: keeps the streamer; by default ``Sensor``.
+        state: one of ``state_store.STORES``.
     """
     home = folder / "home"
     logs = folder / "processes"
@@ -195,9 +200,11 @@ def running_world(
         with v6_environment({}):
             gateway = Gateway(scale, seed, logs)
         stack.callback(gateway.close)
-        stack.enter_context(v6_environment(settings_of(home, gateway, scale)))
+        store = stack.enter_context(running_store(state, home))
+        there = {"V6_STATE_URL": store.url} if store.url else {}
+        stack.enter_context(v6_environment(settings_of(home, gateway, scale) | there))
         settings = load()
-        database = open_state(settings)
+        database = open_state(settings, store.direct_url)
         stack.callback(database.close)
         registry = StrategyRegistry(database, timezone=settings.timezone)
         registry.initialize()
@@ -214,6 +221,7 @@ def running_world(
             sensor=sensor,
             workers=workers,
             database=database,
+            store=store,
             registry=registry,
             queue=PositionQueue(database),
             truth=truth,
@@ -235,31 +243,3 @@ def _end_streamers(sensor: Owner) -> None:
         with contextlib.suppress(Exception):
             process.kill()
             process.wait(5)
-
-
-class StateLock:
-    """Another process's long transaction: holds the state database's write lock for some seconds."""
-
-    def __init__(self, path: Path, seconds: float) -> None:
-        self._held = threading.Event()
-        self._release = threading.Event()
-        self._thread = threading.Thread(target=self._hold, args=(path, seconds), name="state lock", daemon=True)
-        self._thread.start()
-        self._held.wait(10)
-
-    def release(self) -> None:
-        """Give it back now."""
-        self._release.set()
-        self._thread.join()
-
-    def _hold(self, path: Path, seconds: float) -> None:
-        connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-        try:
-            with contextlib.suppress(sqlite3.OperationalError):  # busier than that, it is locked enough
-                connection.execute("BEGIN IMMEDIATE")
-                self._held.set()
-                self._release.wait(seconds)
-                connection.execute("ROLLBACK")
-        finally:
-            self._held.set()
-            connection.close()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import functools
 import hashlib
 import heapq
 import random
@@ -29,6 +30,7 @@ STEP_SECONDS = 1e-6
 _THREAD_SECONDS = 0.004
 _SLOW_THREAD_SECONDS = 0.4
 _SLOW_THREADS = 0.01
+_OF_LAKE = ("v6_pipeline.lake", "v6_pipeline.streaming.writer", "v6_pipeline.refresh.writer")
 
 
 class State(enum.Enum):
@@ -105,6 +107,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.trace = Trace()
         self.processes: list[SimulatedProcess] = []
         self.failures: list[str] = []
+        self.state_answers_at = 0.0
+        """Until then calls of the state database hang, each in its thread; then all are made, wanted still or not."""
         self.set_task_factory(_make_task)
         self.set_exception_handler(_note_failure)
 
@@ -185,7 +189,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             else:
                 answer.set_exception(error)
 
-        self.call_later(self._thread_delay(), run)
+        delay = self._thread_delay()
+        if not _is_of_lake(func):
+            delay = max(delay, self.state_answers_at - self._virtual)
+        self.call_later(delay, run)
         return answer
 
     def _thread_delay(self) -> float:
@@ -257,6 +264,13 @@ async def _main(process: SimulatedProcess, body: Callable[[SimulatedProcess], Co
     finally:
         if process.state is State.RUNNING:
             process.state = State.ENDED
+
+
+def _is_of_lake(call: Callable[..., Any]) -> bool:
+    """True for a call of the lake; all others in threads are of the state database."""
+    work = call.args[0] if isinstance(call, functools.partial) and call.args else call
+    owner = getattr(work, "__self__", work)
+    return getattr(owner, "__module__", type(owner).__module__).startswith(_OF_LAKE)
 
 
 def _make_task(loop: Any, coro: Any, context: contextvars.Context | None = None) -> asyncio.Task[Any]:

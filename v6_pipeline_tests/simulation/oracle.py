@@ -52,7 +52,7 @@ _DATA_TROUBLE = {
     "link_lost", "server_broken", "farm_broken", "competing_session", "kill_streams", "quiet", "blackhole", "delay",
 }  # fmt: skip
 _LINE_TROUBLE = {"lines", "tws_lines"}
-_PROCESS_TROUBLE = {"kill", "stop", "daemon"}
+_PROCESS_TROUBLE = {"kill", "stop", "daemon", "state"}
 
 
 _HARMLESS = {"competing_session", "kill_streams", "resize", "open", "close", "assign", "quiet", "heal"}

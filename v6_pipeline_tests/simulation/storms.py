@@ -369,6 +369,16 @@ async def daemon_down(storm: Storms) -> None:
     storm.world.daemon_until = storm.world.loop.time() + seconds
 
 
+async def state_hangs(storm: Storms) -> None:
+    """A frozen disk, or a server that answers nothing: no call fails, and no call returns."""
+    seconds = min(storm.seconds(5, 240), storm.rest)
+    storm.world.say(f"state database hangs for {seconds:.0f} s")
+    storm.oracle.note("state", {})
+    now = storm.world.loop.time()
+    storm.world.loop.state_answers_at = now + seconds
+    storm.world.daemon_until = max(storm.world.daemon_until, now + seconds)
+
+
 async def disk(storm: Storms) -> None:
     kind = storm.draw.choice(("full", "lost answer"))
     storm.world.say(f"lake: {kind}")
@@ -533,7 +543,7 @@ FAULTS: dict[str, Deed] = {
     for deed in (
         drop, refuse, blackhole, delay, bad_frame, occupy, too_fast, link, server, farm, competing, dead_streams,
         fewer_lines, tws_windows, contract_trouble, advice, rejected, cut_download, cut_positions, feed_taken,
-        kill_streamer, kill_worker, stop_process, daemon_down, disk,
+        kill_streamer, kill_worker, stop_process, daemon_down, disk, state_hangs,
     )
 }  # fmt: skip
 DEEDS: dict[str, Deed] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from v6_pipeline.errors import StateError
 from v6_pipeline.state import engines
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.named import NamedLease
+from v6_pipeline_tests.chaos.state_store import server_socket
 from v6_pipeline_tests.stopping_proxy import StoppingProxy
 
 DEADLINE = 0.5
@@ -24,17 +24,7 @@ AT_MOST = 10.0
 
 @pytest.fixture
 def proxy(postgres_url: str) -> Iterator[StoppingProxy]:
-    url = make_url(postgres_url)
-    folder = url.query.get("host")
-
-    def connect() -> socket.socket:
-        if folder is None:
-            return socket.create_connection((url.host or "127.0.0.1", url.port or 5432))
-        server = socket.socket(socket.AF_UNIX)
-        server.connect(f"{folder}/.s.PGSQL.{url.port or url.query.get('port', 5432)}")
-        return server
-
-    with StoppingProxy(connect) as running:
+    with StoppingProxy(lambda: server_socket(postgres_url)) as running:
         yield running
 
 
