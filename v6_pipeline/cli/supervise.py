@@ -240,7 +240,12 @@ def wait_until(
 
 
 def _as_json(identity: ProcessIdentity) -> dict[str, object]:
-    return {"host": identity.host, "pid": identity.pid, "started_at": identity.started_at.isoformat()}
+    return {
+        "host": identity.host,
+        "pid": identity.pid,
+        "started_at": identity.started_at.isoformat(),
+        "space": identity.space,
+    }
 
 
 def _identity(fields: Mapping[str, object]) -> ProcessIdentity:
@@ -248,6 +253,7 @@ def _identity(fields: Mapping[str, object]) -> ProcessIdentity:
         host=str(fields["host"]),
         pid=int(str(fields["pid"])),
         started_at=datetime.fromisoformat(str(fields["started_at"])),
+        space=str(fields.get("space", "")),
     )
 
 

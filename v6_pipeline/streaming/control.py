@@ -25,7 +25,7 @@ from v6_pipeline.errors import StateError
 from v6_pipeline.settings import Settings, StreamerMode
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
-from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.process import ProcessIdentity, space_of
 from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease, StreamerLeaseState
 from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
 from v6_pipeline.streaming.status import StreamerStatus
@@ -198,7 +198,7 @@ def process_of(lease: StreamerLeaseState) -> ProcessIdentity | None:
     """Return the identity of the owner's process; None until it has registered."""
     if lease.host is None or lease.pid is None or lease.pid_started_at is None:
         return None
-    return ProcessIdentity(host=lease.host, pid=lease.pid, started_at=lease.pid_started_at)
+    return ProcessIdentity(host=lease.host, pid=lease.pid, started_at=lease.pid_started_at, space=space_of(lease.owner))
 
 
 def _is_alive(lease: StreamerLeaseState) -> bool | None:

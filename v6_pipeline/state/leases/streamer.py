@@ -155,7 +155,8 @@ class StreamerLease:
         Raises:
             FencedError: the lease of ``epoch`` is over.
         """
-        return self._as_owner(epoch, host=process.host, pid=process.pid, pid_started_at=process.started_at)
+        changes: dict[str, Any] = {"owner": process.owner} if process.space else {}  # the owner's name has the space
+        return self._as_owner(epoch, host=process.host, pid=process.pid, pid_started_at=process.started_at, **changes)
 
     # Any: the report is the streamer's business.
     def heartbeat(self, epoch: int, status: Mapping[str, Any]) -> StreamerLeaseState:

@@ -37,6 +37,11 @@ def elsewhere(pid: int = 1) -> ProcessIdentity:
     return ProcessIdentity(host="elsewhere", pid=pid, started_at=START)
 
 
+def in_another_container(pid: int = 2**22 - 1) -> ProcessIdentity:
+    """Return a process on a host of this name whose pid counts in another namespace."""
+    return ProcessIdentity(host=socket.gethostname(), pid=pid, started_at=START, space="3f2a9c1d0e4b-4026531999")
+
+
 def dead() -> ProcessIdentity:
     """On this host, and gone: its pid, if in use, is of a process that started at another time."""
     return ProcessIdentity(host=socket.gethostname(), pid=os.getpid(), started_at=START - timedelta(days=9999))

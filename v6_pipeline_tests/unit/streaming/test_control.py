@@ -40,7 +40,7 @@ from v6_pipeline.streaming.stream_lines import GIVE_UP_SECONDS, RENEWAL_SECONDS,
 from v6_pipeline.streaming.streamer import SLOT_RENEWAL
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
-from v6_pipeline_tests.unit.streaming.control_doubles import Spawned, dead, elsewhere
+from v6_pipeline_tests.unit.streaming.control_doubles import Spawned, dead, elsewhere, in_another_container
 
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -220,11 +220,17 @@ def test_the_lease_is_claimed_before_the_process_is_started(
     assert outcome.lease.expires_at == clock.now + timedelta(seconds=120)
 
 
+@pytest.mark.parametrize("process", [elsewhere(), in_another_container()], ids=["host", "container"])
 def test_each_tick_renews(
-    control: StreamerControl, spawned: Spawned, streamer_lease: StreamerLease, clock: ManualClock
+    control: StreamerControl,
+    spawned: Spawned,
+    streamer_lease: StreamerLease,
+    clock: ManualClock,
+    process: ProcessIdentity,
 ) -> None:
+    """A sensor in another PID namespace, under the same host name, declared the streamer dead again and again."""
     control.tick()
-    streamer_lease.attach(1, elsewhere())
+    streamer_lease.attach(1, process)
     for _ in range(30):
         clock.advance(10)
         streamer_lease.heartbeat(1, {})

@@ -15,7 +15,7 @@ from v6_pipeline.errors import FencedError
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.client_ids import ClientIds
 from v6_pipeline.state.leases.named import NamedLease
-from v6_pipeline.state.leases.process import ProcessIdentity
+from v6_pipeline.state.leases.process import ProcessIdentity, space_of
 from v6_pipeline.state.leases.streamer import DesiredState, GrantedBy, StreamerLease
 from v6_pipeline_tests.unit.state.databases import START, ManualClock
 
@@ -282,6 +282,23 @@ def test_a_process_is_alive_only_with_its_own_start() -> None:
     assert me.is_alive() is True
     assert replace(me, started_at=me.started_at - timedelta(minutes=1)).is_alive() is False
     assert replace(me, host="elsewhere").is_alive() is None
+
+
+@pytest.mark.parametrize(
+    "space",
+    ["3f2a9c1d0e4b-4026531999", "000000000000-4026531836"],
+    ids=["a container of this machine", "a machine with the same host name"],
+)
+def test_a_pid_that_counts_elsewhere_proves_nothing(space: str) -> None:
+    gone = replace(ProcessIdentity.current(), pid=2**22 - 1, space=space)
+
+    assert gone.is_alive() is None
+    assert replace(gone, space="").is_alive() is False, "as recorded by a version that did not note it"
+    assert space_of(gone.owner) == space
+
+
+def test_an_owner_of_an_older_version_names_no_space() -> None:
+    assert space_of("host:42:20260302T143000.000000Z") == space_of("sensor/host") == space_of(None) == ""
 
 
 def test_a_process_that_ended_is_not_alive_even_before_it_is_reaped() -> None:
