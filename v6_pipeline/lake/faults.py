@@ -41,6 +41,7 @@ _UNREACHABLE = re.compile(
 )
 _UNKNOWN_SCHEME = re.compile(r"Unknown scheme: (\S+?)\.? ")
 _SCHEMES = "an address that begins with s3://, gs://, az:// or abfss://"
+_CONTAINER_FIRST = {"abfs", "abfss", "wasb", "wasbs"}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m|↳")
 _BACKTRACE = re.compile(r"\s+0: .*", re.DOTALL)
 _LONGEST = 300
@@ -56,13 +57,22 @@ def safe_uri(uri: str) -> str:
     if "://" not in uri:
         return uri
     parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2] if parts.scheme in {"s3", "gs", "http", "https"} else parts.netloc
-    return f"{parts.scheme}://{host}{parts.path}"
+    return f"{parts.scheme}://{_safe_place(parts.scheme, parts.netloc)}{parts.path}"
+
+
+def _safe_place(scheme: str, netloc: str) -> str:
+    """Return bucket or host without user and password; Azure's container stands where others have the user."""
+    user, at, host = netloc.rpartition("@")
+    return f"{user.partition(':')[0]}@{host}" if at and scheme in _CONTAINER_FIRST else host
 
 
 def lake_error(error: BaseException, *, table: str, uri: str, options: Mapping[str, str]) -> LakeError:
     """Return one line that names table, place and remedy, and contains no value of the storage options."""
-    text = _redact(_flat(str(error)), options)
+    parts = urlsplit(uri)
+    text = str(error)
+    if parts.netloc:  # some of delta-rs's messages repeat the address
+        text = text.replace(parts.netloc, _safe_place(parts.scheme, parts.netloc))
+    text = _redact(_flat(text), options)
     place = f"table {table} at {_redact(safe_uri(uri), options)}"
     folder = local_path(uri)
     local = folder is not None

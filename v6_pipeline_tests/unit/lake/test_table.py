@@ -216,6 +216,23 @@ def test_an_unknown_scheme_is_an_error_not_a_missing_table() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("nonsense://user:hunter2@host/lake", "nonsense://host/lake"),
+        ("memory://user:hunter2@host/lake", "memory://host/lake"),
+        ("abfss://container:hunter2@account.dfs.core.windows.net/lake", "abfss://container@account.dfs"),
+        ("sftp://user:hunter2@host/lake", "sftp://host/lake"),
+    ],
+)
+def test_no_scheme_shows_the_password_of_its_address(uri: str, shown: str) -> None:
+    """Neither where the message names the table, nor where delta-rs repeats the address."""
+    with pytest.raises(LakeError) as caught:
+        DeltaTableStore(QUEUED_POSITIONS, uri).open()
+    _one_line(caught, shown)
+    assert "hunter2" not in str(caught.value)
+
+
 # --- commits that fail after or during ---
 
 
