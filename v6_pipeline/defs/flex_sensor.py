@@ -28,6 +28,8 @@ TICK_SECONDS = 30
 BYTES_PER_TICK = 100_000_000
 """Dagster ends a tick after 60 s, and 50 MB take some seconds to read. The first file is read whatever its size."""
 FILES_PER_TICK = 20
+GZIP_RATIO = 20
+"""Bytes of a statement for each byte of it compressed."""
 LEFT_OUT = "v6/left_out"
 """Tag of a run: which days of the files and which files were left out, and the remedy."""
 
@@ -90,7 +92,9 @@ def tick(cursor: str | None, pipeline: PipelineResource) -> dg.SensorResult:
 
 def _of_one_tick(names: Sequence[str], found: Mapping[str, FileState]) -> Sequence[str]:
     """Return as many of the first files as one tick can read."""
-    sizes = accumulate(found[name].size for name in names[:FILES_PER_TICK])
+    sizes = accumulate(
+        found[name].size * (GZIP_RATIO if name.lower().endswith(".gz") else 1) for name in names[:FILES_PER_TICK]
+    )
     fitting = sum(size <= BYTES_PER_TICK for size in sizes)
     return names[: max(fitting, 1)]
 

@@ -27,6 +27,8 @@ REPLY = "FlexStatementResponse"
 _LIST, _STATEMENT = "FlexStatements", "FlexStatement"
 _CHUNK_BYTES = 1 << 16
 _REPLY_FIELDS = ("Status", "ErrorCode", "ErrorMessage")
+MOST_BYTES = 8 << 30
+"""One document, so that a small compressed one does not go on for hours; a year of 1,000 positions has 0.1 GiB."""
 MOST_STATEMENT_BYTES = 256 << 20
 """One account and day, whose rows are held in memory together."""
 
@@ -98,6 +100,8 @@ class _Reader:
                 f"{self._name}: an element at byte {self._event_at:,} or later is larger than "
                 f"{MOST_ELEMENT_BYTES >> 20} MiB, which no Flex statement has: not read"
             )
+        if self._bytes > MOST_BYTES:
+            raise FlexError(f"{self._name}: is larger than {MOST_BYTES >> 30} GiB: not read; split it by days")
         if self._parts is not None and self._bytes - self._statement_at > MOST_STATEMENT_BYTES:
             raise FlexError(
                 f"{self._parts.head.where}: is larger than {MOST_STATEMENT_BYTES >> 20} MiB: set 'Breakout by Day' to "

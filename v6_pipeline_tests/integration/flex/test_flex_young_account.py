@@ -162,3 +162,22 @@ def test_the_snapshots_of_days_before_the_account_are_not_there(
     assert sorted(set(stored(pipeline, POSITION_SNAPSHOTS).get_column("date"))) == [
         date(2026, 11, day) for day in (11, 12, 13)
     ]
+
+
+def test_a_fetched_statement_that_cannot_be_read_is_fetched_again_and_the_others_are_not(
+    service: YoungAccounts, pipeline: Pipeline, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Its days counted as fetched for ever, so that no correction of the query reached them."""
+    first, last = date(2026, 11, 9), date(2026, 11, 11)
+    assert backfill(pipeline, instance, first, last).success
+    [file] = (tmp_path / "flex").iterdir()
+    head, _, rest = file.read_text().partition('fromDate="20261110"')
+    file.write_text(f'{head}fromDate="20261110"{rest.replace(" position=", " position=x", 1)}'.replace('=x"', '="x', 1))
+    service.requests.clear()
+
+    result = backfill(pipeline, instance, first, last)
+
+    assert result.success
+    assert service.requests["SendRequest"] == 1
+    names = sorted(one.name.split("-")[2] for one in (tmp_path / "flex").iterdir())
+    assert names == ["20261109", "20261110"]

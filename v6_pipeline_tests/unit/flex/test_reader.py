@@ -596,6 +596,14 @@ def test_a_statement_that_would_not_fit_into_memory_is_refused(monkeypatch: pyte
     assert "is larger than 0 MiB: set 'Breakout by Day' to Yes" in refused(document(fitting, large))
 
 
+def test_a_document_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a small gzip file of blanks."""
+    monkeypatch.setattr(reader, "MOST_BYTES", 1 << 20)
+    file = Pieces(itertools.chain([b"<FlexQueryResponse>"], itertools.repeat(b" <a/>" * 10_000)))
+    with pytest.raises(FlexError, match=r"^big\.xml: is larger than 0 GiB"):
+        list(read_statements(cast("BinaryIO", file), "big.xml"))
+
+
 def test_more_rows_than_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex_statement, "MOST_ROWS", 2)
     text = document(statement(positions(*[STOCK | {"conid": str(number)} for number in (1, 2, 3)])))
