@@ -131,7 +131,9 @@ class FlexFaults:
 class FlexConfig:
     """Settings of one simulated service; port 0 picks a free one.
 
-    `in_progress` is the number of replies "in progress" before a statement is ready, `clock` monotonic seconds.
+    `in_progress` is the number of replies "in progress" before a statement is ready, `clock` monotonic seconds. With
+    `opened_on` a range that begins before this day is refused as a whole (a guess at what IB does with an account that
+    was opened later).
     """
 
     port: int = 0
@@ -139,6 +141,7 @@ class FlexConfig:
     query_id: str = QUERY_ID
     query: FlexQuery = FlexQuery()  # noqa: RUF009 - it is frozen
     in_progress: int = 1
+    opened_on: date | None = None
     clock: Callable[[], float] = time.monotonic
     utcnow: Callable[[], datetime] = utcnow
 
@@ -275,7 +278,8 @@ class FlexServer:
             return _refusal(1020)
         # A day's statement is ready on the next day; later days are left out without notice, as IB does.
         last = min(last, self.config.utcnow().astimezone(_NEW_YORK).date() - timedelta(days=1))
-        if not self._past().between(first, last):
+        is_too_early = self.config.opened_on is not None and first < self.config.opened_on
+        if is_too_early or not self._past().between(first, last):
             return _refusal(1003)
         reference = str(next(self._references))
         self._orders[reference] = _Order(first, last, self.config.in_progress)

@@ -60,6 +60,10 @@ class FlexQuery:
     name: str = "Daily positions"
 
 
+AS_IB = FlexQuery(lots=True, orders=True, book_trades=True)
+"""A query with all levels of detail, as many users have it."""
+
+
 def statements(past: Past, first: date, last: date, query: FlexQuery, *, generated: datetime) -> Iterator[str]:
     """Yield the document of a range of days in pieces; without a day in the range it has no statements.
 

@@ -23,7 +23,9 @@ from v6_pipeline.paper.connection_faults import ConnectionFaults
 from v6_pipeline.paper.contract_faults import ContractFaults
 from v6_pipeline.paper.contracts import Universe
 from v6_pipeline.paper.control import ControlServer
+from v6_pipeline.paper.executions import serve_executions
 from v6_pipeline.paper.flex_server import FlexConfig, FlexServer
+from v6_pipeline.paper.flex_statements import AS_IB
 from v6_pipeline.paper.handlers import Dispatcher
 from v6_pipeline.paper.history import HistoryDesk, HistoryFaults
 from v6_pipeline.paper.link_faults import LinkFaults
@@ -78,7 +80,9 @@ class PaperGateway:
         self._past = functools.cache(lambda: (past or Past(self.universe)).with_live(self.book.ledger))
         self.flex = FlexServer(
             self._past,
-            FlexConfig(port=self.config.flex_port or 0, clock=self.config.clock, utcnow=self.config.utcnow),
+            FlexConfig(
+                port=self.config.flex_port or 0, query=AS_IB, clock=self.config.clock, utcnow=self.config.utcnow
+            ),
         )
         self._sessions: dict[int, ClientSession] = {}
         self._open: set[ClientSession] = set()
@@ -89,7 +93,8 @@ class PaperGateway:
         self._market_data = MarketDataDesk(self.config, self.market, self.statistics)
         self._accounts = AccountDesk(self.config, self.book, self.statistics, self._logged_in)
         self._history = HistoryDesk(self.config, self.market, self.statistics)
-        self._dispatcher = Dispatcher(self.config, self._market_data, self._history, self._accounts, self.statistics)
+        desks = (self._market_data, self._history, self._accounts)
+        self._dispatcher = Dispatcher(self.config, *desks, self.statistics, serve_executions(self.book))
         self._listener = Listener(self._serve_client, self._timers)
         self._control_listener = Listener(self._serve_control, self._timers)
         self._control = ControlServer(self)

@@ -8,7 +8,7 @@ from v6_pipeline.paper.account_feeds import AccountDesk
 from v6_pipeline.paper.config import GatewayConfig
 from v6_pipeline.paper.history import HistoryDesk
 from v6_pipeline.paper.market_data import MarketDataDesk, validation_error
-from v6_pipeline.paper.requests import ORDER_REQUESTS, REQUEST_ID_INDEX, RequestId, parse_versioned_id
+from v6_pipeline.paper.requests import ORDER_REQUESTS, REQUEST_ID_INDEX, RequestId
 from v6_pipeline.paper.session import ClientSession
 from v6_pipeline.paper.statistics import Statistics
 from v6_pipeline.paper.wire import Fields, Message, WireError
@@ -29,6 +29,7 @@ class Dispatcher:
         history: HistoryDesk,
         accounts: AccountDesk,
         statistics: Statistics,
+        executions: Handler,
     ) -> None:
         self._config = config
         self._statistics = statistics
@@ -58,7 +59,7 @@ class Dispatcher:
             RequestId.OPEN_ORDERS: self._no_orders(messages.OPEN_ORDER_END),
             RequestId.ALL_OPEN_ORDERS: self._no_orders(messages.OPEN_ORDER_END),
             RequestId.COMPLETED_ORDERS: self._no_orders(messages.COMPLETED_ORDERS_END),
-            RequestId.EXECUTIONS: self._no_executions,
+            RequestId.EXECUTIONS: executions,
             RequestId.AUTO_OPEN_ORDERS: self._accept_silently,
             RequestId.SERVER_LOG_LEVEL: self._accept_silently,
             RequestId.START_API: self._accept_silently,
@@ -101,9 +102,6 @@ class Dispatcher:
                 session.send(end)
 
         return handle
-
-    def _no_executions(self, session: ClientSession, fields: Fields) -> None:
-        session.send(messages.executions_end(parse_versioned_id(fields)))
 
     def _accept_silently(self, session: ClientSession, fields: Fields) -> None:
         """Ignore a setting that has no effect here and that IB does not acknowledge."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from v6_pipeline.paper.contracts import BILL, BOND, Contract
+from v6_pipeline.paper.ledger import Booking
 from v6_pipeline.paper.trading_hours import hours, last_trade_time, time_zone
 from v6_pipeline.paper.wire import Field, Message
 
@@ -72,6 +73,38 @@ def current_time(now: datetime) -> Message:
 def executions_end(request_id: int) -> Message:
     """No (more) executions."""
     return 55, 1, request_id
+
+
+def execution_details(request_id: int, contract: Contract, fill: Booking, execution_id: str) -> Message:
+    """One fill of the day, as of an order placed in TWS; the price in quoted units."""
+    shares = quantity(abs(fill.quantity))
+    order_id, permanent_id, client_id, is_liquidation = 0, 900_000_000 + fill.number, 0, 0
+    return (
+        11,
+        request_id,
+        order_id,
+        *_contract_fields(contract, contract.exchanges[0]),
+        execution_id,
+        f"{fill.when.at:%Y%m%d %H:%M:%S} US/Eastern",
+        fill.account,
+        contract.exchanges[-1],
+        "BOT" if fill.quantity > 0 else "SLD",
+        shares,
+        fill.price,
+        permanent_id,
+        client_id,
+        is_liquidation,
+        shares,
+        fill.price,
+        *("", "", "", ""),
+        2,
+        0,
+    )
+
+
+def commission_report(execution_id: str, commission: float, currency: str, realized_pnl: float) -> Message:
+    """What a fill cost, as a positive amount, and the profit that it realized; no yield."""
+    return 59, 1, execution_id, commission, currency, realized_pnl, UNSET, ""
 
 
 def position(account: str, contract: Contract, held: float, average_cost: float) -> Message:

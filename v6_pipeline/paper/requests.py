@@ -224,6 +224,13 @@ def parse_pnl(fields: Fields, *, single: bool) -> PnLRequest:
 
 
 def parse_versioned_id(fields: Fields) -> int:
-    """Parse a message of version and one integer: cancels, reqMarketDataType, reqExecutions."""
+    """Parse a message of version and one integer: cancels, reqMarketDataType."""
     fields.skip(1)
     return fields.integer()
+
+
+def parse_executions(fields: Fields) -> tuple[int, str]:
+    """Parse reqExecutions: the request's id and the account of its filter, empty for all; the rest is ignored."""
+    fields.skip(1)
+    request_id, _client_id = fields.integer(), fields.text()
+    return request_id, fields.text()

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from v6_pipeline.paper.contracts import Universe
-from v6_pipeline.paper.flex_statements import FlexQuery, Section, statements
+from v6_pipeline.paper.flex_statements import AS_IB, FlexQuery, Section, statements
 from v6_pipeline.paper.past import Past
 from v6_pipeline.paper.prices import daily_close
 
@@ -136,3 +136,68 @@ def test_a_range_without_a_session_has_no_statement(past: Past) -> None:
     saturday = AS_OF + timedelta(days=1)
     assert read(past, first=saturday, last=saturday) == []
     assert read(past, FlexQuery(by_day=False), first=saturday, last=saturday) == []
+
+
+def rows_of(statement: ET.Element, path: str) -> list[dict[str, str]]:
+    return [dict(row.attrib) for row in statement.findall(path)]
+
+
+def test_every_section_can_be_chosen_and_the_value_follows_from_its_parts(past: Past) -> None:
+    found = read(past, FlexQuery(sections=frozenset(Section)))
+    for statement in found:
+        assert {child.tag for child in statement} == set(Section)
+        head = statement.find("ChangeInNAV")
+        assert head is not None
+        about = {"accountId", "fromDate", "toDate", "startingValue", "endingValue"}
+        parts = sum(float(text) for name, text in head.attrib.items() if name not in about)
+        change = float(head.attrib["endingValue"]) - float(head.attrib["startingValue"])
+        assert parts == pytest.approx(change, abs=1e-6)
+        [equity] = rows_of(statement, "EquitySummaryInBase/EquitySummaryByReportDateInBase")
+        assert float(equity["total"]) == pytest.approx(float(head.attrib["endingValue"]), abs=1e-6)
+        kinds = sum(float(equity[name]) for name in ("cash", "stock", "options", "bonds", "funds", "crypto"))
+        assert kinds == pytest.approx(float(equity["total"]), abs=1e-4)
+        mtm = rows_of(statement, "MTMPerformanceSummaryInBase/MTMPerformanceSummaryUnderlying")
+        profit = float(head.attrib["mtm"]) + float(head.attrib["commissions"])
+        fees = sum(
+            float(row["ibCommission"]) for row in rows_of(statement, "Trades/Trade") if row["assetCategory"] == "CASH"
+        )
+        assert sum(float(row["total"]) for row in mtm) == pytest.approx(profit - fees, abs=1e-3)
+
+
+def test_cash_of_a_day_is_that_of_the_day_before_and_its_flows(past: Past) -> None:
+    found = read(
+        past, FlexQuery(sections=frozenset({Section.POSITIONS, Section.CASH_REPORT, Section.CASH_TRANSACTIONS}))
+    )
+    for account in range(2):
+        for before, after in pairwise(found[account::2]):
+            ended, began = (
+                {
+                    row["currency"]: float(row[name])
+                    for row in rows_of(statement, "CashReport/CashReportCurrency")
+                    if row["levelOfDetail"] == "Currency"
+                }
+                for statement, name in ((before, "endingCash"), (after, "startingCash"))
+            )
+            assert began == pytest.approx(ended, abs=1e-5)
+    kinds = {row["type"] for statement in found for row in rows_of(statement, "CashTransactions/CashTransaction")}
+    assert kinds >= {"Dividends", "Withholding Tax", "Broker Interest Received", "Other Fees"}
+
+
+def test_corporate_actions_have_two_levels_and_sums_name_no_account(past: Past) -> None:
+    rows = [row for statement in read(past) for row in rows_of(statement, "CorporateActions/CorporateAction")]
+    assert {(row["levelOfDetail"], row["accountId"] == "-") for row in rows} == {("DETAIL", False), ("SUMMARY", True)}
+    assert {row["type"] for row in rows} == {"FS", "IC"}
+
+
+def test_futures_of_one_account_are_booked_under_its_number_and_a_letter(past: Past) -> None:
+    trades = [
+        row for statement in read(past) for row in rows_of(statement, "Trades/Trade") if row["assetCategory"] == "FUT"
+    ]
+    assert {row["accountId"] for row in trades} == {ACCOUNTS[0], f"{ACCOUNTS[1]}F"}
+    assert any(row["dateTime"][:8] < row["tradeDate"] for row in trades), "evening"
+
+
+def test_all_levels_of_trades_repeat_them(past: Past) -> None:
+    for statement in read(past, AS_IB):
+        executed = [row for row in rows_of(statement, "Trades/Trade") if row["transactionType"] == "ExchTrade"]
+        assert len(rows_of(statement, "Trades/Order")) == len(executed)

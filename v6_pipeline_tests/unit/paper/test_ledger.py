@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from v6_pipeline.paper.accounting import DayAccount, day_account
+from v6_pipeline.paper.book import Book
+from v6_pipeline.paper.contracts import Holding
+from v6_pipeline.paper.flex_statements import AS_IB, statements
 from v6_pipeline.paper.ledger import CASH_DEEDS, MARGINED, OWNED, Deed
+from v6_pipeline.paper.market import Market
 from v6_pipeline.paper.past import Past, PastDay
 from v6_pipeline.paper.prices import daily_close, daily_exchange_rate
+from v6_pipeline.paper.statistics import Statistics
 from v6_pipeline.paper.trading_hours import is_european, is_trading_day, session_before
 from v6_pipeline.paper.universe import build_universe
+from v6_pipeline.paper.world import build_world
 
 from .conftest import ACCOUNTS, AS_OF
 
 DAYS = 60
+GENERATED = datetime(2026, 11, 21, 5, 0, tzinfo=UTC)
 
 
 def past_of(seed: int, *, accounts: tuple[str, ...] = ACCOUNTS, unusual: bool = True) -> Past:
@@ -159,3 +167,65 @@ def test_ledger_works_for_any_number_of_accounts(accounts: tuple[str, ...]) -> N
 
 def test_margined_and_owned_are_apart() -> None:
     assert not OWNED & MARGINED
+
+
+def test_ledger_of_the_live_day_begins_where_the_past_ends() -> None:
+    universe, past = build_world(seed=5, as_of=AS_OF, accounts=ACCOUNTS, positions=60)
+    assert past is not None
+    book = Book(Market(universe, Statistics(lambda: 0.0), lines=100), past)
+    [last] = past.between(session_before(AS_OF), session_before(AS_OF))
+    held = {(row.account, row.conid): (row.quantity, row.average_cost) for row in last.positions}
+    live = {(row.account, row.conid): (row.quantity, row.average_cost) for row in book.held()}
+    virtual = {key for key in live if universe.contracts[key[1]].sec_type == "CASH"}
+    assert {key: item for key, item in live.items() if key not in virtual} == held
+    assert last.cash == pytest.approx(book.ledger.cash, abs=1e-6)
+    assert all(row.average_cost for row in universe.holdings)
+
+
+def test_ledger_has_the_brokers_profit_of_the_day() -> None:
+    """The broker's daily profit is the change in value since the last close, deeds of the day included."""
+    universe, past = build_world(seed=5, as_of=AS_OF, accounts=ACCOUNTS, positions=60)
+    assert past is not None
+    market = Market(universe, Statistics(lambda: 0.0), lines=100)
+    book = Book(market, past)
+    account = ACCOUNTS[0]
+    stock, future = (
+        next(row for row in book.held(account) if contract_type(book, row) == kind) for kind in ("STK", "FUT")
+    )
+    market.advance(universe.contracts)
+    book.resize(account, stock.conid, stock.quantity - 10)
+    book.resize(account, future.conid, -future.quantity)
+    book.open(account, 8314, 5)
+    market.close()
+    [today] = past.with_live(book.ledger).between(AS_OF, AS_OF)
+    found = day_account(past.with_live(book.ledger), account, today)
+    virtual = sum(book.valuation(row).daily_pnl for row in book.held(account) if contract_type(book, row) == "CASH")
+    daily = book.pnl(book.held(account, closed=True))[0] - virtual
+    assert daily == pytest.approx(found.parts["mtm"] + found.parts["commissions"], abs=1e-3)
+    # Without new cash, the account's value changes by this profit and the translation of currencies.
+    assert found.total - found.before == pytest.approx(daily + found.parts["fxTranslation"], abs=1e-3)
+
+
+def contract_type(book: Book, row: Holding) -> str:
+    return book.market.contract(row.conid).sec_type
+
+
+def test_ledger_statement_of_the_live_day_has_its_marks_and_deeds() -> None:
+    universe, past = build_world(seed=5, as_of=AS_OF, accounts=ACCOUNTS, positions=60)
+    assert past is not None
+    market = Market(universe, Statistics(lambda: 0.0), lines=100)
+    book = Book(market, past)
+    book.open(ACCOUNTS[0], 8314, 5)
+    market.close()
+    text = "".join(statements(past.with_live(book.ledger), AS_OF, AS_OF, AS_IB, generated=GENERATED))
+    root = ET.fromstring(text)
+    marks = {
+        int(row.attrib["conid"]): float(row.attrib["markPrice"])
+        for row in root.iter("OpenPosition")
+        if row.get("levelOfDetail") == "SUMMARY"
+    }
+    assert 8314 in marks
+    for conid, mark in marks.items():
+        magnifier = universe.contracts[conid].price_magnifier
+        assert mark == pytest.approx(market.quote(conid).mark / magnifier, abs=1e-6)
+    assert [row.get("conid") for row in root.iter("Trade") if row.get("assetCategory")] == ["8314"]
