@@ -5,7 +5,7 @@ holdings, costs and cash that the past ends with.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -60,7 +60,7 @@ class Past:
         self.universe = plan.universe
         self._live: Ledger | None = None
         self._marks: dict[tuple[int, date], float] = {}
-        virtual = [row for row in universe.holdings if universe.contracts[row.conid].sec_type == CASH]
+        virtual = list(self._virtual(universe))
         ledger = Ledger(self.universe.contracts, [*plan.opening, *virtual])
         replay = Replay(ledger, plan)
         self._all = tuple(sorted({*self.sessions, *plan.acts}))
@@ -85,6 +85,15 @@ class Past:
         self.opened_on = dict(ledger.opened_on)
         self.cash = opening_cash(universe, self.holdings)
         self._begin_with_cash({key: self.cash.get(key, 0.0) - amount for key, amount in ledger.cash.items()})
+
+    @staticmethod
+    def _virtual(universe: Universe) -> Iterator[Holding]:
+        """Yield the virtual positions in currencies: they come from a conversion at the last close."""
+        before = session_before(universe.as_of)
+        for row in universe.holdings:
+            if universe.contracts[row.conid].sec_type == CASH:
+                cost = daily_close(universe, row.conid, before) or row.average_cost
+                yield Holding(row.account, row.conid, row.quantity, cost)
 
     def _begin_with_cash(self, before: dict[tuple[str, str], float]) -> None:
         """Add the cash that was there before the first day, so that the last one ends with the live day's."""

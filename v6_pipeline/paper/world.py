@@ -7,7 +7,7 @@ import functools
 from dataclasses import replace
 from datetime import date
 
-from v6_pipeline.paper.contracts import Universe
+from v6_pipeline.paper.contracts import STOCK, Universe
 from v6_pipeline.paper.holdings_file import HoldingsFile
 from v6_pipeline.paper.past import Past
 from v6_pipeline.paper.universe import build_universe
@@ -44,13 +44,16 @@ def build_world(
     universe, past = _world(
         seed=seed, as_of=as_of, accounts=accounts, positions=positions, flat_accounts=flat_accounts, unusual=unusual
     )
+    # A stock that was sold is still a contract of IB's; an option that ended is not.
+    sold = [item for conid, item in past.universe.contracts.items() if conid not in universe.contracts]
     own = Universe(
         seed=seed,
         as_of=as_of,
         accounts=accounts,
-        contracts=universe.contracts.values(),
+        contracts=[*universe.contracts.values(), *(item for item in sold if item.sec_type == STOCK)],
         holdings=[replace(holding) for holding in past.holdings],
     )
+    own.splits |= past.universe.splits
     return own, past
 
 
