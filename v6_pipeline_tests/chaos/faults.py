@@ -328,7 +328,7 @@ class StateTrouble(Fault):
     """The state database fails, in a way of ``StateStore``."""
 
     seconds: float
-    _trouble: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _trouble: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False, repr=False)
 
     def end(self, world: World) -> None:  # noqa: ARG002
         self._trouble.close()
