@@ -149,7 +149,7 @@ def holding_of(row: Mapping[str, Any], contracts: Mapping[int, ContractSpec]) ->
         strike=row["strike"],
         expiry=row["expiry"],
         multiplier=multiplier,
-        price_magnifier=1 if known is None else known.price_magnifier,
+        price_magnifier=row["price_magnifier"] or (1 if known is None else known.price_magnifier),
         unit_value=_unit_value(row, known),
         underlying_conid=row["underlying_conid"],
     )

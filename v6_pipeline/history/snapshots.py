@@ -230,9 +230,11 @@ def _rate(given: pl.Expr, base: pl.Expr) -> pl.Expr:
 
 
 def _with_values(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec], registry: RegistryAt) -> pl.DataFrame:
-    """Compute missing values, and add the strategies of the day."""
+    """Compute missing values, and add the strategies of the day and what the contract says of prices and units."""
     values: list[float | None] = []
     profits: list[float | None] = []
+    magnifiers: list[int | None] = []
+    units: list[float | None] = []
     strategies: list[list[str]] = []
     wanted = rows.select(*HOLDING_COLUMNS, "market_price", "market_value", "unrealized_pnl")
     for row in wanted.iter_rows(named=True):
@@ -241,10 +243,16 @@ def _with_values(rows: pl.DataFrame, contracts: Mapping[int, ContractSpec], regi
         values.append(value)
         profits.append(profit)
         strategies.append(list(strategy_ids(registry.assignments(holding))))
+        is_known = row["price_magnifier"] is not None or row["conid"] in contracts
+        magnifiers.append(holding.contract.price_magnifier if is_known else None)
+        units.append(holding.contract.value_per_price)
     return rows.with_columns(
         pl.Series("market_value", values, dtype=pl.Float64),
         pl.Series("unrealized_pnl", profits, dtype=pl.Float64),
         pl.Series("strategy_ids", strategies, dtype=pl.List(pl.String)),
+        # Of rows of Flex and of before too: all prices are in the contract's currency by now.
+        pl.Series("price_magnifier", magnifiers, dtype=pl.Int64),
+        pl.Series("unit_value", units, dtype=pl.Float64),
     )
 
 

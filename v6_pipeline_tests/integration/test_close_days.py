@@ -21,6 +21,7 @@ from v6_pipeline.state.database import StateDatabase
 from v6_pipeline_tests.history_days import CALENDAR, observe
 
 AAPL, SPY, UNKNOWN = 265598, 756733, 1
+IN_PENCE, BELOW_0, SPREAD_IN_CENTS = 698_000_003, 698_000_013, 698_000_011
 NOW = datetime(2026, 11, 30, 22, tzinfo=UTC)
 WEDNESDAY, FRIDAY, MONDAY = date(2026, 11, 25), date(2026, 11, 27), date(2026, 11, 30)
 
@@ -147,3 +148,24 @@ def test_a_day_on_which_nothing_was_held_needs_no_gateway(context: HistoryContex
 
     assert isinstance(outcome, Made)
     assert outcome.rows == 0
+
+
+def test_closes_are_in_the_currency_whatever_the_contract_is_quoted_in(
+    context: HistoryContext, thread: GatewayThread
+) -> None:
+    """A stock in pence, a future below 0 in dollars, and a spread of futures below 0 in cents."""
+    conids = {IN_PENCE: 100, BELOW_0: 1, SPREAD_IN_CENTS: 100}
+    observe(context.lake, [MONDAY], list(conids))
+
+    assert MONDAY in made(list(close_days(context, [MONDAY])))
+
+    handle = context.lake.table(HISTORICAL_CLOSES).load()
+    assert handle is not None
+    rows = {row["conid"]: row for row in pl.scan_delta(handle).collect().to_dicts()}
+    universe = thread.gateway.universe
+    for conid, magnifier in conids.items():
+        quoted = daily_close(universe, conid, MONDAY)
+        assert quoted is not None
+        assert rows[conid]["close"] == pytest.approx(quoted / magnifier)
+        assert rows[conid]["price_magnifier"] == magnifier
+    assert rows[BELOW_0]["close"] < 0
