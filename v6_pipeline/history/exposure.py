@@ -6,13 +6,15 @@ account's. Each amount has its coverage: a sum is over the known values, and nul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
 import polars as pl
 
+from v6_pipeline.history.daily_pnl import ContractDay, Unknown, contract_days
 from v6_pipeline.history.inputs import DayWindow
 from v6_pipeline.history.positions import HOLDING_COLUMNS, holding_of
 from v6_pipeline.history.underlyings import underlyings
@@ -61,7 +63,7 @@ class _Sum:
 
 @dataclass(slots=True)
 class _Coverage:
-    """The share of the exposure whose greeks are known: one large unknown position outweighs many small known ones."""
+    """The share of the size that is known: one large unknown position outweighs many small known ones."""
 
     rows: int = 0
     known: int = 0
@@ -90,10 +92,15 @@ class _Coverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Amounts:
-    """Amounts of one position in base currency; ``greeks`` is None where the position can have none."""
+    """Amounts of one position in base currency; ``greeks`` is None where the position can have none.
+
+    ``unknown`` says why ``daily_pnl`` is None, whose weight is the larger value of the two days.
+    """
 
     market_value: float | None
     daily_pnl: float | None
+    unknown: Unknown | None
+    pnl_weight: float | None
     greeks: _Greeks | None
 
 
@@ -131,6 +138,8 @@ class _Totals:
     vega: _Sum = field(default_factory=_Sum)
     theta: _Sum = field(default_factory=_Sum)
     greeks: _Coverage = field(default_factory=_Coverage)
+    profits: _Coverage = field(default_factory=_Coverage)
+    unknown: Counter[Unknown] = field(default_factory=Counter)
     linear: bool = False
     expiring: int = 0
     in_the_money: int = 0
@@ -147,28 +156,26 @@ def exposure(
     now: datetime,
     run_id: str,
     activity: pl.DataFrame | None = None,
+    statements: pl.DataFrame | None = None,
     snapshot_version: int | None = None,
 ) -> pl.DataFrame:
     """Return the exposure of a day, with the schema of ``portfolio_exposure``, sorted by its key.
 
     ``snapshot`` and ``previous`` are those of the day and of the session before: the daily profit of an account without
     rows in the latter is unknown. A position of ``previous`` that has no row in ``snapshot``, though its account
-    has, was closed: it counts for the day's profit alone, which is known if Flex ``activity`` has what it realized.
+    has, was closed: it counts for the day's profit alone. ``daily_pnl`` has the rules; ``activity`` and ``statements``
+    are the day's rows of the Flex tables.
     ``registry`` is as it was at the day's cut-off; ``contracts`` give the price magnifier.
     """
-    before = {(row["account"], row["conid"]): row for row in previous.select(_COLUMNS).iter_rows(named=True)}
-    known_before = {account for account, _ in before}
     groups: dict[_Group, _Totals] = {}
     spots = _spots(snapshot, contracts)
-    present = snapshot.select(_COLUMNS).iter_rows(named=True)
-    rows = [*present, *_gone(snapshot, before, _booked(activity, window))]
-    holdings = [holding_of(row, contracts) for row in rows]
+    days = contract_days(snapshot, previous, columns=_COLUMNS, window=window, activity=activity, statements=statements)
+    holdings = [holding_of(of.row, contracts) for of in days]
     of_contract = underlyings((holding.contract for holding in holdings), contracts)
-    for row, holding in zip(rows, holdings, strict=True):
-        earlier = before.get((row["account"], row["conid"]))
-        underlying = of_contract[row["conid"]]
-        amounts = _amounts(row, holding.contract, earlier, has_previous=row["account"] in known_before)
-        shares = _shares(holding, earlier, registry)
+    for of, holding in zip(days, holdings, strict=True):
+        row, underlying = of.row, of_contract[of.row["conid"]]
+        amounts = _amounts(of, holding.contract)
+        shares = _shares(holding, of.earlier, registry)
         expiring, in_the_money = _short_option(row, holding.contract, spots, window.day, next_session)
         for strategy, share in shares:
             totals = groups.setdefault(
@@ -210,37 +217,6 @@ def allocate(position: float, assignments: Sequence[Assignment]) -> list[tuple[s
     return taken
 
 
-def _booked(activity: pl.DataFrame | None, window: DayWindow) -> dict[_Contract, tuple[float | None, float | None]]:
-    """Sum the profit that Flex activity realized by contract (contract currency), with the rate of its booking."""
-    if activity is None:
-        return {}
-    summed = (
-        activity.filter(window.has_booked())
-        .group_by("account", "conid")
-        .agg(
-            pl.when(pl.col("realized_pnl").is_not_null().any()).then(pl.col("realized_pnl").sum()),
-            pl.col("fx_rate_to_base").drop_nulls().last(),
-        )
-    )
-    return {(account, conid): (realized, rate) for account, conid, realized, rate in summed.iter_rows()}
-
-
-def _gone(
-    snapshot: pl.DataFrame,
-    before: Mapping[_Contract, Mapping[str, Any]],
-    booked: Mapping[_Contract, tuple[float | None, float | None]],
-) -> Iterator[dict[str, Any]]:
-    """Yield rows for positions of the session before that have no row on the day, as closed ones."""
-    present = set(snapshot.select("account", "conid").iter_rows())
-    newest = dict(snapshot.group_by("account").agg(pl.col("timestamp").max()).iter_rows())
-    closed = {"position": 0.0, "market_value": 0.0, "unrealized_pnl": 0.0}
-    for key, row in before.items():
-        if key not in present and row["position"] != 0 and row["account"] in newest:
-            realized, rate = booked.get(key, (None, None))
-            of_day = {"realized_pnl": realized, "fx_rate_to_base": rate, "timestamp": newest[row["account"]]}
-            yield {**row, **closed, **of_day}
-
-
 def _shares(holding: Holding, earlier: Mapping[str, Any] | None, registry: RegistryAt) -> list[tuple[str, float]]:
     """Divide a position; a closed one's profit goes to the strategies of the session before."""
     position = holding.position
@@ -249,42 +225,30 @@ def _shares(holding: Holding, earlier: Mapping[str, Any] | None, registry: Regis
     return allocate(position, registry.assignments(holding, settled=holding.position == 0))
 
 
-def _amounts(
-    row: Mapping[str, Any], contract: ContractSpec, earlier: Mapping[str, Any] | None, *, has_previous: bool
-) -> _Amounts:
-    rate = row["fx_rate_to_base"]
+def _amounts(of: ContractDay, contract: ContractSpec) -> _Amounts:
+    rate = of.row["fx_rate_to_base"]
+    daily_pnl = _times(of.pnl, rate)
     return _Amounts(
-        market_value=_times(row["market_value"], rate),
-        daily_pnl=_times(_daily_pnl(row, earlier), rate) if has_previous else None,
-        greeks=_greeks(row, contract, rate),
+        market_value=_times(of.row["market_value"], rate),
+        daily_pnl=daily_pnl,
+        unknown=of.unknown or (Unknown.UNVALUED if daily_pnl is None else None),
+        pnl_weight=_pnl_weight(of),
+        greeks=_greeks(of.row, contract, rate),
     )
 
 
-def _daily_pnl(row: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> float | None:
-    """Return the realized profit plus the change of the unrealized profit (contract currency).
-
-    Where the cost changed without a trade, return the change of the value: IB restates costs overnight (by tax lots,
-    after wash sales and transfers), which is no profit.
-    """
-    was_open = earlier is not None and earlier["position"] != 0
-    unrealized_before = earlier["unrealized_pnl"] if earlier is not None and was_open else 0.0
-    realized = row["realized_pnl"]
-    if was_open and earlier is not None and realized == 0 and _is_restated(row, earlier):
-        return _less(row["market_value"], earlier["market_value"])
-    if realized is None and earlier is not None:
-        same = all(row[name] == earlier[name] for name in ("position", "average_cost"))
-        realized = 0.0 if same else None
-    if realized is None or row["unrealized_pnl"] is None or unrealized_before is None:
-        return None
-    return float(realized + row["unrealized_pnl"] - unrealized_before)
-
-
-def _is_restated(row: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
-    return bool(row["position"] == earlier["position"] and row["average_cost"] != earlier["average_cost"])
-
-
-def _less(value: float | None, before: float | None) -> float | None:
-    return None if value is None or before is None else value - before
+def _pnl_weight(of: ContractDay) -> float | None:
+    """Return the larger absolute value of the position on the two days, a cost where the value is unknown."""
+    rate = of.row["fx_rate_to_base"] or (None if of.earlier is None else of.earlier["fx_rate_to_base"])
+    sizes = [
+        _size(_times(end["market_value"], rate), _times(end["position"], end["average_cost"], rate))
+        for end in (of.row, of.earlier)
+        if end is not None and end["position"] != 0
+    ]
+    known = [size for size in sizes if size is not None]
+    if not sizes and of.pnl is None:
+        return None  # an unknown day trade weighs something
+    return max(known, default=0.0) if len(known) == len(sizes) else None
 
 
 def _greeks(row: Mapping[str, Any], contract: ContractSpec, rate: float | None) -> _Greeks | None:
@@ -376,6 +340,9 @@ def _add(totals: _Totals, row: Mapping[str, Any], amounts: _Amounts, share: floa
     totals.timestamp = max(totals.timestamp, row["timestamp"])
     totals.base_currency = totals.base_currency or row["base_currency"]
     totals.daily_pnl.add(_times(amounts.daily_pnl, share))
+    totals.profits.add(_times(amounts.pnl_weight, share), is_known=amounts.daily_pnl is not None)
+    if amounts.unknown is not None:
+        totals.unknown[amounts.unknown] += 1
     if row["position"] == 0:
         return
     totals.positions += 1
@@ -404,7 +371,8 @@ def _row(totals: _Totals) -> dict[str, Any]:
         "market_value": totals.market_value.value,
         "market_value_coverage": totals.market_value.coverage,
         "daily_pnl": totals.daily_pnl.value,
-        "daily_pnl_coverage": totals.daily_pnl.coverage,
+        "daily_pnl_coverage": totals.profits.percent,
+        "daily_pnl_unknown": "; ".join(f"{number} {why}" for why, number in sorted(totals.unknown.items())) or None,
         "dollar_delta": totals.dollar_delta.value,
         "dollar_gamma": curved(totals.dollar_gamma),
         "vega": curved(totals.vega),

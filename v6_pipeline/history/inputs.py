@@ -257,7 +257,7 @@ def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Keep the own rows that can matter to a snapshot, per (account, conid) and feed.
 
     These are the newest row, and the newest rows with a price (by its own time), a price that is neither a close nor
-    the middle of a wide quote, a quote, greeks, realized profit and a rate.
+    the middle of a wide quote, the lowest and the highest price, a quote, greeks, realized profit and a rate.
     """
     newest = pl.col("timestamp").max()
     priced = pl.col("market_price").is_not_null()
@@ -273,6 +273,8 @@ def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
         .max()
         .alias("_strong"),
         pl.col("timestamp").filter(priced).max().alias("_undated"),
+        pl.col("timestamp").filter(pl.col("market_price") == pl.col("market_price").min()).max().alias("_lowest"),
+        pl.col("timestamp").filter(pl.col("market_price") == pl.col("market_price").max()).max().alias("_highest"),
         *(
             pl.col("timestamp").filter(has_any(names)).max().alias(f"_{names[0]}")
             for names in (QUOTE, GREEKS, ("realized_pnl",), ("fx_rate_to_base",), ("base_currency",))

@@ -6,6 +6,7 @@ A refused account does not stop the others, nor a refused day the next one. The 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
@@ -18,7 +19,7 @@ from v6_pipeline.history.exposure import exposure
 from v6_pipeline.history.inputs import KEY, VERSION_COLUMNS, LakeDays
 from v6_pipeline.history.positions import coverage, day_positions
 from v6_pipeline.history.snapshots import assemble
-from v6_pipeline.lake.tables import FLEX_ACTIVITY, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
+from v6_pipeline.lake.tables import FLEX_ACTIVITY, FLEX_STATEMENTS, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 
 _SOURCE = "derived"
 
@@ -88,6 +89,7 @@ def exposure_days(context: HistoryContext, days: Sequence[date]) -> Iterator[Out
             now=context.now(),
             run_id=context.run_id,
             activity=lake_days.table(FLEX_ACTIVITY).rows(day),
+            statements=lake_days.table(FLEX_STATEMENTS).rows(day),
             snapshot_version=snapshots.version,
         )
         yield _exposed(context.write(store, day, frame, source=_SOURCE), frame)
@@ -140,11 +142,23 @@ def _exposed(made: Made, frame: pl.DataFrame) -> Made:
             "strategies": frame.get_column("strategy").n_unique(),
             "short_options_expiring": int(frame.get_column("short_options_expiring").sum()),
             "short_options_in_the_money": int(frame.get_column("short_options_in_the_money").sum()),
+            **_unknown(frame),
             **_sums(frame, ("market_value", "daily_pnl", "dollar_delta", "dollar_gamma", "vega", "theta")),
         },
         dollar_delta=dict(known.sort("underlying").iter_rows()) if len(currencies) == 1 else {},
         currency=currencies[0] if len(currencies) == 1 else None,
     )
+
+
+def _unknown(frame: pl.DataFrame) -> dict[str, str]:
+    """Return why daily profits are unknown, with the number of positions over all rows; empty if all are known."""
+    numbers: Counter[str] = Counter()
+    for reasons in frame.get_column("daily_pnl_unknown").drop_nulls():
+        for reason in reasons.split("; "):
+            number, _, why = reason.partition(" ")
+            numbers[why] += int(number)
+    reasons = "; ".join(f"{number} {why}" for why, number in sorted(numbers.items()))
+    return {"daily_pnl_unknown": reasons} if reasons else {}
 
 
 def _sums(rows: pl.DataFrame, names: Sequence[str]) -> dict[str, float]:

@@ -52,6 +52,7 @@ def assemble(
     inputs = in_currency(inputs.cut(), contracts)
     rows = day_positions(inputs, accounts=accounts)
     rows = _with_prices(rows, inputs)
+    rows = _with_range(rows, inputs.observed)
     rows = _with_realized(rows, inputs)
     rows = _with_quotes(rows, inputs.observed)
     rows = _with_rates(rows, inputs)
@@ -114,6 +115,14 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
         unchanged("market_value").alias("market_value"),
         unchanged("unrealized_pnl").alias("unrealized_pnl"),
     )
+
+
+def _with_range(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
+    """Add the lowest and the highest price of the day's own rows."""
+    prices = observed.group_by(KEY).agg(
+        pl.col("market_price").min().alias("lowest_price"), pl.col("market_price").max().alias("highest_price")
+    )
+    return rows.join(prices, on=KEY, how="left", maintain_order="left")
 
 
 def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:

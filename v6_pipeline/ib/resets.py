@@ -51,6 +51,8 @@ _RESETS: dict[IBRegion, tuple[ZoneInfo, tuple[_Window, ...]]] = {
         ),
     ),
 }
+_REALIZED_OF_SECURITIES = (time(20, 30),)
+_REALIZED_OF_FUTURES = (time(7, 10), time(17, 30))
 
 
 def expected_outage(instant: datetime, region: IBRegion = IBRegion.AMERICA) -> ExpectedOutage | None:
@@ -64,6 +66,19 @@ def expected_outage(instant: datetime, region: IBRegion = IBRegion.AMERICA) -> E
         if begin <= instant < end
     ]
     return max(found, key=lambda outage: outage.until, default=None)
+
+
+def realized_since(instant: datetime, *, futures: bool) -> datetime:
+    """Return the beginning of the period that IB's realized profit covers at an aware instant, in UTC.
+
+    IB resets it at 20:30 New York for securities, at 17:30 and 07:10 for futures and their options (knowledge base
+    2738).
+    """
+    today = instant.astimezone(_NEW_YORK).date()
+    resets = _REALIZED_OF_FUTURES if futures else _REALIZED_OF_SECURITIES
+    days = (today - timedelta(days=1), today)
+    begins = (datetime.combine(day, at, _NEW_YORK).astimezone(UTC) for day in days for at in resets)
+    return max(begin for begin in begins if begin <= instant)
 
 
 def _around(instant: datetime, zone: ZoneInfo, window: _Window) -> Iterator[tuple[datetime, datetime]]:

@@ -113,6 +113,8 @@ def _given_at(name: str, part: str, *tables: TableSpec) -> Column:
     return instant(name, f"timestamp of the row that gave the {part}", origins, since=3, provenance=True)
 
 
+_OWN_PRICES = _each(_OWN_LOGS, "market_price")
+
 POSITION_SNAPSHOTS = TableSpec(
     name="position_snapshots",
     description="A trading day's truth: one row per (account, conid), from what was observed until the day's cut-off.",
@@ -144,6 +146,8 @@ POSITION_SNAPSHOTS = TableSpec(
         _given_at("fx_time", "exchange rate", *_OBSERVED, ACCOUNT_VALUES),
         _given_by("realized_table", "realized profit"),
         _given_at("realized_time", "realized profit, null for a sum over flex_activity", QUEUED_POSITIONS),
+        price("lowest_price", "lowest market_price of the day in our own logs", _OWN_PRICES, since=4),
+        price("highest_price", "highest market_price of the day in our own logs", _OWN_PRICES, since=4),
     ),
     key=(PARTITION_COLUMN, "account", "conid"),
     replaced_by=(PARTITION_COLUMN,),
@@ -155,11 +159,12 @@ def _snapshot(*columns: str) -> tuple[Origin, ...]:
 
 
 _VALUE = _snapshot("market_value", "fx_rate_to_base")
-# From this snapshot and the one before; from the change of the value where IB restated the cost. For a position that is
-# gone since then, the realized profit comes from the day's activity.
+# From this snapshot and the one before; from the change of the value where IB restated the cost. The prices show if a
+# change of the position was a trade. What a statement booked comes from the day's activity.
 _DAILY_PNL = _snapshot(
-    "unrealized_pnl", "realized_pnl", "fx_rate_to_base", "position", "average_cost", "market_value"
-) + of(FLEX_ACTIVITY.name, "realized_pnl", "fx_rate_to_base")
+    *("unrealized_pnl", "realized_pnl", "realized_time", "fx_rate_to_base", "position", "average_cost"),
+    *("market_value", "market_price", "lowest_price", "highest_price", "bid", "ask", "last", "close"),
+) + of(FLEX_ACTIVITY.name, "quantity", "price", "realized_pnl", "fx_rate_to_base", "attributes")
 _DELTA = _snapshot("position", "multiplier", "delta", "underlying_price", "market_value", "fx_rate_to_base")
 _GAMMA = _snapshot("position", "multiplier", "gamma", "underlying_price", "fx_rate_to_base")
 _VEGA = _snapshot("position", "multiplier", "vega", "fx_rate_to_base")
@@ -209,7 +214,11 @@ PORTFOLIO_EXPOSURE = TableSpec(
         base_amount("market_value", "value of the positions; null if none is known", _VALUE + _SHARES),
         percent("market_value_coverage", "positions whose value is known", _VALUE),
         base_amount("daily_pnl", "profit and loss of the day; null if none is known", _once(_DAILY_PNL + _SHARES)),
-        percent("daily_pnl_coverage", "positions whose profit and loss of the day is known", _DAILY_PNL),
+        percent(
+            "daily_pnl_coverage",
+            "share of the positions' absolute value whose profit and loss of the day is known",
+            _DAILY_PNL,
+        ),
         base_amount(
             "dollar_delta",
             "net delta x price of the underlying; stocks and futures have delta 1",
@@ -242,6 +251,12 @@ PORTFOLIO_EXPOSURE = TableSpec(
         version_read("snapshot_version", "Delta version of position_snapshots that was read"),
         RUN_ID,
         INGESTED_AT,
+        text(
+            "daily_pnl_unknown",
+            "why positions have no profit and loss of the day, with their number; null if each has one",
+            _DAILY_PNL,
+            since=2,
+        ),
     ),
     key=(PARTITION_COLUMN, "account", "underlying", "underlying_conid", "strategy"),
     replaced_by=(PARTITION_COLUMN,),

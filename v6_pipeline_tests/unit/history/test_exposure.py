@@ -133,9 +133,8 @@ def test_a_cost_that_was_restated_overnight_is_no_profit() -> None:
     assert one([restated], [before(market_value=49.0)])["daily_pnl"] == 1.0
     assert one([restated | {"market_value": None}], [before()])["daily_pnl"] is None
     assert one([restated], [before(market_value=None)])["daily_pnl"] is None
-    for traded in ({"position": 9.0}, {"realized_pnl": 7.0}):
-        row = restated | traded
-        assert one([row], [before(market_value=49.0)])["daily_pnl"] == 10.0 - 1.0 + row["realized_pnl"]
+    traded = restated | {"realized_pnl": 7.0}
+    assert one([traded], [before(market_value=49.0)])["daily_pnl"] == 10.0 - 1.0 + 7.0
 
 
 def test_a_position_that_is_new_had_no_profit_before() -> None:
@@ -171,9 +170,28 @@ def test_a_position_that_is_gone_without_a_row_lowers_the_coverage() -> None:
     assert row["timestamp"] == NOON
 
 
+def test_the_coverage_of_the_daily_profit_is_weighed_by_value() -> None:
+    """Of 500 shares nothing is known, of 99 positions of one share all."""
+    small = [position(conid=conid, position=1.0, market_value=5.0, unrealized_pnl=0.3) for conid in range(10, 109)]
+    large = position(conid=3, position=500.0, market_value=2500.0, unrealized_pnl=150.0, realized_pnl=0.0)
+    old = [row | {"date": BEFORE, "timestamp": YESTERDAY} for row in (*small, large)]
+    old[-1] |= {"position": 1000.0, "market_value": 5000.0, "unrealized_pnl": 300.0}
+    rows = exposed([row | {"underlying_conid": 1} for row in (*small, large)], old)
+    [row] = [row for row in rows if row["underlying_conid"] == 1]
+    assert row["daily_pnl_coverage"] == pytest.approx(100 * 495 / 5495)
+    assert row["daily_pnl_unknown"] == "1 closed, reduced or traded, and no realized profit of the day is known"
+
+
+def test_the_weight_of_an_unknown_value_makes_the_coverage_of_the_daily_profit_unknown() -> None:
+    nothing = {"market_value": None, "unrealized_pnl": None, "average_cost": None}
+    rows = [position(), position(conid=3, underlying_conid=1, **nothing)]
+    row = one(rows, [before(), before(conid=3, **nothing)])
+    assert (row["daily_pnl"], row["daily_pnl_coverage"]) == (2.0, None)
+
+
 def test_flex_activity_has_what_a_gone_position_realized() -> None:
     gone = before(conid=3, underlying_conid=1)
-    booked = {"conid": 3, "realized_pnl": 6.0, "fx_rate_to_base": 2.0}
+    booked = {"conid": 3, "quantity": -10.0, "realized_pnl": 6.0, "fx_rate_to_base": 2.0}
     activity = table(FLEX_ACTIVITY, booked, booked | {"ordinal": 1, "activity_date": BEFORE, "realized_pnl": 99.0})
     row = one([position()], [before(), gone], activity=activity)
     assert (row["daily_pnl"], row["daily_pnl_coverage"]) == (12.0, 100.0)
@@ -387,6 +405,9 @@ def test_sums_over_strategies_are_the_accounts_own_and_nothing_unknown_is_0(
                 assert not any(known)
             else:
                 assert sum(known) == pytest.approx(total[name])
-        for name in ("market_value", "daily_pnl"):
-            for part in (total, *parts):
-                assert (part[name] is None) == (not part[f"{name}_coverage"])
+        for part in (total, *parts):
+            assert (part["market_value"] is None) == (not part["market_value_coverage"])
+            coverage = part["daily_pnl_coverage"]
+            if part["daily_pnl"] is None:
+                assert coverage == 0
+            assert (coverage == 100) == (part["daily_pnl_unknown"] is None)
