@@ -24,11 +24,11 @@ from v6_pipeline.model import PriceSource, SecType, UpdateSource, known
 
 _FUTURES_STYLE = {"FSFOP": "FOP", "FSOPT": "OPT"}
 """Flex has types of its own for options that are margined like futures; the API has not."""
-_NAMED_BY_UNDERLYING = frozenset({SecType.OPTION, SecType.FUTURE, SecType.FUTURE_OPTION})
+NAMED_BY_UNDERLYING = frozenset({SecType.OPTION, SecType.FUTURE, SecType.FUTURE_OPTION})
 """IB's API and our position tables name these by their underlying, and keep their own symbol as the local one."""
 
 
-_WITH_MULTIPLIER = _NAMED_BY_UNDERLYING | {SecType.WARRANT}
+_WITH_MULTIPLIER = NAMED_BY_UNDERLYING | {SecType.WARRANT}
 _PERCENT_OF_PAR = frozenset({SecType.BOND, SecType.BILL})
 
 
@@ -50,6 +50,11 @@ class FlexDay:
     def stamps(self) -> dict[str, object]:
         """Columns that all rows of the day share."""
         return {"date": self.day, "run_id": self.run_id, "ingested_at": self.ingested_at.astimezone(UTC)}
+
+
+def sec_type_of(category: str) -> SecType:
+    """Return the security type of a statement's ``assetCategory``; ``OTHER`` for one that has none."""
+    return SecType.parse(_FUTURES_STYLE.get(category, category))
 
 
 def flex_statement_rows(
@@ -132,8 +137,8 @@ def _of_the_day(statements: Iterable[FlexStatement], of: FlexDay) -> list[FlexSt
 def _position_row(position: FlexPosition, statement: FlexStatement, of: FlexDay) -> dict[str, object]:
     _check_report_date(position, statement, of)
     quantity = _quantity(position.position, "position", position, statement, of)
-    sec_type = SecType.parse(_FUTURES_STYLE.get(position.sec_type, position.sec_type))
-    underlying = position.underlying_symbol if sec_type in _NAMED_BY_UNDERLYING else None
+    sec_type = sec_type_of(position.sec_type)
+    underlying = position.underlying_symbol if sec_type in NAMED_BY_UNDERLYING else None
     price, value = _price_and_value(position, quantity, sec_type)
     cost = known(position.cost_basis_money)
     return {

@@ -23,6 +23,7 @@ import polars as pl
 from v6_pipeline.flex.model import FlexActivityKind
 from v6_pipeline.history.inputs import KEY, DayWindow
 from v6_pipeline.ib.resets import realized_since
+from v6_pipeline.lake.tables.positions import Part, columns_of
 from v6_pipeline.model import SecType, UpdateSource
 
 Row = Mapping[str, Any]
@@ -35,6 +36,8 @@ PNL_COLUMNS = (
     *("bid", "ask", "last", "close", "lowest_price", "highest_price", "timestamp"),
 )
 """Columns of a snapshot that are read here."""
+_DESCRIBED = frozenset(columns_of(Part.CONTRACT)) - {"conid", "currency"}
+"""What a statement's bookings may leave out of a contract that was closed."""
 _FUTURES = frozenset({SecType.FUTURE, SecType.FUTURE_OPTION})
 _WITHIN = {SecType.FUTURE: 0.005, SecType.OPTION: 0.1, SecType.FUTURE_OPTION: 0.1, SecType.WARRANT: 0.1}
 _WITHIN_OTHERS = 0.02
@@ -108,10 +111,13 @@ def contract_days(
     booked = _booked(activity, window)
     complete = _with_trades(statements)
     corporate = _touched_by_corporate_actions(booked)
+    described = [name for name in names if name in _DESCRIBED]
     found: list[ContractDay] = []
     for row in (*snapshot.select(names).iter_rows(named=True), *_gone(snapshot, before, booked)):
         key = (row["account"], row["conid"])
         earlier = before.get(key)
+        if row["position"] == 0 and earlier is not None and row["position_source"] == UpdateSource.FLEX.value:
+            row = {**row, **{name: earlier[name] for name in described}}  # noqa: PLW2901
         pnl: float | Unknown
         if row["account"] not in known_before:
             pnl = Unknown.FIRST_DAY

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.errors import NotCoveredError, SnapshotRefusedError
+from v6_pipeline.history.booked import closed_by_bookings
 from v6_pipeline.history.inputs import KEY, OBSERVED_SCHEMA, DayInputs
 from v6_pipeline.model import SETTLED_AM, ContractSpec, Holding, SecType, UpdateSource
 
@@ -82,7 +83,9 @@ def coverage(inputs: DayInputs, *, accounts: Collection[str] = ()) -> Coverage:
 def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.DataFrame:
     """Return the observation of each position, one row per (account, conid) with ``POSITIONS_SCHEMA``, sorted.
 
-    From Flex these are all rows, and own rows of currencies, which Flex leaves out. From own logs they are the newest
+    From Flex these are all rows, and own rows of currencies, which Flex leaves out; a contract that the statement has
+    not, though it books something of it, or our own logs have it closed that day, has a row with position 0. From own
+    logs they are the newest
     row per contract, and for a contract without a row that day the newest of the sessions before, if it is open and has
     not settled. Closed rows (position 0) of the day are included. ``accounts`` restricts them, if any are given. Of the
     accounts that ``coverage`` refuses there are none.
@@ -92,7 +95,8 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
     """
     inputs = inputs.cut()
     covered = coverage(inputs, accounts=accounts)
-    flex = inputs.flex_positions.filter(pl.col("account").is_in(covered.flex)).select(OBSERVED_SCHEMA.names())
+    stated = pl.col("account").is_in(covered.flex) & (pl.col("position") != 0)
+    flex = inputs.flex_positions.filter(stated).select(OBSERVED_SCHEMA.names())
     # A statement's open positions leave currencies out: they are among its cash.
     is_own = pl.col("account").is_in(covered.own) | (
         pl.col("account").is_in(covered.flex) & (pl.col("sec_type") == SecType.CURRENCY.value)
@@ -102,6 +106,8 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
     still_open = (pl.col("position") != 0) & (pl.col("expiry").is_null() | (_settles_on() >= inputs.day))
     carried = inputs.earlier.filter(is_own & still_open).join(newest, on=KEY, how="anti")
     carried = carried.join(flex, on=KEY, how="anti")
+    newest = pl.concat([newest, _closed_today(inputs.observed, covered.flex).join(flex, on=KEY, how="anti")])
+    flex = pl.concat([flex, closed_by_bookings(inputs, covered.flex, pl.concat([flex, newest]))])
     found = pl.concat(
         [
             newest.with_columns(
@@ -116,6 +122,13 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
         ]
     )
     return found.select(POSITIONS_SCHEMA.names()).sort(KEY)
+
+
+def _closed_today(observed: pl.DataFrame, accounts: Collection[str]) -> pl.DataFrame:
+    """Return the newest own row of each contract of accounts with a statement, where it says that nothing is held."""
+    is_position = pl.col("account").is_in(accounts) & (pl.col("sec_type") != SecType.CURRENCY.value)
+    newest = newest_first(observed.filter(is_position)).unique(subset=KEY, keep="first", maintain_order=True)
+    return newest.filter(pl.col("position") == 0)
 
 
 def _settles_on() -> pl.Expr:

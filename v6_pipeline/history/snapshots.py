@@ -23,7 +23,7 @@ from v6_pipeline.lake.tables import (
     POSITION_SNAPSHOTS,
     QUEUED_POSITIONS,
 )
-from v6_pipeline.model import ContractSpec, PriceSource, UpdateSource
+from v6_pipeline.model import ContractSpec, PriceSource, SecType, UpdateSource
 from v6_pipeline.state.registry.assignments import RegistryAt, strategy_ids
 
 _IS_FLEX = pl.col("position_source") == UpdateSource.FLEX.value
@@ -144,8 +144,9 @@ def _with_realized(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
         ((cost - queued_cost).abs() <= _COSTS_WITHIN * queued_cost.abs()) | cost.is_null() | queued_cost.is_null()
     )
     untraded = (pl.col("position") == pl.col("queued_position")) & same_cost
-    booked = _IS_FLEX & pl.col("flex_realized").is_not_null()
-    reported = ~_IS_FLEX & untraded & pl.col("queued_realized_pnl").is_not_null()
+    closed = (pl.col("position") == 0) & (pl.col("sec_type") != SecType.CURRENCY.value)
+    booked = (_IS_FLEX | closed) & pl.col("flex_realized").is_not_null()
+    reported = ~_IS_FLEX & ~booked & untraded & pl.col("queued_realized_pnl").is_not_null()
     return rows.with_columns(
         pl.when(booked)
         .then(pl.col("flex_realized"))
@@ -219,10 +220,14 @@ def _with_rates(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
         of_flex = pl.when(gave["flex"]).then(pl.when(stated).then(flex))
         return of_flex.when(gave["own"]).then(pl.col(own)).when(gave["values"]).then(values)
 
+    # A Flex row without a position is of a contract that was booked and is not held.
+    flex_table = (
+        pl.when(pl.col("position") == 0).then(pl.lit(FLEX_ACTIVITY.name)).otherwise(pl.lit(FLEX_POSITIONS.name))
+    )
     return rows.with_columns(
         pl.coalesce(*bases, "flex_base", "own_base", "values_base").alias("base_currency"),
         pl.coalesce("flex_rate", "own_rate", "values_rate").alias("fx_rate_to_base"),
-        of_rate(pl.lit(FLEX_POSITIONS.name), "own_rate_table", pl.lit(ACCOUNT_VALUES.name)).alias("fx_table"),
+        of_rate(flex_table, "own_rate_table", pl.lit(ACCOUNT_VALUES.name)).alias("fx_table"),
         of_rate(pl.col("timestamp"), "own_rate_time", pl.col("values_time")).alias("fx_time"),
     )
 

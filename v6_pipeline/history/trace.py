@@ -236,6 +236,8 @@ class _Tracer:
         snapshot = self._snapshot
         table = POSITION_TABLES.get(snapshot["position_source"], FLEX_POSITIONS)
         position = self._find(RowKey(table, snapshot["timestamp"]), carried=True)
+        if table is FLEX_POSITIONS and not position.rows and snapshot["position"] == 0:
+            position = self._find(RowKey(FLEX_ACTIVITY, snapshot["timestamp"]))  # booked, and not held
         position.give(Part.POSITION, snapshot)
         found = [position]
         for part in GIVEN:
@@ -270,7 +272,8 @@ class _Tracer:
         pinned = self._pinned(key.table, day)
         rows = pinned.rows
         if key.table is FLEX_ACTIVITY:
-            rows = rows.filter(self._window.has_booked() & pl.col("realized_pnl").is_not_null()).sort("ordinal")
+            of_sum = pl.col("realized_pnl").is_not_null() if key.time is None else pl.lit(value=True)
+            rows = rows.filter(self._window.has_booked() & of_sum).sort("ordinal")
         elif not key.table.replaced_by:
             rows = rows.filter(pl.col("timestamp") == pl.lit(key.time, dtype=TIMESTAMP)).head(1)
         return _Found(key, pinned, rows.to_dicts())

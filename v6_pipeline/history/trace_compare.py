@@ -59,6 +59,11 @@ def compare_part(snapshot: Row, part: Part, table: TableSpec, rows: Sequence[Row
     match part:
         case Part.PRICE if table is HISTORICAL_CLOSES:
             return compare(snapshot, row, tuple(_CLOSE), called=_CLOSE)
+        case Part.POSITION if table is FLEX_ACTIVITY:  # it has bookings alone, none of them the position
+            return compare(snapshot, row, ("timestamp",))
+        case Part.RATE if table is FLEX_ACTIVITY:
+            rates = [booked["fx_rate_to_base"] for booked in rows if booked["fx_rate_to_base"] is not None]
+            return [_number(snapshot, "fx_rate_to_base", rates[-1] if rates else None)]
         case Part.RATE if table is ACCOUNT_VALUES:
             return _compare_rate(snapshot, row)
         case Part.RATE if table is FLEX_POSITIONS:
