@@ -273,8 +273,13 @@ def thin(rows: pl.LazyFrame) -> pl.LazyFrame:
         .max()
         .alias("_strong"),
         pl.col("timestamp").filter(priced).max().alias("_undated"),
-        pl.col("timestamp").filter(pl.col("market_price") == pl.col("market_price").min()).max().alias("_lowest"),
-        pl.col("timestamp").filter(pl.col("market_price") == pl.col("market_price").max()).max().alias("_highest"),
+        *(
+            pl.col("timestamp").filter(strong & (pl.col("market_price") == end)).max().alias(f"_{name}")
+            for name, end in (
+                ("lowest", pl.col("market_price").filter(strong).min()),
+                ("highest", pl.col("market_price").filter(strong).max()),
+            )
+        ),
         *(
             pl.col("timestamp").filter(has_any(names)).max().alias(f"_{names[0]}")
             for names in (QUOTE, GREEKS, ("realized_pnl",), ("fx_rate_to_base",), ("base_currency",))

@@ -118,9 +118,12 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
 
 
 def _with_range(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
-    """Add the lowest and the highest price of the day's own rows."""
-    prices = observed.group_by(KEY).agg(
-        pl.col("market_price").min().alias("lowest_price"), pl.col("market_price").max().alias("highest_price")
+    """Add the lowest and the highest price of the day's own rows, without closes and middles of wide quotes."""
+    weak = pl.col("price_source").is_in(WEAK_SOURCES).fill_null(value=False)
+    prices = (
+        observed.filter(~weak)
+        .group_by(KEY)
+        .agg(pl.col("market_price").min().alias("lowest_price"), pl.col("market_price").max().alias("highest_price"))
     )
     return rows.join(prices, on=KEY, how="left", maintain_order="left")
 
