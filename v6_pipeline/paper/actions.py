@@ -118,6 +118,7 @@ def action_table(gateway: "PaperGateway") -> dict[str, Callable[..., object]]:
         "refuse_connections": connections.refuse_connections,
         "blackhole": connections.blackhole,
         "delay": connections.delay,
+        "stall": connections.stall,
         "truncated_frame": connections.truncated_frame,
         "garbage_frame": connections.garbage_frame,
         "huge_frame": connections.huge_frame,

@@ -90,6 +90,16 @@ class ConnectionFaults:
         if seconds is not None:
             self._timers.after(("delay", client_id), seconds, lambda: self._set_delay(client_id, 0.0))
 
+    def stall(self, seconds: Seconds) -> None:
+        """Read nothing from any client for `seconds`, as a program that collects garbage; then all of it at once."""
+        for session in self._matching(None):
+            session.stall(reads=False)
+        self._timers.after("stall", seconds, self._read_on)
+
+    def _read_on(self) -> None:
+        for session in self._matching(None):
+            session.stall(reads=True)
+
     def truncated_frame(self, client_id: ClientId | None = None, *, then_drop: bool = True) -> None:
         """Send half a frame, then end the connection or continue out of step."""
         whole = frame(encode_payload(messages.error(-1, 2107, _INACTIVE_FARM)))
@@ -141,6 +151,8 @@ class ConnectionFaults:
 
     def heal(self) -> None:
         """End all that lasts."""
+        self._timers.cancel("stall")
+        self._read_on()
         self._timers.cancel("refuse")
         self._listener.accept()
         for client_id in list(self._blackholes):

@@ -186,6 +186,8 @@ class ClientSession:
         self._is_closing = False
         self._served = asyncio.Event()
         self._served.set()
+        self._reads = asyncio.Event()
+        self._reads.set()
         self.has_ended = False
         self._reaper: asyncio.TimerHandle | None = None
 
@@ -193,6 +195,7 @@ class ClientSession:
         """Serve the client until either side closes the connection."""
         try:
             while data := await self._reader.read(1 << 16):
+                await self._reads.wait()
                 self._guarded(self._received, data)
             await self._notice_end()
         except ConnectionError:
@@ -217,6 +220,13 @@ class ClientSession:
         for payload in unread:
             if not (self._is_closing or self.has_ended):
                 self._guarded(self._handle, payload)
+
+    def stall(self, *, reads: bool) -> None:
+        """Read nothing from the socket, or read on: messages count when they are read, as with a busy program."""
+        if reads or self._is_closing:
+            self._reads.set()
+        else:
+            self._reads.clear()
 
     async def _notice_end(self) -> None:
         """Record that the client has closed its end; wait while the session is frozen."""
@@ -251,6 +261,7 @@ class ClientSession:
             return
         self._is_closing = True
         self._served.set()
+        self._reads.set()
         self.outbox.finish()
         if self._writer.can_write_eof():
             with contextlib.suppress(OSError):  # of a client that was killed a moment ago
@@ -261,6 +272,7 @@ class ClientSession:
         """End the connection at once."""
         self._is_closing = True
         self._served.set()
+        self._reads.set()
         self._writer.transport.abort()
 
     def reset(self) -> None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-from collections.abc import Awaitable, Callable, Sized
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from v6_pipeline.ib.allowance import SharedAllowance
+from v6_pipeline.ib.close_plan import BarType
 from v6_pipeline.ib.connection import IBConnectionManager
 from v6_pipeline.ib.contract_cache import ContractCache
+from v6_pipeline.ib.contracts import qualify
+from v6_pipeline.ib.history import BarsRequest, request_bars
 from v6_pipeline.ib.pacing import MessagePacer
 from v6_pipeline.model import ContractSpec
 from v6_pipeline.paper import GatewayConfig, PaperGateway
@@ -31,6 +35,7 @@ from v6_pipeline_tests.simulation.wire import SimulatedLoop
 BEGIN = datetime(2026, 3, 3, 15, tzinfo=UTC)
 MESSAGES_PER_SECOND = 45
 CEILING, FLOOR = 90, 10
+DAY = BarType(bar_size="1 day", what_to_show="TRADES", seconds=86_400, longest_days=365)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +86,7 @@ class World:
     async def streams(self, count: int) -> Figures:
         """Start so many streams."""
         specs = await self.options(count)
-        lines = StreamLines(
-            self.connection,
-            self.ledger,
-            holder="streamer",
-            clock=self.loop.utc,
-            contracts=StreamedContracts(),
-            publish=lambda _conid, _quote: None,
-            wake=lambda: None,
-        )
-        lines.attach()
+        lines = self._stream_lines(self.connection)
 
         async def start() -> frozenset[int]:
             while len(lines.conids) < count:
@@ -100,6 +96,101 @@ class World:
         figures = await self._measured(start())
         await lines.close()
         return figures
+
+    async def everything(self, *, stall_seconds: float) -> Figures:
+        """Let a streamer, four refreshes, a history run and a doctor that reconnects send all they may, at once.
+
+        The gateway reads nothing for ``stall_seconds``, again and again.
+        """
+        specs = await self.options(110)
+        for number in range(30):
+            self.loop.call_later(2.5 + 1.6 * number, self.gateway.connection_faults.stall, stall_seconds)
+        streamer, doctor, history, *refreshing = clients = [self._client(number) for number in range(2, 9)]
+        conids = list(specs)
+
+        async def work() -> list[int]:
+            parts = (conids[begin : begin + 20] for begin in range(30, 110, 20))
+            streaming = asyncio.create_task(self._stream(streamer, [specs[conid] for conid in conids[:30]]))
+            await asyncio.gather(
+                self._download(history, [specs[conid] for conid in conids[:10]]),
+                self._examine(doctor, conids),
+                *(
+                    self._refresh(client, [specs[conid] for conid in part])
+                    for client, part in zip(refreshing, parts, strict=True)
+                ),
+            )
+            lines = await streaming
+            await lines.close()
+            return conids
+
+        figures = await self._measured(work())
+        for client in clients:
+            await client.close()
+        return figures
+
+    async def flood(self, *, stall_seconds: float) -> Figures:
+        """Let five processes connect and send 80 messages each, as fast as they may, while the gateway stalls."""
+        clients = [self._client(number) for number in range(2, 7)]
+        for number in range(12):
+            self.loop.call_later(3 + 1.6 * number, self.gateway.connection_faults.stall, stall_seconds)
+
+        async def send(connection: IBConnectionManager) -> None:
+            await connection.connect()
+            client: Any = connection.ib.client
+            for _ in range(80):
+                client.reqMarketDataType(1)
+            await connection.round_trip()
+
+        async def work() -> list[IBConnectionManager]:
+            await asyncio.gather(*(send(client) for client in clients))
+            return clients
+
+        figures = await self._measured(work())
+        for client in clients:
+            await client.close()
+        return figures
+
+    async def _stream(self, connection: IBConnectionManager, specs: Sequence[ContractSpec]) -> StreamLines:
+        await connection.connect()
+        lines = self._stream_lines(connection)
+        await lines.subscribe({spec.conid: spec for spec in specs})
+        return lines
+
+    async def _refresh(self, connection: IBConnectionManager, specs: Sequence[ContractSpec]) -> None:
+        await connection.connect()
+        holder = f"run {connection.client_id}"
+        await BatchQuotes(connection, self.cache(), self.ledger, holder=holder, clock=self.loop.utc).collect(specs)
+
+    async def _download(self, connection: IBConnectionManager, specs: Sequence[ContractSpec]) -> None:
+        await connection.connect()
+        for spec in specs:
+            request = BarsRequest(contract=spec, bar_type=DAY, end=BEGIN, seconds=86_400)
+            await request_bars(connection, request)
+
+    async def _examine(self, connection: IBConnectionManager, conids: Sequence[int]) -> None:
+        for _ in range(2):
+            await connection.connect()
+            await asyncio.gather(*(qualify(connection, conid) for conid in conids))
+            await connection.gateway_time()
+            await connection.close()
+
+    def _client(self, client_id: int) -> IBConnectionManager:
+        """A process of its own, as far as its allowance goes."""
+        pacer = MessagePacer(SharedAllowance(self.database, "gateway", MESSAGES_PER_SECOND, self.loop.utc))
+        return IBConnectionManager(host="127.0.0.1", port=self.gateway.port, client_id=client_id, pacer=pacer)
+
+    def _stream_lines(self, connection: IBConnectionManager) -> StreamLines:
+        lines = StreamLines(
+            connection,
+            self.ledger,
+            holder="streamer",
+            clock=self.loop.utc,
+            contracts=StreamedContracts(),
+            publish=lambda _conid, _quote: None,
+            wake=lambda: None,
+        )
+        lines.attach()
+        return lines
 
     async def _measured(self, work: Awaitable[Sized]) -> Figures:
         statistics = self.gateway.statistics
@@ -130,14 +221,10 @@ def over_a_wire(
         )
         try:
             async with PaperGateway(config) as gateway:
-                connection = IBConnectionManager(
-                    host="127.0.0.1",
-                    port=gateway.port,
-                    client_id=1,
-                    pacer=MessagePacer(SharedAllowance(database, "gateway", MESSAGES_PER_SECOND, loop.utc)),
-                )
-                await connection.connect()
                 ledger = SlotLedger(database, ceiling=CEILING, batch_floor=FLOOR, clock=loop.utc)
+                pacer = MessagePacer(SharedAllowance(database, "gateway", MESSAGES_PER_SECOND, loop.utc))
+                connection = IBConnectionManager(host="127.0.0.1", port=gateway.port, client_id=1, pacer=pacer)
+                await connection.connect()
                 figures = await body(World(loop, gateway, database, ledger, connection))
                 assert ledger.usage().slots == ()
                 await connection.close()

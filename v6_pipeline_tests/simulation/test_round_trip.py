@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from v6_pipeline.state.slots.allocation import UNCONFIRMED_LINES, UNCONFIRMED_PER_SECOND
-from v6_pipeline_tests.simulation.round_trip import Figures, World, over_a_wire
+from v6_pipeline_tests.simulation.round_trip import CEILING, Figures, World, over_a_wire
 from v6_pipeline_tests.unit.state.databases import sqlite_template
 
 __all__ = ["sqlite_template"]
@@ -49,6 +49,23 @@ def test_a_limit_that_falls_draws_only_the_requests_that_are_on_their_way(
 
     assert figures.exhausted <= UNCONFIRMED_LINES + UNCONFIRMED_PER_SECOND * round_trip
     assert figures.served == QUOTES or lines == 0, "with five lines all are quoted"
+
+
+def test_the_gateway_counts_at_most_fifty_messages_in_any_second_while_it_stalls(
+    tmp_path: Path, sqlite_template: Path
+) -> None:
+    """IB counts a message when the gateway reads it: with the former spacing it was up to 53."""
+    figures = over_a_wire(0.002, tmp_path, sqlite_template, lambda world: world.flood(stall_seconds=0.25))
+
+    assert 45 < figures.peak_rate <= 50
+
+
+def test_all_kinds_of_processes_together_keep_to_fifty_messages(tmp_path: Path, sqlite_template: Path) -> None:
+    """A streamer, four refreshes, a history run and a doctor that connects anew."""
+    figures = over_a_wire(0.02, tmp_path, sqlite_template, lambda world: world.everything(stall_seconds=0.25))
+
+    assert figures.peak_rate <= 50
+    assert figures.peak_lines <= CEILING
 
 
 def test_lines_that_tws_holds_from_the_start_cost_one_round_of_requests(tmp_path: Path, sqlite_template: Path) -> None:

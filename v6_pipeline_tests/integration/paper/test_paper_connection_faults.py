@@ -98,6 +98,23 @@ async def test_refused_connections_are_refused_and_open_ones_stay(gateway: Paper
     await connect(2)
 
 
+async def test_a_gateway_that_stalls_counts_messages_when_it_reads_them(
+    gateway: PaperGateway, connect: Connect
+) -> None:
+    client = await connect()
+    await settled(client)
+    before = gateway.statistics.messages[1]
+    gateway.perform("stall", seconds=LONG)
+    for _ in range(5):
+        client.ib.client.reqMarketDataType(1)
+    await asyncio.sleep(0.05)
+    assert gateway.statistics.messages[1] == before
+
+    gateway.perform("heal")
+
+    await eventually(lambda: gateway.statistics.messages[1] == before + 5)
+
+
 async def test_refusing_again_replaces_the_end(gateway: PaperGateway, connect: Connect) -> None:
     gateway.perform("refuse_connections", seconds=0.01)
     gateway.perform("refuse_connections", seconds=LONG)
