@@ -32,9 +32,10 @@ ACCOUNTS_PROPERTY = "v6.accounts"
 SIMULATED_PREFIX = "SIM"
 
 
-DEADLINES = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "3", "retry_timeout": "30s"}
+DEADLINES = {"connect_timeout": "5s", "timeout": "20s", "retry_timeout": "30s"}
 """Of one request to an object store. By default delta-rs repeats one for three minutes, without a word. An option of
-the same name in ``V6_LAKE_OPTIONS`` takes precedence."""
+the same name in ``V6_LAKE_OPTIONS`` takes precedence. No ``max_retries``: polars, which reads with the same options,
+accepts only a number there, and delta-rs only text."""
 
 
 class AccountKind(enum.StrEnum):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import polars as pl
 import pytest
 from pydantic import SecretStr
 
@@ -135,9 +136,13 @@ def test_an_object_store_has_deadlines_and_a_users_own_take_precedence() -> None
     table = Lake("s3://bucket/lake", {"AWS_REGION": "x", "Timeout": "90s"}).table(TABLES[0])
     assert table.storage_options == {
         "connect_timeout": "5s",
-        "max_retries": "3",
         "retry_timeout": "30s",
         "AWS_REGION": "x",
         "Timeout": "90s",
     }
     assert Lake("/somewhere", {}).table(TABLES[0]).storage_options == {}
+
+
+def test_polars_reads_with_the_same_deadlines() -> None:
+    """It refuses ``max_retries`` as text, which delta-rs needs."""
+    pl.scan_parquet("s3://bucket/lake/file.parquet", storage_options=DEADLINES)
