@@ -101,7 +101,9 @@ def _is_opened(connection: HTTPConnection, method: str | None) -> bool:
 def _only_reads(query: str) -> bool:
     try:
         found = parse(query, no_location=True).definitions
-    except (GraphQLError, RecursionError):
+    except GraphQLError:
+        return True  # Dagster uses the same parser, so it executes nothing; the text may be a page's own parameter
+    except RecursionError:
         return False
     return all(
         isinstance(definition, ExecutableDefinitionNode)

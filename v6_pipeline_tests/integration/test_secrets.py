@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from v6_pipeline.cli.dagster_processes import free_port
 from v6_pipeline.paper import GatewayConfig, GatewayThread
+from v6_pipeline_tests.history_days import CALENDAR
 from v6_pipeline_tests.integration.real_dagster import DagsterApi, wait_for
 from v6_pipeline_tests.integration.v6_program import SECONDS, V6, environment, read_line
 from v6_pipeline_tests.unit.state.databases import postgres_server, postgres_url  # noqa: F401  (fixtures)
@@ -68,8 +70,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory, planted: dict[str, str]) -> 
             with v6.running("up", "--port", port, "--json") as process:
                 api = DagsterApi(json.loads(read_line(process))["pages"]["ui"])
                 arguments = [text for one in family(process.pid) for text in one.cmdline()]
-                launch(api, "refresh_queued_positions", newest=1)
-                launch(api, "import_flex_statements", newest=3)  # a day whose statement is fetched
+                today = CALENDAR.trading_day(datetime.now(UTC))
+                launch(api, "refresh_queued_positions", today)
+                launch(api, "import_flex_statements", CALENDAR.sessions_between(CALENDAR.first, today)[-5])
                 wait_for("the runs", lambda: len(over(api)) >= 2, RUN_SECONDS)
                 wait_for("the refused webhook", lambda: "webhook at 127.0.0.1" in logs(v6.home), RUN_SECONDS)
                 arguments += [text for one in family(process.pid) for text in one.cmdline()]
@@ -99,16 +102,9 @@ def family_of_record(record: Path) -> list[psutil.Process]:
     return [one for child in children if psutil.pid_exists(child["pid"]) for one in family(child["pid"])]
 
 
-def launch(api: DagsterApi, job: str, *, newest: int) -> None:
-    """Launch a job for the newest partition, or for the one that many from the end."""
+def launch(api: DagsterApi, job: str, day: date) -> None:
     selector = f'{{ repositoryLocationName: "v6_pipeline", repositoryName: "__repository__", jobName: "{job}" }}'
-    key = api.ask(
-        f'{{ partitionSetsOrError(repositorySelector: {{ repositoryLocationName: "v6_pipeline", repositoryName: '
-        f'"__repository__" }}, pipelineName: "{job}") {{ ... on PartitionSets {{ results {{ '
-        f"partitionsOrError(limit: {newest}, reverse: true) "
-        "{ ... on Partitions { results { name } } } } } } }"
-    )["partitionSetsOrError"]["results"][0]["partitionsOrError"]["results"][newest - 1]["name"]
-    tags = f'[{{ key: "dagster/partition", value: "{key}" }}]'
+    tags = f'[{{ key: "dagster/partition", value: "{day}" }}]'
     [answer] = api.ask(
         f"mutation {{ launchRun(executionParams: {{ selector: {selector}, executionMetadata: {{ tags: {tags} }} }}) "
         "{ __typename ... on PythonError { message } ... on RunConfigValidationInvalid { errors { message } } } }"

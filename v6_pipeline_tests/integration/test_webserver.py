@@ -93,6 +93,8 @@ def test_pages_queries_and_programs_are_served_and_no_other_site_frames_them(ser
     assert (page.status, page.headers["x-frame-options"]) == (200, "SAMEORIGIN")
     assert "GraphiQL" in server.send("GET", "/graphql", {"Accept": "text/html"}).text
     assert '"version"' in server.send("GET", f"/graphql?query={quote('query A { version }')}").text
+    assert server.send("GET", "/runs?query=mutation%20is%20a%20word").status == 200
+    assert server.send("GET", "/graphql?query=mutation%20is%20no%20query").status == 400
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
     assert server.send("GET", "/runs", link).status == 200
     assert server.send("OPTIONS", "/graphql", FOREIGN).status == 403
