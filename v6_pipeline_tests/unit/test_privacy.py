@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -92,6 +94,20 @@ def test_every_command_closes_the_home_that_it_opens(home: Path, command: list[s
     main(command)
 
     assert not any(map(is_open, (home, home / "v6.toml", home / "lake", home / "dagster")))
+
+
+@pytest.mark.parametrize(
+    "process", [("-m", "v6_pipeline.streamer", "--epoch", "1"), ("-c", "import v6_pipeline.definitions")]
+)
+def test_streamer_and_code_location_close_the_home_and_create_private_files(
+    home: Path, process: tuple[str, ...]
+) -> None:
+    """The code location also under 'dagster dev', which no command of v6 starts."""
+    environ = os.environ | {"V6_STATE_URL": "sqlite:////nowhere/state.db"}
+    subprocess.run([sys.executable, *process], env=environ, capture_output=True, timeout=100, check=False)
+
+    parts = (home, home / "v6.toml", home / "logs", home / "lake", *(home / "logs").glob("streamer.*"))
+    assert not any(map(is_open, parts))
 
 
 def test_the_doctor_reports_an_open_home_and_changes_nothing(home: Path) -> None:
