@@ -18,6 +18,8 @@ from v6_pipeline.streaming.portfolio import Portfolio
 
 log = logging.getLogger(__name__)
 
+RECHECK_SECONDS = 60.0
+
 
 class HoldingsFeed:
     """Follows the broker's positions; call ``begin_session`` after each connect. ``on_change`` runs on the loop."""
@@ -39,6 +41,11 @@ class HoldingsFeed:
         self._changes: dict[Key, Holding] = {}
         self.is_complete = False
         """True once a download of this session is complete."""
+        self.recheck_seconds: float | None = None
+        """Time after which to download again: the last download omitted known positions that no worker has closed.
+
+        In a reset of IB's servers (``AccountReady`` false) the feed may be empty, and no message follows its end.
+        """
 
     async def begin_session(self) -> None:
         """Subscribe to the positions and download them; raises what ``download`` raises."""
@@ -63,6 +70,7 @@ class HoldingsFeed:
         downloaded = await download_positions(self._connection, self._clock, accounts=accounts)
         kept = [holding for holding in downloaded if self._portfolio.keeps(holding.account)]
         missing = await self._state.take_in_download(kept, accounts, begun_at=begun_at)
+        self.recheck_seconds = RECHECK_SECONDS if missing else None
         if missing:
             # One feed that omits a position proves nothing: the worker compares it with the account download.
             log.info("%d holdings are no longer among the positions: to be verified", len(missing))

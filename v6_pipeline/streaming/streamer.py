@@ -233,12 +233,13 @@ class IBPositionStreamer:
         self._wake.set()
 
     async def _hold_session(self) -> str:
-        """Download positions again after each outage of the link; return why the connection was finally lost."""
+        """Download positions after each outage of the link, or if some are missing; return why the session ended."""
         lost = asyncio.create_task(self._connection.wait_lost(), name="connection lost")
         try:
             while True:
                 resync = asyncio.create_task(self._resync.wait(), name="resync")
-                await asyncio.wait({lost, resync}, return_when=asyncio.FIRST_COMPLETED)
+                recheck = self._holdings.recheck_seconds
+                await asyncio.wait({lost, resync}, timeout=recheck, return_when=asyncio.FIRST_COMPLETED)
                 resync.cancel()
                 if lost.done():
                     return lost.result()
