@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
-from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.model import ContractSpec, Holding, SecType
 from v6_pipeline.state import revisions
-from v6_pipeline.state.account import contracts
+from v6_pipeline.state.account import contracts, holdings
 from v6_pipeline.state.account.contracts import CachedContract, ContractFailure
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.revisions import Revision
@@ -105,3 +106,63 @@ def test_the_revision_counts_changed_facts_only(database: StateDatabase) -> None
             counted.append(revisions.read(connection)[Revision.HOLDINGS])
 
     assert counted == [1, 1, 2]
+
+
+def hold(database: StateDatabase, spec: ContractSpec, at: datetime) -> None:
+    holdings.upsert_holdings(
+        database, [Holding(account="A", contract=spec, position=1.0, average_cost=1.0, observed_at=at)]
+    )
+
+
+def test_the_newest_position_names_what_is_held_and_has_its_details_fetched_again(database: StateDatabase) -> None:
+    hold(database, stock(1, "FB"), START)
+    contracts.save(database, [replace(stock(1, "FB", exchange="SMART"), price_magnifier=100)], qualified_at=START)
+    hold(database, stock(1, "META"), LATER)
+
+    renamed = contracts.get(database, [1])[1]
+    assert (renamed.spec.symbol, renamed.spec.exchange, renamed.spec.price_magnifier) == ("META", "SMART", 100)
+    assert renamed.qualified_at is not None
+    assert renamed.qualified_at < START - timedelta(days=365)
+
+    # Details that lag behind do not name it back, so that the two do not take turns.
+    contracts.save(database, [stock(1, "FB", exchange="SMART")], qualified_at=LATER)
+    again = contracts.get(database, [1])[1]
+    assert (again.spec.symbol, again.qualified_at) == ("META", LATER)
+    hold(database, stock(1, "META"), LATER)
+    assert contracts.get(database, [1])[1] == again
+
+
+@pytest.mark.parametrize(
+    ("change", "is_fetched_again"), [({"multiplier": 150.0}, True), ({"trading_class": "2SPX"}, False)]
+)
+def test_an_adjusted_multiplier_is_a_change_of_the_contract_and_a_trading_class_only_a_name(
+    database: StateDatabase, change: dict[str, Any], *, is_fetched_again: bool
+) -> None:
+    hold(database, option(7), START)
+    contracts.save(database, [replace(option(7), exchange="SMART")], qualified_at=START)
+    hold(database, replace(option(7), **change), LATER)
+
+    found = contracts.get(database, [7])[7]
+    assert {name: getattr(found.spec, name) for name in change} == change
+    assert (found.qualified_at != START) == is_fetched_again
+
+
+def test_a_learned_unit_outlives_details_and_positions_until_the_multiplier_gives_it(database: StateDatabase) -> None:
+    bond = replace(stock(1), sec_type=SecType.BOND)
+    hold(database, bond, START)
+    contracts.learn_units(database, {1: 10.0, 2: 5.0})  # the second one is not in the cache
+    contracts.save(database, [replace(bond, exchange="SMART")], qualified_at=START)
+    hold(database, bond, LATER)
+
+    assert contracts.get(database, [1])[1].spec.unit_value == 10.0
+    assert contracts.get(database, [2]) == {}
+    with database.read() as connection:
+        (held,) = holdings.list_open(connection)
+        before = revisions.read(connection)
+    assert held.contract.unit_value == 10.0
+
+    contracts.learn_units(database, {1: 10.0})
+    with database.read() as connection:
+        assert revisions.read(connection) == before
+    contracts.learn_units(database, {1: None})
+    assert contracts.get(database, [1])[1].spec.unit_value is None
