@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from v6_pipeline.checks.accounts import currencies_have_rates
 from v6_pipeline.errors import AccountFeedError
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import ACCOUNT_VALUES
 from v6_pipeline.model import Holding
-from v6_pipeline.paper import GatewayConfig, PaperGateway, simulated_accounts
+from v6_pipeline.paper import GatewayConfig, PaperGateway, load_holdings, simulated_accounts
 from v6_pipeline.refresh.quotes import BatchQuotes
 from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
 from v6_pipeline.settings import Settings
+from v6_pipeline.state.account import downloads
+from v6_pipeline.state.account import holdings as holdings_store
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.queue.items import QueueState
 from v6_pipeline_tests.integration.test_worker import MovingClock, Rig
@@ -23,6 +27,7 @@ from v6_pipeline_tests.unit.state.databases import ManualClock
 
 FIRST, SECOND = "SIM0000001", "SIM0000002"
 AAPL = 265598
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 DUE = RefreshScope()
 
 
@@ -52,6 +57,38 @@ class TestTheWordingOf1047:
         assert set(rows.get_column("currency")) == {"EUR", "USD"}
         assert rows.get_column("fx_rate_to_base").null_count() == 0
         assert rig.rows(ACCOUNT_VALUES).get_column("unrealized_pnl").null_count() == 0
+
+
+@pytest.mark.parametrize("spelled", [True, False])
+class TestTheSampleOfThePrefix:
+    """10 SAP at 210 EUR and 10 AAPL at 210 USD, with a base of USD; the total was 2,100."""
+
+    @pytest.fixture
+    def gateway_config(self, gateway_config: GatewayConfig, spelled: bool) -> GatewayConfig:
+        file = load_holdings(FIXTURES / "gateway" / "ledger_prefix.json")
+        file = replace(file, given=replace(file.given, has_prefix=spelled))
+        return replace(gateway_config, accounts=file.accounts, positions=0, holdings=file)
+
+    async def test_rates_and_profit_are_known_and_the_total_has_both_currencies(self, rig: Rig) -> None:
+        await rig.refresh()
+
+        rows = {row["currency"]: row for row in rig.rows().to_dicts()}
+        [values] = rig.rows(ACCOUNT_VALUES).to_dicts()
+        rates = {rate["currency"]: rate["rate"] for rate in values["exchange_rates"]}
+        assert rates.keys() >= {"EUR", "USD"}
+        assert {name: row["fx_rate_to_base"] for name, row in rows.items()} == {"EUR": rates["EUR"], "USD": 1.0}
+        total = sum(row["market_value"] * row["fx_rate_to_base"] for row in rows.values())
+        assert total == pytest.approx(2_100 * (1 + rates["EUR"]))
+        assert values["unrealized_pnl"] is not None
+        assert values["realized_pnl"] == 0
+        with rig.database.read() as state:
+            verdict = currencies_have_rates(
+                holdings_store.list_open(state),
+                downloads.list_all(state),
+                downloads.list_rates(state),
+                accounts=rig.gateway.config.accounts,
+            )
+        assert (verdict.passed, verdict.numbers["currencies"]) == (True, 2)
 
 
 @pytest.mark.parametrize("feeds", ["empty", "zero", "stale"])
