@@ -32,6 +32,9 @@ _KEY = ("account", "underlying", "underlying_conid", "strategy")
 _WITHOUT_DELTA = frozenset({SecType.BOND, SecType.BILL, SecType.OTHER, SecType.COMBO})
 """The risk of bonds is in rates, which a delta to an underlying does not show; the others may be anything."""
 
+_WITHOUT_VALUE = frozenset({SecType.FUTURE, SecType.CFD})
+"""Their notional value is not owned: a change of its exchange rate is no profit."""
+
 _Group = tuple[str, str, int | None, str]
 _Contract = tuple[str, int]
 _Spots = Mapping[int, tuple[float, datetime]]
@@ -101,6 +104,7 @@ class _Amounts:
     daily_pnl: float | None
     unknown: Unknown | None
     pnl_weight: float | None
+    fx_pnl: float | None
     greeks: _Greeks | None
 
 
@@ -139,6 +143,7 @@ class _Totals:
     theta: _Sum = field(default_factory=_Sum)
     greeks: _Coverage = field(default_factory=_Coverage)
     profits: _Coverage = field(default_factory=_Coverage)
+    fx_pnl: _Sum = field(default_factory=_Sum)
     unknown: Counter[Unknown] = field(default_factory=Counter)
     linear: bool = False
     expiring: int = 0
@@ -233,8 +238,22 @@ def _amounts(of: ContractDay, contract: ContractSpec) -> _Amounts:
         daily_pnl=daily_pnl,
         unknown=of.unknown or (Unknown.UNVALUED if daily_pnl is None else None),
         pnl_weight=_pnl_weight(of),
+        fx_pnl=_fx_pnl(of, contract),
         greeks=_greeks(of.row, contract, rate),
     )
+
+
+def _fx_pnl(of: ContractDay, contract: ContractSpec) -> float | None:
+    """Return what the change of the exchange rate made of the value of the session before; futures and CFDs have none.
+
+    With it the change of a value in base currency is complete: yesterday's value is at yesterday's rate.
+    """
+    if of.before == 0 or contract.sec_type in _WITHOUT_VALUE or of.earlier is None:
+        return 0.0
+    rate, rate_before = of.row["fx_rate_to_base"], of.earlier["fx_rate_to_base"]
+    if rate is None or rate_before is None:
+        return None
+    return _times(of.earlier["market_value"], rate - rate_before)
 
 
 def _pnl_weight(of: ContractDay) -> float | None:
@@ -341,6 +360,7 @@ def _add(totals: _Totals, row: Mapping[str, Any], amounts: _Amounts, share: floa
     totals.base_currency = totals.base_currency or row["base_currency"]
     totals.daily_pnl.add(_times(amounts.daily_pnl, share))
     totals.profits.add(_times(amounts.pnl_weight, share), is_known=amounts.daily_pnl is not None)
+    totals.fx_pnl.add(_times(amounts.fx_pnl, share))
     if amounts.unknown is not None:
         totals.unknown[amounts.unknown] += 1
     if row["position"] == 0:
@@ -372,6 +392,7 @@ def _row(totals: _Totals) -> dict[str, Any]:
         "market_value_coverage": totals.market_value.coverage,
         "daily_pnl": totals.daily_pnl.value,
         "daily_pnl_coverage": totals.profits.percent,
+        "fx_pnl": totals.fx_pnl.value if totals.fx_pnl.known == totals.fx_pnl.rows else None,
         "daily_pnl_unknown": "; ".join(f"{number} {why}" for why, number in sorted(totals.unknown.items())) or None,
         "dollar_delta": totals.dollar_delta.value,
         "dollar_gamma": curved(totals.dollar_gamma),

@@ -170,6 +170,18 @@ def test_a_position_that_is_gone_without_a_row_lowers_the_coverage() -> None:
     assert row["timestamp"] == NOON
 
 
+def test_a_value_of_the_day_before_is_at_the_rate_of_the_day_before() -> None:
+    """Profit in prices at the day's rate, as the broker states it, and the change of the rate apart."""
+    old = before(market_value=48.0, unrealized_pnl=1.0, fx_rate_to_base=1.1)
+    row = one([position(fx_rate_to_base=1.2)], [old])
+    assert (row["daily_pnl"], row["fx_pnl"]) == (pytest.approx(2.4), pytest.approx(4.8))
+    assert row["daily_pnl"] + row["fx_pnl"] == pytest.approx(50 * 1.2 - 48 * 1.1)
+    assert one([position(fx_rate_to_base=1.2)], [before(fx_rate_to_base=None)])["fx_pnl"] is None
+    future = {"sec_type": "FUT", "multiplier": 50.0}
+    assert one([position(**future, fx_rate_to_base=1.2)], [old | future])["fx_pnl"] == 0.0
+    assert one([position(realized_pnl=0.0)], [before(conid=9, position=0.0)])["fx_pnl"] == 0.0
+
+
 def test_the_coverage_of_the_daily_profit_is_weighed_by_value() -> None:
     """Of 500 shares nothing is known, of 99 positions of one share all."""
     small = [position(conid=conid, position=1.0, market_value=5.0, unrealized_pnl=0.3) for conid in range(10, 109)]
