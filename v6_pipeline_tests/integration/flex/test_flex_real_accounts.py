@@ -11,10 +11,12 @@ import polars as pl
 import pytest
 
 from v6_pipeline.doctor.statements import examine_statements
-from v6_pipeline.history.context import Failed
+from v6_pipeline.history.context import Failed, Made
 from v6_pipeline.model import ContractSpec, SecType
+from v6_pipeline.paper.flex_statements import FlexQuery, statements
 from v6_pipeline.state.account import contracts
-from v6_pipeline_tests.integration.flex.statement_days import ACCOUNT, StatementDays, statement_days
+from v6_pipeline_tests.integration.flex.flex_rig import past
+from v6_pipeline_tests.integration.flex.statement_days import ACCOUNT, CALENDAR, StatementDays, statement_days
 from v6_pipeline_tests.unit.flex.test_reader import document, element, statement
 
 THURSDAY, FRIDAY, MONDAY = date(2026, 11, 19), date(2026, 11, 20), date(2026, 11, 23)
@@ -413,3 +415,25 @@ def test_flex_marks_are_in_units_of_the_currency(days: StatementDays) -> None:
     )
     assert made[TUESDAY].numbers["query_lacks"] == said, "in the metadata of the day"
     assert [one.says for one in examine_statements(days.context.settings)] == [f"{TUESDAY}: {said}"], "for v6 doctor"
+
+
+# The simulated accounts, whose ledger knows nothing of the reader
+
+
+@pytest.mark.parametrize(
+    "query", [FlexQuery(), FlexQuery(lots=True, orders=True, book_trades=True)], ids=["plain", "all_levels"]
+)
+def test_every_change_of_the_simulated_accounts_over_two_months_is_explained(
+    days: StatementDays, query: FlexQuery
+) -> None:
+    """With expiries, exercises, assignments, settlements, conversions, a holiday, a split and a transfer."""
+    first, last = date(2026, 9, 1), date(2026, 10, 30)
+    days.drop(
+        "all.xml", "".join(statements(past(), first, last, query, generated=datetime(2026, 11, 1, 12, tzinfo=UTC)))
+    )
+    outcomes = days.make(first, last, ["flex_statements"])
+
+    assert [one for one in outcomes if not isinstance(one, Made)] == []
+    assert_explained(days, *CALENDAR.sessions_between(date(2026, 9, 2), last))
+    kinds = set(days.rows("flex_activity").get_column("kind"))
+    assert kinds >= {"trade", "exercise", "conversion"}
