@@ -44,9 +44,10 @@ from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.ledger import SlotLedger, stream_holder
 from v6_pipeline.streaming.handlers import HandlerDispatcher, load_handlers
+from v6_pipeline.streaming.policy import StreamerPolicy
 from v6_pipeline.streaming.status import StreamerStatus
 from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS
-from v6_pipeline.streaming.streamer import IBPositionStreamer, StreamerPolicy
+from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 
 log = logging.getLogger("v6_pipeline.streamer")  # not __name__, which is __main__ when this module runs as a process

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -31,6 +31,13 @@ from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streaming.feed_monitor import FeedMonitor
 from v6_pipeline.streaming.handlers import HandlerDispatcher
 from v6_pipeline.streaming.holdings import HoldingsFeed
+from v6_pipeline.streaming.policy import (
+    RATES_RELOAD,
+    ROUTE_AT_LEAST_EVERY,
+    SESSION_PAUSE_SECONDS,
+    SLOT_RENEWAL,
+    StreamerPolicy,
+)
 from v6_pipeline.streaming.portfolio import Portfolio
 from v6_pipeline.streaming.routing import Route, RoutePlan, StreamCapacity, plan_routes, queue_priorities
 from v6_pipeline.streaming.status import OVERFLOW_SAMPLE, StreamerStatus, StreamState
@@ -40,24 +47,7 @@ from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 
 log = logging.getLogger(__name__)
 
-SLOT_RENEWAL = timedelta(seconds=15)
-RATES_RELOAD = timedelta(seconds=30)
-ROUTE_AT_LEAST_EVERY = timedelta(seconds=15)
-"""Lines may come free without an event (a batch ends, a limit is raised)."""
-SESSION_PAUSE_SECONDS = 20.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamerPolicy:
-    """Intervals in seconds; longer ones make the simulation of a trading day cheap."""
-
-    lease: float = 1
-    """Report to the lease, and read whether to stop."""
-    registry: float = 1
-    """Read the strategies: a change by another process takes effect within twice this time."""
-    upkeep: float = 1
-    """Make rows of silent contracts, renew lines, read exchange rates."""
 
 
 class IBPositionStreamer:

@@ -21,8 +21,9 @@ from v6_pipeline.state.queue.queue import PositionQueue
 from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streamer import build_streamer
+from v6_pipeline.streaming.policy import StreamerPolicy
 from v6_pipeline.streaming.stream_lines import SLOT_TTL_SECONDS
-from v6_pipeline.streaming.streamer import IBPositionStreamer, StreamerPolicy
+from v6_pipeline.streaming.streamer import IBPositionStreamer
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.unit.state.databases import ManualClock

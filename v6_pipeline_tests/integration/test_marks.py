@@ -20,7 +20,7 @@ from v6_pipeline.paper import GatewayConfig, load_holdings
 from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
 from v6_pipeline.state.account import contracts as contract_cache
 from v6_pipeline.state.account import holdings as holdings_store
-from v6_pipeline.streaming.streamer import ROUTE_AT_LEAST_EVERY
+from v6_pipeline.streaming.policy import ROUTE_AT_LEAST_EVERY
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig
 from v6_pipeline_tests.unit.state.databases import ManualClock

@@ -15,9 +15,7 @@ from v6_pipeline.state.leases.streamer import GrantedBy, StreamerLease
 from v6_pipeline.state.queue.items import QueueState
 from v6_pipeline.state.slots.ceiling import PROBE_AFTER
 from v6_pipeline.streamer import Authority, stream
-from v6_pipeline.streaming.streamer import (
-    ROUTE_AT_LEAST_EVERY,
-)
+from v6_pipeline.streaming.policy import ROUTE_AT_LEAST_EVERY
 from v6_pipeline_tests.integration.conftest import eventually
 from v6_pipeline_tests.integration.streamer_rig import Rig, one_account_holding
 

@@ -34,7 +34,7 @@ from v6_pipeline.state.registry.registry import StrategyRegistry
 from v6_pipeline.state.slots.ledger import SlotLedger
 from v6_pipeline.streamer import Authority, stream
 from v6_pipeline.streaming.control import StreamerControl
-from v6_pipeline.streaming.streamer import StreamerPolicy
+from v6_pipeline.streaming.policy import StreamerPolicy
 from v6_pipeline_tests.simulation.loop import PROCESS, SimulatedProcess
 from v6_pipeline_tests.simulation.operating_system import forget_other_streamers, simulated_operating_system
 from v6_pipeline_tests.simulation.wire import SimulatedLoop

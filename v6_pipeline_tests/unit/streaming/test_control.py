@@ -36,8 +36,8 @@ from v6_pipeline.streaming.control import (
     decide,
     spawn_streamer,
 )
+from v6_pipeline.streaming.policy import SLOT_RENEWAL
 from v6_pipeline.streaming.stream_lines import GIVE_UP_SECONDS, RENEWAL_SECONDS, SLOT_TTL_SECONDS
-from v6_pipeline.streaming.streamer import SLOT_RENEWAL
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
 from v6_pipeline_tests.unit.streaming.control_doubles import Spawned, dead, elsewhere, in_another_container
