@@ -26,8 +26,8 @@ from v6_pipeline_tests.history_days import CALENDAR
 from v6_pipeline_tests.unit.state.databases import ManualClock
 
 NOW = datetime(2026, 11, 19, 20, 30, tzinfo=UTC)
-TODAY, FIRST = date(2026, 11, 19), date(2026, 10, 20)
-DAYS = [FIRST + timedelta(days=number) for number in range(31)]
+TODAY, FIRST = date(2026, 11, 19), date(2026, 11, 9)
+DAYS = [FIRST + timedelta(days=number) for number in range(11)]
 SESSIONS = [day for day in DAYS if CALENDAR.is_session(day)]
 TABLES = [
     *(spec.name for spec in FLEX_TABLES),
@@ -44,13 +44,14 @@ class MovingClock(ManualClock):
         return self.advance(0.000_001)
 
 
-@pytest.fixture
-def thread() -> Iterator[GatewayThread]:
+@pytest.fixture(params=[False, True], ids=["demo", "with unusual contracts"])
+def thread(request: pytest.FixtureRequest) -> Iterator[GatewayThread]:
     """The demo's world, on a day between holidays."""
     config = GatewayConfig(
         control_port=None,
         positions=60,
         seed=1,
+        unusual=request.param,
         as_of=TODAY,
         tick_seconds=None,
         message_rate=100_000,
