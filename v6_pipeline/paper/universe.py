@@ -36,7 +36,7 @@ _CONDOR_WINGS = ((1, 3), (2, 4), (5, 7), (6, 8), (9, 10))
 _OPTIONS_PER_LADDER = 4 * len(_CONDOR_WINGS)
 
 # (conid, index of the account, quantity): the positions that `unusual` adds; the funds and coins are fractions.
-_UNUSUAL_POSITIONS = (
+UNUSUAL_POSITIONS = (
     (698_000_001, 0, 21.0),
     (698_000_002, 1, 10.0),
     (698_000_003, 1, 10.0),
@@ -99,7 +99,7 @@ def build_universe(
     holders = tuple(account for account in accounts if account not in flat_accounts)
     rows = list(itertools.islice(_positions(market, expiries, holders), positions))
     if unusual:
-        rows += [(market.contracts[conid], account, quantity) for conid, account, quantity in _UNUSUAL_POSITIONS]
+        rows += [(market.contracts[conid], account, quantity) for conid, account, quantity in UNUSUAL_POSITIONS]
     holdings = [_holding(market, holders, *row) for row in rows]
     return Universe(
         seed=seed,
