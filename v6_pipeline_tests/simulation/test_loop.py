@@ -8,6 +8,11 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
+from v6_pipeline.errors import StateError
+from v6_pipeline.lake.faults import safe_uri
+from v6_pipeline.state.answers import ask, in_daemon_thread
 from v6_pipeline_tests.simulation.loop import SimulatedProcess, State
 from v6_pipeline_tests.simulation.wire import SimulatedLoop
 
@@ -61,6 +66,22 @@ def test_a_thread_that_was_begun_ends_though_its_caller_is_cancelled() -> None:
         return done
 
     assert on_loop(body) == ["written"]
+
+
+def test_calls_of_a_state_database_that_hangs_are_made_when_it_answers_again() -> None:
+    async def body(loop: SimulatedLoop) -> list[tuple[str, int]]:
+        made: list[tuple[str, int]] = []
+        loop.state_answers_at = 30.0
+        with pytest.raises(StateError, match="has not answered for 20 s"):
+            await ask(lambda: made.append(("state", round(loop.time()))))
+        assert (made, round(loop.time())) == ([], 20)
+        await in_daemon_thread(safe_uri, "s3://bucket/lake")
+        assert round(loop.time()) == 20, "the lake is another matter"
+        await asyncio.sleep(20)
+        await ask(lambda: made.append(("state", round(loop.time()))))
+        return made
+
+    assert on_loop(body) == [("state", 30), ("state", 40)]
 
 
 def test_what_a_stopped_process_missed_comes_when_it_goes_on() -> None:
