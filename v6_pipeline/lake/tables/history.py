@@ -5,6 +5,8 @@ To add a column to the snapshots, append it to ``POSITION_SNAPSHOTS`` and comput
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from v6_pipeline.lake.columns import (
     ACCOUNT,
     CONID,
@@ -69,7 +71,7 @@ HISTORICAL_CLOSES = TableSpec(
         SOURCE,
         RUN_ID,
         INGESTED_AT,
-        integer("price_magnifier", "what IB's price was divided by: 100 for pence or cents", since=2),
+        integer("price_magnifier", "what IB's price was divided by: 100 for pence or cents", since=2, provenance=True),
     ),
     key=(PARTITION_COLUMN, "conid"),
     replaced_by=(PARTITION_COLUMN,),
@@ -101,7 +103,9 @@ def _in_snapshot(shared: PositionColumn) -> Column:
     name = shared.column.name
     own_only = shared.part in {Part.QUOTE, Part.GREEKS} or name == "market_data_type"
     observed = _each(_OWN_LOGS if own_only else _OBSERVED, name)
-    return shared.column.made_from(_INSTEAD_FROM.get(name, observed + _ALSO_FROM.get(name, ())))
+    column = shared.column.made_from(_INSTEAD_FROM.get(name, observed + _ALSO_FROM.get(name, ())))
+    # A snapshot of before has neither: that alone is no reason to replace it.
+    return replace(column, provenance=True) if name in {"price_magnifier", "unit_value"} else column
 
 
 def _given_by(name: str, part: str) -> Column:
