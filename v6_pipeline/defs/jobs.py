@@ -13,7 +13,6 @@ import dagster as dg
 from pydantic import Field
 
 from v6_pipeline.defs.resources import PipelineResource
-from v6_pipeline.defs.retention import location_of, prune
 from v6_pipeline.errors import V6Error
 from v6_pipeline.ib.contract_cache import check_contracts
 from v6_pipeline.lake.maintenance import Upkeep, maintain
@@ -82,6 +81,8 @@ def maintain_lake() -> dg.JobDefinition:
             raise dg.Failure(str(error)) from None
         for table in done:
             context.log.info("%s", describe_upkeep(table))
+        from v6_pipeline.defs.retention import location_of, prune  # imports alembic, which a start need not wait for
+
         location = location_of(context.run)
         days = pipeline.settings().dagster_retention_days
         if location is not None and days:
