@@ -26,9 +26,9 @@ def examine_statements(settings: Settings) -> Iterator[Finding]:
     except LakeError:
         return  # the finding of the lake says so
     codes: set[str] = set()
-    for row in rows.select(pl.col("sections"), pl.col("^lacks$")).iter_rows(named=True):
-        lacks = row.get("lacks")  # of a table or a row from before that column it is unknown
-        codes.update(lacking(row["sections"], {}) if lacks is None else lacks)
+    for row in rows.select(pl.col("sections"), pl.col("^not_in_query$")).iter_rows(named=True):
+        not_in_query = row.get("not_in_query")  # of a table or a row from before that column it is unknown
+        codes.update(lacking(row["sections"], {}) if not_in_query is None else not_in_query)
     if line := explain(codes):
         yield warning("flex", f"{day}: {line}", "see docs/history.md, Flex statements")
     else:

@@ -81,8 +81,8 @@ class FlexStatement:
     """One account over one period; positions are those at its end.
 
     ``sections`` includes empty ones, and leaves out those whose rows are at no level of detail that is read; ``sha256``
-    covers the statement's own content and nothing else of the file. ``lacks`` are the sections and fields that the
-    query does not have and the product needs, in the codes of ``needs``.
+    covers the statement's own content and nothing else of the file. ``not_in_query`` are the sections and fields
+    that the query does not have and the product needs, in the codes of ``needs``.
     """
 
     account: str
@@ -95,7 +95,7 @@ class FlexStatement:
     base_currency: str | None = None
     positions: tuple[FlexPosition, ...] = ()
     activities: tuple[FlexActivity, ...] = ()
-    lacks: tuple[str, ...] = ()
+    not_in_query: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

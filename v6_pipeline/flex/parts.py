@@ -36,7 +36,7 @@ def whole(main: FlexStatement, parts: Iterable[FlexStatement]) -> FlexStatement:
         sections=main.sections.intersection(*(part.sections for part in added)),
         sha256=hashlib.sha256("".join([main.sha256, *digests]).encode()).hexdigest(),
         positions=tuple(positions.values()),
-        lacks=tuple(sorted({*main.lacks, *(code for part in added for code in part.lacks)})),
+        not_in_query=tuple(sorted({*main.not_in_query, *(code for part in added for code in part.not_in_query)})),
         activities=(
             *(activity for part in added for activity in part.activities if activity not in main.activities),
             *main.activities,

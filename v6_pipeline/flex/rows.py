@@ -79,7 +79,7 @@ def flex_statement_rows(
                 "activities": len(statement.activities),
                 "sections": sorted(statement.sections),
                 "sha256": statement.sha256,
-                "lacks": list(statement.lacks),
+                "not_in_query": list(statement.not_in_query),
                 "origin": origins[statement.account],
                 "timestamp": statement.generated_at.astimezone(UTC),
             }
@@ -164,7 +164,7 @@ def _position_row(position: FlexPosition, statement: FlexStatement, of: FlexDay)
         "fx_rate_to_base": known(position.fx_rate_to_base),
         "timestamp": of.closes_at,
         "accrued_interest": known(position.accrued_interest),
-        "attributes": _with_category(position, sec_type),
+        "attributes": position.attributes,
         "source": UpdateSource.FLEX.value,
     }
 
@@ -229,13 +229,6 @@ def _quantity(
 def _who(item: FlexPosition | FlexActivity, statement: FlexStatement, of: FlexDay) -> str:
     named = f"conid {item.conid}" if item.symbol is None else f"conid {item.conid} ({item.symbol})"
     return f"{statement.account} on {of.day}: {named}"
-
-
-def _with_category(position: FlexPosition, sec_type: SecType) -> Attributes:
-    """Return the attributes, with IB's category if no `SecType` stands for it."""
-    if sec_type is not SecType.OTHER:
-        return position.attributes
-    return tuple(sorted({**dict(position.attributes), "assetCategory": position.sec_type}.items()))
 
 
 def _frame(spec: TableSpec, rows: list[dict[str, object]]) -> pl.DataFrame:

@@ -115,7 +115,7 @@ class StatementParts:
             base_currency=next((currency for currency in currencies if currency), None),
             positions=_positions(rows.get(POSITIONS, [])),
             activities=activities(rows, first),
-            lacks=lacking(self.sections, rows),
+            not_in_query=lacking(self.sections, rows),
         )
 
     def _refused(self, reason: str) -> RefusedStatement:

@@ -54,16 +54,16 @@ def flex_days(context: HistoryContext, days: Sequence[date], *, refetch: bool = 
     for line in (*index.notes, *index.unreadable):
         context.say(line)
     held = LakeDays(context.lake, context.calendar)
-    lacks: set[str] = set()
+    not_in_query: set[str] = set()
     for day, statements in files.statements(days):
-        lacks.update(code for statement in statements for code in statement.lacks)
+        not_in_query.update(code for statement in statements for code in statement.not_in_query)
         newer = _newer(held.table(FLEX_STATEMENTS).rows(day), statements)
         if newer:
             yield from _write(context, day, newer, origins=index.origins(day))
         else:
             context.say(f"{day}: the lake has a newer statement than the folders")
             yield from _unchanged(held, day)
-    if lacking := explain(lacks):
+    if lacking := explain(not_in_query):
         context.say(lacking)
     refused = {day: index.refused[day] for day in sorted(days) if day in index.refused}
     for day, ones in refused.items():
@@ -216,9 +216,9 @@ def _numbers(spec: TableSpec, frame: pl.DataFrame) -> dict[str, int | float | st
     if spec is FLEX_STATEMENTS:
         origins = sorted(set(frame.get_column("origin")))
         newest = max(frame.get_column("timestamp").to_list())
-        lacks = explain(frame.get_column("lacks").explode().drop_nulls())
+        not_in_query = explain(frame.get_column("not_in_query").explode().drop_nulls())
         numbers |= {"files": ", ".join(origins[:5]), "generated_at": f"{newest:%Y-%m-%d %H:%M:%S} UTC"}
-        return {**numbers, "query_lacks": lacks}
+        return {**numbers, "not_in_query": not_in_query}
     if spec is FLEX_POSITIONS and frame.height:
         value = (frame.get_column("market_value") * frame.get_column("fx_rate_to_base")).sum()
         return {**numbers, "market_value": round(float(value), 2)}

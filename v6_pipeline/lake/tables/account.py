@@ -100,7 +100,7 @@ FLEX_STATEMENTS = TableSpec(
         INGESTED_AT,
         Column(
             pl.List(pl.String()),
-            "lacks",
+            "not_in_query",
             "what the query does not have and v6_pipeline needs: section, section.field or section@levels",
             since=2,
             provenance=True,

@@ -405,15 +405,15 @@ def test_flex_marks_are_in_units_of_the_currency(days: StatementDays) -> None:
     assert (rows[601]["market_value"], rows[604]["market_value"]) == (1390, 45_125)
     option = rows[605]
     assert (option["strike"], option["right"], option["expiry"]) == (200, "C", date(2026, 12, 18))
-    lacks = days.rows("flex_statements", TUESDAY).get_column("lacks").to_list()
-    assert lacks == [["OpenPositions.underlyingConid", "OpenPositions.underlyingSymbol"]]
+    not_in_query = days.rows("flex_statements", TUESDAY).get_column("not_in_query").to_list()
+    assert not_in_query == [["OpenPositions.underlyingConid", "OpenPositions.underlyingSymbol"]]
     [said] = [line for line in days.said if "underlying" in line]
     assert said == (
         "the Flex query has no field underlyingConid in Open Positions (unknown: the underlying of options: they are "
         "in no sum with it); no field underlyingSymbol in Open Positions (unknown: the symbol of the underlying of "
         "options): add that in Client Portal"
     )
-    assert made[TUESDAY].numbers["query_lacks"] == said, "in the metadata of the day"
+    assert made[TUESDAY].numbers["not_in_query"] == said, "in the metadata of the day"
     assert [one.says for one in examine_statements(days.context.settings)] == [f"{TUESDAY}: {said}"], "for v6 doctor"
 
 

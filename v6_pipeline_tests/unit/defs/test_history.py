@@ -274,7 +274,7 @@ OWN_COLUMNS = {
     *("date", "timestamp", "source", "epoch", "run_id", "ingested_at", "final", "snapshot_version"),
     *(f"{table}_version" for table in ("streamed", "queued", "accounts", "flex", "flex_activity", "closes")),
     # What we make of a statement as a whole, or say of a row.
-    *("activities", "sections", "lacks", "sha256", "origin", "attributes", "ordinal", "kind", "reason"),
+    *("activities", "sections", "not_in_query", "sha256", "origin", "attributes", "ordinal", "kind", "reason"),
     *("position_source", "carried_forward"),
     *(f"{part}_table" for part in ("price", "quote", "greeks", "fx", "realized")),
 }

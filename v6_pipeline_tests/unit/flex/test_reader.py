@@ -531,7 +531,7 @@ def test_an_option_without_its_terms_has_those_of_its_symbol() -> None:
 def test_sections_and_fields_that_are_needed_and_not_there_are_named_with_what_is_unknown() -> None:
     option = {key: text for key, text in STOCK.items() if key != "multiplier"} | {"assetCategory": "FOP", "conid": "7"}
     found = read_one(positions(STOCK, option), trades(TRADE | {"levelOfDetail": "SYMBOL_SUMMARY"}))
-    assert found.lacks == (
+    assert found.not_in_query == (
         "AccountInformation",
         "CorporateActions",
         "OpenPositions.expiry",
@@ -547,7 +547,7 @@ def test_sections_and_fields_that_are_needed_and_not_there_are_named_with_what_i
         "Transfers",
     )
     assert "Trades" not in found.sections, "its rows are at no level that is read"
-    line = explain(found.lacks) or ""
+    line = explain(found.not_in_query) or ""
     assert "no section Option Exercises, Assignments and Expirations (cash settlements of index options are" in line
     assert "no field strike in Open Positions (unknown: the strike of options" in line
     assert "Trades at SYMBOL_SUMMARY alone, not at Execution" in line
@@ -558,8 +558,8 @@ def test_a_query_with_everything_lacks_nothing_and_an_empty_field_is_there() -> 
     empty = [element(name) for name in ("Trades", "OptionEAE", "Transfers", "CorporateActions")]
     account = element("AccountInformation", {"accountId": "U1", "currency": "EUR"})
     found = read_one(account, positions(STOCK | {"positionValue": ""}), *empty)
-    assert found.lacks == ()
-    assert explain(found.lacks) is None
+    assert found.not_in_query == ()
+    assert explain(found.not_in_query) is None
 
 
 # Bounds

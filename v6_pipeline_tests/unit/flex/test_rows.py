@@ -117,7 +117,7 @@ def test_a_statement_row_names_its_file() -> None:
         "activities": 1,
         "sections": ["OpenPositions", "Trades"],
         "sha256": f"U1 {MONDAY}",
-        "lacks": [],
+        "not_in_query": [],
         "origin": "a.xml",
         "timestamp": GENERATED,
         "run_id": "run 1",
@@ -215,14 +215,10 @@ def test_an_option_margined_like_a_future_is_an_option(category: str, sec_type: 
     assert (row["sec_type"], row["symbol"]) == (sec_type, "FGBL")
 
 
-def test_an_unknown_category_is_kept_with_type_other() -> None:
+def test_a_category_that_we_do_not_list_is_the_security_type_as_ib_writes_it() -> None:
     row = row_of(position(sec_type="IOPT", attributes=(("accountId", "U1"), ("side", "Long"))))
-    assert row["sec_type"] == "OTHER"
-    assert row["attributes"] == [
-        {"name": "accountId", "value": "U1"},
-        {"name": "assetCategory", "value": "IOPT"},
-        {"name": "side", "value": "Long"},
-    ]
+    assert row["sec_type"] == "IOPT"
+    assert row["attributes"] == [{"name": "accountId", "value": "U1"}, {"name": "side", "value": "Long"}]
 
 
 def test_attributes_stay_with_their_position() -> None:
