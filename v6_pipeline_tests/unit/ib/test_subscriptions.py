@@ -549,3 +549,33 @@ async def test_two_reports_of_one_refusal_at_the_same_time_do_no_harm(rig: Rig) 
 
     assert rig.lines.is_idle
     assert rig.ledger.rows() == set()
+
+
+async def test_a_batch_cancels_its_lines_though_every_call_of_the_ledger_hangs(rig: Rig) -> None:
+    await rig.live(1, 2)
+    hangs = threading.Event()
+    rig.ledger.before_call = hangs.wait
+    rig.lines._answer_seconds = 0.05
+
+    await rig.lines.close()
+
+    assert rig.gateway.held == set()
+    hangs.set()
+
+
+async def test_a_line_granted_after_the_step_had_stopped_waiting_is_given_back(rig: Rig) -> None:
+    """Renewed with the others, it would be held for as long as the streamer runs."""
+    await rig.live(1)
+    hangs, rig.lines._answer_seconds = threading.Event(), 0.05
+    rig.ledger.before_call = hangs.wait
+    with pytest.raises(StateError, match="has not answered"):
+        await rig.lines.step([2], SPECS)
+    rig.lines._answer_seconds = 20.0
+    hangs.set()
+    while rig.ledger.rows() != {1, 2}:  # noqa: ASYNC110  (of a thread that is no longer awaited)
+        await asyncio.sleep(0.01)
+
+    await rig.lines.renew(timeout=20, give_up_seconds=80)
+
+    assert rig.ledger.rows() == {1}
+    assert rig.gateway.held == {1}
