@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.ib.connection import IBConnectionManager
@@ -19,6 +19,7 @@ from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.slots.allocation import Wait
 from v6_pipeline.state.slots.ledger import SlotLedger
+from v6_pipeline.streaming.policy import SLOT_RENEWAL
 from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,24 @@ class StreamLines(Subscriptions, LineListener):
         except (StateError, TimeoutError) as error:
             reason = str(error) or f"no answer for {RETURN_SECONDS} s"
             log.warning("lines are not given back, and expire: %s", reason)
+
+    async def keep_renewed(self, is_due: Callable[[], bool], pause: Callable[[], float]) -> None:
+        """Renew the lines in the ledger; those that cannot be renewed are cancelled before they are another's.
+
+        Apart from other calls of the database, since each of them may wait until its own deadline. ``pause`` returns
+        the seconds between two looks.
+        """
+        renewed_at = datetime.min.replace(tzinfo=UTC)
+        while True:
+            now = self._clock()
+            if is_due() and now - renewed_at >= SLOT_RENEWAL:
+                try:
+                    if await self.renew(timeout=RENEWAL_SECONDS, give_up_seconds=GIVE_UP_SECONDS):
+                        self._wake()
+                    renewed_at = now
+                except StateError as error:
+                    log.warning("lines are not renewed: %s", error)  # tried again at the next look
+            await asyncio.sleep(pause())
 
     async def cancel(self, conids: Iterable[int]) -> None:
         """Cancel subscriptions; give back their lines and those of refused subscriptions.

@@ -35,13 +35,12 @@ from v6_pipeline.streaming.policy import (
     RATES_RELOAD,
     ROUTE_AT_LEAST_EVERY,
     SESSION_PAUSE_SECONDS,
-    SLOT_RENEWAL,
     StreamerPolicy,
 )
 from v6_pipeline.streaming.portfolio import Portfolio
 from v6_pipeline.streaming.routing import Route, RoutePlan, StreamCapacity, plan_routes, queue_priorities
 from v6_pipeline.streaming.status import OVERFLOW_SAMPLE, StreamerStatus, StreamState
-from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS, GIVE_UP_SECONDS, RENEWAL_SECONDS, StreamLines
+from v6_pipeline.streaming.stream_lines import CLOSING_SECONDS, StreamLines
 from v6_pipeline.streaming.streamed_contracts import StreamedContracts
 from v6_pipeline.streaming.writer import DeltaLakePositionWriter
 
@@ -146,7 +145,10 @@ class IBPositionStreamer:
             tasks = [
                 asyncio.create_task(self._keep_connected(), name="connection"),
                 asyncio.create_task(self._keep_routed(), name="routing"),
-                asyncio.create_task(self._keep_lines(), name="lines"),
+                asyncio.create_task(
+                    self._lines.keep_renewed(lambda: self._holdings.is_complete, lambda: self._policy.upkeep),
+                    name="lines",
+                ),
                 asyncio.create_task(self._keep_fresh(), name="upkeep"),
                 asyncio.create_task(self._dispatcher.run(), name="handlers"),
                 asyncio.create_task(self._writer.run(), name="writer"),
@@ -357,23 +359,6 @@ class IBPositionStreamer:
         self._queued = wanted
 
     # Upkeep
-
-    async def _keep_lines(self) -> None:
-        """Renew the lines in the ledger; those that cannot be renewed are cancelled before they are another's.
-
-        Apart from other calls of the database: each of them may wait until its own deadline.
-        """
-        renewed_at = _LONG_AGO
-        while True:
-            now = self._clock()
-            if self._holdings.is_complete and now - renewed_at >= SLOT_RENEWAL:
-                try:
-                    if await self._lines.renew(timeout=RENEWAL_SECONDS, give_up_seconds=GIVE_UP_SECONDS):
-                        self._wake.set()
-                    renewed_at = now
-                except StateError as error:
-                    log.warning("lines are not renewed: %s", error)  # tried again in a second
-            await asyncio.sleep(self._policy.upkeep)
 
     async def _keep_fresh(self) -> None:
         """Read exchange rates, check the feeds and refresh contracts without ticks, once a second."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -554,7 +555,7 @@ async def test_two_reports_of_one_refusal_at_the_same_time_do_no_harm(rig: Rig) 
 async def test_a_batch_cancels_its_lines_though_every_call_of_the_ledger_hangs(rig: Rig) -> None:
     await rig.live(1, 2)
     hangs = threading.Event()
-    rig.ledger.before_call = hangs.wait
+    rig.ledger.before_call = partial(_wait, hangs)
     rig.lines._answer_seconds = 0.05
 
     await rig.lines.close()
@@ -567,7 +568,7 @@ async def test_a_line_granted_after_the_step_had_stopped_waiting_is_given_back(r
     """Renewed with the others, it would be held for as long as the streamer runs."""
     await rig.live(1)
     hangs, rig.lines._answer_seconds = threading.Event(), 0.05
-    rig.ledger.before_call = hangs.wait
+    rig.ledger.before_call = partial(_wait, hangs)
     with pytest.raises(StateError, match="has not answered"):
         await rig.lines.step([2], SPECS)
     rig.lines._answer_seconds = 20.0
@@ -579,3 +580,7 @@ async def test_a_line_granted_after_the_step_had_stopped_waiting_is_given_back(r
 
     assert rig.ledger.rows() == {1}
     assert rig.gateway.held == {1}
+
+
+def _wait(event: threading.Event) -> None:
+    event.wait(30)
