@@ -1,4 +1,4 @@
-"""Contracts that a Flex statement books and does not hold at the end of the day: closed or day-traded. Pure."""
+"""What a Flex statement books: contracts that it does not hold at the end of the day, and flows of money. Pure."""
 
 from __future__ import annotations
 
@@ -58,6 +58,37 @@ def _closed(bookings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "timestamp": newest["timestamp"],
         "source": UpdateSource.FLEX.value,
     }
+
+
+def flow(item: Mapping[str, Any], unit: float | None) -> float | None:
+    """Return what a booking brought: the proceeds of a trade, less the value of what was transferred in."""
+    given = {pair["name"]: _number(pair["value"]) for pair in item["attributes"] or ()}
+    quantity = float(item["quantity"])
+    if item["kind"] == FlexActivityKind.TRANSFER.value:
+        value = given.get("positionAmount")
+        if not value and given.get("transferPrice") and unit is not None:
+            value = given["transferPrice"] * quantity * unit  # type: ignore[operator]
+        return -abs(value) * (1 if quantity > 0 else -1) if value else None
+    proceeds = given.get("proceeds")
+    if proceeds is None and item["price"] is not None and unit is not None:
+        proceeds = -quantity * float(item["price"]) * unit
+    return None if proceeds is None else proceeds + (given.get("ibCommission") or 0.0)
+
+
+def touched_by_corporate_actions(booked: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]) -> set[tuple[str, str]]:
+    """Return (account, symbol) of issuers whose corporate action created another contract: a spin-off lowers the price.
+
+    IB's description begins with the symbol and the identifier of the issuer: ``GE(US3696043013) SPINOFF 1 FOR 3 ...``.
+    """
+    found: set[tuple[str, str]] = set()
+    for (account, _), rows in booked.items():
+        for row in rows:
+            if row["kind"] != FlexActivityKind.CORPORATE_ACTION.value:
+                continue
+            for pair in row["attributes"] or ():
+                if pair["name"] in {"actionDescription", "description"} and "(" in (pair["value"] or ""):
+                    found.add((account, pair["value"].split("(")[0].strip()))
+    return found
 
 
 def _number(text: str | None) -> float | None:

@@ -21,6 +21,7 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.flex.model import FlexActivityKind
+from v6_pipeline.history.booked import flow, touched_by_corporate_actions
 from v6_pipeline.history.inputs import KEY, DayWindow
 from v6_pipeline.ib.resets import realized_since
 from v6_pipeline.lake.tables.positions import Part, columns_of
@@ -46,6 +47,8 @@ half a spread from its trades."""
 _FEES, _FEES_PER_CONTRACT = 5.0, 2.0
 """Commissions are in IB's costs; in base currency, per day and contract and per option."""
 _COSTS_WITHIN = 1e-6
+_BY_FACE = frozenset({SecType.BOND, SecType.BILL})
+_ROUNDED_WITHIN = 1e-4
 _QUANTITY_WITHIN = 1e-6
 
 
@@ -110,7 +113,7 @@ def contract_days(
     known_before = {account for account, _ in before}
     booked = _booked(activity, window)
     complete = _with_trades(statements)
-    corporate = _touched_by_corporate_actions(booked)
+    corporate = touched_by_corporate_actions(booked)
     described = [name for name in names if name in _DESCRIBED]
     found: list[ContractDay] = []
     for row in (*snapshot.select(names).iter_rows(named=True), *_gone(snapshot, before, booked)):
@@ -180,6 +183,21 @@ def _position(row: Row | None) -> float:
     return 0.0 if row is None else float(row["position"])
 
 
+def _before(row: Row, earlier: Row | None) -> float:
+    """Return the position of the session before, in the unit of ``row``.
+
+    A statement has the face of a bond, the API units of 1,000; a statement may round a fraction.
+    """
+    before = _position(earlier)
+    if earlier is None or earlier["position_source"] == row["position_source"]:
+        return before
+    if SecType.parse(row["sec_type"]) in _BY_FACE:
+        unit, unit_before = _unit(row), _unit(earlier)
+        before = before * unit_before / unit if unit and unit_before else before
+    now = _position(row)
+    return now if abs(now - before) <= _ROUNDED_WITHIN * abs(now) else before
+
+
 def _amount(row: Row | None, name: str) -> float | None:
     """Return value or unrealized profit; 0 where nothing is held."""
     if row is None or row["position"] == 0:
@@ -223,7 +241,7 @@ def _change(row: Row, earlier: Row | None) -> _Change | None:
 
 def _by_own_rows(row: Row, earlier: Row | None) -> float | Unknown:
     """Return the profit of a day without a statement, if trades at the day's prices explain it."""
-    before, now = _position(earlier), _position(row)
+    before, now = _before(row, earlier), _position(row)
     realized = _realized_of_day(row, earlier)
     if now == before:
         return _unchanged(row, earlier, realized)
@@ -307,7 +325,7 @@ def _unit(row: Row | None) -> float | None:
 
 def _without_booking(row: Row, earlier: Row | None, *, has_trades: bool) -> float | Unknown:
     """Return the profit of a Flex position of which nothing was booked."""
-    if _position(row) != _position(earlier):
+    if _position(row) != _before(row, earlier):
         return Unknown.NOT_BOOKED
     change = _change(row, earlier)
     if change is None:
@@ -319,7 +337,7 @@ def _without_booking(row: Row, earlier: Row | None, *, has_trades: bool) -> floa
 
 def _by_bookings(row: Row, earlier: Row | None, booked: Sequence[Row]) -> float | Unknown:
     """Return the profit of a contract that IB booked something of."""
-    before, now = _position(earlier), _position(row)
+    before, now = _before(row, earlier), _position(row)
     if abs(now - before - sum(item["quantity"] for item in booked)) > _QUANTITY_WITHIN:
         return Unknown.NOT_BOOKED
     change = _change(row, earlier)
@@ -327,7 +345,7 @@ def _by_bookings(row: Row, earlier: Row | None, booked: Sequence[Row]) -> float 
         return Unknown.UNVALUED
     kinds = {item["kind"] for item in booked}
     if FlexActivityKind.TRANSFER.value in kinds:
-        flows = [_flow(item, _unit(row) or _unit(earlier)) for item in booked]
+        flows = [flow(item, _unit(row) or _unit(earlier)) for item in booked]
         known = [flow for flow in flows if flow is not None]
         return change.value_change + sum(known) if len(known) == len(flows) else Unknown.TRANSFER
     realized = _realized(booked)
@@ -338,49 +356,11 @@ def _by_bookings(row: Row, earlier: Row | None, booked: Sequence[Row]) -> float 
         realized = realized or 0.0
     elif earlier is not None and before != 0 and earlier["position_source"] != UpdateSource.FLEX.value:
         # The cost before is of another source, by another method: the money of the trades needs no cost.
-        flows = [_flow(item, _unit(row) or _unit(earlier)) for item in booked]
+        flows = [flow(item, _unit(row) or _unit(earlier)) for item in booked]
         known = [flow for flow in flows if flow is not None]
         if len(known) == len(flows):
             return change.value_change + sum(known)
     return Unknown.NOT_REALIZED if realized is None else realized + change.profit_change
-
-
-def _flow(item: Row, unit: float | None) -> float | None:
-    """Return what a booking brought: the proceeds of a trade, less the value of what was transferred in."""
-    given = {pair["name"]: _number(pair["value"]) for pair in item["attributes"] or ()}
-    quantity = float(item["quantity"])
-    if item["kind"] == FlexActivityKind.TRANSFER.value:
-        value = given.get("positionAmount")
-        if not value and given.get("transferPrice") and unit is not None:
-            value = given["transferPrice"] * quantity * unit  # type: ignore[operator]
-        return -abs(value) * (1 if quantity > 0 else -1) if value else None
-    proceeds = given.get("proceeds")
-    if proceeds is None and item["price"] is not None and unit is not None:
-        proceeds = -quantity * float(item["price"]) * unit
-    return None if proceeds is None else proceeds + (given.get("ibCommission") or 0.0)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text.replace(",", ""))
-    except ValueError:
-        return None
-
-
-def _touched_by_corporate_actions(booked: Mapping[_Contract, Sequence[Row]]) -> set[tuple[str, str]]:
-    """Return (account, symbol) of issuers whose corporate action created another contract: a spin-off lowers the price.
-
-    IB's description begins with the symbol and the identifier of the issuer: ``GE(US3696043013) SPINOFF 1 FOR 3 ...``.
-    """
-    found: set[tuple[str, str]] = set()
-    for (account, _), rows in booked.items():
-        for row in rows:
-            if row["kind"] != FlexActivityKind.CORPORATE_ACTION.value:
-                continue
-            for pair in row["attributes"] or ():
-                if pair["name"] in {"actionDescription", "description"} and "(" in (pair["value"] or ""):
-                    found.add((account, pair["value"].split("(")[0].strip()))
-    return found
 
 
 def _events(days: Collection[ContractDay]) -> Iterator[ContractDay]:

@@ -285,3 +285,22 @@ def test_a_restated_cost_is_no_profit_only_if_the_statement_shows_trades() -> No
 def test_a_conversion_of_currencies_books_nothing_of_a_position() -> None:
     row, before = flexed(held(100, 301, 100)), was(100, 300, 100, position_source="flex")
     assert one(row, before, activity=[booked(5000, "conversion")]) == pytest.approx(100.0)
+
+
+def test_a_bond_by_face_and_by_units_is_the_same_position() -> None:
+    """A statement has the face, the API units of 1,000: 21,000 and 21 of one bill."""
+    bill: dict[str, Any] = {"sec_type": "BILL"}
+    face = was(21_000, 98.7, 98.6, unit=0.01, position_source="flex", **bill)
+    units = held(21, 98.8, 98.6, unit=10, realized_pnl=0.0, **bill)
+    assert one(units, face) == pytest.approx(21.0)
+    assert one(flexed(held(21_000, 98.8, 98.6, unit=0.01, **bill)), was(21, 98.7, 98.6, unit=10, **bill)) == (
+        pytest.approx(21.0)
+    )
+    sold = held(11, 98.8, 98.6, unit=10, realized_pnl=0.0, **bill)
+    assert one(sold, face) is Unknown.NOT_REALIZED
+
+
+def test_a_fraction_that_a_statement_rounds_is_the_same_position() -> None:
+    before = was(0.012346, 96_902, 99_437, position_source="flex", sec_type="CRYPTO")
+    now = held(0.01234567, 96_933, 99_440, realized_pnl=0.0, sec_type="CRYPTO")
+    assert one(now, before) == pytest.approx(0.35, abs=0.1)
