@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
-from v6_pipeline.paper.contracts import CASH, INDEX, OPTION, Contract, Universe
+from v6_pipeline.paper.contracts import CASH, CRYPTO, INDEX, OPTION, Contract, Universe
 from v6_pipeline.paper.prices import daily_close, to_tick, unit
 from v6_pipeline.paper.trading_hours import auction_at, session, session_before
 from v6_pipeline.paper.wire import Message
@@ -40,10 +40,16 @@ class What(StrEnum):
     """Data from which bars are made."""
 
     TRADES = "TRADES"
+    AGGTRADES = "AGGTRADES"
+    """Trades of a cryptocurrency, which has no others."""
     MIDPOINT = "MIDPOINT"
     BID = "BID"
     ASK = "ASK"
     BID_ASK = "BID_ASK"
+
+
+TRADED = frozenset({What.TRADES, What.AGGTRADES})
+"""Bars that are made of trades."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,9 @@ def has_data(contract: Contract, what: What, bar_seconds: int) -> bool:
     """Return whether IB has such bars: no day bars of options, no trades of currencies, only trades of indices."""
     if contract.sec_type == OPTION and bar_seconds >= DAY:
         return False
-    if contract.sec_type == CASH and what is What.TRADES:
+    if contract.sec_type == CASH and what in TRADED:
+        return False
+    if (contract.sec_type == CRYPTO) != (what is What.AGGTRADES) and what in TRADED:
         return False
     return contract.sec_type != INDEX or what is What.TRADES
 
@@ -167,12 +175,12 @@ def _day(
             yield _bar(path, what, day, path.begin, min(path.late_from, end))
         return
     hours = session(path.contract, day, regular=regular)
-    if hours is None or (what is What.TRADES and not _trades_on(path, day)):
+    if hours is None or (what in TRADED and not _trades_on(path, day)):
         return
     at, closes = hours
     while at < closes:
         until = min(_next_boundary(at, bar_seconds), closes)
-        if begin <= at < end and (what is not What.TRADES or until >= closes or _trades_in(path, at)):
+        if begin <= at < end and (what not in TRADED or until >= closes or _trades_in(path, at)):
             yield _bar(path, what, at, at, min(until, end))
         at = until
 
@@ -194,7 +202,7 @@ def _bar(path: DayPath, what: What, label: datetime | date, at: datetime, until:
         )
     shift = {What.BID: -half, What.ASK: half}.get(what, 0.0)
     opened, high, low, closed = (round(max(price + shift, path.floor), 9) for price in (opened, high, low, closed))
-    if what is not What.TRADES:
+    if what not in TRADED:
         return Bar(label, opened, high, low, closed, _NO_TRADES, -1, _NO_TRADES)
     volume = 1 + math.floor(900 * unit(path.seed, path.contract.conid, _VOLUME_SALT, int(at.timestamp())))
     average = round((opened + closed) / 2, 9)

@@ -23,7 +23,7 @@ def alive(universe: Universe) -> list[Contract]:
 
 def last_bar_close(universe: Universe, contract: Contract, day: date) -> float:
     """The close of the last bar until the contract's own close of the day; a currency trades on after it."""
-    what = What.MIDPOINT if contract.sec_type in {"OPT", "CASH"} else What.TRADES
+    what = {"OPT": What.MIDPOINT, "CASH": What.MIDPOINT, "CRYPTO": What.AGGTRADES}.get(contract.sec_type, What.TRADES)
     end = auction_at(contract, day)
     assert end is not None
     found = bars_between(universe, contract, what, 1800, end - timedelta(hours=3), end, regular=True)
