@@ -17,6 +17,7 @@ from v6_pipeline.ib.connection import ConnectionPolicy
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import HISTORICAL_CLOSES, PORTFOLIO_EXPOSURE, POSITION_SNAPSHOTS
 from v6_pipeline.paper import GatewayConfig, GatewayThread, PaperGateway
+from v6_pipeline.paper.contracts import Holding
 from v6_pipeline.paper.flex_statements import AS_IB, statements
 from v6_pipeline.paper.past import Past
 from v6_pipeline.refresh.worker import QueueWorker, RefreshScope
@@ -35,6 +36,9 @@ TABLES = [
     POSITION_SNAPSHOTS.name,
     PORTFOLIO_EXPOSURE.name,
 ]
+
+
+IN_FACE = {"US-T", "IBCID698000001"}
 
 
 class MovingClock(ManualClock):
@@ -109,19 +113,24 @@ def rows(context: HistoryContext, day: date) -> pl.DataFrame:
     return pl.scan_delta(handle).filter(pl.col("date") == day).collect()
 
 
-def brokers(thread: GatewayThread) -> dict[str, float]:
+def held_by(gateway: PaperGateway, account: str, left_out: set[str]) -> list[Holding]:
+    contracts = gateway.universe.contracts
+    return [row for row in gateway.book.held(account) if contracts[row.conid].symbol not in left_out]
+
+
+def brokers(thread: GatewayThread, left_out: set[str]) -> dict[str, float]:
     """The daily profit that reqPnL has."""
     return thread.call(
         lambda gateway: {
-            account: gateway.book.pnl(gateway.book.held(account))[0] for account in gateway.universe.accounts
+            account: gateway.book.pnl(held_by(gateway, account, left_out))[0] for account in gateway.universe.accounts
         }
     )
 
 
-def price_minus_close(thread: GatewayThread) -> dict[str, float]:
+def price_minus_close(thread: GatewayThread, left_out: set[str]) -> dict[str, float]:
     def of(gateway: PaperGateway, account: str) -> float:
         total = 0.0
-        for row in gateway.book.held(account):
+        for row in held_by(gateway, account, left_out):
             contract, quote = gateway.universe.contracts[row.conid], gateway.market.quote(row.conid)
             rate = gateway.market.exchange_rate(contract.currency)
             total += row.quantity * (quote.mark - quote.close) * contract.value_per_point * rate
@@ -138,7 +147,10 @@ def test_the_days_profit_is_one_figure_whoever_is_asked(context: HistoryContext,
 
     assert [item for item in outcomes if isinstance(item, Failed)] == []
     found = rows(context, TODAY)
-    assert found.get_column("daily_pnl_coverage").min() == 100
+    unknown = found.filter(pl.col("daily_pnl_coverage") < 100)
+    # A statement has the face of bonds and bills, the gateway units of 1,000: across the two their profit is unknown.
+    assert set(unknown.get_column("underlying")) <= IN_FACE
     by_account = dict(found.group_by("account").agg(pl.col("daily_pnl").sum()).iter_rows())
-    assert by_account == pytest.approx(brokers(thread), abs=0.05)
-    assert by_account == pytest.approx(price_minus_close(thread), abs=0.05)
+    left_out = IN_FACE if unknown.height else set()
+    assert by_account == pytest.approx(brokers(thread, left_out), abs=0.05)
+    assert by_account == pytest.approx(price_minus_close(thread, left_out), abs=0.05)

@@ -21,7 +21,7 @@ from v6_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from v6_pipeline.cli.system import Pages
-    from v6_pipeline.paper import GatewayConfig, GatewayThread
+    from v6_pipeline.paper import GatewayThread
     from v6_pipeline.settings import Settings
 
 SETTINGS = {"market_hours": '"always"', "refresh_seconds": "60"}
@@ -69,11 +69,11 @@ def demo(
     _leave_environment(folder)
     home.write_settings_file(folder, SETTINGS | {"start_date": _six_weeks_ago()})
     from v6_pipeline.cli import supervise, system
-    from v6_pipeline.paper import GatewayThread
+    from v6_pipeline.paper import GatewayConfig, GatewayThread
 
     home.load(protect=False)  # reports a broken setting before anything starts
     supervise.check_unused(folder / system.RECORD_FILE)  # before its file is changed
-    with GatewayThread(_world(positions)) as gateway:
+    with GatewayThread(GatewayConfig(positions=positions, seed=1, flex_port=0)) as gateway:
         chosen = STRATEGIES if strategies is None else by_kind(_held(gateway), strategies)
         # In the file, so that 'v6 --home .v6/demo refresh' in another terminal finds the gateway.
         flex = gateway.gateway.flex
@@ -101,16 +101,6 @@ def demo(
                 webbrowser.open(pages.assets)
 
         system.run(settings, port=port, prepare=prepare, on_ready=ready, seconds=seconds)
-
-
-def _world(positions: int) -> GatewayConfig:
-    """Return the demo's gateway; from 60 positions on some of them are bonds, funds, CFDs, crypto and the like."""
-    from v6_pipeline.paper import GatewayConfig
-    from v6_pipeline.paper.universe import UNUSUAL_POSITIONS
-
-    has_unusual = positions >= POSITIONS
-    ordinary = positions - len(UNUSUAL_POSITIONS) * has_unusual
-    return GatewayConfig(positions=ordinary, unusual=has_unusual, seed=1, flex_port=0)
 
 
 def _six_weeks_ago() -> str:
