@@ -181,3 +181,11 @@ def test_the_command_prints_what_the_settings_have_to_be(tmp_path: Path) -> None
             assert process.wait(20) == 0
         finally:
             process.kill()
+
+
+def test_a_range_that_begins_before_the_account_was_opened_is_refused_as_a_whole(time: VirtualTime) -> None:
+    config = FlexConfig(opened_on=date(2026, 11, 4), clock=time.clock, utcnow=time.utcnow)
+    with FlexServer(past, config) as server:
+        assert code(get(server)) == "1003"
+        time.sleep(1)
+        assert get(server, fd="20261104").findtext("Status") == "Success"
