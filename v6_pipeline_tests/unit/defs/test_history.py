@@ -284,6 +284,7 @@ EMPTY_COLUMNS = {
     "flex_positions": {
         *("trading_class", "realized_pnl", "bid", "ask", "last", "close", "market_data_type", "strategy_ids"),
         *("implied_vol", "delta", "gamma", "vega", "theta", "underlying_price"),
+        *("price_magnifier", "unit_value"),
     },
 }
 
