@@ -13,6 +13,7 @@ is a flow at the value that the statement gives it.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,6 +48,7 @@ half a spread from its trades."""
 _FEES, _FEES_PER_CONTRACT = 5.0, 2.0
 """Commissions are in IB's costs; in base currency, per day and contract and per option."""
 _COSTS_WITHIN = 1e-6
+_SAME_COST_WITHIN = 1e-4
 _BY_FACE = frozenset({SecType.BOND, SecType.BILL})
 _ROUNDED_WITHIN = 1e-4
 _QUANTITY_WITHIN = 1e-6
@@ -278,7 +280,7 @@ def _unchanged(row: Row, earlier: Row | None, realized: float | None) -> float |
     Where the cost changed without a realized profit, it is the change of the value: IB restates costs overnight (by
     tax lots, after wash sales and transfers), which is no profit.
     """
-    same_cost = earlier is not None and row["average_cost"] == earlier["average_cost"]
+    same_cost = earlier is not None and _is_same_cost(row["average_cost"], earlier["average_cost"])
     if earlier is not None and row["position"] != 0 and realized == 0 and not same_cost:
         value, value_before = row["market_value"], earlier["market_value"]
         return Unknown.UNVALUED if value is None or value_before is None else float(value - value_before)
@@ -288,6 +290,13 @@ def _unchanged(row: Row, earlier: Row | None, realized: float | None) -> float |
     if profit is None or profit_before is None:
         return Unknown.UNVALUED
     return (realized or 0.0) + profit - profit_before
+
+
+def _is_same_cost(cost: float | None, before: float | None) -> bool:
+    """Return whether two costs are one: a statement and the API differ in the last digits of the same average."""
+    if cost is None or before is None:
+        return cost is before
+    return math.isclose(cost, before, rel_tol=_SAME_COST_WITHIN)
 
 
 def _is_trade(row: Row, earlier: Row | None, *, quantity: float, received: float) -> bool:

@@ -106,6 +106,19 @@ def test_realized_profit_of_another_period_is_no_profit_of_the_day(realized: flo
     assert found == expected
 
 
+@pytest.mark.parametrize("realized", [None, 0.0])
+@pytest.mark.parametrize("cost", [29510.650000000005 / 100, 295.1065 * (1 + 1e-6)])
+def test_a_cost_that_differs_by_its_rounding_is_no_trade(cost: float, realized: float | None) -> None:
+    """A statement and the API round the same average differently."""
+    now = held(3, 69.125, cost, unit=100, realized_pnl=realized, **PUT)
+    found = one(now, was(3, 127.65, 29510.649999999998 / 100, unit=100, position_source="flex", **PUT))
+    assert found == pytest.approx(3 * (69.125 - 127.65) * 100, abs=0.2)
+
+
+def test_a_cost_that_changed_without_a_realized_profit_is_unknown() -> None:
+    assert one(held(3, 70, 61, realized_pnl=None), was(3, 70, 60)) is Unknown.NOT_REALIZED
+
+
 def test_a_sale_at_a_price_of_the_day_is_proven() -> None:
     now = held(500, 252, 100, lowest_price=246.0, highest_price=255.0, realized_pnl=500 * (248.0 - 100) - 1.0)
     assert one(now, was(1000, 250, 100)) == pytest.approx(500 * 2.0 + 500 * -2.0 - 1.0)
