@@ -1,8 +1,8 @@
-"""What a Flex statement books: contracts that it does not hold at the end of the day, and flows of money. Pure."""
+"""What a Flex statement books and leaves out: contracts not held at the end of the day, flows, currencies. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -12,6 +12,9 @@ from v6_pipeline.flex.model import FlexActivityKind
 from v6_pipeline.flex.rows import NAMED_BY_UNDERLYING, sec_type_of
 from v6_pipeline.history.inputs import KEY, OBSERVED_SCHEMA, DayInputs
 from v6_pipeline.model import SecType, UpdateSource
+
+NEVER_IN_STATEMENTS = frozenset({SecType.CURRENCY.value})
+"""Kinds that a statement does not list as positions: currencies are among its cash."""
 
 
 def closed_by_bookings(inputs: DayInputs, accounts: Collection[str], held: pl.DataFrame) -> pl.DataFrame:
@@ -89,6 +92,23 @@ def touched_by_corporate_actions(booked: Mapping[tuple[str, int], Sequence[Mappi
                 if pair["name"] in {"actionDescription", "description"} and "(" in (pair["value"] or ""):
                     found.add((account, pair["value"].split("(")[0].strip()))
     return found
+
+
+def listed_kinds(previous: pl.DataFrame) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a test of a row: the source of its account in the session before lists contracts of its kind.
+
+    A statement's open positions leave some kinds out. Such a contract without a row may have been held, unless own rows
+    of that kind are there: own sources list everything.
+    """
+    stated = pl.col("position_source") == UpdateSource.FLEX.value
+    by_statement = set(previous.filter(stated).get_column("account"))
+    own = set(previous.filter(~stated).select("account", "sec_type").iter_rows())
+
+    def lists(row: Mapping[str, Any]) -> bool:
+        account, kind = row["account"], row["sec_type"]
+        return kind not in NEVER_IN_STATEMENTS or account not in by_statement or (account, kind) in own
+
+    return lists
 
 
 def _number(text: str | None) -> float | None:

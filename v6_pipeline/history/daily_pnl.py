@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.flex.model import FlexActivityKind
-from v6_pipeline.history.booked import flow, touched_by_corporate_actions
+from v6_pipeline.history.booked import flow, listed_kinds, touched_by_corporate_actions
 from v6_pipeline.history.inputs import KEY, DayWindow
 from v6_pipeline.ib.resets import realized_since
 from v6_pipeline.lake.tables.positions import Part, columns_of
@@ -58,6 +58,7 @@ class Unknown(enum.StrEnum):
     """Why the profit of a contract is unknown."""
 
     FIRST_DAY = "no snapshot of the account for the session before"
+    NOT_LISTED = "the source of the session before does not list contracts of this kind"
     UNVALUED = "no value, no cost or no exchange rate"
     NOT_REALIZED = "closed, reduced or traded, and no realized profit of the day is known"
     NOT_OF_THE_DAY = "closed or reduced, and the realized profit is no trade at the day's prices"
@@ -113,6 +114,7 @@ def contract_days(
     names = list(dict.fromkeys((*columns, *PNL_COLUMNS)))
     before = {(row["account"], row["conid"]): row for row in previous.select(names).iter_rows(named=True)}
     known_before = {account for account, _ in before}
+    listed = listed_kinds(previous)
     booked = _booked(activity, window)
     complete = _with_trades(statements)
     corporate = touched_by_corporate_actions(booked)
@@ -126,6 +128,8 @@ def contract_days(
         pnl: float | Unknown
         if row["account"] not in known_before:
             pnl = Unknown.FIRST_DAY
+        elif earlier is None and not listed(row):
+            pnl = Unknown.NOT_LISTED
         elif key not in booked and (row["account"], row["symbol"]) in corporate:
             pnl = Unknown.CORPORATE_ACTION
         elif key in booked:

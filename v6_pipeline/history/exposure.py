@@ -248,7 +248,11 @@ def _fx_pnl(of: ContractDay, contract: ContractSpec) -> float | None:
 
     With it the change of a value in base currency is complete: yesterday's value is at yesterday's rate.
     """
-    if of.before == 0 or contract.sec_type in _WITHOUT_VALUE or of.earlier is None:
+    if contract.sec_type in _WITHOUT_VALUE:
+        return 0.0
+    if of.unknown in {Unknown.FIRST_DAY, Unknown.NOT_LISTED}:
+        return None
+    if of.before == 0 or of.earlier is None:
         return 0.0
     rate, rate_before = of.row["fx_rate_to_base"], of.earlier["fx_rate_to_base"]
     if rate is None or rate_before is None:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from v6_pipeline.errors import NotCoveredError, SnapshotRefusedError
-from v6_pipeline.history.booked import closed_by_bookings
+from v6_pipeline.history.booked import NEVER_IN_STATEMENTS, closed_by_bookings
 from v6_pipeline.history.inputs import KEY, OBSERVED_SCHEMA, DayInputs
 from v6_pipeline.model import SETTLED_AM, ContractSpec, Holding, SecType, UpdateSource
 
@@ -99,7 +99,7 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
     flex = inputs.flex_positions.filter(stated).select(OBSERVED_SCHEMA.names())
     # A statement's open positions leave currencies out: they are among its cash.
     is_own = pl.col("account").is_in(covered.own) | (
-        pl.col("account").is_in(covered.flex) & (pl.col("sec_type") == SecType.CURRENCY.value)
+        pl.col("account").is_in(covered.flex) & pl.col("sec_type").is_in(NEVER_IN_STATEMENTS)
     )
     own = inputs.observed.filter(is_own).join(flex, on=KEY, how="anti")
     newest = newest_first(own).unique(subset=KEY, keep="first", maintain_order=True)
@@ -126,7 +126,7 @@ def day_positions(inputs: DayInputs, *, accounts: Collection[str] = ()) -> pl.Da
 
 def _closed_today(observed: pl.DataFrame, accounts: Collection[str]) -> pl.DataFrame:
     """Return the newest own row of each contract of accounts with a statement, where it says that nothing is held."""
-    is_position = pl.col("account").is_in(accounts) & (pl.col("sec_type") != SecType.CURRENCY.value)
+    is_position = pl.col("account").is_in(accounts) & ~pl.col("sec_type").is_in(NEVER_IN_STATEMENTS)
     newest = newest_first(observed.filter(is_position)).unique(subset=KEY, keep="first", maintain_order=True)
     return newest.filter(pl.col("position") == 0)
 

@@ -317,3 +317,50 @@ def test_a_fraction_that_a_statement_rounds_is_the_same_position() -> None:
     before = was(0.012346, 96_902, 99_437, position_source="flex", sec_type="CRYPTO")
     now = held(0.01234567, 96_933, 99_440, realized_pnl=0.0, sec_type="CRYPTO")
     assert one(now, before) == pytest.approx(0.35, abs=0.1)
+
+
+# --- kinds that the source of the session before does not list ---
+
+EUR: dict[str, Any] = {"conid": 12_087_792, "symbol": "EUR", "sec_type": "CASH"}
+STATED: dict[str, Any] = {"position_source": "flex"}
+
+
+def first_seen(now: dict[str, Any], *before: dict[str, Any]) -> ContractDay:
+    """The day of a contract without a row in the session before, which has these rows."""
+    [found] = [item for item in of_days([now], before) if item.row["conid"] == now.get("conid", 1)]
+    return found
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        pytest.param(held(20_000, 1.20, 1.18, realized_pnl=0.0, **EUR), id="long"),
+        pytest.param(held(-20_000, 1.20, 1.18, realized_pnl=0.0, **EUR), id="short"),
+        pytest.param(held(20_000, 1.20, 1.18, realized_pnl=50.0, **EUR), id="with a realized profit"),
+        pytest.param(closed(1.20, realized_pnl=50.0, **EUR), id="sold today"),
+    ],
+)
+def test_a_currency_first_seen_after_a_statement_has_no_known_profit(now: dict[str, Any]) -> None:
+    found = first_seen(now, was(1, 5, 5, conid=99, symbol="OTHER", **STATED))
+    assert (found.pnl, found.unknown) == (None, Unknown.NOT_LISTED)
+
+
+def test_a_currency_first_seen_on_a_day_with_a_statement_has_no_known_profit() -> None:
+    now = held(20_000, 1.20, 1.18, realized_pnl=0.0, position_source="portfolio", **EUR)
+    other = held(1, 5, 5, conid=99, symbol="OTHER", **STATED)
+    before = was(1, 5, 5, conid=99, symbol="OTHER", **STATED)
+    days = of_days([now, other], [before])
+    assert [(day.row["conid"], day.unknown) for day in days] == [(EUR["conid"], Unknown.NOT_LISTED), (99, None)]
+
+
+def test_a_currency_bought_after_a_session_whose_currencies_we_saw_is_proven() -> None:
+    now = held(20_000, 1.20, 1.199, realized_pnl=0.0, **EUR)
+    own = was(1, 5, 5, conid=99, symbol="OTHER")
+    assert first_seen(now, own).pnl == pytest.approx(20)
+    pound = was(100, 1.3, 1.3, conid=12_087_797, symbol="GBP", sec_type="CASH")
+    assert first_seen(now, was(1, 5, 5, conid=99, **STATED), pound).pnl == pytest.approx(20)
+
+
+def test_a_stock_bought_after_a_statement_is_proven() -> None:
+    now = held(100, 305, 300.01, lowest_price=298.0, realized_pnl=0.0)
+    assert first_seen(now, was(1, 5, 5, conid=99, **STATED)).pnl == pytest.approx(499)

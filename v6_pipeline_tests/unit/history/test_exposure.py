@@ -423,3 +423,11 @@ def test_sums_over_strategies_are_the_accounts_own_and_nothing_unknown_is_0(
             if part["daily_pnl"] is None:
                 assert coverage == 0
             assert (coverage == 100) == (part["daily_pnl_unknown"] is None)
+
+
+def test_a_currency_first_seen_after_a_statement_has_no_known_profit_or_rate_effect() -> None:
+    euro = {"conid": 12_087_792, "symbol": "EUR", "sec_type": "CASH"}
+    row = one([position(**euro, realized_pnl=0.0)], [before(conid=9, position=0.0, position_source="flex")])
+    assert (row["daily_pnl"], row["fx_pnl"]) == (None, None)
+    assert row["daily_pnl_unknown"] == "1 the source of the session before does not list contracts of this kind"
+    assert row["daily_pnl_coverage"] == 0.0
