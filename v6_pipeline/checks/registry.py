@@ -304,7 +304,9 @@ CHECKS: tuple[Check, ...] = (
         name="values_agree_with_flex",
         asset=POSITION_SNAPSHOTS.name,
         when=When.HISTORY,
-        description="If a day has both, own observations add up to the value that Flex gives, by account.",
+        description=(
+            "If a day has both, own observations agree with the value that Flex gives, by account and by position."
+        ),
         judge=days.each_day(days.values_agree),
     ),
     Check(
