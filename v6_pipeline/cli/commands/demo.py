@@ -38,7 +38,12 @@ POSITIONS, MOST_POSITIONS = 60, 15_000
 def demo(
     *,
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
-    positions: Annotated[int, typer.Option(help="Positions of the simulated accounts.")] = POSITIONS,
+    positions: Annotated[
+        int,
+        typer.Option(
+            help="Positions of the simulated accounts in usual kinds; a few bonds, funds and other kinds come on top."
+        ),
+    ] = POSITIONS,
     strategies: Annotated[
         int | None,
         typer.Option(
@@ -73,7 +78,7 @@ def demo(
 
     home.load(protect=False)  # reports a broken setting before anything starts
     supervise.check_unused(folder / system.RECORD_FILE)  # before its file is changed
-    with GatewayThread(GatewayConfig(positions=positions, seed=1, flex_port=0)) as gateway:
+    with GatewayThread(GatewayConfig(positions=positions, unusual=True, seed=1, flex_port=0)) as gateway:
         chosen = STRATEGIES if strategies is None else by_kind(_held(gateway), strategies)
         # In the file, so that 'v6 --home .v6/demo refresh' in another terminal finds the gateway.
         flex = gateway.gateway.flex
@@ -94,7 +99,7 @@ def demo(
                 )
 
         def ready(pages: Pages) -> None:
-            _show(settings, gateway, pages, positions=positions, as_json=as_json)
+            _show(settings, gateway, pages, positions=len(_held(gateway)), as_json=as_json)
             if browser:
                 import webbrowser
 
