@@ -67,7 +67,7 @@ class Gateway:
             "tick-seconds": scale.tick_seconds,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "v6_pipeline.cli", "gateway"]
+            [sys.executable, "-m", "v6_pipeline.cli", "gateway", "--unusual"]
             + [text for name, value in words.items() for text in (f"--{name}", str(value))],
             stdout=subprocess.PIPE,
             stderr=self._log,
