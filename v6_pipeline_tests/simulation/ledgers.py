@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from v6_pipeline.lake.tables import ACCOUNT_VALUES, QUEUED_POSITIONS, STREAMED_POSITIONS
+from v6_pipeline.model import PriceSource
 
 if TYPE_CHECKING:
     from v6_pipeline_tests.simulation.oracle import Oracle
@@ -35,8 +37,11 @@ def check_lake(world: World, oracle: Oracle) -> None:
         twice = rows.group_by(*spec.key).len().filter(pl.col("len") > 1)
         if twice.height:
             oracle.wrong(f"{spec.name}: {twice.height} keys twice, first {twice.row(0)}")
+        if spec is not STREAMED_POSITIONS:
+            _check_resets(rows, oracle, spec.name)
         if spec is not ACCOUNT_VALUES:
             _check_closings(rows, oracle, spec.name)
+            _check_values(rows, world, oracle, spec.name)
         if spec is STREAMED_POSITIONS:
             _check_epochs(rows, oracle)
             _check_blindness(rows, oracle)
@@ -61,6 +66,28 @@ def _check_blindness(rows: pl.DataFrame, oracle: Oracle) -> None:
             if not any(begin - _UNDER_WAY <= at <= end + _UNDER_WAY for at, _ in story):
                 oracle.wrong(f"a row of {row['conid']} at {row['timestamp']}, blind from {begin} to {end}")
                 return
+
+
+def _check_resets(rows: pl.DataFrame, oracle: Oracle, table: str) -> None:
+    """No value of an account download is of a time at which the accounts were not ready."""
+    if "price_source" in rows.columns:
+        rows = rows.filter(pl.col("price_source") == PriceSource.PORTFOLIO.value)
+    for begin, end in oracle.resets:
+        made = rows.filter(pl.col("timestamp").is_between(begin + _UNDER_WAY, end, closed="none"))
+        if made.height:
+            oracle.wrong(f"{table}: a row of a reset from {begin} to {end}: {made.row(0, named=True)}")
+            return
+
+
+def _check_values(rows: pl.DataFrame, world: World, oracle: Oracle, table: str) -> None:
+    """A value is that of its row's own position and price, by the multiplier that the gateway has."""
+    names = ("account", "conid", "timestamp", "position", "market_price", "market_value")
+    for account, conid, at, position, price, value in rows.select(names).drop_nulls().iter_rows():
+        contract = world.gateway.universe.contracts[conid]
+        true = position * price * contract.value_per_point * contract.price_magnifier
+        if not math.isclose(value, true, rel_tol=1e-4, abs_tol=0.02):
+            oracle.wrong(f"{table}: {conid} of {account} at {at}: {position} at {price} is worth {true}, not {value}")
+            return
 
 
 def _check_closings(rows: pl.DataFrame, oracle: Oracle, table: str) -> None:

@@ -55,7 +55,12 @@ _LINE_TROUBLE = {"lines", "tws_lines"}
 _PROCESS_TROUBLE = {"kill", "stop", "daemon", "state"}
 
 
-_HARMLESS = {"competing_session", "kill_streams", "resize", "open", "close", "assign", "quiet", "heal"}
+_HARMLESS = {
+    "competing_session", "kill_streams", "resize", "open", "close", "assign", "flatten", "rename", "quiet", "heal",
+    "trade_after_download", "account_not_ready", "account_ready",
+}  # fmt: skip
+_MESSAGES_LATE = {"delay", "blackhole", "stop", "state"}
+"""What was sent before such a trouble may be read minutes later."""
 
 
 def _kills_at_most_all(name: str, fields: dict[str, Any]) -> bool:
@@ -95,6 +100,9 @@ class Oracle:
         self._values_due: float | None = None
         self.blind: list[tuple[datetime, datetime]] = []
         """Between these instants no streamer had a link to the broker."""
+        self.resets: list[tuple[datetime, datetime]] = []
+        """Between these instants no account was ready, and no message was late."""
+        self._reset_since: tuple[float, datetime] | None = None
         self.delivered: dict[int, list[datetime]] = defaultdict(list)
         """Times at which ticks of a contract were sent."""
         self.quantities: dict[Key, list[tuple[datetime, float]]] = defaultdict(list)
@@ -117,6 +125,13 @@ class Oracle:
         self._notes.append((now, name, fields))
         self._last[name] = now
         self._storm_had.add(name)
+        if name == "account_not_ready" and self._reset_since is None:
+            self._reset_since = now, self.world.now
+        elif name in {"account_ready", "heal"} and self._reset_since is not None:
+            since, begin = self._reset_since
+            if not any(at > since - 300 and trouble in _MESSAGES_LATE for at, trouble, _ in self._notes):
+                self.resets.append((begin, self.world.now))
+            self._reset_since = None
 
     def storm_begins(self) -> None:
         self._calm_since = None
@@ -237,6 +252,14 @@ class Oracle:
             if ticks:
                 self.delivered[conid].append(self.world.now)
 
+        book = self.world.gateway.book
+        resize = book.resize
+
+        def resized(account: str, conid: int, quantity: float) -> Any:
+            self.world.loop.call_soon(self.note_book)
+            return resize(account, conid, quantity)
+
+        book.resize = resized  # type: ignore[method-assign]
         statistics.line_taken = line_taken  # type: ignore[method-assign]
         statistics.delivered = delivered_now  # type: ignore[method-assign]
 
@@ -442,6 +465,15 @@ class Oracle:
             odd = {key: (known.get(key), book.get(key)) for key in known.keys() | book.keys()}
             shown = {key: values for key, values in odd.items() if values[0] != values[1]}
             self.wrong(f"positions differ from the gateway's (known, true): {shown}")
+        renamed = {fields["conid"] for _, name, fields in self._notes if name == "rename"}
+        contracts = world.gateway.universe.contracts
+        symbols = {
+            key: (item.holding.contract.symbol, contracts[key[1]].symbol)
+            for key, item in stored.items()
+            if key[1] in renamed and item.holding.contract.symbol != contracts[key[1]].symbol
+        }
+        if self._stays("symbols", repr(symbols), 60.0) and symbols:
+            self.wrong(f"symbols differ from the gateway's (known, true): {symbols}")
         streamed = self.truth.streamed()
         limit = timedelta(seconds=world.settings.refresh_seconds + _REFRESH_MARGIN)
         if self._calm_for() < limit.total_seconds() + RESTART_AFTER:

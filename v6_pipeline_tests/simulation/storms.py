@@ -40,6 +40,8 @@ class Storms:
         self.oracle = oracle
         self.draw = world.rng("storms")
         self.until = 0.0
+        self.flat: list[tuple[str, int]] = []
+        """Positions that an account had before it closed all, until it holds some again."""
         self._undo = contextlib.ExitStack()
         self._later: set[asyncio.Task[None]] = set()
 
@@ -327,6 +329,24 @@ async def feed_taken(storm: Storms) -> None:
     storm.perform("refuse_account_feed", count=storm.draw.randint(1, 3))
 
 
+async def not_ready(storm: Storms) -> None:
+    """IB's servers are in a reset for some time, in which runs and a new streamer ask."""
+    seconds = min(storm.seconds(10, 150), storm.rest)
+    storm.perform("account_not_ready", feeds=storm.draw.choice(("empty", "zero", "stale")))
+    if storm.draw.random() < 0.4:
+        storm.perform("drop")
+    storm.after(seconds, lambda: storm.perform("account_ready"))
+    storm.world.start_worker(RefreshScope(everything=True))
+
+
+async def traded_after_download(storm: Storms) -> None:
+    """The position of a download changes as the download ends: its value is of another quantity."""
+    account, conid = storm.draw.choice(storm.held())
+    quantity = float(storm.draw.choice((-4, 0, 2, 9)))
+    storm.perform("trade_after_download", account=account, conid=conid, quantity=quantity)
+    storm.world.start_worker(RefreshScope(everything=True))
+
+
 # Faults: processes, the disk
 
 
@@ -433,6 +453,33 @@ async def assign(storm: Storms) -> None:
     if options:
         account, conid = storm.draw.choice(options)
         storm.perform("assign", account=account, conid=conid)
+
+
+async def flatten(storm: Storms) -> None:
+    """An account closes everything, and holds most of it again: seconds later, or at the next such deed."""
+    if not storm.flat:
+        account = storm.draw.choice(storm.world.gateway.config.accounts)
+        if len(storm.held()) < 20 or all(owner == account for owner, _ in storm.held()):
+            return
+        storm.flat = [item for item in storm.held() if item[0] == account]
+        storm.perform("flatten", account=account, overnight=storm.draw.random() < 0.5)
+        if storm.draw.random() < 0.5:
+            return
+        await asyncio.sleep(storm.seconds(1, 60))
+    again = storm.draw.sample(storm.flat, (2 * len(storm.flat) + 2) // 3)
+    storm.flat = []
+    for account, conid in again:
+        if (account, conid) not in storm.held():
+            storm.perform("open", account=account, conid=conid, quantity=float(storm.draw.choice((-2, 1, 5))))
+
+
+async def rename(storm: Storms) -> None:
+    """A corporate action changes the symbol of a stock, whose conid stays."""
+    contracts = storm.world.gateway.universe.contracts
+    stocks = sorted({conid for _, conid in storm.held() if contracts[conid].sec_type == "STK"})
+    if stocks:
+        conid = storm.draw.choice(stocks)
+        storm.perform("rename", conid=conid, symbol=f"{contracts[conid].symbol[:8]}X")
 
 
 async def activate(storm: Storms) -> None:
@@ -543,12 +590,13 @@ FAULTS: dict[str, Deed] = {
     for deed in (
         drop, refuse, blackhole, delay, bad_frame, occupy, too_fast, link, server, farm, competing, dead_streams,
         fewer_lines, tws_windows, contract_trouble, advice, rejected, cut_download, cut_positions, feed_taken,
-        kill_streamer, kill_worker, stop_process, daemon_down, disk, state_hangs,
+        not_ready, traded_after_download, kill_streamer, kill_worker, stop_process, daemon_down, disk, state_hangs,
     )
 }  # fmt: skip
 DEEDS: dict[str, Deed] = {
     deed.__name__: deed
     for deed in (
-        trade, close_position, open_position, roll, assign, activate, deactivate, refresh_all, ask, run_and_ask,
+        trade, close_position, open_position, roll, assign, flatten, rename, activate, deactivate, refresh_all, ask,
+        run_and_ask,
     )
 }  # fmt: skip

@@ -129,6 +129,8 @@ class World:
                 control_port=None,
                 accounts=("SIM0000001", "SIM0000002"),
                 positions=draw.randrange(20, 26),
+                unusual=True,
+                tws_version=self.rng("release").choice(("10.30", "10.47")),
                 seed=draw.randrange(1, 1_000_000),
                 lines=self.lines,
                 tick_seconds=None,
