@@ -34,7 +34,10 @@ PATIENCE = TrialTimeouts(lines=0.5, quotes=0.5)
 ROOT = Path(__file__).parents[2]
 IN_THE_RESET = datetime(2026, 3, 3, 5, 30, tzinfo=UTC)
 """00:30 in New York."""
-BEFORE_0006 = "DROP TABLE account_downloads; DROP TABLE slot_samples; UPDATE v6_schema_version SET version_num = '0005'"
+BEFORE_0006 = (
+    "DROP TABLE account_downloads; DROP TABLE slot_samples; DROP TABLE contract_units; "
+    "UPDATE v6_schema_version SET version_num = '0005'"
+)
 
 
 class Examined(dict[str, Finding]):

@@ -201,11 +201,14 @@ async def test_the_newest_position_message_names_the_contract(rig: Rig) -> None:
         row = rig.rows(601)[-1]
         assert (row["symbol"], row["local_symbol"]) == ("META", "META")
         assert rig.subscribed() == {601: 1}
+        # Fetched again: a corporate action changes more than the name.
+        await eventually(
+            lambda: contract_cache.get(rig.database, [601])[601].qualified_at == rig.clock.now, "a new definition"
+        )
     with rig.database.read() as connection:
         (stored,) = [item for item in holdings_store.list_open(connection) if item.contract.conid == 601]
     cached = contract_cache.get(rig.database, [601])[601]
     assert (stored.contract.symbol, cached.spec.symbol, cached.spec.exchange) == ("META", "META", "SMART")
-    assert cached.qualified_at == rig.clock.now  # fetched again: a corporate action changes more than the name
     assert (await refresh(rig))[601]["symbol"] == "META"
     assert 478 not in rig.gateway.statistics.errors
 

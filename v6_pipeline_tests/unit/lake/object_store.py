@@ -40,7 +40,7 @@ def object_store(*denied: str) -> Iterator[tuple[dict[str, str], list[str]]]:
         try:
             yield options, log
         finally:
-            process.terminate()
+            process.kill()  # a shell that started the tests in the background may have made it ignore SIGTERM
             log += process.stdout.read().splitlines()
 
 
