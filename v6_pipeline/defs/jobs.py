@@ -26,7 +26,7 @@ from v6_pipeline.lake.tables import (
     QUEUED_POSITIONS,
     TABLES,
 )
-from v6_pipeline.lake.tables.sources import STRATEGY_REGISTRY
+from v6_pipeline.lake.tables.sources import IB_ACCOUNT, IB_FLEX, STRATEGY_REGISTRY
 from v6_pipeline.state.registry.assignments import RegistryEntry
 from v6_pipeline.state.registry.changes import DEFAULT_PRIORITY, ChangeMode, StrategyChange
 from v6_pipeline.state.registry.registry import StrategyRegistry
@@ -86,7 +86,8 @@ def maintain_lake() -> dg.JobDefinition:
         location = location_of(context.run)
         days = pipeline.settings().dagster_retention_days
         if location is not None and days:
-            keys = [dg.AssetKey(table.name) for table in TABLES]
+            names = [*(table.name for table in TABLES), IB_ACCOUNT, IB_FLEX, STRATEGY_REGISTRY]
+            keys = [dg.AssetKey(name) for name in names]
             pruned = prune(context.instance, location=location, assets=keys, days=days, now=pipeline.now())
             context.log.info("%s", pruned)
         if failed := [table for table in done if table.failed]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.storage.event_log import SqlEventLogStorage, SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import (
     AssetCheckExecutionsTable,
@@ -26,6 +27,7 @@ from dagster._core.storage.event_log.schema import (
     SqlEventLogStorageTable,
 )
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 TICK_LOG_AGE = timedelta(days=2)
 """The log of a tick is read while its tick is recent."""
@@ -89,7 +91,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _old_runs(instance: dg.DagsterInstance, location: str, before: datetime) -> list[dg.DagsterRun]:
-    """Return the finished runs of a location, except the newest of each job."""
+    """Return the finished runs of a location, except the newest of each job and those of a backfill under way."""
     found: list[dg.DagsterRun] = []
     cursor: str | None = None
     wanted = dg.RunsFilter(statuses=_FINISHED, updated_before=before)
@@ -97,13 +99,26 @@ def _old_runs(instance: dg.DagsterInstance, location: str, before: datetime) -> 
         runs = [record.dagster_run for record in records]
         found += [run for run in runs if location_of(run) == location]
         cursor = runs[-1].run_id
-    newest = {name: _newest_run(instance, name) for name in {run.job_name for run in found}}
-    return [run for run in found if run.run_id != newest[run.job_name]]
+    kept = {_newest_run(instance, name, location, found) for name in {run.job_name for run in found}}
+    kept |= _of_backfills_under_way(instance, found)
+    return [run for run in found if run.run_id not in kept]
 
 
-def _newest_run(instance: dg.DagsterInstance, job: str) -> str | None:
-    records = instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
-    return records[0].dagster_run.run_id if records else None
+def _newest_run(instance: dg.DagsterInstance, job: str, location: str, old: Sequence[dg.DagsterRun]) -> str:
+    """Return the newest run of a location's job; other locations may have a job of its name."""
+    newest = instance.get_runs(dg.RunsFilter(job_name=job), limit=_ROWS)
+    own = [run.run_id for run in newest if location_of(run) == location]
+    return own[0] if own else next(run.run_id for run in old if run.job_name == job)
+
+
+def _of_backfills_under_way(instance: dg.DagsterInstance, runs: Sequence[dg.DagsterRun]) -> set[str]:
+    """Return the runs by which the daemon judges what a backfill has still to do."""
+    by_backfill = {run.run_id: run.tags[BACKFILL_ID_TAG] for run in runs if BACKFILL_ID_TAG in run.tags}
+    found = {backfill_id: instance.get_backfill(backfill_id) for backfill_id in set(by_backfill.values())}
+    under_way = {
+        name for name, backfill in found.items() if backfill and backfill.status not in BULK_ACTION_TERMINAL_STATUSES
+    }
+    return {run_id for run_id, backfill_id in by_backfill.items() if backfill_id in under_way}
 
 
 def location_of(run: dg.DagsterRun) -> str | None:
@@ -130,7 +145,7 @@ def _delete_events(
             connection.execute(AssetEventTagsTable.delete().where(_TAGS.event_id.in_(ids)))
             connection.execute(SqlEventLogStorageTable.delete().where(_EVENTS.id.in_(ids)))
     if isinstance(storage, SqliteEventLogStorage):
-        _delete_shards(storage, run_ids, before)
+        _delete_shards(storage, run_ids, keys, before)
     return len(events)
 
 
@@ -156,10 +171,17 @@ def _superseded_events(
 ) -> list[int]:
     """Return the events of old runs, and old ones of no run, except the newest of each kind, asset and partition."""
     columns = (_EVENTS.id, _EVENTS.asset_key, _EVENTS.dagster_event_type, _EVENTS.partition)
-    of_ours = SqlEventLogStorageTable.select().where(_EVENTS.asset_key.in_(keys))
-    old = of_ours.where(_EVENTS.run_id == _RUNLESS, _EVENTS.timestamp < before.replace(tzinfo=None))
-    results = AssetCheckExecutionsTable.select().where(_CHECKS.asset_key.in_(keys))
+    old = SqlEventLogStorageTable.select().where(
+        _EVENTS.asset_key.in_(keys), _EVENTS.run_id == _RUNLESS, _EVENTS.timestamp < before.replace(tzinfo=None)
+    )
     with storage.index_connection() as connection:
+        # The runs may have made assets that ``keys`` does not name, and theirs stay likewise.
+        made: set[str] = set(keys)
+        for ids in _chunks(run_ids):
+            of_assets = SqlEventLogStorageTable.select().where(_EVENTS.run_id.in_(ids), _EVENTS.asset_key.is_not(None))
+            made.update(connection.scalars(of_assets.with_only_columns(_EVENTS.asset_key)))
+        of_ours = SqlEventLogStorageTable.select().where(_EVENTS.asset_key.in_(made))
+        results = AssetCheckExecutionsTable.select().where(_CHECKS.asset_key.in_(made))
         # A plan says nothing without its run: the partition would wait for it for ever.
         lasting = of_ours.where(_EVENTS.dagster_event_type != dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value)
         kept = _newest(connection.execute(lasting.with_only_columns(*columns)))
@@ -180,13 +202,19 @@ def _newest(rows: Iterable[Sequence[Any]]) -> set[int]:
     return set(newest.values())
 
 
-def _delete_shards(storage: SqliteEventLogStorage, run_ids: Sequence[str], before: datetime) -> None:
-    """Delete the databases of old runs; that of events without a run, which no page reads, keeps the newest ones."""
+def _delete_shards(
+    storage: SqliteEventLogStorage, run_ids: Sequence[str], keys: Sequence[str], before: datetime
+) -> None:
+    """Delete the databases of old runs, and old copies in that of events without a run, which nothing reads.
+
+    Its evaluations of checks name no asset, and are deleted of whatever location: the index has them.
+    """
     for run_id in run_ids:
         shard = Path(storage.path_for_shard(run_id))
         for suffix in ("", "-wal", "-shm", "-journal"):
             shard.with_name(shard.name + suffix).unlink(missing_ok=True)
     if Path(storage.path_for_shard(_RUNLESS)).exists():
         with storage.run_connection(_RUNLESS) as connection:
-            old = _EVENTS.timestamp < before.replace(tzinfo=None)
-            connection.execute(SqlEventLogStorageTable.delete().where(old))
+            old = SqlEventLogStorageTable.delete().where(_EVENTS.timestamp < before.replace(tzinfo=None))
+            connection.execute(old.where(_EVENTS.asset_key.in_(keys)))
+            connection.execute(old.where(_EVENTS.asset_key.is_(None)))

@@ -17,10 +17,12 @@ from dagster._core.definitions.instigation_logger import InstigationLogger
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.events import (
     AssetMaterializationPlannedData,
+    AssetObservationData,
     DagsterEvent,
     DagsterEventType,
     StepMaterializationData,
 )
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -29,6 +31,7 @@ from dagster._core.remote_origin import (
 )
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from v6_pipeline.defs.retention import Pruned, prune
 
@@ -200,11 +203,66 @@ def test_other_code_locations_keep_everything(home: Home) -> None:
     events = home.rows("history/runs/index.db", "event_logs")
     home.age(400)
 
+    copies = home.rows("history/runs/.db", "event_logs")
+
     assert home.prune() == Pruned(0, 0, 0)
 
+    assert home.rows("history/runs/.db", "event_logs") == copies - 2, "our report is old; theirs stays"
     assert {path.relative_to(home.folder) for path in home.files()} == before
     assert home.rows("history/runs/index.db", "event_logs") == events
     assert theirs in {run.run_id for run in home.instance.get_runs()}
+
+
+def test_the_last_run_of_a_job_stays_though_another_location_has_a_job_of_its_name(home: Home) -> None:
+    home.run("2026-11-02")
+    newest = home.run("2026-11-03")
+    home.age(DAYS + 1)
+    home.run("2026-11-04", THEIRS)
+
+    assert home.prune().runs == 1
+    assert newest in {run.run_id for run in home.instance.get_runs()}
+
+
+def test_runs_of_a_backfill_under_way_stay(home: Home) -> None:
+    """The daemon judges by them what is still to do."""
+    runs = [home.run(day) for day in ("2026-11-02", "2026-11-03")]
+    for run in runs:
+        home.instance.add_run_tags(run, {BACKFILL_ID_TAG: "paused"})
+    home.age(DAYS + 1)
+    home.run("2026-11-04")
+    backfill = PartitionBackfill(
+        backfill_id="paused",
+        status=BulkActionStatus.REQUESTED,
+        from_failure=False,
+        tags={},
+        backfill_timestamp=0.0,
+        asset_selection=[QUEUED],
+        serialized_asset_backfill_data=None,
+    )
+    home.instance.add_backfill(backfill)
+    assert home.prune().runs == 0
+
+    done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)  # type: ignore[no-untyped-call]
+    home.instance.update_backfill(done)
+    assert home.prune().runs == 2
+
+
+def test_the_newest_observation_of_an_asset_that_is_no_table_stays(home: Home) -> None:
+    """The registry's changes are recorded by runs of a job, whose later runs may have changed nothing."""
+    registry = dg.AssetKey("strategy_registry")
+    job, run = "set_strategy_contracts", home.run("2026-11-02", job="set_strategy_contracts")
+    for entries in (2, 5):
+        seen = AssetObservationData(dg.AssetObservation(registry, metadata={"entries": entries}))
+        observed = DagsterEventType.ASSET_OBSERVATION.value
+        home.instance.report_dagster_event(DagsterEvent(observed, job, event_specific_data=seen, step_key="s"), run)
+    home.age(DAYS + 1)
+    home.run("2026-11-05", job=job)
+
+    assert home.prune().runs == 1
+
+    [left] = home.instance.fetch_observations(registry, limit=5).records
+    assert left.asset_observation is not None
+    assert left.asset_observation.metadata["entries"].value == 5
 
 
 def test_logs_of_ticks_are_kept_for_two_days(home: Home) -> None:
