@@ -89,6 +89,11 @@ class Subscriptions:
         return self._having(*_SUBSCRIBED)
 
     @property
+    def live(self) -> frozenset[int]:
+        """Contracts whose request the gateway has granted."""
+        return self._having(LineState.LIVE)
+
+    @property
     def opened_at(self) -> dict[int, float]:
         """Loop time, in seconds, of each subscribed contract's request."""
         return {conid: line.opened_at for conid, line in self._lines.items() if line.state in _SUBSCRIBED}
@@ -136,8 +141,12 @@ class Subscriptions:
             GatewayError: the gateway did not confirm, or the session ended; a later step confirms and reports.
             StateError: the ledger cannot be used; nothing was cancelled or subscribed.
         """
+        ended = list(ended)
         answer = await self.advance(wanted, specs, ended=ended, priorities=priorities)
         await self.confirmed()
+        if late := [conid for conid in ended if conid in self.live]:  # those that were on their way
+            await self.advance(ended=late)
+            await self.confirmed()
         return answer
 
     async def advance(
@@ -148,7 +157,7 @@ class Subscriptions:
         ended: Iterable[int] = (),
         priorities: Mapping[int, int] | None = None,
     ) -> AcquiredSlots:
-        """Cancel ``ended`` and subscribe those of ``wanted`` that the ledger grants a line.
+        """Cancel those of ``ended`` that are live, and subscribe those of ``wanted`` that the ledger grants a line.
 
         The gateway confirms while the caller goes on: a round trip delays only the release of these lines.
 
@@ -164,8 +173,9 @@ class Subscriptions:
         """
         if self._confirming is not None and self._confirming.done():
             await self.confirmed()
-        subscribed = self.conids
-        closing = [conid for conid in ended if conid in subscribed]
+        # A request on its way may be refused, and its cancel would cross the refusal: a later step ends it.
+        live = self.live
+        closing = [conid for conid in ended if conid in live]
         self._steps += 1
         self._open_steps += 1
         try:

@@ -177,12 +177,16 @@ class BatchQuotes(LineListener):
         return self._timeouts.for_options if is_option else self._timeouts.for_others
 
     def _ended(self, yielded: frozenset[int]) -> list[int]:
-        """Return the contracts whose quote is complete or late, or whose line streams need; all once stopped."""
+        """Return the contracts whose quote is complete or late, or whose line streams need; all once stopped.
+
+        A request that the gateway has not confirmed may be refused still: IB answers its cancel with 300.
+        """
         late = self._now() - self._timeouts.deadline
         return [
             conid
             for conid, opened_at in self._lines.opened_at.items()
-            if self._stopped or opened_at <= late or conid in yielded or self._lines.market.is_filled(conid)
+            if conid in self._lines.live
+            and (self._stopped or opened_at <= late or conid in yielded or self._lines.market.is_filled(conid))
         ]
 
     def _silent_once(self, ended: Iterable[int]) -> list[int]:

@@ -163,7 +163,7 @@ class SlotUsage:
             return 0
         in_transit = min(int(UNCONFIRMED_PER_SECOND * self.round_trip_seconds), UNCONFIRMED_MOST)
         allowed = self.unconfirmed_lines + in_transit
-        if self.limit.is_probing:
+        if self.limit.is_probing or self.limit.is_alarmed:
             allowed = 1
         elif self.limit.is_careful:
             allowed = 1 + in_transit // 2

@@ -22,8 +22,10 @@ PROBE_AFTER_HALVING = timedelta(seconds=20)
 RETRY_AFTER = timedelta(seconds=2)
 """Pause of all processes after a 101 before they request a new line; doubles with each 101 in a row."""
 RETRY_AFTER_MAX = timedelta(minutes=2)
+ALARMED_FOR = timedelta(seconds=30)
+"""Time after a 101 in which only one line at a time is unconfirmed: each that is on its way may draw another 101."""
 CAREFUL_FOR = timedelta(minutes=5)
-"""Time after a 101 in which only one line at a time is unconfirmed, even if no ceiling is in force any more."""
+"""Time after a 101 in which fewer lines are unconfirmed than a long wire takes, even if no ceiling is in force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,12 @@ class LineLimit:
     def stream_target(self) -> int:
         """Lines that a streamer should request in all: while probing all configured ones, granted one at a time."""
         return self.configured - self.batch_floor if self.is_probing else self.stream_capacity
+
+    @property
+    def is_alarmed(self) -> bool:
+        """True while the gateway has just refused a line."""
+        exhausted_at = self.known.exhausted_at
+        return exhausted_at is not None and self.at - exhausted_at < ALARMED_FOR
 
     @property
     def is_careful(self) -> bool:

@@ -270,6 +270,29 @@ async def test_a_line_that_is_cancelled_before_it_was_confirmed_is_not_confirmed
     assert rig.ledger.rows() == set()
 
 
+async def test_a_request_on_its_way_is_cancelled_only_once_it_was_granted(rig: Rig) -> None:
+    """Its cancel would cross its error 101, and IB answers the cancel of a request that it does not know with 300."""
+    cancelled: list[int] = []
+    really = rig.gateway.ib.cancelMktData
+
+    def cancel(contract: Contract) -> None:
+        cancelled.append(contract.conId)
+        really(contract)
+
+    rig.gateway.ib.cancelMktData = cancel
+    rig.gateway.refuses[1] = [TOO_MANY]
+    await rig.lines.advance([1, 2], SPECS)
+
+    await rig.lines.advance(ended=[1, 2])
+    assert cancelled == []
+
+    await rig.lines.confirmed()
+    await rig.lines.step(ended=[1, 2])
+    await rig.lines.report()
+    assert cancelled == [2]
+    assert rig.ledger.rows() == set()
+
+
 async def test_a_request_that_is_repeated_during_the_round_trip_is_confirmed_by_the_next_one(rig: Rig) -> None:
     """A contract without a mark price is refused at first; the second request may draw error 101 all the same."""
     rig.gateway.refuses[1] = [INVALID, TOO_MANY]

@@ -51,6 +51,9 @@ def test_after_a_101_half_of_them_and_while_a_line_is_tried_one() -> None:
     assert new_lines(0.0, learned) == 1
     assert new_lines(0.4, learned) == 1 + 6
 
+    just_now = LearnedLimit(learned=40, exhausted_at=START - timedelta(seconds=20))
+    assert new_lines(0.4, just_now) == 1
+
     probing = LearnedLimit(learned=40, exhausted_at=START - timedelta(minutes=3), probe_at=START)
     assert new_lines(0.4, probing) == 1
 
