@@ -137,6 +137,7 @@ class StreamedContracts:
     def __init__(self) -> None:
         self._records: dict[int, StreamedContract] = {}
         self._last_tick_at: dict[Feed, datetime] = {}
+        self._opened_at = _NEVER
         self._others_wait = False
         self._losses: list[StreamedContract] = []
 
@@ -276,9 +277,18 @@ class StreamedContracts:
             record.silent_since = record.silent_since or record.streams_since or now
 
     def opened(self, now: datetime) -> None:
-        """Give the contracts that never ticked while the exchange was closed a deadline from its open on."""
-        for record in self.subscribed_ones():
-            if not record.has_ticked and record.retries > 0:
+        """Forget the silence before the exchange's open, with or without a line; IB's remarks go on to count.
+
+        The exchange's contracts had nothing to send, although others of their feed ticked. Those that have a line and
+        never ticked have a deadline from the open on.
+        """
+        self._opened_at = now
+        for record in self:
+            was_late = record.retries > 0
+            if not record.remark:
+                record.forget_silence()
+                record.retries = 0
+            if was_late and record.streams_since is not None and not record.has_ticked:
                 record.retries, record.expected_by = 1, now + CONTRACT_VERIFY_WITHIN
 
     # Rules
@@ -341,7 +351,8 @@ class StreamedContracts:
             return record.is_renewing and record.silent_since is not None
         if record.has_ticked:
             return False
-        lasts = now - record.subscribed_at >= SILENT_AFTER and self._ticks_lately(record.feed, now)
+        since = max(record.subscribed_at, self._opened_at)
+        lasts = now - since >= SILENT_AFTER and self._ticks_lately(record.feed, now)
         return lasts or record.silent_since is not None
 
     def _ticks_lately(self, feed: Feed, now: datetime) -> bool:

@@ -140,6 +140,36 @@ def test_a_future_at_night_is_silent_if_another_future_ticks() -> None:
     assert contracts.silent(NOW) == {1}, "stocks have no hours now"
 
 
+def test_the_open_ends_the_cooldown_of_a_contract_that_lost_its_line_before_it() -> None:
+    """It came last for two hours after the open, as another contract of its feed had ticked before."""
+    contracts = StreamedContracts()
+    for conid in (1, 2, 3):
+        contracts.subscribed(conid, SecType.OPTION, NOW)
+    contracts.remarked(3, "10089 not subscribed")
+    contracts.ticked(2, NOW)
+    for conid in (1, 3):
+        miss(contracts, conid, NOW, is_open=False)
+        miss(contracts, conid, NOW, is_open=False)
+        contracts.cancelled(conid, NOW)
+    assert contracts.silent(NOW) == {1, 3}
+
+    contracts.opened(NOW + SECOND)
+
+    assert contracts.silent(NOW + SECOND) == {3}
+    record = subscribe(contracts, 1, NOW + SECOND)
+    assert (record.retries, record.losses) == (0, 0), "two fair requests"
+
+
+def test_one_with_a_line_and_no_tick_before_the_open_is_not_silent_at_it(contracts: StreamedContracts) -> None:
+    assert contracts.silent(NOW) == {1}
+
+    contracts.opened(NOW)
+
+    assert contracts.silent(NOW) == frozenset()
+    contracts.ticked(2, NOW + SILENT_AFTER)
+    assert contracts.silent(NOW + SILENT_AFTER) == {1}
+
+
 def test_each_line_lost_for_silence_doubles_the_cooldown_and_then_one_request_is_enough() -> None:
     contracts = StreamedContracts()
     now, cooldowns = NOW, []
