@@ -36,6 +36,10 @@ START_DEADLINE = timedelta(seconds=60)
 """A started process registers in the lease within two seconds; one that has not after this long failed to start."""
 HUNG_AFTER = timedelta(seconds=60)
 """A running streamer reports every second; one that has been silent for this long is stopped or hung."""
+UNSEEN_AFTER = timedelta(seconds=15)
+"""The same for a process that cannot be seen from here, such as one of the container before this one: it may be dead.
+If it lives after all, its epoch is over and its next report, which it makes every second, ends it. A report proves
+life; another boot of the machine proves no death, as two machines may have the same host name."""
 RESTART_PAUSE = timedelta(seconds=20)
 """Shortest time between two starts; without it a streamer that fails would be started six times a minute."""
 CLOSING = timedelta(seconds=15)
@@ -104,7 +108,7 @@ def _decide_without_lease(
         return Decision(Action.GRANT, "lease offered to a process of 'v6 stream --owned'")
     if alive and lease.granted_by is GrantedBy.SENSOR:
         # While this streamer runs, its connection holds the client id, and the next streamer cannot connect.
-        silence = now - (lease.heartbeat_at or lease.claimed_at or now)
+        silence = _silence(lease, now)
         who = f"streamer of epoch {lease.epoch} (pid {lease.pid})"
         if silence <= CLOSING:
             return Decision(Action.WAIT, f"{who} is closing: its lease expired")
@@ -132,10 +136,19 @@ def _reason_to_replace(lease: StreamerLeaseState, *, alive: bool | None, now: da
         return f"the streamer of epoch {lease.epoch} did not come up: see streamer.out in the logs" if is_late else None
     if alive is False:
         return f"streamer of epoch {lease.epoch} (pid {lease.pid}) has died"
-    seen = lease.heartbeat_at or lease.claimed_at or now
-    if now - seen > HUNG_AFTER:
-        return f"streamer of epoch {lease.epoch} (pid {lease.pid}) has not reported for {_seconds(now - seen)} s"
+    silence = _silence(lease, now)
+    if silence > (UNSEEN_AFTER if _is_unseen(lease, alive=alive) else HUNG_AFTER):
+        return f"streamer of epoch {lease.epoch} (pid {lease.pid}) has not reported for {_seconds(silence)} s"
     return None
+
+
+def _silence(lease: StreamerLeaseState, now: datetime) -> timedelta:
+    return now - (lease.heartbeat_at or lease.claimed_at or now)
+
+
+def _is_unseen(lease: StreamerLeaseState, *, alive: bool | None) -> bool:
+    """Return True if only reports can show that the owner's process, which has registered and reported, lives."""
+    return alive is None and lease.pid is not None and lease.heartbeat_at is not None
 
 
 def _seconds(span: timedelta) -> int:
@@ -234,12 +247,40 @@ def live_lease(database: StateDatabase) -> StreamerLeaseState | None:
 
 
 def clear_dead(settings: Settings, database: StateDatabase) -> StreamerLeaseState | None:
-    """Release the lease and lines of a streamer that died on this host; return that lease, None if there is none."""
+    """Release the lease of a streamer that died; return that lease, None if there is none.
+
+    The lines of one that died on this host are free with it. One that cannot be seen from here counts as dead once it
+    has not reported for ``UNSEEN_AFTER``; its lines stay until the next streamer has its client id.
+    """
     lease = live_lease(database)
-    if lease is None or _is_alive(lease) is not False:
+    if lease is None:
         return None
-    _release(settings, database, lease)
-    return lease
+    alive = _is_alive(lease)
+    if alive is False:
+        _release(settings, database, lease)
+        return lease
+    if _is_unseen(lease, alive=alive) and _silence(lease, database.now()) > UNSEEN_AFTER:
+        StreamerLease(database).release(lease.epoch)
+        return lease
+    return None
+
+
+def await_unseen(database: StateDatabase, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until the owner of a live lease, if it cannot be seen from here, reports again or has been silent too long.
+
+    In a container that was restarted after a crash, the last report of the dead streamer is a few seconds old.
+    """
+    first = live_lease(database)
+    if first is None or not _is_unseen(first, alive=_is_alive(first)):
+        return
+    deadline = time.monotonic() + UNSEEN_AFTER.total_seconds() + 1
+    while time.monotonic() < deadline:
+        lease = live_lease(database)
+        if lease is None or (lease.epoch, lease.heartbeat_at) != (first.epoch, first.heartbeat_at):
+            return
+        if _silence(lease, database.now()) > UNSEEN_AFTER:
+            return
+        sleep(POLL_SECONDS)
 
 
 def stop_and_wait(database: StateDatabase, epoch: int, *, seconds: float, sleep: Callable[[float], None]) -> bool:

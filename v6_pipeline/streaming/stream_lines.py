@@ -16,6 +16,7 @@ from v6_pipeline.ib.lines import LineListener
 from v6_pipeline.ib.market_data import Refusal
 from v6_pipeline.ib.subscriptions import Subscriptions
 from v6_pipeline.model import ContractSpec, Quote, SlotPurpose
+from v6_pipeline.state.answers import ask
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.slots.allocation import Wait
 from v6_pipeline.state.slots.ledger import SlotLedger
@@ -81,9 +82,15 @@ class StreamLines(Subscriptions, LineListener):
         return self._waiting_since is not None
 
     async def begin_session(self) -> None:
-        """Start without a line on a new connection."""
+        """Start without a line on a new connection, which shows that those of earlier streamers have ended.
+
+        Raises:
+            StateError: the database failed.
+        """
         self._in_session = True
         await super().begin_session()
+        if count := await ask(self._ledger.release_earlier_streams, self._holder):
+            log.info("%d lines of earlier streamers are free: their connection has ended", count)
 
     async def end_session(self) -> None:
         """Cancel, disconnect, and give back the lines that IB surely has again."""

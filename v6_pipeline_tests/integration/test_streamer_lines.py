@@ -80,6 +80,18 @@ async def test_a_new_active_contract_takes_its_line_from_a_batch_and_is_not_queu
         await eventually(lambda: ledger.usage().demands == (), "the demand is met")
 
 
+async def test_the_lines_of_a_dead_streamer_are_free_once_the_next_one_has_connected(few_lines: Rig) -> None:
+    """Its process could not be seen to have died, as after a restart of its container; its lines had 100 s to go."""
+    rig, ledger = few_lines, ledger_of(few_lines)
+    for conid in range(1, CEILING - FLOOR + 1):
+        assert ledger.acquire([conid], holder="streamer/1", purpose=SlotPurpose.STREAM, ttl_seconds=600).granted
+        ledger.confirm("streamer/1", [conid])
+    active = rig.held()[:2]
+    rig.registry.add_active("s", active, priority=5)
+    async with rig.streaming(epoch=2):
+        await eventually(lambda: set(rig.subscribed()) == set(active), "both stream")
+
+
 async def test_streams_are_shed_to_what_was_learned_and_come_back_with_the_lines(few_lines: Rig) -> None:
     rig, ledger = few_lines, ledger_of(few_lines)
     active = rig.held()[:9]

@@ -62,6 +62,7 @@ def _stream(settings: Settings, *, owned: bool, seconds: float | None, as_json: 
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.getLogger().addHandler(handler)
     with home.open_state(settings) as database:
+        control.await_unseen(database)
         control.clear_dead(settings, database)
         run_process(settings, authority=Authority.OWNED if owned else Authority.ALONE, seconds=seconds)
         state = StreamerLease(database).read()

@@ -39,11 +39,17 @@ DEMAND_SECONDS = 5
 SAMPLE_EVERY = timedelta(minutes=1)
 _GATEWAY = "gateway"
 """Name of the only row of ``slot_limits`` until several gateways share a database."""
+_STREAMER = "streamer/"
 
 
 def stream_holder(epoch: int) -> str:
     """Name of an epoch's streamer in the ledger."""
-    return f"streamer/{epoch}"
+    return f"{_STREAMER}{epoch}"
+
+
+def _epoch_of(holder: str) -> int | None:
+    number = holder.removeprefix(_STREAMER)
+    return int(number) if holder.startswith(_STREAMER) and number.isdecimal() else None
 
 
 @dataclass(slots=True)
@@ -160,6 +166,22 @@ class SlotLedger:
                 return _remove(connection, holder, conids)
             connection.execute(_DROP_DEMANDS, {"owner": holder})
             return connection.execute(_REMOVE_ALL, {"owner": holder}).rowcount
+
+    def release_earlier_streams(self, holder: str) -> int:
+        """Give back the slots and demands of the streamers with a lower epoch than ``holder``; return how many slots.
+
+        For a streamer that has connected: IB admits one connection with its client id, so theirs have ended. A
+        ``holder`` that is no streamer's name has none before it.
+        """
+        epoch = _epoch_of(holder)
+        if epoch is None:
+            return 0
+        with self._database.write() as connection:
+            found = set(connection.execute(_HOLDERS).scalars()) | set(connection.execute(_WAITING).scalars())
+            earlier = [name for name in found if (other := _epoch_of(name)) is not None and other < epoch]
+            for name in earlier:
+                connection.execute(_DROP_DEMANDS, {"owner": name})
+            return sum(connection.execute(_REMOVE_ALL, {"owner": name}).rowcount for name in earlier)
 
     def usage(self) -> SlotUsage:
         """Read the lines in use and the demands: cheap enough to be polled."""
@@ -301,6 +323,8 @@ _HELD = select(slots.c.conid).where(_IS_OWNERS, _IS_LIVE)
 _CONFIRM = update(slots).where(_ARE_OWNERS, slots.c.confirmed_at.is_(None)).values(confirmed_at=bindparam("now"))
 _CLOSE = update(slots).where(_ARE_OWNERS, slots.c.closing_at.is_(None)).values(closing_at=bindparam("now"))
 _REMOVE_ALL = delete(slots).where(_IS_OWNERS)
+_HOLDERS = select(slots.c.holder).distinct()
+_WAITING = select(slot_demands.c.holder).distinct()
 _REMOVE = delete(slots).where(_ARE_OWNERS)
 _SWEEP_SLOTS = delete(slots).where(slots.c.expires_at <= bindparam("now"))
 _LEARNED = tuple(item.name for item in fields(LearnedLimit))

@@ -20,6 +20,8 @@ from v6_pipeline.streaming import control
 from v6_pipeline.streaming.status import StreamerStatus, WriterStatus
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.cli.conftest import Run
+from v6_pipeline_tests.unit.state.databases import ManualClock
+from v6_pipeline_tests.unit.streaming.control_doubles import in_another_container
 
 
 @pytest.fixture
@@ -58,6 +60,56 @@ def test_the_lease_and_lines_of_a_dead_streamer_are_cleared(
     assert cleared.pid == process.pid
     assert control.live_lease(database) is None
     assert ledger.usage().slots == ()
+
+
+@pytest.mark.parametrize("silence", [15, 16])
+def test_one_of_an_earlier_container_is_cleared_once_it_is_silent_for_long(
+    settings: Settings, database: StateDatabase, monkeypatch: pytest.MonkeyPatch, silence: int
+) -> None:
+    """A restarted container was refused its lease for two minutes; its lines wait for the next connection."""
+    clock = ManualClock()
+    lease = StreamerLease(database, clock)
+    process = in_another_container()
+    epoch = lease.claim(process.owner, granted_by=GrantedBy.SELF, ttl_seconds=120, process=process)
+    assert epoch is not None
+    lease.heartbeat(epoch, {})
+    ledger = StepLedger(database, ceiling=90, batch_floor=10)
+    ledger.acquire([1, 2], holder=f"streamer/{epoch}", purpose=SlotPurpose.STREAM, ttl_seconds=60)
+    clock.advance(silence)
+    monkeypatch.setattr(database, "now", clock)
+
+    cleared = control.clear_dead(settings, database)
+
+    assert (cleared is not None) is (silence > 15)
+    assert (lease.read().owner is None) is (silence > 15)
+    assert len(ledger.usage().slots) == 2
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_start_waits_until_an_unseen_streamer_reports_or_is_silent_for_long(
+    settings: Settings, database: StateDatabase, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    clock = ManualClock()
+    lease = StreamerLease(database, clock)
+    process = in_another_container()
+    epoch = lease.claim(process.owner, granted_by=GrantedBy.SELF, ttl_seconds=120, process=process)
+    assert epoch is not None
+    lease.heartbeat(epoch, {})
+    clock.advance(3)
+    monkeypatch.setattr(database, "now", clock)
+    waits = 0
+
+    def sleep(_seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        clock.advance(1)
+        if lives:
+            lease.heartbeat(epoch, {})
+
+    control.await_unseen(database, sleep=sleep)
+
+    assert waits == (1 if lives else 13)
+    assert (control.clear_dead(settings, database) is None) is lives
 
 
 def test_a_streamer_that_does_not_stop_is_killed(

@@ -30,6 +30,7 @@ from v6_pipeline.streaming.control import (
     KILL_SECONDS,
     RESTART_PAUSE,
     START_DEADLINE,
+    UNSEEN_AFTER,
     Action,
     Decision,
     StreamerControl,
@@ -137,9 +138,24 @@ def test_one_that_dies_right_after_its_start_is_not_started_six_times_a_minute()
     assert decided(replace(young, claimed_at=NOW - RESTART_PAUSE), alive=False).action is Action.REPLACE
 
 
+def test_one_that_cannot_be_seen_is_replaced_once_its_report_is_old() -> None:
+    """The streamer of the container before this one was renewed six times after it had died."""
+    old = lease(heartbeat_at=NOW - UNSEEN_AFTER)
+    older = replace(old, heartbeat_at=NOW - UNSEEN_AFTER - SECOND)
+
+    assert decided(old, alive=None).action is Action.RENEW
+    assert decided(older, alive=True).action is Action.RENEW, "it is seen: only a long silence shows that it hangs"
+    for mode in (SPAWN, SUPERVISED):
+        assert decided(older, alive=None, mode=mode) == Decision(
+            Action.REPLACE, "streamer of epoch 3 (pid 42) has not reported for 16 s"
+        )
+    assert decided(replace(older, granted_by=GrantedBy.SELF), alive=None).action is Action.LEAVE
+
+
 @pytest.mark.parametrize("alive", [True, None])
 def test_a_streamer_that_does_not_report_is_replaced(alive: bool | None) -> None:
-    assert decided(lease(heartbeat_at=NOW - HUNG_AFTER), alive=alive).action is Action.RENEW
+    longest = HUNG_AFTER if alive else UNSEEN_AFTER
+    assert decided(lease(heartbeat_at=NOW - longest), alive=alive).action is Action.RENEW
     assert decided(lease(heartbeat_at=NOW - HUNG_AFTER - SECOND), alive=alive) == Decision(
         Action.REPLACE, "streamer of epoch 3 (pid 42) has not reported for 61 s"
     )

@@ -52,6 +52,17 @@ def test_batches_use_what_is_free_and_streams_wait_for_it(ledger: StepLedger) ->
     assert _take(ledger, [7], "streamer", STREAM) == AcquiredSlots((7,), ())
 
 
+def test_a_connected_streamer_frees_the_lines_of_those_before_it(ledger: StepLedger) -> None:
+    """Also of epoch 9 before 10; those of a later one, of a batch and of itself stay."""
+    for conid, holder in enumerate(["streamer/9", "streamer/10", "streamer/11", "run"], start=1):
+        _take(ledger, [conid], holder, BATCH)
+
+    assert ledger.release_earlier_streams("run") == 0
+    assert ledger.release_earlier_streams("streamer/10") == 1
+
+    assert {slot.holder for slot in ledger.usage().slots} == {"streamer/10", "streamer/11", "run"}
+
+
 def test_usage_says_who_uses_what(ledger: StepLedger) -> None:
     _take(ledger, [1, 2], "streamer", STREAM)
     _take(ledger, [1], "run", BATCH)
