@@ -31,6 +31,8 @@ WRITE = "v6_write"
 _WRITERS_LOCK = 0x7636_7374  # any constant: PostgreSQL's advisory locks are numbers, of one database each
 _WATCH_SECONDS = 1.0
 CONNECT_SECONDS = 5
+IDLE_TRANSACTION_SECONDS = 10
+"""Transactions are a few statements without a pause. Half the time for which callers wait for an answer."""
 
 _NOTICE_DEAD_LINKS = {
     "keepalives_idle": 10,
@@ -98,8 +100,9 @@ def _engine(url: URL, busy_seconds: float, clock: DatabaseClock) -> Engine:
         # The file's processes share the clock of their machine.
         event.listen(engine, "begin", lambda _connection: clock.observe(utc_now))
         return engine
-    # A writer whose machine vanished must not keep the lock: the server ends an idle transaction.
-    options = f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
+    # A writer that was stopped, or whose machine vanished, must not keep the lock: the server ends its transaction.
+    idle = f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_SECONDS * 1000}"
+    options = f"-c lock_timeout={milliseconds} {idle}"
     arguments = {"connect_timeout": CONNECT_SECONDS, "options": options, **_NOTICE_DEAD_LINKS}
     engine = create_engine(url, connect_args=arguments, pool_size=10, pool_timeout=ANSWER_SECONDS)
     _Watch(engine)

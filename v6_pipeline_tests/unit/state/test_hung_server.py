@@ -97,3 +97,20 @@ def test_a_slow_answer_within_the_deadline_is_waited_for(
         assert not answer.done()
         proxy.resume()
         assert answer.result(20) is not None
+
+
+def test_a_writer_that_stands_still_in_its_transaction_loses_the_lock_of_all(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process held up every other one for a minute."""
+    assert engines.IDLE_TRANSACTION_SECONDS < engines.ANSWER_SECONDS
+    monkeypatch.setattr(engines, "IDLE_TRANSACTION_SECONDS", 1)
+    stalled, other = (StateDatabase.open(postgres_url, name_for_messages=name) for name in ("stalled", "other"))
+    begun_at = time.monotonic()
+
+    with pytest.raises(StateError, match="stalled"), stalled.write():
+        assert lease(other).acquire() is not None
+
+    assert time.monotonic() - begun_at < AT_MOST
+    stalled.close()
+    other.close()
