@@ -28,7 +28,7 @@ def closed_by_bookings(inputs: DayInputs, accounts: Collection[str], held: pl.Da
         & pl.col("account").is_in(accounts)
         & (pl.col("kind") != FlexActivityKind.CONVERSION.value)
     )
-    booked = booked.join(held, on=KEY, how="anti").sort(*KEY, "ordinal")
+    booked = booked.join(held, on=KEY, how="anti").sort(*KEY, "date", "ordinal")
     groups = booked.group_by(KEY, maintain_order=True)
     rows = [_closed(list(group.iter_rows(named=True))) for _, group in groups]
     return pl.DataFrame([row for row in rows if row is not None], schema=OBSERVED_SCHEMA)
@@ -64,18 +64,25 @@ def _closed(bookings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def flow(item: Mapping[str, Any], unit: float | None) -> float | None:
-    """Return what a booking brought: the proceeds of a trade, less the value of what was transferred in."""
-    given = {pair["name"]: _number(pair["value"]) for pair in item["attributes"] or ()}
+    """Return what a booking brought: the proceeds of a trade, less the value of what was transferred in.
+
+    None where the statement does not say it, or charges in another currency than the contract's.
+    """
+    text = {pair["name"]: pair["value"] for pair in item["attributes"] or ()}
+    given = {name: _number(value) for name, value in text.items()}
     quantity = float(item["quantity"])
     if item["kind"] == FlexActivityKind.TRANSFER.value:
-        value = given.get("positionAmount")
-        if not value and given.get("transferPrice") and unit is not None:
-            value = given["transferPrice"] * quantity * unit  # type: ignore[operator]
-        return -abs(value) * (1 if quantity > 0 else -1) if value else None
+        amount, price = given.get("positionAmount"), given.get("transferPrice")
+        if amount:  # its sign is that of the position, or none
+            return -abs(amount) * (1 if quantity > 0 else -1)
+        return -price * quantity * unit if price and unit is not None else None
     proceeds = given.get("proceeds")
     if proceeds is None and item["price"] is not None and unit is not None:
         proceeds = -quantity * float(item["price"]) * unit
-    return None if proceeds is None else proceeds + (given.get("ibCommission") or 0.0)
+    commission, taxes = given.get("ibCommission") or 0.0, given.get("taxes") or 0.0
+    if commission and text.get("ibCommissionCurrency") not in {None, "", item["currency"]}:
+        return None
+    return None if proceeds is None else proceeds + commission + taxes
 
 
 def touched_by_corporate_actions(booked: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]) -> set[tuple[str, str]]:

@@ -52,7 +52,7 @@ def assemble(
     inputs = in_currency(inputs.cut(), contracts)
     rows = day_positions(inputs, accounts=accounts)
     rows = _with_prices(rows, inputs)
-    rows = _with_range(rows, inputs.observed)
+    rows = _with_range(rows, inputs)
     rows = _with_realized(rows, inputs)
     rows = _with_quotes(rows, inputs.observed)
     rows = _with_rates(rows, inputs)
@@ -117,11 +117,14 @@ def _with_prices(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
     )
 
 
-def _with_range(rows: pl.DataFrame, observed: pl.DataFrame) -> pl.DataFrame:
-    """Add the lowest and the highest price of the day's own rows, without closes and middles of wide quotes."""
+def _with_range(rows: pl.DataFrame, inputs: DayInputs) -> pl.DataFrame:
+    """Add the lowest and the highest price of the day's own rows, without closes and middles of wide quotes.
+
+    A price of an earlier day that stands still, as of a halted or delisted contract, is none of the day.
+    """
     weak = pl.col("price_source").is_in(WEAK_SOURCES).fill_null(value=False)
     prices = (
-        observed.filter(~weak)
+        inputs.observed.filter(~weak & (pl.col("price_time") >= inputs.window.begins_at))
         .group_by(KEY)
         .agg(pl.col("market_price").min().alias("lowest_price"), pl.col("market_price").max().alias("highest_price"))
     )

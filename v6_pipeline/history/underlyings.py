@@ -16,6 +16,7 @@ from v6_pipeline.model import ContractSpec, SecType
 _OWN_UNDERLYING = frozenset(
     {SecType.STOCK, SecType.INDEX, SecType.CURRENCY, SecType.FUND, SecType.BOND, SecType.BILL, SecType.CRYPTO}
 )
+_ON_A_STOCK_OR_INDEX = frozenset({SecType.OPTION, SecType.WARRANT, SecType.CFD})
 _FUTURES = frozenset({SecType.FUTURE, SecType.FUTURE_OPTION})
 
 
@@ -76,13 +77,13 @@ def _underlying_conid(contract: ContractSpec, definitions: Mapping[int, Contract
 
 
 def _adopt(contracts: Mapping[int, ContractSpec], products: dict[int, _Product]) -> None:
-    """Count contracts without a known underlying to the only product of their symbol and currency."""
+    """Count options and CFDs without a known underlying to the only product of their symbol and currency."""
     by_symbol: dict[tuple[str, str], set[_Product]] = defaultdict(set)
     for conid, product in products.items():
         if product.conid is not None:
             by_symbol[contracts[conid].symbol, contracts[conid].currency].add(product)
     for conid, product in products.items():
-        if product.conid is None and contracts[conid].sec_type not in _FUTURES:
+        if product.conid is None and contracts[conid].sec_type in _ON_A_STOCK_OR_INDEX:
             found = by_symbol[contracts[conid].symbol, contracts[conid].currency]
             if len(found) == 1:
                 [products[conid]] = found

@@ -257,6 +257,21 @@ def test_a_transfer_out_of_a_statement_is_a_flow_whatever_its_sign() -> None:
     assert one(row, before, activity=[by_price]) == pytest.approx(400 * 2 + 600)
 
 
+def test_a_transfer_of_a_future_at_a_negative_price_has_that_sign() -> None:
+    row = flexed(held(2, -30, 0.0, unit=1000, symbol="CL", sec_type="FUT"))
+    moved = booked(2, "transfer", attributes={"transferPrice": "-31"})
+    assert one(row, activity=[moved]) == pytest.approx(2 * 1000)
+
+
+def test_taxes_are_paid_and_a_commission_in_another_currency_is_not_added() -> None:
+    row, before = held(900, 302, 100, position_source="flex"), was(1000, 302, 100)
+    taxed = {"ibCommission": "-1", "taxes": "-151", "ibCommissionCurrency": "USD"}
+    sold = booked(-100, price=302.0, realized_pnl=20_048.0, attributes=taxed)
+    assert one(row, before, activity=[sold]) == pytest.approx(-152.0)
+    foreign = booked(-100, price=302.0, realized_pnl=None, attributes={**taxed, "ibCommissionCurrency": "EUR"})
+    assert one(row, before, activity=[foreign]) is Unknown.NOT_REALIZED
+
+
 def test_a_transfer_without_a_value_is_unknown() -> None:
     transfer = booked(1000, "transfer", attributes={"positionAmount": "0", "transferPrice": "--"})
     assert one(flexed(held(1000, 300, 0.0)), activity=[transfer]) is Unknown.TRANSFER

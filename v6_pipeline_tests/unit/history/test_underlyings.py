@@ -83,6 +83,12 @@ def test_an_option_whose_underlying_is_unknown_is_counted_to_the_only_product_of
     assert underlyings([contract(1, "ES", currency="EUR"), option(2, "ES", None)])[2].conid is None
 
 
+def test_a_type_that_may_be_on_anything_is_counted_to_no_product_by_its_symbol() -> None:
+    found = underlyings([contract(1, "ES"), contract(2, "ES", SecType.OTHER)])
+    assert found[1] == Underlying("ES 1", 1)
+    assert found[2].conid is None
+
+
 def test_a_contract_that_was_renamed_is_still_one_with_the_others() -> None:
     found = underlyings([contract(1, "META"), option(2, "FB", 1)])
     assert found[1] == found[2] == Underlying("META", 1)
