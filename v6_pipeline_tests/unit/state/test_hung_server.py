@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from v6_pipeline.errors import StateError
 from v6_pipeline.state import engines
+from v6_pipeline.state.answers import ANSWER_SECONDS
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.leases.named import NamedLease
 from v6_pipeline_tests.chaos.state_store import server_socket
@@ -103,7 +104,7 @@ def test_a_writer_that_stands_still_in_its_transaction_loses_the_lock_of_all(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped process held up every other one for a minute."""
-    assert engines.IDLE_TRANSACTION_SECONDS < engines.ANSWER_SECONDS
+    assert engines.IDLE_TRANSACTION_SECONDS < ANSWER_SECONDS
     monkeypatch.setattr(engines, "IDLE_TRANSACTION_SECONDS", 1)
     stalled, other = (StateDatabase.open(postgres_url, name_for_messages=name) for name in ("stalled", "other"))
     begun_at = time.monotonic()
