@@ -272,20 +272,18 @@ class FeedHealth:
 
     def _notice_silences(self, now: datetime) -> None:
         """Examine each feed, and all of them together: silence everywhere says more than silence of two stocks."""
-        newest: dict[Feed, datetime] = {}
-        for contract in self._contracts.subscribed_ones():
-            newest[contract.feed] = max(contract.quiet_since, newest.get(contract.feed, contract.quiet_since))
-        if not newest:
+        subscribed = self._contracts.subscribed_ones()
+        if not subscribed:
             return
         opened_at = self._open_since or now
-        limit_of_all, silence_of_all = self._tick_rate_of_all.timeout(now), now - max(*newest.values(), opened_at)
-        for feed, last_tick_at in newest.items():
+        limit_of_all = self._tick_rate_of_all.timeout(now)
+        silence_of_all = now - max(_last_tick(subscribed, now, limit_of_all), opened_at)
+        for feed in {contract.feed for contract in subscribed}:
             record, tick_rate = self._records[feed], self._tick_rates[feed]
-            limit, silence = tick_rate.timeout(now), now - max(last_tick_at, opened_at)
-            is_silent = any(
-                lasted >= min(limit * 2**record.silences, RETRY_MAX)
-                for lasted, limit in ((silence, limit), (silence_of_all, limit_of_all))
-            )
+            limit = min(tick_rate.timeout(now) * 2**record.silences, RETRY_MAX)
+            last_tick_at = _last_tick(self._subscribed_to(feed), now, limit)
+            silence = now - max(last_tick_at, opened_at)
+            is_silent = silence >= limit or silence_of_all >= min(limit_of_all * 2**record.silences, RETRY_MAX)
             if is_silent and record.state is FeedState.FLOWING:
                 record.state, record.reason, record.since = FeedState.VERIFYING, "it fell silent", last_tick_at
                 record.event_at, record.renew_at, record.renewals, record.retry = None, now, 0, SILENT_RETRY
@@ -328,3 +326,12 @@ class FeedHealth:
 def _is_expected(contract: StreamedContract) -> bool:
     """Return True if a tick is due. A contract whose last retry brought none may never tick, so none is due."""
     return contract.expected_by is not None and contract.retries == 0
+
+
+def _last_tick(contracts: list[StreamedContract], now: datetime, limit: timedelta) -> datetime:
+    """Return the time of the last tick of some contracts, by those requested more than ``limit`` ago, if any.
+
+    The ticks of a newer request prove nothing of the older ones, which may have died together before it.
+    """
+    older = [item for item in contracts if item.subscribed_at is not None and now - item.subscribed_at > limit]
+    return max(item.quiet_since for item in older or contracts)

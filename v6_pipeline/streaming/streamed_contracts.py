@@ -46,12 +46,12 @@ class Feed(enum.StrEnum):
 
     @classmethod
     def of(cls, sec_type: SecType) -> Feed:
-        """Return the feed of a contract."""
+        """Return the feed of a contract: spreads of futures come with futures, spot metals with currencies."""
         if sec_type.is_option:
             return cls.OPTIONS
-        if sec_type is SecType.FUTURE:
+        if sec_type in {SecType.FUTURE, SecType.INTER_COMMODITY, SecType.INTER_COMMODITY_SPREAD}:
             return cls.FUTURES
-        return cls.CURRENCIES if sec_type in {SecType.CURRENCY, SecType.CRYPTO} else cls.STOCKS
+        return cls.CURRENCIES if sec_type in {SecType.CURRENCY, SecType.CRYPTO, SecType.COMMODITY} else cls.STOCKS
 
     @classmethod
     def of_farm(cls, farm: str) -> frozenset[Feed]:

@@ -21,6 +21,7 @@ from v6_pipeline.streaming.streamed_contracts import CONTRACT_VERIFY_WITHIN, RET
 from v6_pipeline.streaming.tick_rate import MOST_QUICK, QUICK_WITHIN, SILENT_AFTER, SUSPICIOUS_AFTER
 
 STOCK, OTHER_STOCK, OPTION = 1, 2, 3
+TYPES = {STOCK: SecType.STOCK, OTHER_STOCK: SecType.STOCK, OPTION: SecType.OPTION}
 SECOND = timedelta(seconds=1)
 
 
@@ -33,7 +34,7 @@ class Rig:
         self.contracts = StreamedContracts()
         self.health = FeedHealth(self.contracts, lambda _: self.open)
         self.health.begin_session()
-        self.track({STOCK: SecType.STOCK, OTHER_STOCK: SecType.STOCK, OPTION: SecType.OPTION})
+        self.track(TYPES)
         self.health.due(self.now)
         self.tick(STOCK, OTHER_STOCK, OPTION)
 
@@ -180,6 +181,9 @@ def test_a_farms_name_says_what_it_serves(farm: str, feeds: set[Feed]) -> None:
         (SecType.FUTURE, Feed.FUTURES),
         (SecType.CURRENCY, Feed.CURRENCIES),
         (SecType.BOND, Feed.STOCKS),
+        (SecType.INTER_COMMODITY, Feed.FUTURES),
+        (SecType.INTER_COMMODITY_SPREAD, Feed.FUTURES),
+        (SecType.COMMODITY, Feed.CURRENCIES),
     ],
 )
 def test_each_contract_has_its_feed(sec_type: SecType, feed: Feed) -> None:
@@ -234,6 +238,32 @@ def test_the_opening_ticks_of_a_subscription_do_not_count_for_the_tick_rate(rig:
     """Two options that hardly trade bring their values when they are subscribed, in some packets, and then nothing."""
     rig.pass_time(OPENING, OPTION)
     assert rig.pass_time(SILENT_AFTER - SECOND, STOCK, OTHER_STOCK) == []
+
+
+@pytest.mark.parametrize("sec_type", [SecType.STOCK, SecType.BOND, SecType.FUTURE])
+def test_a_request_made_after_all_streams_died_does_not_hide_their_death(rig: Rig, sec_type: SecType) -> None:
+    new = 4
+    rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+    rig.pass_time(2 * SECOND)
+    rig.track(TYPES | {new: sec_type})
+    renewed = rig.pass_time(SUSPICIOUS_AFTER, new)
+    assert set.union(*renewed) >= {STOCK, OTHER_STOCK, OPTION}
+
+
+def test_a_single_stream_requested_again_does_not_hide_the_death_of_the_others(rig: Rig) -> None:
+    rig.pass_time(timedelta(minutes=1), STOCK, OTHER_STOCK, OPTION)
+    rig.contracts.begin_renewal([STOCK])
+    rig.contracts.cancelled(STOCK, rig.now)
+    rig.contracts.subscribed(STOCK, SecType.STOCK, rig.now)
+    renewed = rig.pass_time(SUSPICIOUS_AFTER + SECOND, STOCK)
+    assert set.union(*renewed) >= {OTHER_STOCK, OPTION}
+
+
+def test_ticks_of_a_new_stream_count_once_it_is_old_enough(rig: Rig) -> None:
+    lively = 4
+    rig.track(TYPES | {lively: SecType.STOCK})
+    rig.pass_time(timedelta(minutes=2), STOCK, OTHER_STOCK, OPTION, lively)
+    assert rig.pass_time(timedelta(hours=1), lively, OPTION) == []
 
 
 def test_a_feed_that_stays_silent_is_asked_for_once_in_some_minutes(rig: Rig) -> None:
