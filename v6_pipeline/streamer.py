@@ -34,7 +34,7 @@ from v6_pipeline.ib.session import shared_pacer
 from v6_pipeline.lake.lake import Lake
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.settings import Settings, load_settings
-from v6_pipeline.state.answers import ask, ask_within
+from v6_pipeline.state.answers import ask, ask_within, leave
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.leases.held import Elapsed, HeldLease, elapsed_seconds
@@ -385,4 +385,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

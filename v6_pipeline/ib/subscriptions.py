@@ -73,6 +73,7 @@ class Subscriptions:
         self._steps = 0
         self._open_steps = 0
         self._ledger_call: asyncio.Future[AcquiredSlots] | None = None
+        self._release: asyncio.Future[int] | None = None
         self._confirming: asyncio.Task[None] | None = None
         self._renewed_at = clock()
         self.market = MarketData(
@@ -240,7 +241,10 @@ class Subscriptions:
         unused = kept - self._lines.keys()
         if unused and steps == self._steps:
             # Granted after the step had stopped waiting for the answer. Renewed, it would be held for ever.
-            await ask_within(seconds, self._ledger.release, self._holder, unused)
+            # A step that begins now waits, since the release would take away what it takes.
+            release = asyncio.ensure_future(ask_within(seconds, self._ledger.release, self._holder, unused))
+            self._release = release
+            await release
         return bool(self._having(LineState.CANCELLING))
 
     def market_data_lost(self) -> None:
@@ -315,6 +319,8 @@ class Subscriptions:
     ) -> AcquiredSlots:
         """Report changes to the ledger and request lines, in one transaction."""
         session = self._session
+        if self._release is not None:
+            await asyncio.wait({self._release})
         changes = SlotChanges(
             exhausted=set(self._having(LineState.EXHAUSTED)),
             confirmed={conid for conid in self._having(LineState.LIVE) if not self._lines[conid].is_reported_live},

@@ -30,7 +30,7 @@ from v6_pipeline.refresh.writer import RefreshWriter
 from v6_pipeline.settings import Settings
 from v6_pipeline.state.account import downloads as download_records
 from v6_pipeline.state.account import holdings as holdings_store
-from v6_pipeline.state.answers import ask, in_daemon_thread
+from v6_pipeline.state.answers import ask, to_its_end
 from v6_pipeline.state.database import StateDatabase
 from v6_pipeline.state.instants import Clock
 from v6_pipeline.state.keys import Key
@@ -129,7 +129,7 @@ class QueueWorker:
             LakeError: a commit failed; only what was committed is acknowledged.
         """
         self._registry.initialize()
-        await in_daemon_thread(self._writer.open)  # first: no download for an unwritable lake
+        await to_its_end(self._writer.open)  # first: no download for an unwritable lake
         async with leased_connection(
             self._settings, self._database, owner=self._owner, clock=self._clock, policy=self._policy
         ) as connection:
@@ -142,7 +142,7 @@ class QueueWorker:
             quotes = BatchQuotes(connection, cache, self._ledger, holder=self._owner, clock=self._clock)
             await self._drain(cache, downloads, quotes)
             await self._download_due_accounts(scope, downloads)
-        await in_daemon_thread(self._writer.compact)
+        await to_its_end(self._writer.compact)
         if self.report.failed_accounts:
             self.report.retried += await ask(self._count_items, frozenset(self.report.failed_accounts))
             reasons = "; ".join(self.report.failed_accounts.values())
@@ -281,7 +281,7 @@ class QueueWorker:
         # A download that serves an item twice, because its acknowledgement came too late, gives one row.
         new = [row for row in rows if (row.key, row.timestamp) not in self._written]
         if new:  # durable before the acknowledgement
-            self.report.commits.append(await in_daemon_thread(self._writer.append_positions, new))
+            self.report.commits.append(await to_its_end(self._writer.append_positions, new))
             self._written.update((row.key, row.timestamp) for row in new)
         await ask(self._acknowledge, batch.token, items, rows, found, downloads)
         return True
@@ -302,7 +302,7 @@ class QueueWorker:
         before = len(downloads.completed)
         failed = await downloads.ensure(needed)
         if values := [download.values for download in downloads.completed[before:]]:
-            self.report.account_commits.append(await in_daemon_thread(self._writer.append_accounts, values))
+            self.report.account_commits.append(await to_its_end(self._writer.append_accounts, values))
         return failed
 
     async def _return_failed(self, batch: Batch, failed: Mapping[str, AccountFeedError]) -> None:

@@ -25,7 +25,7 @@ from v6_pipeline.lake.rows import position_rows
 from v6_pipeline.lake.table import Commit, DeltaTableStore
 from v6_pipeline.lake.tables import STREAMED_POSITIONS
 from v6_pipeline.model import PositionUpdate, UpdateSource
-from v6_pipeline.state.answers import in_daemon_thread
+from v6_pipeline.state.answers import to_its_end
 from v6_pipeline.streaming.status import WriterStatus
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class DeltaLakePositionWriter:
             FencedError: an owner with a newer epoch wrote to the table.
             LakeError: the table is damaged, not writable or unreachable.
         """
-        version = await in_daemon_thread(self._appender.open)
+        version = await to_its_end(self._appender.open)
         self._status = replace(self._status, last_version=version)
 
     async def on_position_update(self, update: PositionUpdate) -> None:
@@ -122,7 +122,7 @@ class DeltaLakePositionWriter:
             self._newest.clear()
         updates, lineage = self._pending
         try:
-            commit = await self._answer_to(asyncio.create_task(in_daemon_thread(self._append, updates, lineage)))
+            commit = await self._answer_to(asyncio.create_task(to_its_end(self._append, updates, lineage)))
         except FencedError:
             self._fenced = True
             raise

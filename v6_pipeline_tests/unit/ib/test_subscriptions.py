@@ -607,3 +607,23 @@ async def test_a_line_granted_after_the_step_had_stopped_waiting_is_given_back(r
 
 def _wait(event: threading.Event) -> None:
     event.wait(30)
+
+
+async def test_a_step_waits_for_the_release_of_unused_rows_which_would_take_away_its_line(rig: Rig) -> None:
+    # A grant that committed after its step had given up waiting.
+    rig.ledger.record_and_acquire(SlotChanges(), [1], holder=ME, purpose=SlotPurpose.STREAM, ttl_seconds=TTL)
+    release, begun, may_end = rig.ledger.release, threading.Event(), threading.Event()
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        begun.set()
+        may_end.wait(5)
+        return release(*args, **kwargs)
+
+    rig.ledger.release = slow  # type: ignore[method-assign]
+    renewal = asyncio.create_task(rig.lines.renew(timeout=20, give_up_seconds=80))
+    await asyncio.to_thread(begun.wait, 5)
+    step = asyncio.create_task(rig.lines.advance([1], SPECS))
+    await asyncio.sleep(0.05)
+    may_end.set()
+    await asyncio.gather(renewal, step)
+    assert rig.lines.conids == rig.ledger.rows() == {1}

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from v6_pipeline.errors import StateError
-from v6_pipeline.state.answers import ask, ask_within, in_daemon_thread
+from v6_pipeline.state.answers import ask, ask_within, in_daemon_thread, to_its_end
 
 
 async def test_an_answer_is_returned_and_an_error_raised() -> None:
@@ -58,3 +58,41 @@ def test_a_process_ends_though_a_call_hangs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "given up\n"
+
+
+async def test_a_cancelled_call_of_the_lake_ends_before_the_cancellation_goes_on() -> None:
+    begun, may_end, done = threading.Event(), threading.Event(), list[str]()
+
+    def commit() -> None:
+        begun.set()
+        may_end.wait(5)
+        done.append("committed")
+
+    call = asyncio.create_task(to_its_end(commit))
+    await asyncio.to_thread(begun.wait, 5)
+    for _ in range(2):  # the second as at the end of ``asyncio.run``
+        call.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert not call.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert done == ["committed"]
+
+
+def test_a_process_that_a_call_outlives_leaves_at_once_with_its_code() -> None:
+    program = (
+        "import asyncio, threading\n"
+        "from v6_pipeline.errors import StateError\n"
+        "from v6_pipeline.state.answers import ask_within, leave\n"
+        "async def main():\n"
+        "    try:\n"
+        "        await ask_within(0.05, threading.Event().wait)\n"
+        "    except StateError:\n"
+        "        print('given up')\n"
+        "asyncio.run(main())\n"
+        "leave(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (3, "given up\n")
