@@ -177,8 +177,8 @@ def quantities_explained(
 ) -> Verdict:
     """Judge whether trades, exercises, transfers and corporate actions explain each day-over-day change of quantity.
 
-    Only accounts with Flex statements for both days are judged. If the day's statement lacks the exercises section, an
-    expired contract may disappear. If it lacks any of these sections, changes that remain unexplained are not judged.
+    Only accounts with Flex statements for both days are judged. If the day's statement has no exercises section, an
+    expired contract may disappear. If one of these sections is missing, changes that remain unexplained are not judged.
     Conversions of currencies change no position.
 
     Args:

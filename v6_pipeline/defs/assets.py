@@ -307,7 +307,7 @@ def _account_figures(pipeline: PipelineResource, *, day: date) -> dict[str, floa
 def account_sums(newest: pl.DataFrame, wanted: Collection[str]) -> dict[str, float]:
     """Return sums over all accounts, by the figure's name and its currency.
 
-    A figure that some account lacks is left out, because its sum would look complete.
+    A figure that is not known for some account is left out, because its sum would look complete.
 
     ``newest`` has a row per account; if any account of ``wanted`` is missing, nothing is summed.
     """

@@ -57,7 +57,7 @@ def coverage(inputs: DayInputs, *, accounts: Collection[str] = ()) -> Coverage:
     """Assign each account to the source that covers it on a day: its Flex statement, else own rows up to the cut-off.
 
     Expected are the accounts with any row on the day or in the lookback before it; of these only ``accounts``, if any
-    are given. An expected account without a source, or with a statement that lacks positions, is refused.
+    are given. An expected account without a source, or with a statement without positions, is refused.
 
     Raises:
         NotCoveredError: no expected account has a source, or nothing is expected at all.
@@ -193,7 +193,7 @@ def _listed(accounts: list[str]) -> str:
 
 
 def _incomplete(inputs: DayInputs, accounts: Collection[str]) -> dict[str, str]:
-    """Return why a statement lacks its positions, by account: a run was killed between two tables."""
+    """Return the reason for a statement without its positions, by account: a run was killed between two tables."""
     rows = dict(inputs.flex_positions.group_by("account").len().iter_rows())
     return {
         account: f"{inputs.day}: the Flex statement of {account} has {positions} positions, flex_positions has "

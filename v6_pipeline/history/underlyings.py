@@ -46,7 +46,7 @@ def underlyings(held: Iterable[ContractSpec], known: Mapping[int, ContractSpec] 
     """Return the underlying of each contract by its conid.
 
     ``known`` are the definitions of contracts, which have underlyings that a row has not. An option whose underlying
-    nobody knows is counted to the only product with its symbol and currency.
+    is not known is counted to the only product with its symbol and currency.
     """
     contracts = {contract.conid: contract for contract in held}
     definitions = known or {}
@@ -110,7 +110,7 @@ def _name(product: _Product, members: list[ContractSpec]) -> str:
 
 
 def _names(names: Mapping[_Product, str], conids: Mapping[_Product, int | None]) -> dict[_Product, str]:
-    """Make names unique: those of several products get what tells them apart."""
+    """Make names unique: those of several products get what distinguishes them."""
     count: dict[str, int] = defaultdict(int)
     for name in names.values():
         count[name] += 1

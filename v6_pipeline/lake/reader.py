@@ -195,7 +195,7 @@ def rows_at(store: DeltaTableStore, version: int | None, day: date, wanted: pl.E
 
 
 def scan(store: DeltaTableStore, handle: DeltaTable, day: date | None) -> pl.LazyFrame:
-    """The table, or a day of it, at the handle's version; columns of the spec that an older table lacks are null."""
+    """The table, or a day of it, at the handle's version; columns of the spec that an older table has not are null."""
     frame = pl.scan_delta(handle, storage_options=store.storage_options or None)
     if day is not None:
         frame = frame.filter(pl.col("date") == day)

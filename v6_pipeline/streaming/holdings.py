@@ -59,7 +59,7 @@ class HoldingsFeed:
         self.is_complete = False
 
     async def download(self) -> None:
-        """Download and store the positions; have known ones that the download lacks verified.
+        """Download and store the positions; have known ones that are not in the download verified.
 
         Raises:
             GatewayError: the download failed.

@@ -68,7 +68,7 @@ class TickRate:
         return max(SUSPICIOUS_AFTER, timedelta(seconds=MISSED_TICKS / rate))
 
     def restart(self, now: datetime, *, after: timedelta) -> None:
-        """Measure anew, as the feed was declared dead ``after`` so long a silence.
+        """Measure from the start again, as the feed was declared dead ``after`` so long a silence.
 
         Otherwise, in a market that has calmed, the old rate would declare it dead again and again.
         """
