@@ -36,7 +36,7 @@ def build_defs(settings: Settings | None = None, *, pipeline: PipelineResource |
     """
     if settings is None:
         settings = load_settings()
-        privacy.protect(settings)
+        privacy.protect(settings, own_process=False)
     calendar = TradingCalendar(settings.timezone)
     lake = Lake.from_settings(settings)
     days = trading_days(settings, calendar)

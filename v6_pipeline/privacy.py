@@ -23,14 +23,16 @@ _PARTS = (f"{FILE_NAME}*", "state.db*", "up.json*", "children.json*", "lake", "l
 _HAS_MODES = os.name == "posix"
 
 
-def protect(settings: Settings, *, deep: bool = False) -> int:
+def protect(settings: Settings, *, deep: bool = False, own_process: bool = True) -> int:
     """Close the home to other users, and what this process and its children create; each process calls it at its start.
 
     Return how many files and folders were open. ``deep`` includes everything inside the folders: one system call per
     file. A mode that cannot be changed stays, and ``v6 doctor`` reports it. With a lake in a folder outside of the
-    home the umask is the inherited one: others may be meant to read that lake.
+    home the umask is the inherited one: others may be meant to read that lake. A process that is not ``own_process``,
+    such as a user's own Dagster that loads the code location, keeps its umask.
     """
-    os.umask(INHERITED_UMASK if outside_lake(settings) else OTHERS)
+    if own_process:
+        os.umask(INHERITED_UMASK if outside_lake(settings) else OTHERS)
     home = settings.home
     if not _HAS_MODES or not home.is_dir() or foreign_reason(home) is not None:
         return 0

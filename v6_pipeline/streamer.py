@@ -8,7 +8,7 @@ code location.
 
 from __future__ import annotations
 
-import v6_pipeline.quick_start  # noqa: F401  for what it does to the interpreter, before the other imports
+import v6_pipeline.own_process  # noqa: F401  for what it does to the interpreter, before the other imports
 
 # isort: split
 import argparse

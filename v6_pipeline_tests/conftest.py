@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-import v6_pipeline.quick_start  # noqa: F401  tests are such a process, too
+import v6_pipeline.own_process  # noqa: F401  tests are such a process, too
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

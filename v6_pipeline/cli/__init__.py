@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``v6``; return the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
     try:
         # Imported here, so that Ctrl-C is quiet from the first moment.
-        import v6_pipeline.quick_start  # noqa: F401  for what it does to the interpreter
+        import v6_pipeline.own_process  # noqa: F401  for what it does to the interpreter
         from v6_pipeline.cli.app import run
 
         return run(arguments)

@@ -6,7 +6,7 @@ is wrapped. ``dagster dev`` and ``dg dev`` start Dagster's webserver without the
 
 from __future__ import annotations
 
-import v6_pipeline.quick_start  # noqa: F401  sets up the interpreter, so before the other imports
+import v6_pipeline.own_process  # noqa: F401  sets up the interpreter, so before the other imports
 
 # isort: split
 from typing import Any

@@ -62,13 +62,13 @@ def parse(url: str, name: str) -> URL:
 
 
 def make_parent(path: Path, name: str) -> None:
-    """Create the folder of a SQLite file.
+    """Create the folder of a SQLite file, closed to other users whatever the umask.
 
     Raises:
         StateError: it cannot be created, or the file is a folder.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_folder = path.is_dir()
     except OSError as error:
         raise StateError(

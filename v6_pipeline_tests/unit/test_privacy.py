@@ -18,6 +18,7 @@ from v6_pipeline.cli import main
 from v6_pipeline.doctor.findings import Verdict
 from v6_pipeline.doctor.places import examine_places
 from v6_pipeline.settings import Settings, load_settings
+from v6_pipeline.state.engines import make_parent
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no modes")
 NOW = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
@@ -83,7 +84,7 @@ def test_init_closes_everything_in_an_existing_home_and_says_so(home: Path, caps
 
 
 def test_a_new_home_is_private_from_the_first_file_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    os.umask(0o077)  # as v6_pipeline.quick_start leaves it
+    os.umask(0o077)  # as v6_pipeline.own_process leaves it
     monkeypatch.setenv("V6_HOME", str(tmp_path / "new" / "home"))
     assert main(["init"]) == 0
     assert opened(tmp_path / "new") == []
@@ -108,6 +109,32 @@ def test_streamer_and_code_location_close_the_home_and_create_private_files(
 
     parts = (home, home / "v6.toml", home / "logs", home / "lake", *(home / "logs").glob("streamer.*"))
     assert not any(map(is_open, parts))
+
+
+@pytest.mark.parametrize(
+    ("module", "umask"),
+    [
+        ("v6_pipeline.definitions", "0o27"),
+        ("v6_pipeline.privacy", "0o27"),
+        ("v6_pipeline.streamer", "0o77"),
+        ("v6_pipeline.defs.webserver", "0o77"),
+    ],
+)
+def test_only_a_process_of_our_own_changes_its_umask(home: Path, module: str, umask: str) -> None:
+    """A user's own assets in the code server wrote files that their group could not read."""
+    os.umask(0o027)
+    program = f"import os, {module}; print(oct(os.umask(0)))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+
+    assert found.stdout.split()[-1] == umask
+    if module == "v6_pipeline.definitions":
+        assert not is_open(home)
+
+
+def test_a_home_that_its_state_database_creates_is_closed_whatever_the_umask(tmp_path: Path) -> None:
+    make_parent(tmp_path / "new" / "state.db", "state")
+
+    assert privacy.mode(tmp_path / "new") == 0o700
 
 
 def test_the_doctor_reports_an_open_home_and_changes_nothing(home: Path) -> None:
