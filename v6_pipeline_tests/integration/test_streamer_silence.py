@@ -15,10 +15,10 @@ pytestmark = pytest.mark.usefixtures("quick_flush")
 
 LINES = 4
 STEP_SECONDS = 5
-SOON_SECONDS = 25
-"""Two requests of ten seconds, and the passes in between."""
-IN_HOURS_SECONDS = 65
-"""Two requests of half a minute, while nothing ticks that proves the market data to flow."""
+SOON_SECONDS = 60
+"""At most: two requests of ten seconds and the passes in between, of which a busy machine makes fewer in that time."""
+IN_HOURS_SECONDS = 120
+"""Two requests of half a minute, while nothing ticks that proves the market data to flow, likewise."""
 NOT_SUBSCRIBED = 10089
 WORDS = "Something that no list has yet."
 
