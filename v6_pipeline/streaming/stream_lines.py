@@ -29,7 +29,13 @@ SLOT_TTL_SECONDS = 100
 """How long the ledger keeps the lines of a dead or stalled streamer. Longer than the sensor takes to kill a hung one,
 as until then the gateway holds its lines too. The sensor releases the lines of a dead one at once."""
 GIVE_UP_SECONDS = 80
-"""Lines that could not be renewed for this long are cancelled before the ledger gives them to another process."""
+"""Lines that could not be renewed for this long are cancelled before the ledger gives them to another process; see
+``give_up_seconds``."""
+CANCEL_SECONDS = 0.4
+"""Between two cancels of a process that is cut off from the shared allowance, at the default message rate: 80 cancels
+leave within 31 s."""
+GIVE_UP_AT_LEAST = 30
+"""Two renewals may fail."""
 RENEWAL_SECONDS = 20
 """A renewal that the state database has not answered after this long counts as failed."""
 CLOSING_SECONDS = 5
@@ -42,6 +48,12 @@ PASS_SECONDS = 5.0
 """A pass ends after this time even if more lines are available, so that route changes are considered."""
 YIELD_SECONDS = 10.0
 """Batches yield within a second; a contract that has no line after this time is queued meanwhile."""
+
+
+def give_up_seconds(lines: int) -> float:
+    """Return after how many seconds without a renewal so many lines are cancelled: the last cancel leaves in time."""
+    in_time = SLOT_TTL_SECONDS - CLOSING_SECONDS - lines * CANCEL_SECONDS
+    return max(GIVE_UP_AT_LEAST, min(GIVE_UP_SECONDS, in_time))
 
 
 class StreamLines(Subscriptions, LineListener):
@@ -118,7 +130,7 @@ class StreamLines(Subscriptions, LineListener):
             now = self._clock()
             if is_due() and now - renewed_at >= SLOT_RENEWAL:
                 try:
-                    if await self.renew(timeout=RENEWAL_SECONDS, give_up_seconds=GIVE_UP_SECONDS):
+                    if await self.renew(timeout=RENEWAL_SECONDS, give_up_seconds=give_up_seconds(len(self.conids))):
                         self._wake()
                     renewed_at = now
                 except StateError as error:

@@ -38,7 +38,13 @@ from v6_pipeline.streaming.control import (
     spawn_streamer,
 )
 from v6_pipeline.streaming.policy import SLOT_RENEWAL
-from v6_pipeline.streaming.stream_lines import GIVE_UP_SECONDS, RENEWAL_SECONDS, SLOT_TTL_SECONDS
+from v6_pipeline.streaming.stream_lines import (
+    CANCEL_SECONDS,
+    GIVE_UP_SECONDS,
+    RENEWAL_SECONDS,
+    SLOT_TTL_SECONDS,
+    give_up_seconds,
+)
 from v6_pipeline_tests.step_ledger import StepLedger
 from v6_pipeline_tests.unit.state.databases import ManualClock
 from v6_pipeline_tests.unit.streaming.control_doubles import Spawned, dead, elsewhere, in_another_container
@@ -323,6 +329,13 @@ def test_one_that_hangs_is_killed_while_its_lines_are_its_own_in_the_ledger() ->
     killed_after = HUNG_AFTER.total_seconds() + 2 * TICK_SECONDS + KILL_SECONDS
     assert SLOT_TTL_SECONDS - SLOT_RENEWAL.total_seconds() > killed_after
     assert GIVE_UP_SECONDS + RENEWAL_SECONDS <= SLOT_TTL_SECONDS
+
+
+@pytest.mark.parametrize(("lines", "seconds"), [(0, 80), (9, 80), (80, 63), (90, 59), (1000, 30)])
+def test_lines_that_cannot_be_renewed_are_cancelled_before_they_expire(lines: int, seconds: float) -> None:
+    """Cut off from the database a process sends at its share of the rate: 80 cancels take half a minute."""
+    assert give_up_seconds(lines) == pytest.approx(seconds)
+    assert lines > 150 or seconds + lines * CANCEL_SECONDS <= SLOT_TTL_SECONDS
 
 
 @pytest.mark.parametrize("seconds", [RESTART_PAUSE.total_seconds(), 121.0], ids=["replaced", "its lease expired"])
