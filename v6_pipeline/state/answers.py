@@ -2,9 +2,9 @@
 
 A frozen disk, a stopped server or a pooler that holds its clients never answers, and a thread that waits for it cannot
 be stopped. So the wait ends, not the call: it goes on in a daemon thread, which does not keep the process from ending.
-What such a call does later is one transaction that the caller may repeat, or a lease that expires. One case does harm for
-a moment: a report of lines that takes effect after it was repeated may delete the row of a line that was taken again
-since. The next renewal finds that line without a row and cancels it.
+What such a call does later is one transaction that the caller may repeat, or a lease that expires. One case does harm
+for a moment: a report of lines that takes effect after it was repeated may delete the row of a line that was taken
+again since. The next renewal finds that line without a row and cancels it.
 """
 
 from __future__ import annotations
