@@ -304,9 +304,9 @@ class IBConnectionManager(GatewayRequests):
                 return ib
             raise (refusal.result() if refusal.done() else None) or await self._diagnose()
         finally:
-            if not connecting.done():
-                connecting.cancel()
-                await asyncio.gather(connecting, return_exceptions=True)
+            # It may have timed out during the diagnosis: its error is retrieved, so that asyncio does not log it.
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
 
     def _drop_client(self) -> None:
         """Disconnect from this side, and end requests that wait for an answer."""
